@@ -1,0 +1,5 @@
+"""python -m vdeblur."""
+
+from vdeblur.cli import main
+
+main(prog_name="vdeblur")

@@ -1,0 +1,150 @@
+"""Y'CbCr planes to RGB and, only as a difference, back.
+
+The network sees RGB made from a frame with the frame's own matrix and range. What returns to the frame is not its
+output but what it changed: output minus input in RGB, turned into differences of Y', Cb and Cr, averaged onto the
+chroma grid, and added to the original planes at their own depth. Where the network changes nothing, nothing changes,
+to the bit.
+
+Matrices: ITU-T H.273, table 4 (Kr, Kb). Ranges: H.273, equations 26-31 of Sec. 8.3. Chroma sits on the left of its
+pixel pair and between its lines, the default of MPEG-2, H.264 and HEVC for 4:2:0.
+"""
+
+from dataclasses import dataclass
+
+import av
+import numpy
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vdeblur.frame import Frame, Layout, layout_of, plane_array
+
+BT709, BT601 = (0.2126, 0.0722), (0.299, 0.114)
+# FFmpeg's number of the matrix (AVCOL_SPC_*): (Kr, Kb). YCgCo (8) and constant luminance (10) are close enough to
+# their neighbours for a difference; the network's picture is then slightly off in hue, the frame is not.
+MATRICES = {1: BT709, 4: (0.30, 0.11), 5: BT601, 6: BT601, 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
+FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+
+
+@dataclass(frozen=True)
+class ColorSpace:
+    """What numbers in the planes mean."""
+
+    layout: Layout
+    kr: float
+    kb: float
+    full_range: bool
+
+    @classmethod
+    def of(cls, picture: av.VideoFrame) -> "ColorSpace":
+        """Read it off a picture in a planar format.
+
+        Untagged pictures: BT.709 from 1280 pixels of width or more than 576 lines on, BT.601 below, as players do.
+        """
+        layout = layout_of(picture.format.name)
+        assert layout is not None, picture.format.name
+        untagged = BT709 if picture.width >= 1280 or picture.height > 576 else BT601
+        kr, kb = MATRICES.get(int(picture.colorspace), untagged)
+        full = int(picture.color_range) == FULL_RANGE or layout.name.startswith("yuvj") or layout.rgb
+        return cls(layout, kr, kb, full)
+
+    @property
+    def luma(self) -> tuple[float, float]:
+        """Code of black, and codes from black to white."""
+        step = 1 << (self.layout.bits - 8)
+        return (0.0, float(self.layout.peak)) if self.full_range else (16.0 * step, 219.0 * step)
+
+    @property
+    def chroma(self) -> tuple[float, float]:
+        """Code of no colour, and codes from -0.5 to 0.5."""
+        step = 1 << (self.layout.bits - 8)
+        return 128.0 * step, float(self.layout.peak) if self.full_range else 224.0 * step
+
+
+def planes_of(frame: Frame, space: ColorSpace, device: torch.device) -> list[Tensor]:
+    """Upload the colour planes as they are: uint8 or uint16 (h, w) tensors in the layout's order."""
+    arrays = [numpy.ascontiguousarray(plane_array(frame.picture, index)) for index in space.layout.colors]
+    return [torch.from_numpy(array).to(device) for array in arrays]
+
+
+def to_rgb(planes: list[Tensor], space: ColorSpace) -> Tensor:
+    """Make the network's picture: float32 (3, H, W) RGB in [0, 1] (clipped) from planes (see planes_of)."""
+    black, extent = space.luma
+    first = (planes[0].float() - black) / extent
+    if space.layout.gray:
+        return first.clamp(0, 1).expand(3, -1, -1)
+    if space.layout.rgb:
+        return torch.stack([plane.float() / extent for plane in planes])
+    neutral, swing = space.chroma
+    chroma = torch.stack([(plane.float() - neutral) / swing for plane in planes[1:]])
+    cb, cr = _upsample(chroma, space.layout, first.shape[-2:])
+    red = first + cr * (2 * (1 - space.kr))
+    blue = first + cb * (2 * (1 - space.kb))
+    green = (first - space.kr * red - space.kb * blue) / (1 - space.kr - space.kb)
+    return torch.stack((red, green, blue)).clamp_(0, 1)
+
+
+def add_difference(planes: list[Tensor], difference: Tensor, space: ColorSpace) -> list[Tensor]:
+    """Add a difference of RGB pictures, float32 (3, H, W), to planes; gives planes of the same shapes and types."""
+    extent = space.luma[1]
+    if space.layout.gray:
+        return [_added(planes[0], difference.mean(0) * extent, space.layout.peak)]
+    if space.layout.rgb:
+        return [_added(p, d * extent, space.layout.peak) for p, d in zip(planes, difference, strict=True)]
+    red, green, blue = difference
+    luma = space.kr * red + (1 - space.kr - space.kb) * green + space.kb * blue
+    chroma = torch.stack(((blue - luma) / (2 * (1 - space.kb)), (red - luma) / (2 * (1 - space.kr))))
+    chroma = _downsample(chroma, space.layout) * space.chroma[1]
+    changes = (luma * extent, *chroma)
+    return [_added(p, change, space.layout.peak) for p, change in zip(planes, changes, strict=True)]
+
+
+def _added(plane: Tensor, change: Tensor, peak: int) -> Tensor:
+    return (plane.float() + change).round_().clamp_(0, peak).to(plane.dtype)
+
+
+def _upsample(chroma: Tensor, layout: Layout, size: torch.Size) -> Tensor:
+    """Bring (2, h, w) to the luma grid, bilinearly: lines lie between, columns on the left of the luma samples."""
+    height, width = size
+    if layout.log2_height:
+        scale = 1 << layout.log2_height
+        tall = (chroma.shape[1] * scale, chroma.shape[2])
+        chroma = F.interpolate(chroma[None], tall, mode="bilinear", align_corners=False)[0]
+    if layout.log2_width:
+        scale = 1 << layout.log2_width
+        after = torch.cat((chroma[..., 1:], chroma[..., -1:]), -1)
+        steps = torch.arange(scale, device=chroma.device) / scale
+        chroma = torch.stack([torch.lerp(chroma, after, step) for step in steps], -1).flatten(-2)
+    return chroma[:, :height, :width]
+
+
+def _downsample(chroma: Tensor, layout: Layout) -> Tensor:
+    """Average (2, H, W) onto the chroma grid, sizes rounded up: lines by a box, columns by a triangle."""
+    if layout.log2_height:
+        scale = 1 << layout.log2_height
+        chroma = F.pad(chroma[None], (0, 0, 0, -chroma.shape[1] % scale), mode="replicate")[0]
+        chroma = chroma.unflatten(1, (-1, scale)).mean(2)
+    if layout.log2_width:
+        scale = 1 << layout.log2_width
+        padded = F.pad(chroma[None], (scale - 1, scale - 1 + -chroma.shape[2] % scale, 0, 0), mode="replicate")[0]
+        weights = [1 - abs(offset) / scale for offset in range(1 - scale, scale)]
+        columns = -(-chroma.shape[2] // scale)
+        taps = (w * padded[..., k : k + columns * scale : scale] for k, w in enumerate(weights))
+        chroma = torch.stack(list(taps)).sum(0) / scale
+    return chroma
+
+
+def with_planes(frame: Frame, planes: list[Tensor], space: ColorSpace) -> av.VideoFrame:
+    """Make a picture like the frame's (format, colour tags, alpha) with these colour planes."""
+    source = frame.picture
+    picture = av.VideoFrame(source.width, source.height, source.format.name)
+    for index in range(len(source.planes)):
+        if index in space.layout.colors:
+            plane_array(picture, index)[:] = planes[space.layout.colors.index(index)].cpu().numpy()
+        else:
+            plane_array(picture, index)[:] = plane_array(source, index)
+    picture.colorspace = source.colorspace
+    picture.color_range = source.color_range
+    picture.color_primaries = source.color_primaries
+    picture.color_trc = source.color_trc
+    return picture

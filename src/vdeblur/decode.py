@@ -1,0 +1,451 @@
+"""A video file or a folder of pictures to frames, and to the packets that are copied, in presentation order.
+
+`open_source` gives a Source: what is known beforehand (`info`), then one pass of `items()`: frames in a planar format
+with their own times, and between them the packets of the other streams. `threaded` moves any such iterator into a
+thread of its own, with a bounded queue, so that decoding runs while the device works.
+"""
+
+import contextlib
+import queue
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import av
+import av.error
+from av.stream import Disposition
+
+from vdeblur.errors import InputError
+from vdeblur.frame import Frame, layout_of, planar_name
+
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
+PICTURE_RATE = Fraction(25)  # frames a second of a folder of pictures, which has none of its own
+COVER_SECONDS_BEYOND = 10  # how far past the end of a cut-out part the other streams are read
+BACKWARD_SLACK = Fraction(1, 1000)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The part of a video that is wanted: seconds from its first frame, and at most so many frames."""
+
+    start: Fraction | None = None
+    stop: Fraction | None = None
+    frames: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut off."""
+        return self.start is None and self.stop is None and self.frames is None
+
+
+@dataclass
+class SourceInfo:
+    """What is known of a source before its first frame is decoded.
+
+    frames_estimate: None where nothing is known. picture_format: planar, as the frames will have it.
+    """
+
+    path: Path
+    width: int
+    height: int
+    picture_format: str
+    codec: str
+    time_base: Fraction
+    rate: Fraction
+    frames_estimate: int | None
+    duration_seconds: Fraction | None
+    rotation: int = 0
+    sample_aspect_ratio: Fraction | None = None
+    streams: list[str] = field(default_factory=list)
+    color: dict[str, int] = field(default_factory=dict)
+
+
+class Warn(Protocol):
+    """Takes a warning: a stable code and a sentence."""
+
+    def __call__(self, code: str, message: str) -> None: ...
+
+
+class Source(Protocol):
+    """Something that gives frames."""
+
+    info: SourceInfo
+
+    def items(self) -> Iterator[Frame | av.Packet]:
+        """Give frames in presentation order, and the other streams' packets about where they belong."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the files."""
+        ...
+
+
+def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSource":
+    """Open a video file or a folder of pictures.
+
+    Raises: InputError where it is missing, empty, unreadable, or has no video.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder", "check the path")
+    if path.is_dir():
+        return PictureSource(path, cut)
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes)", "copy or download it again")
+    return VideoSource(path, cut, warn)
+
+
+class VideoSource:
+    """A video file: its first real video stream decoded, the packets of the other streams passed on."""
+
+    def __init__(self, path: Path, cut: Cut, warn: Warn) -> None:
+        self.path, self.cut, self.warn = path, cut, warn
+        first = self._peek()  # rotation and colour stand on frames, and not always on the stream
+        self.container = self._open()
+        try:
+            self.video = self._choose_video(self.container)
+            self.info = self._describe(first)
+        except BaseException:
+            self.container.close()
+            raise
+
+    def _open(self) -> av.container.InputContainer:
+        try:
+            return av.open(str(self.path), metadata_errors="replace")
+        except (av.error.FFmpegError, OSError) as error:
+            raise InputError(f"{self.path} cannot be read as video: {_reason(error)}", _hint(self.path, error)) from error
+
+    def _peek(self) -> av.VideoFrame:
+        """Decode one frame."""
+        with self._open() as container:
+            for packet in container.demux(self._choose_video(container)):
+                with contextlib.suppress(av.error.FFmpegError):
+                    for picture in packet.decode():
+                        return picture
+        raise InputError(f"{self.path}: not one frame can be decoded", "the file is damaged")
+
+    def _choose_video(self, container: av.container.InputContainer) -> av.VideoStream:
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+            raise InputError(f"{self.path} has no video stream (only {kinds})", "give a file that holds video")
+        video = streams[0]
+        try:
+            video.codec_context  # noqa: B018 - absent where FFmpeg knows no decoder
+            known = video.codec_context is not None and video.codec_context.pix_fmt is not None
+        except (AttributeError, av.error.FFmpegError):
+            known = False
+        if not known:
+            raise InputError(f"{self.path}: its video cannot be decoded here", "convert it with another tool first")
+        video.thread_type = "AUTO"
+        return video
+
+    def _describe(self, first: av.VideoFrame) -> SourceInfo:
+        name = planar_name(first.format.name)
+        if layout_of(name) is None:
+            raise InputError(
+                f"{self.path}: pixel format {first.format.name} is not supported", "convert it: ffmpeg -pix_fmt"
+            )
+        time_base = self.video.time_base or Fraction(1, 90000)
+        rate = self.video.average_rate or self.video.guessed_rate or PICTURE_RATE
+        duration = None
+        if self.video.duration:
+            duration = self.video.duration * time_base
+        elif self.container.duration:
+            duration = Fraction(self.container.duration, av.time_base)
+        info = SourceInfo(
+            path=self.path,
+            width=first.width,
+            height=first.height,
+            picture_format=name,
+            codec=self.video.codec_context.name,
+            time_base=time_base,
+            rate=rate,
+            frames_estimate=self._estimate_frames(duration, rate),
+            duration_seconds=duration,
+            rotation=first.rotation,
+            sample_aspect_ratio=self.video.sample_aspect_ratio or None,
+        )
+        info.streams = [_describe_stream(stream) for stream in self.container.streams]
+        info.color = {
+            "primaries": int(first.color_primaries),
+            "transfer": int(first.color_trc),
+            "matrix": int(first.colorspace),
+            "range": int(first.color_range),
+        }
+        return info
+
+    def _estimate_frames(self, duration: Fraction | None, rate: Fraction) -> int | None:
+        if self.cut.whole and self.video.frames:
+            return self.video.frames
+        estimate = self.cut.frames
+        if duration is not None:
+            wanted = max(min(self.cut.stop or duration, duration) - (self.cut.start or 0), Fraction(0))
+            estimate = min(estimate or round(wanted * rate), round(wanted * rate))
+        return estimate
+
+    @property
+    def extras(self) -> list[av.stream.Stream]:
+        """The streams that are not decoded."""
+        return [stream for stream in self.container.streams if stream.index != self.video.index]
+
+    @property
+    def start_seconds(self) -> Fraction:
+        """When the video's first frame is shown, on the container's clock."""
+        return (self.video.start_time or 0) * self.info.time_base
+
+    def items(self) -> Iterator[Frame | av.Packet]:
+        """Give frames and packets; see Source. Damaged packets are skipped, counted, and reported at the end."""
+        begin = None if self.cut.start is None else self.start_seconds + self.cut.start
+        end = None if self.cut.stop is None else self.start_seconds + self.cut.stop
+        if begin is not None:
+            self.container.seek(int(begin / self.info.time_base), stream=self.video)
+        count, damaged, video_over = 0, 0, False
+        stamper = _Stamper(self.info, self.warn)
+        for packet in self._packets():
+            if packet is None:
+                damaged += 1
+                continue
+            if packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty ones at the end
+                seconds = _packet_seconds(packet)
+                if video_over and (seconds is None or seconds > (end or 0) + COVER_SECONDS_BEYOND):
+                    break
+                if seconds is None or ((begin is None or seconds >= begin) and (end is None or seconds < end)):
+                    if packet.dts is not None:
+                        yield packet
+                continue
+            if video_over:
+                if (packet.pts or 0) * self.info.time_base > (end or 0) + COVER_SECONDS_BEYOND:
+                    break
+                continue
+            try:
+                pictures = packet.decode()
+            except av.error.FFmpegError:
+                damaged += 1
+                continue
+            for picture in pictures:
+                frame = self._frame(picture, stamper)
+                if begin is not None and frame.seconds < begin - BACKWARD_SLACK:
+                    continue
+                past = end is not None and frame.seconds >= end - BACKWARD_SLACK
+                if past or (self.cut.frames is not None and count >= self.cut.frames):
+                    video_over = True
+                    end = frame.seconds if end is None else end
+                    break
+                count += 1
+                yield frame
+        if damaged:
+            self.warn("W_INPUT_DAMAGED", f"{damaged} packets of {self.path} could not be decoded and were left out")
+        if count == 0:
+            if self.cut.whole:
+                raise InputError(f"{self.path}: not one frame could be decoded", "the file is damaged")
+            raise InputError(f"{self.path}: there is no frame in the part asked for", "check -ss, -t and --to")
+
+    def _packets(self) -> Iterator[av.Packet | None]:
+        """Demux, None for a place that cannot be read; ends at the end of what can."""
+        packets = self.container.demux()
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except av.error.FFmpegError:
+                yield None  # FFmpeg's demuxers do not go on after an error
+                return
+            yield packet
+
+    def _frame(self, picture: av.VideoFrame, stamper: "_Stamper") -> Frame:
+        if (picture.width, picture.height) != (self.info.width, self.info.height):
+            found = f"{picture.width}x{picture.height}"
+            raise InputError(
+                f"{self.path}: the picture size changes from {self.info.width}x{self.info.height} to {found} "
+                f"at frame {stamper.count}",
+                "split the file there",
+            )
+        pts = stamper.stamp(picture.pts)
+        if picture.format.name != self.info.picture_format:
+            picture = _to_planar(picture, self.info.picture_format)
+        return Frame(picture, pts, self.info.time_base)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.container.close()
+
+
+class _Stamper:
+    """Give every frame a time: its own, or for streams that carry none the next one at the nominal rate."""
+
+    def __init__(self, info: SourceInfo, warn: Warn) -> None:
+        self.step = max(round(1 / (info.rate * info.time_base)), 1)
+        self.warn = warn
+        self.last: int | None = None
+        self.count = 0
+        self.warned = False
+
+    def stamp(self, pts: int | None) -> int:
+        """Give the time of the next frame; times that do not advance are moved on by one frame."""
+        wrong = pts is None or (self.last is not None and pts <= self.last)
+        if wrong and not self.warned:
+            self.warned = True
+            what = "no time" if pts is None else "a time before its predecessor's"
+            self.warn("W_TIMESTAMPS", f"frame {self.count} has {what}; such frames are spaced at the nominal rate")
+        if pts is None or wrong:
+            pts = 0 if self.last is None else self.last + self.step
+        self.last = pts
+        self.count += 1
+        return pts
+
+
+class PictureSource:
+    """A folder of numbered pictures, in natural order of their names."""
+
+    def __init__(self, path: Path, cut: Cut) -> None:
+        self.path = path
+        files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()]
+        files.sort(key=natural_key)
+        if not files:
+            kinds = ", ".join(sorted(PICTURE_SUFFIXES))
+            raise InputError(f"{path}: no pictures in this folder", f"expected files ending in {kinds}")
+        first = int((cut.start or 0) * PICTURE_RATE)
+        stop = len(files) if cut.stop is None else int(cut.stop * PICTURE_RATE)
+        files = files[first:stop][: cut.frames]
+        if not files:
+            raise InputError(f"{path}: there is no picture in the part asked for", "check -ss, -t and --to")
+        self.files = files
+        picture, codec = read_picture(files[0])
+        form = planar_name(picture.format.name)
+        if layout_of(form) is None:
+            raise InputError(f"{files[0]}: pixel format {picture.format.name} is not supported")
+        self.info = SourceInfo(
+            path=path,
+            width=picture.width,
+            height=picture.height,
+            picture_format=form,
+            codec=codec,
+            time_base=1 / PICTURE_RATE,
+            rate=PICTURE_RATE,
+            frames_estimate=len(files),
+            duration_seconds=len(files) / PICTURE_RATE,
+            streams=[f"{len(files)} pictures"],
+            color={"primaries": 2, "transfer": 2, "matrix": int(picture.colorspace), "range": int(picture.color_range)},
+        )
+
+    extras: tuple[av.stream.Stream, ...] = ()
+    start_seconds = Fraction(0)
+
+    def items(self) -> Iterator[Frame | av.Packet]:
+        """Give a frame per picture."""
+        for index, file in enumerate(self.files):
+            picture, _ = read_picture(file)
+            if (picture.width, picture.height) != (self.info.width, self.info.height):
+                raise InputError(
+                    f"{file} is {picture.width}x{picture.height}, the first picture {self.info.width}x"
+                    f"{self.info.height}",
+                    "all pictures of a folder must have one size",
+                )
+            if picture.format.name != self.info.picture_format:
+                picture = _to_planar(picture, self.info.picture_format)
+            yield Frame(picture, index, self.info.time_base, file.name)
+
+    def close(self) -> None:
+        """Nothing is open between pictures."""
+
+
+def natural_key(path: Path) -> list[tuple[int, str]]:
+    """Order names as people do: frame2 before frame10."""
+    parts = re.findall(r"\d+|\D+", path.name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def read_picture(path: Path) -> tuple[av.VideoFrame, str]:
+    """Decode one picture file; gives it with the name of its codec."""
+    try:
+        with av.open(str(path)) as container:
+            picture = next(container.decode(video=0))
+            return picture, container.streams.video[0].codec_context.name
+    except (av.error.FFmpegError, OSError, StopIteration, IndexError) as error:
+        raise InputError(f"{path} cannot be read as a picture: {_reason(error)}", "remove or replace it") from error
+
+
+def _to_planar(picture: av.VideoFrame, name: str) -> av.VideoFrame:
+    """Lay the samples out in planes, without touching their values."""
+    planar = picture.reformat(format=name)
+    planar.colorspace, planar.color_range = picture.colorspace, picture.color_range
+    planar.color_primaries, planar.color_trc = picture.color_primaries, picture.color_trc
+    return planar
+
+
+def _packet_seconds(packet: av.Packet) -> Fraction | None:
+    time = packet.pts if packet.pts is not None else packet.dts
+    return None if time is None or packet.time_base is None else time * packet.time_base
+
+
+def _describe_stream(stream: av.stream.Stream) -> str:
+    context = getattr(stream, "codec_context", None)
+    codec = getattr(context, "name", None) or "?"
+    return f"{stream.type}:{codec}"
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _hint(path: Path, error: BaseException) -> str:
+    if isinstance(error, PermissionError):
+        return "check its permissions"
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp":
+        return "the file is incomplete: it has no index (moov); copy it again, or repair it"
+    return "is it a video file? it may be damaged or incomplete"
+
+
+_END = object()
+
+
+@dataclass
+class _Failure:
+    error: BaseException
+
+
+def threaded(items: Iterator[T], depth: int) -> Iterator[T]:
+    """Run an iterator in a thread of its own, at most `depth` items ahead; its errors arrive where they occurred.
+
+    Closing the generator stops the thread and waits for it.
+    """
+    ready: queue.Queue[object] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: object) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(item):
+                    return
+            put(_END)
+        except BaseException as error:
+            put(_Failure(error))
+
+    thread = threading.Thread(target=work, name="decode", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not _END:
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,56 @@
+"""Which device computes, and in which precision."""
+
+import torch
+from torch import nn
+
+from vdeblur.errors import DeviceError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """Give the device of this name; `auto` is the first GPU there is, else the CPU.
+
+    Raises: DeviceError where it is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("xpu" if torch.xpu.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"unknown device {name!r}", "choose from auto, cpu, cuda, cuda:1, mps, xpu") from error
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+        "xpu": torch.xpu.is_available(),
+    }
+    if not there.get(device.type, False):
+        raise DeviceError(f"there is no device {name!r} here", "leave out --device, or use --device cpu")
+    return device
+
+
+def choose_precision(name: str, device: torch.device, network: nn.Module) -> str:
+    """Give fp32, bf16 or fp16; `auto` is half precision where the network bears it and the device is made for it.
+
+    Raises: DeviceError where the network must not be computed in the precision asked for.
+    """
+    if name == "auto":
+        if not network.half_precision:
+            return "fp32"
+        if device.type == "cuda":
+            return "fp16"
+        return "bf16" if device.type == "cpu" and computes_bf16() else "fp32"
+    if name != "fp32" and not network.half_precision:
+        raise DeviceError(f"this network loses too much in {name}", "use --precision fp32")
+    return name
+
+
+def computes_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 itself; emulated it is slower than float32."""
+    facts = torch.cpu.get_capabilities()
+    return bool(facts.get("avx512_bf16") or facts.get("amx_bf16") or facts.get("arm_bf16") or facts.get("bf16"))

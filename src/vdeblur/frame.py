@@ -1,0 +1,124 @@
+"""A frame: its planes, its time, and where it came from."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a planar pixel format lays out a picture.
+
+    name: FFmpeg's name. bits: depth of a sample. colors: indices of the planes that hold Y, Cb, Cr, or R, G, B, or
+    Y alone, in that order. rgb: whether they are R, G, B. log2_width, log2_height: chroma subsampling. An alpha plane
+    is in none of these and travels untouched.
+    """
+
+    name: str
+    bits: int
+    colors: tuple[int, ...]
+    rgb: bool
+    log2_width: int
+    log2_height: int
+
+    @property
+    def gray(self) -> bool:
+        """Whether there is only Y."""
+        return len(self.colors) == 1
+
+    @property
+    def peak(self) -> int:
+        """The largest code of a sample."""
+        return (1 << self.bits) - 1
+
+
+# Packed and mixed formats, with the planar format that holds the same samples.
+PLANAR = {
+    "nv12": "yuv420p",
+    "nv21": "yuv420p",
+    "nv16": "yuv422p",
+    "nv24": "yuv444p",
+    "p010le": "yuv420p10le",
+    "p010be": "yuv420p10le",
+    "p210le": "yuv422p10le",
+    "p410le": "yuv444p10le",
+    "p016le": "yuv420p16le",
+    "yuyv422": "yuv422p",
+    "uyvy422": "yuv422p",
+    "yvyu422": "yuv422p",
+    "y210le": "yuv422p10le",
+    "rgb24": "gbrp",
+    "bgr24": "gbrp",
+    "rgb0": "gbrp",
+    "bgr0": "gbrp",
+    "0rgb": "gbrp",
+    "0bgr": "gbrp",
+    "pal8": "gbrap",
+    "rgba": "gbrap",
+    "bgra": "gbrap",
+    "argb": "gbrap",
+    "abgr": "gbrap",
+    "rgb48le": "gbrp16le",
+    "rgb48be": "gbrp16le",
+    "bgr48le": "gbrp16le",
+    "bgr48be": "gbrp16le",
+    "rgba64le": "gbrap16le",
+    "rgba64be": "gbrap16le",
+    "ya8": "yuva444p",
+    "monow": "gray",
+    "monob": "gray",
+}
+
+
+def planar_name(name: str) -> str:
+    """Give the planar, little-endian format that holds the samples of the format of this name without loss."""
+    if name in PLANAR:
+        return PLANAR[name]
+    return name[:-2] + "le" if name.endswith("be") else name
+
+
+def layout_of(name: str) -> Layout | None:
+    """Describe the planar format of this name; None where it is not one that can be worked on."""
+    try:
+        form = av.VideoFormat(name, 64, 64)
+    except ValueError:
+        return None
+    parts = form.components
+    bits = {part.bits for part in parts}
+    color = [part for part in parts if not part.is_alpha]
+    planes = tuple(part.plane for part in color)
+    packed = len({part.plane for part in parts}) != len(parts) or form.is_bit_stream or form.has_palette or form.is_big_endian
+    if packed or len(bits) != 1 or max(bits) > 16 or len(color) not in (1, 3) or name.endswith(("f32le", "f16le")):
+        return None
+    # VideoFormat tells sizes as ceilings of 64, so subsampling by 2 is 32.
+    widths, heights = 64 // form.chroma_width(64), 64 // form.chroma_height(64)
+    return Layout(name, bits.pop(), planes, form.is_rgb, widths.bit_length() - 1, heights.bit_length() - 1)
+
+
+def plane_array(frame: av.VideoFrame, index: int) -> numpy.ndarray:
+    """View plane `index` of a frame without a copy: uint8 or uint16 (height, width)."""
+    plane = frame.planes[index]
+    data = numpy.frombuffer(plane, numpy.uint8).reshape(-1, plane.line_size)[: plane.height]
+    deep = plane.width * 2 <= plane.line_size and max(part.bits for part in frame.format.components) > 8
+    return data.view(numpy.uint16)[:, : plane.width] if deep else data[:, : plane.width]
+
+
+@dataclass
+class Frame:
+    """A picture with its time.
+
+    picture: in a planar format; whatever else must survive (colour tags, side data) is attached to it.
+    pts: when it is shown, in units of time_base seconds. name: of the file it was read from, for folders of pictures.
+    """
+
+    picture: av.VideoFrame
+    pts: int
+    time_base: Fraction
+    name: str = ""
+
+    @property
+    def seconds(self) -> Fraction:
+        """When it is shown."""
+        return self.pts * self.time_base

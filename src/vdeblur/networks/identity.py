@@ -1,0 +1,15 @@
+"""Identity: gives back what it gets, to try settings and to measure everything around a network."""
+
+from torch import Tensor, nn
+
+
+class Identity(nn.Module):
+    """Return the frame as it is."""
+
+    feeding = "frame"
+    multiple = 1
+    half_precision = True
+
+    def forward(self, blurry: Tensor) -> Tensor:
+        """Give (B, 3, H, W) back."""
+        return blurry

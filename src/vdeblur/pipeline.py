@@ -1,0 +1,293 @@
+"""A blurry video in, a sharp one out: the stages joined. Read this file first.
+
+    decode -> RGB on the device -> split at scene cuts -> tiles -> network stream -> blend
+           -> difference onto the original planes -> encode
+
+Every arrow is an iterator of frames. Decoding and encoding run in threads of their own behind bounded queues, so the
+device waits for neither of them and memory does not grow with the video's length.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import torch
+from torch import Tensor, nn
+
+from vdeblur import color, decode, device, encode, scenes, streams, tiles, weights
+from vdeblur.errors import DeviceError, ExitStatus, Interrupted, UsageError
+from vdeblur.frame import Frame
+
+QUEUE_FRAMES = 6  # between the stages' threads
+PROGRESS_SECONDS = 0.5  # at least this long between two progress events
+WHOLE_FRAME_PIXELS = 3_000_000  # larger frames are tiled by --tile auto (until memory is measured, see plan_auto)
+AUTO_TILE = 1024
+
+Notify = Callable[[str, dict[str, object]], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `vdeblur run` is told; the defaults are the command line's."""
+
+    model: str = "lite"
+    checkpoint: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    tile: str = "auto"
+    tile_overlap: int = 32
+    scene_detect: bool = True
+    strength: float = 1.0
+    cut: decode.Cut = field(default_factory=decode.Cut)
+    encoding: encode.EncodeOptions = field(default_factory=encode.EncodeOptions)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one file."""
+
+    output: Path
+    frames: int
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def ignore(event: str, facts: dict[str, object]) -> None:
+    """Take an event and do nothing with it."""
+
+
+def never() -> ExitStatus | None:
+    """Never ask to stop."""
+    return None
+
+
+def run(
+    source_path: Path,
+    output: Path,
+    settings: Settings,
+    *,
+    notify: Notify = ignore,
+    stop: Callable[[], ExitStatus | None] = never,
+) -> Result:
+    """Restore one video file or folder of pictures.
+
+    notify: takes the events probe, plan, progress, warning and file_done, as ../cli names them. stop: asked before
+    every frame; a status means that a signal came, and the run ends with Interrupted.
+
+    Raises: VdeblurError, one kind for each fault; the output's name then holds what it held before.
+    """
+    begun = time.monotonic()
+    warnings: list[str] = []
+
+    def warn(code: str, message: str) -> None:
+        warnings.append(code)
+        notify("warning", {"code": code, "message": message})
+
+    entry = weights.find_entry(settings.model)
+    source = decode.open_source(source_path, settings.cut, warn)
+    try:
+        info = source.info
+        encode.check_output(output, source_path, settings.encoding.overwrite)
+        notify(
+            "probe",
+            {
+                "input": str(source_path),
+                "width": info.width,
+                "height": info.height,
+                "frames_estimate": info.frames_estimate,
+                "duration": None if info.duration_seconds is None else float(info.duration_seconds),
+                "streams": info.streams,
+                "color": info.color,
+            },
+        )
+        chosen = device.choose_device(settings.device)
+        network = weights.load_model(entry.name, settings.checkpoint)
+        precision = device.choose_precision(settings.precision, chosen, network)
+        network = network.to(chosen, device.DTYPES[precision]).to(memory_format=torch.channels_last)
+        plan = plan_tiles(settings, info.height, info.width, int(network.multiple), chosen)
+        writer = open_writer(output, source, settings, warn)
+        shape = f"{plan.tile[1]}x{plan.tile[0]}" if plan.count > 1 else "none"
+        notify(
+            "plan",
+            {
+                "input": str(source_path),
+                "model": entry.name,
+                "device": str(chosen),
+                "precision": precision,
+                "tile": shape,
+                "frames_estimate": info.frames_estimate,
+            },
+        )
+        restorer = Restorer(network, plan, chosen, settings, stop)
+        frames = _pump(source, writer, restorer, lambda done: _progress(notify, source_path, info, begun, done))
+    finally:
+        source.close()
+    seconds = time.monotonic() - begun
+    notify(
+        "file_done",
+        {
+            "input": str(source_path),
+            "output": str(output),
+            "frames": frames,
+            "seconds": round(seconds, 3),
+            "fps": round(frames / seconds, 3),
+            "warnings": warnings,
+        },
+    )
+    return Result(output, frames, seconds, tuple(warnings))
+
+
+def _pump(
+    source: "decode.VideoSource | decode.PictureSource",
+    writer: encode.Writer,
+    restorer: "Restorer",
+    progress: Callable[[int], None],
+) -> int:
+    """Move everything from the source through the restorer to the writer; gives the number of frames."""
+    thread = encode.WriterThread(writer, QUEUE_FRAMES)
+    items = decode.threaded(source.items(), QUEUE_FRAMES)
+
+    def frames() -> Iterator[Frame]:
+        for item in items:
+            if isinstance(item, av.Packet):
+                thread.put(item)  # overtakes the frames that the network holds back; the container sorts them by time
+            else:
+                yield item
+
+    count = 0
+    try:
+        for frame in restorer.restore(frames()):
+            thread.put(frame)
+            count += 1
+            progress(count)
+        thread.finish()
+    except BaseException:
+        items.close()
+        thread.abort()
+        raise
+    return count
+
+
+def open_writer(
+    output: Path, source: "decode.VideoSource | decode.PictureSource", settings: Settings, warn: decode.Warn
+) -> encode.Writer:
+    """Open what the output's name asks for: a folder of pictures where it has no suffix or is a folder, else a video."""
+    if output.is_dir() or not output.suffix:
+        return encode.PictureWriter(output, source, settings.encoding)
+    return encode.VideoWriter(output, source, settings.cut, settings.encoding, warn)
+
+
+def plan_tiles(settings: Settings, height: int, width: int, multiple: int, chosen: torch.device) -> tiles.TilePlan:
+    """Plan tiles as --tile says.
+
+    Raises: UsageError where the value makes no sense.
+    """
+    tile: tuple[int, int] | None
+    if settings.tile == "none":
+        tile = None
+    elif settings.tile == "auto":
+        tile = None if height * width <= WHOLE_FRAME_PIXELS else (AUTO_TILE, AUTO_TILE)
+    else:
+        sides = settings.tile.lower().split("x")
+        if len(sides) > 2 or not all(side.isdigit() for side in sides):
+            raise UsageError(f"--tile {settings.tile} is not understood", "use auto, none, N or WxH, in pixels")
+        tile = (int(sides[-1]), int(sides[0]))
+        if min(tile) < 32 or min(tile) < 2 * settings.tile_overlap:
+            raise UsageError(
+                f"--tile {settings.tile} is too small for an overlap of {settings.tile_overlap} pixels",
+                "tiles are at least 32 pixels and twice the overlap",
+            )
+    return tiles.plan_tiles(height, width, tile, settings.tile_overlap, multiple)
+
+
+class Restorer:
+    """Frames to restored frames, on the device."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        plan: tiles.TilePlan,
+        chosen: torch.device,
+        settings: Settings,
+        stop: Callable[[], ExitStatus | None] = never,
+    ) -> None:
+        self.network, self.plan, self.device, self.settings, self.stop = network, plan, chosen, settings, stop
+        # One tile at a time keeps a CPU's caches warm; a GPU wants them together.
+        self.tiles_at_once = 1 if chosen.type == "cpu" else 8
+        self.detector = scenes.SceneDetector() if settings.scene_detect else None
+
+    @torch.inference_mode()
+    def restore(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """Give every frame restored, in order, scene by scene."""
+        uploaded = self._upload(frames)
+        first = next(uploaded, None)
+        while first is not None:
+            scene = _Scene(first, uploaded)
+            waiting: deque[_Uploaded] = deque()
+
+            def stacks(scene: "_Scene" = scene, waiting: "deque[_Uploaded]" = waiting) -> Iterator[Tensor]:
+                for item in scene.items():
+                    waiting.append(item)
+                    yield self.plan.split(item.rgb)
+
+            for restored in streams.stream(self.network, stacks(), self.tiles_at_once):
+                yield self._finish(waiting.popleft(), restored)
+            first = scene.next_first
+
+    def _upload(self, frames: Iterator[Frame]) -> "Iterator[_Uploaded]":
+        for frame in frames:
+            status = self.stop()
+            if status is not None:
+                raise Interrupted(status)
+            space = color.ColorSpace.of(frame.picture)
+            planes = color.planes_of(frame, space, self.device)
+            rgb = color.to_rgb(planes, space)
+            cut = self.detector is not None and self.detector.is_cut(rgb)
+            yield _Uploaded(frame, space, planes, rgb, cut)
+
+    def _finish(self, item: "_Uploaded", restored: Tensor) -> Frame:
+        """Add what the network changed to the frame's own planes."""
+        difference = (self.plan.join(restored) - item.rgb) * self.settings.strength
+        if not bool(torch.isfinite(difference.sum())):
+            raise DeviceError(
+                f"the network gave values that are not numbers at {float(item.frame.seconds):.3f} s",
+                "use --precision fp32",
+            )
+        planes = color.add_difference(item.planes, difference, item.space)
+        picture = color.with_planes(item.frame, planes, item.space)
+        return Frame(picture, item.frame.pts, item.frame.time_base, item.frame.name)
+
+
+@dataclass
+class _Uploaded:
+    frame: Frame
+    space: color.ColorSpace
+    planes: list[Tensor]
+    rgb: Tensor
+    begins_scene: bool
+
+
+class _Scene:
+    """The frames up to the next cut; the frame after it is kept for the next scene."""
+
+    def __init__(self, first: _Uploaded, rest: Iterator[_Uploaded]) -> None:
+        self.first, self.rest = first, rest
+        self.next_first: _Uploaded | None = None
+
+    def items(self) -> Iterator[_Uploaded]:
+        yield self.first
+        for item in self.rest:
+            if item.begins_scene:
+                self.next_first = item
+                return
+            yield item
+
+
+def _progress(notify: Notify, path: Path, info: decode.SourceInfo, begun: float, done: int) -> None:
+    rate = done / max(time.monotonic() - begun, 1e-6)
+    left = None if info.frames_estimate is None else max(info.frames_estimate - done, 0) / rate
+    facts = {"input": str(path), "frame": done, "frames_estimate": info.frames_estimate}
+    notify("progress", {**facts, "fps": round(rate, 3), "eta_seconds": None if left is None else round(left, 1)})

@@ -1,0 +1,328 @@
+"""Make paired blurry and sharp clips with known truth, from sharp photographs or sharp video.
+
+From a photograph: a virtual camera moves over it along a smooth random path (homographies, so translation,
+rotation, zoom and the slant of a wall); independently moving foreground layers pass in front. Each blurry frame is
+the mean of many sub-frames over the open part of the frame interval (the duty cycle), its sharp partner is the
+picture at the middle of that part. From video: the mean of N neighbouring frames and the middle one.
+
+The light is averaged in linear light for most clips, as a sensor does, and on the gamma-encoded values for the
+others, as GoPro's `blur` was made (Nah et al., CVPR 2017, Sec. 3). Then come over-exposure, sensor noise and video
+compression, on the blurry frames only.
+
+Everything is drawn from one `torch.Generator`, so a clip is a function of its seed.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+GAMMA = 2.2  # display gamma assumed in undoing and redoing the encoding of stills
+SUPERSAMPLE = 2  # pictures are drawn this many times larger and averaged down, so that they do not alias
+MAX_SUBFRAMES = 36  # per blurry frame; at most one output pixel of motion lies between two of them up to this speed
+HELD_OUT = 10  # one photograph in ten is kept for validation
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """Size of what is made: frames in a clip and their side in pixels (frames are square)."""
+
+    frames: int = 7
+    side: int = 160
+
+
+def is_held_out(name: str) -> bool:
+    """Tell whether the photograph of this file name belongs to validation, by its name alone."""
+    return hashlib.sha256(name.encode()).digest()[0] % HELD_OUT == 0
+
+
+def uniform(generator: torch.Generator, low: float, high: float) -> float:
+    """Draw one number from [low, high)."""
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def chance(generator: torch.Generator, probability: float) -> bool:
+    """Draw yes with this probability."""
+    return torch.rand((), generator=generator).item() < probability
+
+
+# Camera paths ---------------------------------------------------------------------------------------------------
+
+
+def draw_path(generator: torch.Generator, times: Tensor, speed: float, side: int) -> Tensor:
+    """Give one homography per time, (N, 3, 3), that maps output positions (in units of half the side) to the source's.
+
+    times: (N,) in frame intervals. speed: mean motion of the picture's points, output pixels per frame interval.
+    """
+    # Eight ways to move: shift x, y; zoom; turn; stretch; shear; slant x, y. A random mixture, shifts strongest.
+    weight = torch.tensor([1.0, 1.0, 0.6, 0.4, 0.15, 0.15, 0.35, 0.35])
+    weight = weight * torch.randn(8, generator=generator)
+    motion = torch.zeros(len(times), 8)
+    if chance(generator, 0.8):  # a steady part: panning, walking on
+        motion += times[:, None] * weight
+    for _ in range(2):  # a shaky part: two slow to fast oscillations with their own directions
+        period = math.exp(uniform(generator, math.log(2.5), math.log(25.0)))
+        phase = 2 * math.pi * torch.rand(8, generator=generator)
+        amplitude = weight.abs().mean() * torch.randn(8, generator=generator) * weight.abs().clamp(0.1) * period / 8
+        motion += amplitude * torch.sin(2 * math.pi * times[:, None] / period + phase)
+    motion = motion - motion[len(times) // 2]
+
+    matrices = _homographies(motion)
+    # Scale the motion so that five points of the picture move at the wanted mean speed (path length per interval).
+    points = torch.tensor([[0.0, 0, 1], [0.8, 0.8, 1], [-0.8, 0.8, 1], [0.8, -0.8, 1], [-0.8, -0.8, 1]])
+    for _ in range(2):  # slants are not linear, so once more
+        places = torch.einsum("nij,pj->npi", matrices, points)
+        places = places[..., :2] / places[..., 2:].clamp(0.2)
+        length = (places[1:] - places[:-1]).norm(dim=-1).sum(0).mean() * side / 2
+        wanted = speed * (times[-1] - times[0])
+        motion = motion * (wanted / length.clamp(1e-6))
+        matrices = _homographies(motion)
+    return matrices
+
+
+def _homographies(motion: Tensor) -> Tensor:
+    x, y, zoom, turn, stretch, shear, slant_x, slant_y = motion.unbind(1)
+    slant_x, slant_y = slant_x.clamp(-0.4, 0.4), slant_y.clamp(-0.4, 0.4)
+    scale = zoom.clamp(-0.7, 0.7).exp()
+    stretch = stretch.clamp(-0.4, 0.4)
+    cos, sin, one = torch.cos(turn), torch.sin(turn), torch.ones_like(x)
+    rows = [
+        torch.stack((scale * cos + stretch, -scale * sin + shear.clamp(-0.4, 0.4), x), 1),
+        torch.stack((scale * sin, scale * cos - stretch, y), 1),
+        torch.stack((slant_x, slant_y, one), 1),
+    ]
+    return torch.stack(rows, 1)
+
+
+# Drawing --------------------------------------------------------------------------------------------------------
+
+
+def look_through(picture: Tensor, homographies: Tensor, centre: Tensor, density: float, side: int) -> Tensor:
+    """Draw the picture as seen through each homography.
+
+    picture: (C, H, W). centre: (2,) x, y in its pixels. density: its pixels per output pixel.
+    Result: (N, C, side, side).
+    """
+    height, width = picture.shape[1:]
+    axis = (torch.arange(side) + 0.5) / side * 2 - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    grid = torch.stack((x, y, torch.ones_like(x)), -1).reshape(-1, 3)  # (side^2, 3)
+    places = grid @ homographies.transpose(1, 2)  # (N, side^2, 3)
+    places = places[..., :2] / places[..., 2:].clamp(0.2) * (density * side / 2) + centre
+    places = places / torch.tensor([width / 2, height / 2]) - 1
+    return F.grid_sample(
+        picture.expand(len(homographies), -1, -1, -1),
+        places.unflatten(1, (side, side)),
+        padding_mode="reflection",
+        align_corners=False,
+    )
+
+
+def draw_mask(generator: torch.Generator, size: int) -> Tensor:
+    """Give the outline of a foreground object: (1, size, size) in [0, 1], soft by about a pixel, empty at the rim."""
+    axis = (torch.arange(size) + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    radius, angle = (x**2 + y**2).sqrt(), torch.atan2(y, x)
+    outline = torch.full_like(radius, 0.55)
+    for order in range(1, 7):  # a blob with bays, or thin limbs where orders are high
+        strength, phase = uniform(generator, 0.0, 0.5) / order, uniform(generator, 0, 2 * math.pi)
+        outline = outline + strength * torch.cos(order * angle + phase) * 0.7
+    mask = ((outline - radius) * size / 2).clamp(0, 1)
+    if chance(generator, 0.3):  # bars: poles, railings, lettering
+        direction, period = uniform(generator, 0, math.pi), uniform(generator, 0.15, 0.6)
+        wave = torch.sin((x * math.cos(direction) + y * math.sin(direction)) * 2 * math.pi / period)
+        mask = mask * (wave * size * period / 6).clamp(0, 1)
+    rim = (1 - torch.maximum(x.abs(), y.abs())) * size / 2 - 2
+    return (mask * rim.clamp(0, 1))[None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A picture (C, H, W) in linear light, its mask as fourth channel where it is a foreground, and its way to move."""
+
+    picture: Tensor
+    path: Tensor
+    centre: Tensor
+    density: float
+
+
+def draw_layers(layers: list[Layer], start: int, stop: int, side: int) -> Tensor:
+    """Draw sub-frames start to stop of all layers over each other: (N, 3, side, side), linear light."""
+    fine = side * SUPERSAMPLE
+    back, *fronts = layers
+    canvas = look_through(back.picture, back.path[start:stop], back.centre, back.density / SUPERSAMPLE, fine)
+    for front in fronts:
+        seen = look_through(front.picture, front.path[start:stop], front.centre, front.density / SUPERSAMPLE, fine)
+        canvas = canvas.lerp(seen[:, :3], seen[:, 3:])
+    return F.avg_pool2d(canvas, SUPERSAMPLE)
+
+
+def render_clip(generator: torch.Generator, stills: list[Tensor], shape: ClipShape) -> tuple[Tensor, Tensor]:
+    """Make a blurry and a sharp clip from photographs: two uint8 (T, 3, side, side), RGB.
+
+    stills: uint8 (3, H, W) photographs of at least the clip's side.
+    """
+    sharp_only = chance(generator, 0.14)  # what needs no restoration must come through untouched
+    duty = 0.0 if sharp_only else uniform(generator, 0.7, 1.0) if chance(generator, 0.6) else uniform(generator, 0.2, 0.7)
+    speed = min(max(7.0 * math.exp(0.75 * torch.randn((), generator=generator).item()), 0.4), 32.0)
+    count = 1 if sharp_only else min(max(math.ceil(speed * 1.3 * duty), 5), MAX_SUBFRAMES) | 1  # odd: has a middle
+    offsets = (torch.arange(count) - count // 2) / max(count, 2) * duty
+    times = (torch.arange(shape.frames)[:, None] + offsets).flatten() if count > 1 else torch.arange(shape.frames) * 1.0
+    linear = not chance(generator, 0.35)
+    exposure = math.exp(uniform(generator, -0.4, 0.5))
+
+    layers = [_draw_layer(generator, stills, times, speed, exposure, shape.side, foreground=False)]
+    for _ in range(int(chance(generator, 0.5)) + int(chance(generator, 0.25))):
+        layers.append(_draw_layer(generator, stills, times, speed, exposure, shape.side, foreground=True))
+
+    blurry, sharp = [], []
+    for frame in range(shape.frames):
+        seen = draw_layers(layers, frame * count, (frame + 1) * count, shape.side)
+        if not linear:  # the camera clips and encodes each sub-frame, then they are averaged
+            seen = encode_gamma(seen)
+            blurry.append(seen.mean(0))
+            sharp.append(seen[count // 2])
+        else:
+            blurry.append(encode_gamma(seen.mean(0)))
+            sharp.append(encode_gamma(seen[count // 2]))
+    blurry_clip, sharp_clip = torch.stack(blurry), torch.stack(sharp)
+    if chance(generator, 0.15):  # a soft lens or an enlarged video: sharpness that the frame never had is not asked for
+        sigma = uniform(generator, 0.4, 0.9)
+        blurry_clip, sharp_clip = soften(blurry_clip, sigma), soften(sharp_clip, sigma)
+    sharp_clip = to_bytes(sharp_clip)
+    blurry_clip = degrade(generator, blurry_clip)
+    return blurry_clip, (blurry_clip.clone() if sharp_only else sharp_clip)
+
+
+def _draw_layer(
+    generator: torch.Generator,
+    stills: list[Tensor],
+    times: Tensor,
+    speed: float,
+    exposure: float,
+    side: int,
+    *,
+    foreground: bool,
+) -> Layer:
+    still = stills[int(torch.randint(len(stills), (), generator=generator))]
+    density = 1.05 if chance(generator, 0.3) else uniform(generator, 1.05, 2.4)  # source pixels per output pixel
+    reach = int(side * density * 1.1)
+    height, width = still.shape[1:]
+    best, place = -1.0, (0, 0)
+    for _ in range(5):  # of five windows the one with the most detail: backgrounds out of focus teach little
+        top = int(torch.randint(max(height - reach, 1), (), generator=generator))
+        left = int(torch.randint(max(width - reach, 1), (), generator=generator))
+        window = still[1, top : top + reach, left : left + reach].float()
+        detail = float((window[1:, 1:] - window[:-1, :-1]).abs().mean())
+        if detail > best:
+            best, place = detail, (top, left)
+    # The path may wander: twice the window is cut out around it; beyond that the picture is mirrored.
+    top, left = max(place[0] - reach // 2, 0), max(place[1] - reach // 2, 0)
+    cut = still[:, top : top + 2 * reach, left : left + 2 * reach].float() / 255
+    picture = cut**GAMMA * exposure
+    centre = torch.tensor([place[1] - left + reach / 2, place[0] - top + reach / 2])
+    if not foreground:
+        return Layer(picture, draw_path(generator, times, speed, side), centre, density)
+
+    size = int(side * density * uniform(generator, 0.3, 1.0))
+    size = min(size, picture.shape[1], picture.shape[2])
+    inner_top, inner_left = place[0] - top, place[1] - left
+    picture = picture[:, inner_top : inner_top + size, inner_left : inner_left + size]
+    size = min(picture.shape[1:])
+    picture = torch.cat((picture[:, :size, :size], draw_mask(generator, size)))
+    own_speed = speed * uniform(generator, 0.2, 1.8)
+    path = draw_path(generator, times, own_speed, side)
+    shift = torch.tensor([uniform(generator, -0.6, 0.6), uniform(generator, -0.6, 0.6)])
+    path = path.clone()
+    path[:, :2] = path[:, :2] + shift[:, None] * path[:, 2:]
+    picture = F.pad(picture, (size, size, size, size))  # nothing around the object: mirroring then mirrors nothing
+    return Layer(picture, path, torch.tensor([size * 1.5, size * 1.5]), density)
+
+
+def average_clip(generator: torch.Generator, frames: Tensor, shape: ClipShape) -> tuple[Tensor, Tensor]:
+    """Make a blurry and a sharp clip by averaging neighbours of real sharp footage: two uint8 (T, 3, side, side).
+
+    frames: uint8 (N, 3, H, W) of one take; reduced by a random factor first, so that steps between them vanish.
+    """
+    count = int(torch.randint(1, 6, (), generator=generator)) * 2 + 1
+    count = min(count, (len(frames) - 1) // shape.frames | 1)
+    stride = count if chance(generator, 0.6) else count + int(torch.randint(1, 3, (), generator=generator))
+    needed = stride * (shape.frames - 1) + count
+    while needed > len(frames):
+        count -= 2
+        stride = count
+        needed = stride * (shape.frames - 1) + count
+    first = int(torch.randint(len(frames) - needed + 1, (), generator=generator))
+    height, width = frames.shape[2:]
+    factor = uniform(generator, 2.0, max(2.0, min(4.5, min(height, width) / shape.side)))
+    reach = min(math.ceil(shape.side * factor), height, width)
+    top = int(torch.randint(height - reach + 1, (), generator=generator))
+    left = int(torch.randint(width - reach + 1, (), generator=generator))
+    cut = frames[first : first + needed, :, top : top + reach, left : left + reach].float() / 255
+    small = F.interpolate(cut, (shape.side, shape.side), mode="bilinear", antialias=True).clamp(0, 1)
+    linear = chance(generator, 0.65)
+    light = small**GAMMA if linear else small
+    windows = torch.stack([light[k * stride : k * stride + count] for k in range(shape.frames)])
+    blurry = windows.mean(1)
+    sharp = windows[:, count // 2]
+    if linear:
+        blurry, sharp = encode_gamma(blurry), encode_gamma(sharp)
+    return degrade(generator, blurry), to_bytes(sharp)
+
+
+# The camera after the lens --------------------------------------------------------------------------------------
+
+
+def encode_gamma(light: Tensor) -> Tensor:
+    """Clip linear light to [0, 1], as a sensor does, and encode it."""
+    return light.clamp(0, 1) ** (1 / GAMMA)
+
+
+def soften(clip: Tensor, sigma: float) -> Tensor:
+    """Blur each frame (T, 3, H, W) with a 5x5 Gaussian of this many pixels."""
+    axis = torch.arange(5) - 2.0
+    kernel = torch.exp(-(axis**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).repeat(3, 1)
+    padded = F.pad(clip, (2, 2, 2, 2), mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel[:, None, :, None], groups=3), kernel[:, None, None, :], groups=3)
+
+
+def to_bytes(clip: Tensor) -> Tensor:
+    """Round [0, 1] to uint8."""
+    return (clip.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def degrade(generator: torch.Generator, clip: Tensor) -> Tensor:
+    """Add sensor noise to four clips in ten and H.264 compression to as many; (T, 3, H, W) in [0, 1] to uint8."""
+    if chance(generator, 0.4):
+        read, shot = uniform(generator, 0.2, 2.5) / 255, uniform(generator, 0.0, 2.5) / 255
+        sigma = (read**2 + shot**2 * clip).sqrt()
+        clip = clip + sigma * torch.randn(clip.shape, generator=generator)
+    data = to_bytes(clip)
+    if chance(generator, 0.4):
+        data = compress(data, crf=int(torch.randint(15, 29, (), generator=generator)))
+    return data
+
+
+def compress(clip: Tensor, crf: int) -> Tensor:
+    """Encode a clip (uint8 (T, 3, H, W), even sides) with x264 at this quality and decode it again."""
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = clip.shape[3], clip.shape[2], "yuv420p"
+    encoder.time_base = Fraction(1, 25)
+    encoder.options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
+    decoder = av.CodecContext.create("h264", "r")
+    decoder.thread_count = 1
+    packets, decoded = [], []
+    for index, picture in enumerate(clip.permute(0, 2, 3, 1).contiguous().numpy()):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts = index
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    for packet in [*packets, None]:
+        decoded += [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in decoder.decode(packet)]
+    return torch.stack(decoded).permute(0, 3, 1, 2).contiguous()
