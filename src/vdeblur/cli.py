@@ -66,9 +66,7 @@ class Time(click.ParamType):
 
     name = "time"
 
-    def convert(
-        self, value: str | Fraction, param: click.Parameter | None, context: click.Context | None
-    ) -> Fraction:
+    def convert(self, value: str | Fraction, param: click.Parameter | None, context: click.Context | None) -> Fraction:
         """Give seconds."""
         if isinstance(value, Fraction):
             return value

@@ -9,7 +9,8 @@ import contextlib
 import queue
 import re
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -69,7 +70,8 @@ class SourceInfo:
 class Warn(Protocol):
     """Takes a warning: a stable code and a sentence."""
 
-    def __call__(self, code: str, message: str) -> None: ...
+    def __call__(self, code: str, message: str) -> None:
+        """Take a warning."""
 
 
 class Source(Protocol):
@@ -118,7 +120,9 @@ class VideoSource:
         try:
             return av.open(str(self.path), metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
-            raise InputError(f"{self.path} cannot be read as video: {_reason(error)}", _hint(self.path, error)) from error
+            raise InputError(
+                f"{self.path} cannot be read as video: {_reason(error)}", _hint(self.path, error)
+            ) from error
 
     def _peek(self) -> av.VideoFrame:
         """Decode one frame."""
@@ -206,6 +210,9 @@ class VideoSource:
         if begin is not None:
             self.container.seek(int(begin / self.info.time_base), stream=self.video)
         count, damaged, video_over = 0, 0, False
+        early: deque[av.Packet] = (
+            deque()
+        )  # with a number of frames the end is only known there: nothing may overtake it
         stamper = _Stamper(self.info, self.warn)
         for packet in self._packets():
             if packet is None:
@@ -215,9 +222,12 @@ class VideoSource:
                 seconds = _packet_seconds(packet)
                 if video_over and (seconds is None or seconds > (end or 0) + COVER_SECONDS_BEYOND):
                     break
-                if seconds is None or ((begin is None or seconds >= begin) and (end is None or seconds < end)):
-                    if packet.dts is not None:
+                inside = seconds is None or ((begin is None or seconds >= begin) and (end is None or seconds < end))
+                if inside and packet.dts is not None:
+                    if self.cut.frames is None or (seconds is not None and end is not None):
                         yield packet
+                    else:
+                        early.append(packet)
                 continue
             if video_over:
                 if (packet.pts or 0) * self.info.time_base > (end or 0) + COVER_SECONDS_BEYOND:
@@ -239,6 +249,9 @@ class VideoSource:
                     break
                 count += 1
                 yield frame
+                while early and (_packet_seconds(early[0]) or 0) <= frame.seconds:
+                    yield early.popleft()
+        yield from (packet for packet in early if end is None or (_packet_seconds(packet) or 0) < end)
         if damaged:
             self.warn("W_INPUT_DAMAGED", f"{damaged} packets of {self.path} could not be decoded and were left out")
         if count == 0:
@@ -413,7 +426,7 @@ class _Failure:
     error: BaseException
 
 
-def threaded(items: Iterator[T], depth: int) -> Iterator[T]:
+def threaded(items: Iterator[T], depth: int) -> Generator[T]:
     """Run an iterator in a thread of its own, at most `depth` items ahead; its errors arrive where they occurred.
 
     Closing the generator stops the thread and waits for it.

@@ -1,9 +1,9 @@
 """Which device computes, and in which precision."""
 
 import torch
-from torch import nn
 
 from vdeblur.errors import DeviceError
+from vdeblur.networks.layers import Network
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,7 +34,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(name: str, device: torch.device, network: nn.Module) -> str:
+def choose_precision(name: str, device: torch.device, network: Network) -> str:
     """Give fp32, bf16 or fp16; `auto` is half precision where the network bears it and the device is made for it.
 
     Raises: DeviceError where the network must not be computed in the precision asked for.
@@ -54,3 +54,9 @@ def computes_bf16() -> bool:
     """Whether this processor multiplies bfloat16 itself; emulated it is slower than float32."""
     facts = torch.cpu.get_capabilities()
     return bool(facts.get("avx512_bf16") or facts.get("amx_bf16") or facts.get("arm_bf16") or facts.get("bf16"))
+
+
+def place(network: Network, device: torch.device, precision: str) -> Network:
+    """Move a network to a device in a precision, laid out as convolutions like it best."""
+    moved: Network = network.to(device, DTYPES[precision])
+    return moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

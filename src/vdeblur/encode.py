@@ -69,7 +69,12 @@ FAMILIES = {
     "vp8": "libvpx",
     "ffv1": "ffv1",
 }
-NEEDS = {".webm": ("libvpx-vp9", "libvpx", "libsvtav1")}  # containers that take few codecs; the first is the default
+# Containers in which few codecs are at home; the first is the default. Another one can still be asked for.
+NEEDS = {
+    ".webm": ("libvpx-vp9", "libvpx", "libsvtav1"),
+    ".mp4": ("libx264", "libx265", "libsvtav1", "libvpx-vp9"),
+    ".m4v": ("libx264", "libx265"),
+}
 
 
 @dataclass(frozen=True)
@@ -209,6 +214,7 @@ class VideoWriter:
             self.copies = self._add_copies(source.extras)
             self._copy_tags(source)
             self.container.start_encoding()
+            self._check_options()
         except (ValueError, av.error.FFmpegError, OSError) as error:
             self.abort()
             hint = "try another container (.mkv takes nearly everything) or another --codec"
@@ -246,6 +252,14 @@ class VideoWriter:
         if encoder.name == "libx265" and self.path.suffix.lower() in (".mp4", ".mov", ".m4v"):
             context.codec_tag = "hvc1"  # without it Apple's players refuse the file
         return stream
+
+    def _check_options(self) -> None:
+        """Refuse options that the encoder did not take; FFmpeg leaves them behind without a word."""
+        left = self.video.codec_context.options
+        unknown = [key for key, _ in self.options.options if key in left]
+        if unknown:
+            name = self.video.codec_context.name
+            raise OutputError(f"{name} has no option {unknown[0]!r}", f"ffmpeg -h encoder={name} lists them")
 
     def _add_copies(self, streams: Iterable[av.stream.Stream]) -> dict[int, av.stream.Stream]:
         """Give the output's stream for the index of each input stream that the container takes."""

@@ -77,7 +77,7 @@ class VerificationError(VdeblurError):
     code = "E_VERIFICATION"
 
 
-class Interrupted(VdeblurError):
+class InterruptedRunError(VdeblurError):
     """A signal asked the program to stop."""
 
     code = "E_INTERRUPTED"

@@ -89,7 +89,12 @@ def layout_of(name: str) -> Layout | None:
     bits = {part.bits for part in parts}
     color = [part for part in parts if not part.is_alpha]
     planes = tuple(part.plane for part in color)
-    packed = len({part.plane for part in parts}) != len(parts) or form.is_bit_stream or form.has_palette or form.is_big_endian
+    packed = (
+        len({part.plane for part in parts}) != len(parts)
+        or form.is_bit_stream
+        or form.has_palette
+        or form.is_big_endian
+    )
     if packed or len(bits) != 1 or max(bits) > 16 or len(color) not in (1, 3) or name.endswith(("f32le", "f16le")):
         return None
     # VideoFormat tells sizes as ceilings of 64, so subsampling by 2 is 32.
@@ -100,7 +105,8 @@ def layout_of(name: str) -> Layout | None:
 def plane_array(frame: av.VideoFrame, index: int) -> numpy.ndarray:
     """View plane `index` of a frame without a copy: uint8 or uint16 (height, width)."""
     plane = frame.planes[index]
-    data = numpy.frombuffer(plane, numpy.uint8).reshape(-1, plane.line_size)[: plane.height]
+    data: numpy.ndarray = numpy.frombuffer(plane, numpy.uint8)  # type: ignore[call-overload]
+    data = data.reshape(-1, plane.line_size)[: plane.height]
     deep = plane.width * 2 <= plane.line_size and max(part.bits for part in frame.format.components) > 8
     return data.view(numpy.uint16)[:, : plane.width] if deep else data[:, : plane.width]
 

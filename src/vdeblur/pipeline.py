@@ -15,11 +15,12 @@ from pathlib import Path
 
 import av
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vdeblur import color, decode, device, encode, scenes, streams, tiles, weights
-from vdeblur.errors import DeviceError, ExitStatus, Interrupted, UsageError
+from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError
 from vdeblur.frame import Frame
+from vdeblur.networks.layers import Network
 
 QUEUE_FRAMES = 6  # between the stages' threads
 PROGRESS_SECONDS = 0.5  # at least this long between two progress events
@@ -75,7 +76,7 @@ def run(
     """Restore one video file or folder of pictures.
 
     notify: takes the events probe, plan, progress, warning and file_done, as ../cli names them. stop: asked before
-    every frame; a status means that a signal came, and the run ends with Interrupted.
+    every frame; a status means that a signal came, and the run ends with InterruptedRunError.
 
     Raises: VdeblurError, one kind for each fault; the output's name then holds what it held before.
     """
@@ -106,8 +107,8 @@ def run(
         chosen = device.choose_device(settings.device)
         network = weights.load_model(entry.name, settings.checkpoint)
         precision = device.choose_precision(settings.precision, chosen, network)
-        network = network.to(chosen, device.DTYPES[precision]).to(memory_format=torch.channels_last)
-        plan = plan_tiles(settings, info.height, info.width, int(network.multiple), chosen)
+        network = device.place(network, chosen, precision)
+        plan = plan_tiles(settings, info.height, info.width, network.multiple, chosen)
         writer = open_writer(output, source, settings, warn)
         shape = f"{plan.tile[1]}x{plan.tile[0]}" if plan.count > 1 else "none"
         notify(
@@ -174,7 +175,7 @@ def _pump(
 def open_writer(
     output: Path, source: "decode.VideoSource | decode.PictureSource", settings: Settings, warn: decode.Warn
 ) -> encode.Writer:
-    """Open what the output's name asks for: a folder of pictures where it has no suffix or is a folder, else a video."""
+    """Open what the output's name asks for: pictures where it is a folder or has no suffix, else a video."""
     if output.is_dir() or not output.suffix:
         return encode.PictureWriter(output, source, settings.encoding)
     return encode.VideoWriter(output, source, settings.cut, settings.encoding, warn)
@@ -208,7 +209,7 @@ class Restorer:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         plan: tiles.TilePlan,
         chosen: torch.device,
         settings: Settings,
@@ -241,7 +242,7 @@ class Restorer:
         for frame in frames:
             status = self.stop()
             if status is not None:
-                raise Interrupted(status)
+                raise InterruptedRunError(status)
             space = color.ColorSpace.of(frame.picture)
             planes = color.planes_of(frame, space, self.device)
             rgb = color.to_rgb(planes, space)

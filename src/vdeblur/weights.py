@@ -13,10 +13,11 @@ from zipfile import BadZipFile
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vdeblur.errors import ModelError
 from vdeblur.networks import NETWORKS
+from vdeblur.networks.layers import Network
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model")  # keys under which checkpoints keep their tensors
 
@@ -63,7 +64,7 @@ def find_entry(name: str) -> Entry:
         raise ModelError(f"unknown model {name!r}", f"choose from {', '.join(sorted(entries()))}") from None
 
 
-def load_model(name: str, checkpoint: Path | None = None) -> nn.Module:
+def load_model(name: str, checkpoint: Path | None = None) -> Network:
     """Build a model's network and load its weights, in float32, for evaluation.
 
     checkpoint: a file to take the weights from instead of the model's own: .safetensors, or a PyTorch checkpoint,
@@ -123,7 +124,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
-def _load_strictly(network: nn.Module, tensors: dict[str, Tensor], name: str, source: str) -> None:
+def _load_strictly(network: Network, tensors: dict[str, Tensor], name: str, source: str) -> None:
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())

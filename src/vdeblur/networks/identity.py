@@ -1,9 +1,11 @@
 """Identity: gives back what it gets, to try settings and to measure everything around a network."""
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from vdeblur.networks.layers import Network
 
 
-class Identity(nn.Module):
+class Identity(Network):
     """Return the frame as it is."""
 
     feeding = "frame"

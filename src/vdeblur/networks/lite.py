@@ -1,68 +1,114 @@
-"""Lite: a compact recurrent video deblurring network, vdeblur's own default.
+"""Lite: a compact recurrent video deblurring network led by motion, vdeblur's own default.
 
-In the spirit of DSTNet (Pan et al., "Deep Discriminative Spatial and Temporal Network for Efficient Video
-Deblurring", CVPR 2023): two propagations over the clip, one backward and one forward in time, whose states are
-fused with each frame's features by channel-wise gates that let sharp content through and hold blurry content
-back. Unlike DSTNet there is no deformable alignment, no wavelet transform and no layer norm. All of them run
-badly on a CPU, which is where this network has to be useful.
+Blur is the trace of motion, and in a video the motion can be seen: a point that travels v pixels from frame to frame
+was smeared along v while the shutter was open. So motion is measured first, by Lucas-Kanade without weights, and each
+frame is sampled along it at fixed fractions of v. Through these samples the blur has one direction and one scale
+everywhere, whatever they are in the picture, and undoing it is a matter of weighting them: least squares over whole
+synthetic clips with ten constant weights each gains 1 dB, with weights for every 40x40 block 1.7 dB. How long the
+shutter was open shows in the samples, too: their mean squared differences to the frame, as a function of the shift,
+are flat as far as the blur reaches. The network's work is to find the weights for each pixel, and to add what they
+cannot give.
+
+Then, in the spirit of DSTNet (Pan et al., "Deep Discriminative Spatial and Temporal Network for Efficient Video
+Deblurring", CVPR 2023), features are propagated over the clip backward and forward in time, fused with each frame's
+own by gates that let sharp content through and hold blurry content back. There are no deformable convolutions,
+wavelets or layer norms: all of them run badly on a CPU, which is where this network has to be useful.
 
 Parts, in the order of use:
 
-- `Lite`             feature extraction, the two propagations, reconstruction;
+- `look_along_motion` motion, samples, and their energies, all without weights;
+- `Lite`             extraction, the two propagations, reconstruction;
 - `Propagation`      one step of a propagation: gated fusion, then residual blocks;
 - `GatedFusion`      two halves of a fused feature, each weighted by a sigmoid of itself
                      (the idea of DSTNet's discriminative fusion, Sec. 3.2);
 - `ResidualBlock`    two 3x3 convolutions around a skip.
 
-Everything happens at a quarter of the frame's size: pixel-unshuffle by 4 makes 48 channels out of a 4x4 block of
-RGB, so nothing is thrown away and a 3x3 convolution sees 12x12 pixels. The result is added to the blurry frame.
+Features have a quarter of the frame's size: pixel-unshuffle by 4 makes channels out of a 4x4 block of pixels, so
+nothing is thrown away and a 3x3 convolution sees 12x12 pixels. What comes out is added to the blurry frame.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vdeblur.networks import lucas_kanade
+from vdeblur.networks.layers import Network
+
 SCALE = 4  # side of the block of pixels that becomes one position of the features
 SLOPE = 0.1  # of every leaky ReLU
 CONTRAST = 4.0  # brings pixels to about zero mean and unit variance, without which training is slow
+DETAIL = 16.0  # does the same for differences of samples, which are smaller
+LUMA = (0.299, 0.587, 0.114)  # BT.601; only the weights' proportions matter here
+# Where luma is sampled along the motion of a frame interval. An open shutter smears over at most +-0.5; undoing that
+# takes somewhat more on either side.
+SHIFTS = (-0.75, -0.5, -0.25, -0.125, 0.125, 0.25, 0.5, 0.75)
+SAMPLES = len(SHIFTS) + 2  # and the neighbours, each moved onto the frame
+BLOCK = SCALE**2
+WINDOWS = (3, 9)  # in positions of the features; energies are averaged over these
+ENERGIES = len(WINDOWS) * (SAMPLES + 2) + 2  # of samples and gradients, and of the motion itself
+INPUTS = 3 * BLOCK + SAMPLES * BLOCK + 4 + ENERGIES  # RGB, samples, both motions, energies
 
 
-class Lite(nn.Module):
-    """Restore a clip by backward, then forward propagation of gated features.
+class State(NamedTuple):
+    """What goes from one frame to the next: the forward propagation's state (B, C, h, w) and the frame's luma."""
+
+    feature: Tensor
+    luma: Tensor
+
+
+class Lite(Network):
+    """Restore a clip from samples along its motion, by backward, then forward propagation of gated features.
 
     channels: width of features and states. blocks: residual blocks in each propagation step.
     """
 
     feeding = "clip"  # wants a run of frames at once, see streams.py
     multiple = SCALE  # height and width must be divisible by this
-    half_precision = True  # bf16: restored frames differ by less than an 8-bit code on average (see MODEL_CARD.md)
+    half_precision = True  # convolutions only; motion and sampling stay in float32
 
     def __init__(self, channels: int = 48, blocks: int = 5, extraction_blocks: int = 2) -> None:
         super().__init__()
         self.extract = nn.Sequential(
-            nn.Conv2d(3 * SCALE**2, channels, 3, padding=1),
+            nn.Conv2d(INPUTS, channels, 3, padding=1),
             *(ResidualBlock(channels) for _ in range(extraction_blocks)),
         )
         self.backward_propagation = Propagation(channels, blocks)
         self.forward_propagation = Propagation(channels, blocks)
-        self.reconstruct = nn.Conv2d(2 * channels, 3 * SCALE**2, 3, padding=1)
-        nn.init.zeros_(self.reconstruct.weight)  # an untrained network returns its input
-        nn.init.zeros_(self.reconstruct.bias)
+        self.weigh = nn.Sequential(
+            nn.Conv2d(ENERGIES, channels, 1),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(channels, channels, 1),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(channels, SAMPLES, 1),
+        )
+        self.reconstruct = nn.Conv2d(2 * channels, 3 * BLOCK + SAMPLES * BLOCK, 3, padding=1)
+        for parameter in (*self.reconstruct.parameters(), *self.weigh[-1].parameters()):
+            nn.init.zeros_(parameter)  # an untrained network returns its input
 
     def forward(self, blurry: Tensor) -> Tensor:
         """Restore a clip: (B, T, 3, H, W) RGB in [0, 1] to the same shape, not clamped; H and W multiples of 4."""
         return self.restore(blurry, blurry.shape[1], None)[0]
 
-    def restore(self, blurry: Tensor, keep: int, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def restore(self, blurry: Tensor, keep: int, state: State | None) -> tuple[Tensor, State]:
         """Restore the first `keep` frames of a clip (see forward), the others being there to be looked at.
 
-        state: of the forward propagation after the frame before the clip, (B, C, H/4, W/4); None at a beginning.
+        state: after the frame before the clip; None at a beginning.
         Gives the frames, in the clip's precision, and the state after the last of them.
         """
-        batch, time = blurry.shape[:2]
-        pixels = F.pixel_unshuffle((blurry.flatten(0, 1) - 0.5) * CONTRAST, SCALE)  # (B T, 48, H/4, W/4)
-        pixels = pixels.to(self.reconstruct.weight.dtype, memory_format=torch.channels_last)
-        features = self.extract(pixels).unflatten(0, (batch, time)).unbind(1)  # T x (B, C, H/4, W/4)
+        time = blurry.shape[1]
+        weights = blurry.new_tensor(LUMA)[:, None, None]
+        lumas = [(frame * weights).sum(1, keepdim=True) for frame in blurry.unbind(1)]  # T x (B, 1, H, W)
+        features, samples, energies = [], [], []  # T x (B, C, h, w), T x (B, 160, h, w), T x (B, 26, h, w)
+        for index, (frame, luma) in enumerate(zip(blurry.unbind(1), lumas, strict=True)):
+            previous = lumas[index - 1] if index else None if state is None else state.luma
+            following = lumas[index + 1] if index + 1 < time else None
+            seen = look_along_motion(frame, luma, previous, following)
+            seen = seen.to(self.reconstruct.weight.dtype, memory_format=torch.channels_last)
+            features.append(self.extract(seen))
+            samples.append(seen[:, 3 * BLOCK : -4 - ENERGIES])
+            energies.append(seen[:, -ENERGIES:])
 
         # Backward in time: what the future shows sharply travels to the past.
         future = torch.zeros_like(features[0])
@@ -73,13 +119,78 @@ class Lite(nn.Module):
         futures.reverse()
 
         # Forward in time, fed with the backward states, so that both ends of the clip reach every frame.
-        state = torch.zeros_like(features[0]) if state is None else state
+        past = torch.zeros_like(features[0]) if state is None else state.feature
         differences: list[Tensor] = []
-        for feature, future in zip(features[:keep], futures[:keep], strict=True):
-            state = self.forward_propagation(future, state)
-            difference = self.reconstruct(torch.cat((state, feature), 1))  # (B, 48, H/4, W/4)
-            differences.append(F.pixel_shuffle(difference, SCALE))
-        return blurry[:, :keep] + torch.stack(differences, 1), state
+        kept = zip(features[:keep], futures[:keep], samples[:keep], energies[:keep], strict=True)
+        for feature, future, views, energy in kept:
+            past = self.forward_propagation(future, past)
+            result = self.reconstruct(torch.cat((past, feature), 1))  # (B, 48 + 160, H/4, W/4)
+            freely, fine = result.split((3 * BLOCK, SAMPLES * BLOCK), 1)
+            coarse = self.weigh(energy)[:, :, None]  # (B, 10, 1, H/4, W/4), from what the samples show by themselves
+            weighted = (fine.unflatten(1, (SAMPLES, BLOCK)) + coarse) * views.unflatten(1, (SAMPLES, BLOCK))
+            along = weighted.sum(1, dtype=torch.float32) / DETAIL  # (B, 16, H/4, W/4)
+            difference = freely.float().unflatten(1, (3, BLOCK)) + along[:, None]  # (B, 3, 16, H/4, W/4)
+            differences.append(F.pixel_shuffle(difference.flatten(1, 2), SCALE))
+        return blurry[:, :keep] + torch.stack(differences, 1), State(past, lumas[keep - 1])
+
+
+@torch.no_grad()
+def look_along_motion(frame: Tensor, luma: Tensor, previous: Tensor | None, following: Tensor | None) -> Tensor:
+    """Give a frame with what its motion shows: (B, INPUTS, H/4, W/4) float32, scaled to about unit variance.
+
+    frame: (B, 3, H, W) RGB in [0, 1]. luma: its luma (B, 1, H, W). previous, following: its neighbours' lumas, None
+    beyond the ends of the clip, where motion is taken to go on as it was.
+    """
+    with torch.autocast(frame.device.type, enabled=False):
+        forward, backward = _motions(luma, previous, following)  # (B, 2, H/4, W/4), in pixels of that size
+        ahead, behind = (
+            F.interpolate(motion * SCALE, scale_factor=SCALE, mode="bilinear", align_corners=False)
+            for motion in (forward, backward)
+        )  # (B, 2, H, W)
+        travel = (ahead - behind) / 2  # from frame to frame
+        views = [lucas_kanade.sample(luma, travel * shift) for shift in SHIFTS]
+        views.append(luma if following is None else lucas_kanade.sample(following, ahead))
+        views.append(luma if previous is None else lucas_kanade.sample(previous, behind))
+        samples = torch.cat(views, 1) - luma  # (B, 10, H, W)
+        pixels = torch.cat(((frame - 0.5) * CONTRAST, samples * DETAIL), 1)  # (B, 13, H, W)
+        energies = _energies(luma, samples, travel, forward + backward)
+        return torch.cat((F.pixel_unshuffle(pixels, SCALE), forward, backward, energies), 1)
+
+
+def _energies(luma: Tensor, samples: Tensor, travel: Tensor, bend: Tensor) -> Tensor:
+    """Give logarithms of local mean squares: of the samples, of the gradients along and across, and of the motion.
+
+    As a function of the shift, the samples' squares are the structure function of the picture along its motion.
+    travel: (B, 2, H, W). bend: by how much the motions to both neighbours differ, (B, 2, H/4, W/4).
+    """
+    wide = F.pad(luma, (1, 1, 1, 1), mode="replicate")
+    gradient_x, gradient_y = (
+        (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2,
+        (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2,
+    )
+    speed = travel.norm(dim=1, keepdim=True).clamp(min=1e-3)
+    x, y = (travel / speed).split(1, 1)
+    along, across = gradient_x * x + gradient_y * y, gradient_x * y - gradient_y * x
+    squares = F.avg_pool2d(torch.cat((samples, along, across), 1).square(), SCALE)
+    means = [F.avg_pool2d(squares, side, 1, side // 2, count_include_pad=False) for side in WINDOWS]
+    # Offsets and factors bring the logarithms to about zero mean and unit variance.
+    logs = ((torch.cat(means, 1) + 1e-5).log() + 8) / 2
+    return torch.cat(
+        (logs, (F.avg_pool2d(speed, SCALE) + 0.1).log(), (bend.norm(dim=1, keepdim=True) * SCALE + 0.1).log()), 1
+    )
+
+
+def _motions(luma: Tensor, previous: Tensor | None, following: Tensor | None) -> tuple[Tensor, Tensor]:
+    small = F.avg_pool2d(luma, SCALE)
+    forward = None if following is None else lucas_kanade.flow(small, F.avg_pool2d(following, SCALE))
+    backward = None if previous is None else lucas_kanade.flow(small, F.avg_pool2d(previous, SCALE))
+    if forward is None and backward is None:
+        still = small.new_zeros(small.shape[0], 2, *small.shape[-2:])
+        return still, still
+    if forward is None:
+        assert backward is not None
+        return -backward, backward
+    return forward, -forward if backward is None else backward
 
 
 class Propagation(nn.Module):
@@ -124,4 +235,5 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Give (B, C, h, w) from x of that shape."""
-        return x + self.conv_2(F.leaky_relu(self.conv_1(x), SLOPE))
+        difference: Tensor = self.conv_2(F.leaky_relu(self.conv_1(x), SLOPE))
+        return x + difference

@@ -1,0 +1,1 @@
+"""Training: clips with a known truth, losses, and the loop."""

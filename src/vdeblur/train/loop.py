@@ -11,6 +11,7 @@ to zero over N steps, which is how weights are finished for shipping.
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import queue
@@ -58,11 +59,12 @@ class ClipPool:
         for _ in range(clips):
             shard = self.shards[rng.integers(len(self.shards))]
             clip = shard[rng.integers(len(shard))]  # (2, T, 3, H, W)
-            first, top, left = (int(rng.integers(have - want + 1)) for have, want in zip(
-                (clip.shape[1], *clip.shape[3:]), (frames, side, side), strict=True
-            ))
+            first, top, left = (
+                int(rng.integers(have - want + 1))
+                for have, want in zip((clip.shape[1], *clip.shape[3:]), (frames, side, side), strict=True)
+            )
             clip = clip[:, first : first + frames, :, top : top + side, left : left + side]
-            clip = numpy.rot90(clip, rng.integers(4), axes=(3, 4))
+            clip = numpy.rot90(clip, int(rng.integers(4)), axes=(3, 4))
             if rng.random() < 0.5:
                 clip = clip[..., ::-1]
             if rng.random() < 0.5:
@@ -70,16 +72,16 @@ class ClipPool:
             batch.append(torch.from_numpy(numpy.ascontiguousarray(clip)))
         return torch.stack(batch, 1)
 
-    def batches(self, seed: int, clips: int, frames: int, side: int) -> Iterator[Tensor]:
-        """Give batches for ever, drawn in a thread of their own."""
+    def batches(self, seed: int, first: int, clips: int, frames: int, side: int) -> Iterator[Tensor]:
+        """Give the batches of step `first` and those after it, drawn in a thread of their own."""
         ready: queue.Queue[Tensor] = queue.Queue(4)
 
         def work() -> None:
-            rng = numpy.random.default_rng(seed)
-            for number in range(1 << 62):
+            for number in itertools.count(first):
                 if number % 200 == 0:
                     self.refresh()
-                ready.put(self.draw(rng, clips, frames, side))
+                # A step's batch depends on nothing but its number, so that training can go on anywhere.
+                ready.put(self.draw(numpy.random.default_rng((seed, number)), clips, frames, side))
 
         threading.Thread(target=work, daemon=True).start()
         while True:
@@ -226,7 +228,7 @@ def train(
     last = step + cooldown if cooldown else iterations
     pool = ClipPool(pool_dir)
     shards = [numpy.load(path) for path in sorted(validation_dir.glob("shard-*.npy"))]
-    batches = pool.batches(settings.seed + step, settings.clips, settings.frames, settings.side)
+    batches = pool.batches(settings.seed, step, settings.clips, settings.frames, settings.side)
     running: list[float] = []
     begun = time.monotonic()
 

@@ -16,6 +16,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import av
 import torch
@@ -168,7 +169,9 @@ def render_clip(generator: torch.Generator, stills: list[Tensor], shape: ClipSha
     stills: uint8 (3, H, W) photographs of at least the clip's side.
     """
     sharp_only = chance(generator, 0.14)  # what needs no restoration must come through untouched
-    duty = 0.0 if sharp_only else uniform(generator, 0.7, 1.0) if chance(generator, 0.6) else uniform(generator, 0.2, 0.7)
+    duty = (
+        0.0 if sharp_only else uniform(generator, 0.7, 1.0) if chance(generator, 0.7) else uniform(generator, 0.3, 0.7)
+    )
     speed = min(max(7.0 * math.exp(0.75 * torch.randn((), generator=generator).item()), 0.4), 32.0)
     count = 1 if sharp_only else min(max(math.ceil(speed * 1.3 * duty), 5), MAX_SUBFRAMES) | 1  # odd: has a middle
     offsets = (torch.arange(count) - count // 2) / max(count, 2) * duty
@@ -176,9 +179,10 @@ def render_clip(generator: torch.Generator, stills: list[Tensor], shape: ClipSha
     linear = not chance(generator, 0.35)
     exposure = math.exp(uniform(generator, -0.4, 0.5))
 
-    layers = [_draw_layer(generator, stills, times, speed, exposure, shape.side, foreground=False)]
-    for _ in range(int(chance(generator, 0.5)) + int(chance(generator, 0.25))):
-        layers.append(_draw_layer(generator, stills, times, speed, exposure, shape.side, foreground=True))
+    draw = partial(_draw_layer, generator, stills, times, speed, exposure, shape.side)
+    layers = [draw(foreground=False)]
+    fronts = int(chance(generator, 0.5)) + int(chance(generator, 0.25))
+    layers += [draw(foreground=True) for _ in range(fronts)]
 
     blurry, sharp = [], []
     for frame in range(shape.frames):

@@ -1,0 +1,78 @@
+"""Dense optical flow without weights: coarse-to-fine Lucas-Kanade.
+
+B. D. Lucas and T. Kanade, "An Iterative Image Registration Technique with an Application to Stereo Vision", IJCAI
+1981; the pyramid as in J.-Y. Bouguet, "Pyramidal Implementation of the Affine Lucas Kanade Feature Tracker", Intel
+2001. Written for every position instead of chosen features: sums over windows are box filters, so a level costs a few
+dozen passes over a small picture. Blur does not disturb it much, since neighbouring frames are blurred alike.
+
+Everything is computed in float32, whatever the network around it is computed in.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+WINDOW = 7  # side of the window in which motion is taken to be one and the same
+ITERATIONS = 3  # on each level
+SMALLEST = 8  # no level has a side shorter than this
+NOISE = 1e-4  # added to the squared gradients: flat places keep the motion of the level above
+LARGEST_STEP = 1.0  # of an iteration, in pixels of its level; more than the linearisation bears
+
+
+def flow(a: Tensor, b: Tensor) -> Tensor:
+    """Estimate where each position of a lies in b: (B, 2, h, w) pixels, horizontal first.
+
+    a, b: (B, 1, h, w) luma in [0, 1], float32.
+    """
+    pyramid = [(a, b)]
+    while min(pyramid[-1][0].shape[-2:]) >= 2 * SMALLEST and len(pyramid) < 5:
+        pyramid.append((_halve(pyramid[-1][0]), _halve(pyramid[-1][1])))
+    result = a.new_zeros(a.shape[0], 2, *pyramid[-1][0].shape[-2:])
+    for level, (first, second) in enumerate(reversed(pyramid)):
+        if level:
+            result = F.interpolate(result, first.shape[-2:], mode="bilinear", align_corners=False) * 2
+        result = _refine(first, second, result)
+    return result
+
+
+def sample(picture: Tensor, motion: Tensor) -> Tensor:
+    """Sample picture where motion points, bilinearly; beyond the border the border goes on.
+
+    picture: (B, C, h, w). motion: (B, 2, h, w) in pixels, horizontal first. Result: picture's shape.
+    """
+    height, width = picture.shape[-2:]
+    y = torch.arange(height, device=picture.device, dtype=motion.dtype)
+    x = torch.arange(width, device=picture.device, dtype=motion.dtype)
+    # From pixels to grid_sample's coordinates, -1 to 1 from the first pixel's outer edge to the last one's.
+    across = (x + 0.5) * (2 / width) - 1 + motion[:, 0] * (2 / width)
+    down = ((y + 0.5) * (2 / height) - 1)[:, None] + motion[:, 1] * (2 / height)
+    return F.grid_sample(picture, torch.stack((across, down), -1), padding_mode="border", align_corners=False)
+
+
+def _refine(a: Tensor, b: Tensor, motion: Tensor) -> Tensor:
+    """Improve motion by Gauss-Newton steps: in each window, least squares of a - b(x + motion + step)."""
+    gradient_x, gradient_y = _gradient(a)
+    products = torch.cat((gradient_x * gradient_x, gradient_y * gradient_y, gradient_x * gradient_y), 1)
+    xx, yy, xy = _window_mean(products).unbind(1)
+    xx, yy = xx + NOISE, yy + NOISE
+    determinant = xx * yy - xy * xy
+    for _ in range(ITERATIONS):
+        difference = a - sample(b, motion)
+        xt, yt = _window_mean(torch.cat((gradient_x * difference, gradient_y * difference), 1)).unbind(1)
+        step = torch.stack((yy * xt - xy * yt, xx * yt - xy * xt), 1) / determinant[:, None]
+        motion = _window_mean(motion + step.clamp(-LARGEST_STEP, LARGEST_STEP), 3)
+    return motion
+
+
+def _gradient(picture: Tensor) -> tuple[Tensor, Tensor]:
+    wide = F.pad(picture, (1, 1, 1, 1), mode="replicate")
+    return (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2, (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
+
+
+def _window_mean(values: Tensor, side: int = WINDOW) -> Tensor:
+    return F.avg_pool2d(values, side, 1, side // 2, count_include_pad=False)
+
+
+def _halve(picture: Tensor) -> Tensor:
+    height, width = picture.shape[-2:]
+    return F.avg_pool2d(F.pad(picture, (0, width % 2, 0, height % 2), mode="replicate"), 2)

@@ -1,0 +1,49 @@
+"""Fixtures: the command line in this process, the independent ffmpeg, the shared footage."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from vdeblur.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _keep_random_state() -> Iterator[None]:
+    with torch.random.fork_rng():
+        yield
+
+
+@pytest.fixture
+def vdeblur(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Run the command line; gives click's result, its exit_code among it."""
+    for name in [name for name in os.environ if name.startswith("VDEBLUR_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
+
+    def call(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return call
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder with real footage, which users do not have."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared folder with real footage is not beside this checkout")
+    return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available() and os.environ.get("VDEBLUR_REQUIRE_CUDA") != "1":
+        skip = pytest.mark.skip(reason="needs a CUDA device; VDEBLUR_REQUIRE_CUDA=1 makes its absence a failure")
+        for item in items:
+            if "cuda" in item.keywords:
+                item.add_marker(skip)

@@ -1,0 +1,84 @@
+"""Colour: what the network sees, and that only its changes return."""
+
+from fractions import Fraction
+
+import av
+import numpy
+import pytest
+import torch
+
+from vdeblur import color
+from vdeblur.frame import Frame, layout_of, planar_name, plane_array
+
+CPU = torch.device("cpu")
+
+
+def random_frame(name: str, width: int, height: int) -> Frame:
+    picture = av.VideoFrame(width, height, name)
+    layout = layout_of(name)
+    assert layout is not None
+    rng = numpy.random.default_rng(0)
+    for index in range(len(picture.planes)):
+        plane = plane_array(picture, index)
+        plane[:] = rng.integers(0, layout.peak + 1, plane.shape)
+    return Frame(picture, 0, Fraction(1, 25))
+
+
+@pytest.mark.parametrize("name", ["yuv420p", "yuv422p10le", "yuv444p16le", "yuv411p", "gray10le", "gbrap12le"])
+def test_no_difference_changes_no_sample(name: str) -> None:
+    frame = random_frame(name, 37, 23)
+    space = color.ColorSpace.of(frame.picture)
+    planes = color.planes_of(frame, space, CPU)
+    same = color.add_difference(planes, torch.zeros(3, 23, 37), space)
+    picture = color.with_planes(frame, same, space)
+    for index in range(len(picture.planes)):
+        assert numpy.array_equal(plane_array(picture, index), plane_array(frame.picture, index))
+
+
+@pytest.mark.parametrize("matrix", [1, 5, 9])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("bits", [8, 10])
+def test_rgb_by_the_definition(matrix: int, full: bool, bits: int) -> None:
+    """Against H.273's forward equations, written out here in the other direction."""
+    kr, kb = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}[matrix]
+    rgb = torch.rand(3, 8, 8, dtype=torch.float64)
+    y = kr * rgb[0] + (1 - kr - kb) * rgb[1] + kb * rgb[2]
+    cb, cr = (rgb[2] - y) / (2 - 2 * kb), (rgb[0] - y) / (2 - 2 * kr)
+    step, peak = 2 ** (bits - 8), 2**bits - 1
+    codes = (
+        torch.stack((y * peak, cb * peak + 128 * step, cr * peak + 128 * step))
+        if full
+        else torch.stack((219 * y + 16, 224 * cb + 128, 224 * cr + 128)) * step
+    )
+    layout = layout_of("yuv444p" if bits == 8 else "yuv444p10le")
+    assert layout is not None
+    space = color.ColorSpace(layout, kr, kb, full)
+    planes = [plane.round().clamp(0, peak).to(torch.uint8 if bits == 8 else torch.uint16) for plane in codes]
+    # Rounding three codes of 1/219 each moves RGB by at most about one and a half of them.
+    assert (color.to_rgb(planes, space) - rgb).abs().max() < 2.2 / (219 * step)
+
+
+def test_a_difference_arrives_whole() -> None:
+    """A constant change of colour comes back out as that change, on every chroma grid."""
+    change = torch.tensor([0.10, -0.05, 0.02])[:, None, None].expand(3, 24, 36)
+    for name in ("yuv444p16le", "yuv422p16le", "yuv420p16le", "gbrp16le"):
+        frame = random_frame(name, 36, 24)
+        for index in range(3):
+            plane_array(frame.picture, index)[:] = 30000
+        space = color.ColorSpace.of(frame.picture)
+        planes = color.planes_of(frame, space, CPU)
+        before = color.to_rgb(planes, space)
+        after = color.to_rgb(color.add_difference(planes, change, space), space)
+        assert (after - before - change).abs().max() < 1e-4, name
+
+
+def test_untagged_colour_goes_by_size() -> None:
+    small, large = (color.ColorSpace.of(random_frame("yuv420p", *size).picture) for size in ((720, 576), (1280, 720)))
+    assert (small.kr, small.kb) == color.BT601
+    assert (large.kr, large.kb) == color.BT709
+
+
+def test_packed_formats_have_a_planar_one() -> None:
+    for name in ("nv12", "p010le", "yuyv422", "rgb24", "bgr0", "rgba", "rgb48be", "yuv420p10be", "gray16be"):
+        assert layout_of(name) is None or not name.endswith("be")
+        assert layout_of(planar_name(name)) is not None

@@ -1,0 +1,124 @@
+"""Every network answers the same questions."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vdeblur import streams
+from vdeblur.networks import NETWORKS, lucas_kanade
+from vdeblur.networks.layers import Network
+
+NAMES = sorted(NETWORKS)
+
+
+def lively(name: str) -> Network:
+    """An untrained network whose last layers do something."""
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return network.eval()
+
+
+def moving_clip(frames: int, height: int = 48, width: int = 64) -> Tensor:
+    """A texture that pans: (1, T, 3, H, W)."""
+    generator = torch.Generator().manual_seed(1)
+    wide = torch.rand(1, 3, height, width + 3 * frames, generator=generator)
+    wide = nn.functional.avg_pool2d(wide, 5, 1, 2)
+    return torch.stack([wide[..., 3 * t : 3 * t + width] for t in range(frames)], 1)
+
+
+def run(network: Network, clip: Tensor, tiles_at_once: int = 99) -> Tensor:
+    frames: Iterator[Tensor] = iter(clip.unbind(1))
+    with torch.inference_mode():
+        return torch.stack(list(streams.stream(network, frames, tiles_at_once)), 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("frames", [1, 2, 3, 12, 13, 16, 17, 29])
+def test_as_many_frames_out_as_in(name: str, frames: int) -> None:
+    clip = moving_clip(frames, 16, 16)
+    assert run(lively(name), clip).shape == clip.shape
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stack_of_tiles_equals_each_tile_alone(name: str) -> None:
+    network = lively(name)
+    stack = torch.cat((moving_clip(20, 32, 32), moving_clip(20, 32, 32).flip(3)))
+    together = run(network, stack)
+    torch.testing.assert_close(together, run(network, stack, 1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(together[:1], run(network, stack[:1]), rtol=0, atol=1e-5)
+
+
+def test_lite_streamed_is_close_to_the_whole_clip() -> None:
+    """The forward propagation is exact across chunks; the backward one is cut LOOKAHEAD frames after each."""
+    network = lively("lite")
+    clip = moving_clip(40)
+    with torch.inference_mode():
+        whole = network(clip)
+    streamed = run(network, clip)
+    change = (whole - clip).abs().mean()
+    assert change > 1e-3, "the network is meant to do something"
+    last = slice(3 * streams.CHUNK, None)  # from here on the chunk reaches the end of the clip
+    error = (streamed - whole).abs()
+    assert error.mean() < 0.05 * change
+    assert error[:, last].mean() < 0.05 * change
+
+
+def test_lite_state_is_carried_exactly() -> None:
+    network = lively("lite")
+    clip = moving_clip(9)
+    with torch.inference_mode():
+        whole = network.restore(clip, 9, None)[0]
+        # The first part sees all that follows, so only the state's way across can make a difference.
+        first, state = network.restore(clip, 4, None)
+        rest, _ = network.restore(clip[:, 4:], 5, state)
+    torch.testing.assert_close(torch.cat((first, rest), 1), whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "identity"])
+def test_gradients_reach_every_parameter(name: str) -> None:
+    network = lively(name).train()
+    clip = moving_clip(4)
+    network(clip).square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_close(name: str) -> None:
+    network = lively(name)
+    clip = moving_clip(6)
+    exact = run(network, clip)
+    half = run(network.to(torch.bfloat16), clip)
+    assert half.dtype == torch.float32
+    # bfloat16 keeps 8 bits of what is added to the frame, so errors stay far below that
+    assert (half - exact).abs().mean() <= 0.05 * (exact - clip).abs().mean()
+
+
+def test_an_untrained_lite_returns_its_input() -> None:
+    clip = moving_clip(3)
+    assert torch.equal(run(NETWORKS["lite"](), clip), clip)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", NAMES)
+def test_cuda_agrees_with_the_cpu(name: str) -> None:
+    network, clip = lively(name), moving_clip(6)
+    expected = run(network, clip)
+    torch.testing.assert_close(run(network.cuda(), clip.cuda()).cpu(), expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("motion", [(0.0, 0.0), (3.0, -1.0), (-6.5, 2.25), (10.0, 8.0)])
+def test_lucas_kanade_finds_a_shift(motion: tuple[float, float]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    coarse = [torch.rand(1, 1, 200 // k, 240 // k, generator=generator) for k in (4, 10, 20, 40)]  # as pictures have
+    texture = torch.stack([nn.functional.interpolate(layer, (200, 240), mode="bicubic") for layer in coarse]).mean(0)
+    shift = torch.tensor(motion)[None, :, None, None].expand(1, 2, 200, 240)
+    a = texture
+    b = lucas_kanade.sample(texture, -shift)  # what is at x in a is at x + motion in b
+    found = lucas_kanade.flow(a, b)[..., 40:-40, 40:-40]
+    assert found.mean((0, 2, 3)).tolist() == pytest.approx(motion, abs=0.1)
+    assert found.std((0, 2, 3)).max() < 0.2

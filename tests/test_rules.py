@@ -1,0 +1,75 @@
+"""Who may import whom, and that what is documented is there."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.conftest import ROOT
+from vdeblur.cli import main
+
+SOURCE = ROOT / "src" / "vdeblur"
+FILES = sorted(SOURCE.rglob("*.py"))
+STAGES = {"decode", "color", "scenes", "tiles", "streams", "encode"}
+OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool"},
+          "rich": {"cli"}, "click": {"cli", "train.pool", "train.loop"}}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_one_way(path: Path) -> None:
+    name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    ours = {module.removeprefix("vdeblur.") for module in imports(path) if module.startswith("vdeblur.")}
+    if name != "__main__":
+        assert not any(module.startswith("cli") for module in ours), "nothing imports cli"
+    if name.startswith("networks."):
+        assert all(module.startswith("networks") for module in ours)
+    if name in STAGES:
+        allowed = {"frame", "errors"} | {"encode": {"decode"}, "streams": {"networks"}}.get(name, set())
+        assert {module.split(".")[0] for module in ours} <= allowed
+    for package, owners in OWNERS.items():
+        if any(module.split(".")[0] == package for module in imports(path)):
+            assert name in owners, f"{package} belongs to {owners}"
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys; from vdeblur.cli import main; main(['run', '--help'], standalone_mode=False); "
+    code += "assert not {'torch', 'av', 'numpy', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("name", [None, *main.commands])
+def test_every_command_has_help_with_two_examples(vdeblur, name: str | None) -> None:
+    text = vdeblur(*([name] if name else []), "-h").output
+    assert text.split("Examples:")[1].count("\n  vdeblur ") + text.split("Examples:")[1].count("\n    vdeblur ") >= 2
+    command = main.commands[name] if name else main
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{parameter.name} has no help"
+
+
+def test_the_readme_names_every_option() -> None:
+    text = (ROOT / "README.md").read_text()
+    for command in main.commands.values():
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert any(f"`{option}" in text or f" {option}" in text for option in parameter.opts), parameter.name
+
+
+def test_no_unsafe_loading() -> None:
+    for path in FILES:
+        for line in path.read_text().splitlines():
+            assert "pickle.load" not in line
+            assert "torch.load(" not in line.replace("safetensors.torch", "") or "weights_only=True" in line

@@ -1,0 +1,40 @@
+"""Tiles: cut and blended."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from vdeblur.tiles import pad_to, plan_tiles
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (64, 64), (65, 97), (150, 200), (480, 854), (1, 10000), (2160, 33)])
+@pytest.mark.parametrize("tile", [None, (64, 64), (96, 128)])
+@pytest.mark.parametrize("multiple", [1, 4, 32])
+def test_split_and_join_are_the_identity(size: tuple[int, int], tile: tuple[int, int] | None, multiple: int) -> None:
+    plan = plan_tiles(*size, tile, 32, multiple)
+    picture = torch.rand(3, *size)
+    tiles = plan.split(picture)
+    assert tiles.shape == (plan.count, 3, *plan.tile)
+    assert all(side % multiple == 0 for side in plan.tile)
+    torch.testing.assert_close(plan.join(tiles), picture)
+
+
+def test_neighbours_share_at_least_the_overlap() -> None:
+    plan = plan_tiles(480, 854, (128, 160), 32, 4)
+    for starts, side in ((plan.tops, plan.tile[0]), (plan.lefts, plan.tile[1])):
+        assert all(b - a <= side - 32 + 4 for a, b in pairwise(starts)), "but for the grid"
+
+
+def test_blending_has_no_seams() -> None:
+    """Where tiles disagree, the joined picture moves from one to the other without a step."""
+    plan = plan_tiles(64, 160, (64, 96), 32, 4)
+    tiles = torch.stack([torch.full((3, 64, 96), float(index)) for index in range(plan.count)])
+    joined = plan.join(tiles)
+    assert joined.diff(dim=2).abs().max() < 0.1
+
+
+def test_padding_mirrors() -> None:
+    picture = torch.arange(6.0).reshape(1, 2, 3)
+    assert pad_to(picture, 2, 7)[0, 0].tolist() == [0, 1, 2, 1, 0, 1, 2]
+    assert pad_to(torch.ones(3, 1, 1), 8, 8).shape == (3, 8, 8)

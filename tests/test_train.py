@@ -1,0 +1,145 @@
+"""The training tools: clips with a known truth, and a loop that stops and goes on."""
+
+import json
+from pathlib import Path
+
+import numpy
+import pytest
+import safetensors.torch
+import torch
+from click.testing import CliRunner
+
+from tests import clips
+from vdeblur.train import loop, losses, pool, synth
+
+SHAPE = synth.ClipShape(3, 32)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def stills() -> list[torch.Tensor]:
+    coarse = torch.rand(3, 3, 20, 25, generator=generator(0))
+    fine = torch.nn.functional.interpolate(coarse, (160, 200), mode="bicubic")
+    return list((fine.clamp(0, 1) * 255).to(torch.uint8))
+
+
+def test_a_clip_is_a_function_of_its_seed(stills: list[torch.Tensor]) -> None:
+    first, again = (synth.render_clip(generator(3), stills, SHAPE) for _ in range(2))
+    other = synth.render_clip(generator(4), stills, SHAPE)
+    assert first[0].shape == first[1].shape == (3, 3, 32, 32)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_blur_is_where_motion_is(stills: list[torch.Tensor]) -> None:
+    """Clips are blurrier than their truth, but for the share that is meant to be sharp."""
+    sharp_clips = 0
+    for seed in range(30):
+        blurry, sharp = (clip.float() for clip in synth.render_clip(generator(seed), stills, SHAPE))
+        if torch.equal(blurry, sharp):
+            sharp_clips += 1
+            continue
+        assert 5 < (10 * torch.log10(255**2 / (blurry - sharp).square().mean())) < 60
+    assert 0 < sharp_clips < 12
+
+
+def test_a_path_has_the_speed_asked_for() -> None:
+    times = torch.arange(0, 7, 0.1)
+    for seed in range(10):
+        path = synth.draw_path(generator(seed), times, 6.0, 160)
+        points = torch.tensor([[0.0, 0, 1], [0.8, 0.8, 1], [-0.8, 0.8, 1], [0.8, -0.8, 1], [-0.8, -0.8, 1]])
+        places = torch.einsum("nij,pj->npi", path, points)
+        places = places[..., :2] / places[..., 2:] * 80
+        travelled = (places[1:] - places[:-1]).norm(dim=-1).sum(0).mean() / (times[-1] - times[0])
+        assert travelled == pytest.approx(6.0, rel=0.35), "slants and limits bend the figure a little"
+
+
+def test_averaging_real_frames() -> None:
+    frames = (torch.rand(60, 3, 96, 128, generator=generator(1)) * 255).to(torch.uint8)
+    blurry, sharp = synth.average_clip(generator(2), frames, SHAPE)
+    assert blurry.shape == sharp.shape == (3, 3, 32, 32)
+    assert blurry.float().std() < sharp.float().std()
+
+
+def test_compression_keeps_the_picture(stills: list[torch.Tensor]) -> None:
+    gray = stills[0].float().mean(0, keepdim=True).expand(3, -1, -1).to(torch.uint8)  # chroma is halved in size
+    clip = torch.stack([gray[:, :64, k : k + 64] for k in range(3)])
+    coded = synth.compress(clip, 20)
+    assert coded.shape == clip.shape
+    assert 0 < (coded.float() - clip.float()).abs().mean() < 3
+
+
+def test_validation_photographs_are_kept_apart() -> None:
+    names = [f"picture_{index}.jpg" for index in range(1000)]
+    held_out = [name for name in names if synth.is_held_out(name)]
+    assert 60 < len(held_out) < 140
+    assert synth.is_held_out(held_out[0])
+
+
+def test_losses_against_their_definitions() -> None:
+    a, b = torch.rand(2, 3, 3, 8, 8), torch.rand(2, 3, 3, 8, 8)
+    difference = (a - b).double().numpy()
+    assert float(losses.charbonnier(a, b)) == pytest.approx(numpy.sqrt(difference**2 + 1e-6).mean(), rel=1e-5)
+    transform = numpy.fft.rfft2(difference, norm="ortho")
+    expected = (abs(transform.real).mean() + abs(transform.imag).mean()) / 2
+    assert float(losses.spectral(a, b)) == pytest.approx(expected, rel=1e-5)
+    expected = numpy.log((difference**2).mean((-1, -2, -3)) + 1e-4).mean()
+    assert float(losses.log_error(a, b)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A pool and a validation set made by the real command from a handful of pictures."""
+    monkeypatch.setattr(pool, "SHARD_CLIPS", 4)
+    stills_dir = tmp_path / "stills"
+    stills_dir.mkdir()
+    for index in range(12):
+        shift = f"mandelbrot=size=96x96:start_x={-0.7 + index * 0.01}:start_scale=0.5"
+        clips.ffmpeg("-f", "lavfi", "-i", shift, "-frames:v", 1, stills_dir / f"p{index}.png")
+    names = [synth.is_held_out(path.name) for path in stills_dir.iterdir()]
+    assert any(names)
+    assert not all(names)
+    for extra in ([], ["--validation"]):
+        options = ["--stills", stills_dir, "--clips", "4", "--side", "32", "--frames", "3", *extra]
+        target = tmp_path / ("validation" if extra else "pool")
+        result = CliRunner().invoke(pool.main, [str(target), *map(str, options)])
+        assert result.exit_code == 0, result.output
+    return tmp_path / "pool", tmp_path / "validation"
+
+
+def train(out: Path, folders: tuple[Path, Path], *options: object) -> None:
+    small = ["--channels", 8, "--blocks", 1, "--clips", 2, "--frames", 3, "--side", 32, "--validate-every", 4]
+    arguments = [out, "--pool", folders[0], "--validation", folders[1], *small, *options]
+    result = CliRunner().invoke(loop.main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+
+
+def test_training_goes_on_where_it_stopped(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    train(tmp_path / "a", folders, "--iterations", 4)
+    train(tmp_path / "a", folders, "--iterations", 8)
+    log = (tmp_path / "a" / "log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["step", "4", "8"]
+    with safetensors.safe_open(tmp_path / "a" / "best.safetensors", "pt") as file:
+        facts = json.loads(file.metadata()["training"])
+    assert facts["channels"] == 8
+    assert facts["optimiser"] == "muon"
+
+
+def test_interrupted_equals_uninterrupted(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    train(tmp_path / "a", folders, "--iterations", 8)
+    train(tmp_path / "b", folders, "--iterations", 4)
+    train(tmp_path / "b", folders, "--iterations", 8)
+    a, b = (torch.load(tmp_path / name / "state.pt", weights_only=True)["network"] for name in "ab")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_training_learns(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    """A pool of four clips is learnt by heart."""
+    train(tmp_path / "a", (folders[0], folders[0]), "--iterations", 200, "--validate-every", 100)
+    last = dict(
+        zip(*(line.split(",") for line in (tmp_path / "a" / "log.csv").read_text().splitlines()[::2]), strict=True)
+    )
+    assert float(last["restored"]) > float(last["blurry"]) + 0.1

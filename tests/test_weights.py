@@ -1,0 +1,105 @@
+"""Weights: the right ones are loaded, everything else is refused with a reason."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from tests import clips
+from vdeblur import weights
+from vdeblur.errors import ExitStatus, ModelError
+from vdeblur.networks.lite import Lite
+
+
+def test_every_entry_loads() -> None:
+    for name in weights.entries():
+        network = weights.load_model(name)
+        assert not network.training
+        assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_the_weights_in_the_package_are_small_and_whole() -> None:
+    entry = weights.find_entry("lite")
+    assert entry.file is not None
+    file = Path(weights.__file__).with_name(entry.file)
+    assert file.stat().st_size <= 4_000_000
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+@pytest.mark.parametrize("wrap", [None, "state_dict", "params_ema", "module."])
+def test_a_checkpoint_of_ours_loads(tmp_path: Path, suffix: str, wrap: str | None) -> None:
+    network = Lite()
+    torch.nn.init.normal_(network.reconstruct.bias)
+    state = network.half().state_dict()
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    elif wrap == "module.":
+        torch.save({"module." + key: value for key, value in state.items()}, path)
+    else:
+        torch.save({wrap: state, "epoch": 3} if wrap else state, path)
+    loaded = weights.load_model("lite", path)
+    assert torch.equal(loaded.reconstruct.bias, network.reconstruct.bias.float())
+
+
+class Malice:
+    """A pickle that writes a file when it is read carelessly."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return (Path.touch, (self.target,))
+
+
+def test_faulty_checkpoints(vdeblur, tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mkv", frames=2)
+    state = Lite().state_dict()
+
+    def refused(path: Path) -> str:
+        result = vdeblur("run", source, tmp_path / "out.mkv", "--weights", path)
+        assert result.exit_code == ExitStatus.MODEL, result.output
+        lines = [line for line in result.output.splitlines() if line.startswith("vdeblur: ")]
+        assert len(lines) == 1
+        assert not (tmp_path / "out.mkv").exists()
+        return lines[0]
+
+    assert "no such file" in refused(tmp_path / "none.pt")
+    page = tmp_path / "page.pth"
+    page.write_text("<!DOCTYPE html><html>quota exceeded</html>")
+    assert "is a web page" in refused(page)
+    torch.save(state, tmp_path / "whole.pt")
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes((tmp_path / "whole.pt").read_bytes()[:100_000])
+    assert "not a whole PyTorch checkpoint" in refused(cut)
+    safetensors.torch.save_file(state, tmp_path / "whole.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((tmp_path / "whole.safetensors").read_bytes()[:100_000])
+    assert "not a whole safetensors file" in refused(cut)
+    evil = tmp_path / "evil.pt"
+    torch.save({"state_dict": Malice(tmp_path / "owned")}, evil)
+    assert "was not run" in refused(evil)
+    evil.write_bytes(pickle.dumps(Malice(tmp_path / "owned")))
+    assert "was not run" in refused(evil)
+    assert not (tmp_path / "owned").exists()
+    noise = tmp_path / "noise.pt"
+    noise.write_bytes(bytes(range(256)) * 40)
+    refused(noise)
+    other = tmp_path / "other.pt"
+    torch.save({"conv.weight": torch.zeros(3)}, other)
+    assert "tensors missing" in refused(other)
+    torch.save({**state, "extra": torch.zeros(1)}, other)
+    assert "1 unknown, extra first" in refused(other)
+    torch.save(Lite(channels=32).state_dict(), other)
+    assert "of another shape" in refused(other)
+    torch.save([1, 2], other)
+    assert "no tensors by name" in refused(other)
+
+
+def test_identity_has_no_weights(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match="has no weights"):
+        weights.load_model("identity", path)
