@@ -46,8 +46,9 @@ LUMA = (0.299, 0.587, 0.114)  # BT.601; only the weights' proportions matter her
 SHIFTS = (-0.75, -0.5, -0.25, -0.125, 0.125, 0.25, 0.5, 0.75)
 SAMPLES = len(SHIFTS) + 2  # and the neighbours, each moved onto the frame
 BLOCK = SCALE**2
-WINDOWS = (3, 9)  # in positions of the features; energies are averaged over these
-ENERGIES = len(WINDOWS) * (SAMPLES + 2) + 2  # of samples and gradients, and of the motion itself
+LEVELS = 4  # energies are averaged over windows of 12, 48 and 112 pixels, and over the whole frame
+ENERGIES = LEVELS * (SAMPLES + 2) + 2  # of samples and gradients, and of the motion itself
+WEIGHING = 64  # width of the small network that weighs the samples by their energies
 INPUTS = 3 * BLOCK + SAMPLES * BLOCK + 4 + ENERGIES  # RGB, samples, both motions, energies
 
 
@@ -77,11 +78,13 @@ class Lite(Network):
         self.backward_propagation = Propagation(channels, blocks)
         self.forward_propagation = Propagation(channels, blocks)
         self.weigh = nn.Sequential(
-            nn.Conv2d(ENERGIES, channels, 1),
+            nn.Conv2d(ENERGIES, WEIGHING, 1),
             nn.LeakyReLU(SLOPE),
-            nn.Conv2d(channels, channels, 1),
+            nn.Conv2d(WEIGHING, WEIGHING, 3, padding=1),
             nn.LeakyReLU(SLOPE),
-            nn.Conv2d(channels, SAMPLES, 1),
+            nn.Conv2d(WEIGHING, WEIGHING, 3, padding=1),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(WEIGHING, SAMPLES, 1),
         )
         self.reconstruct = nn.Conv2d(2 * channels, 3 * BLOCK + SAMPLES * BLOCK, 3, padding=1)
         for parameter in (*self.reconstruct.parameters(), *self.weigh[-1].parameters()):
@@ -98,14 +101,14 @@ class Lite(Network):
         Gives the frames, in the clip's precision, and the state after the last of them.
         """
         time = blurry.shape[1]
-        weights = blurry.new_tensor(LUMA)[:, None, None]
-        lumas = [(frame * weights).sum(1, keepdim=True) for frame in blurry.unbind(1)]  # T x (B, 1, H, W)
-        features, samples, energies = [], [], []  # T x (B, C, h, w), T x (B, 160, h, w), T x (B, 26, h, w)
+        weights = blurry.new_tensor(LUMA)
+        lumas = [torch.einsum("bchw,c->bhw", frame, weights)[:, None] for frame in blurry.unbind(1)]  # T x (B, 1, H, W)
+        features, samples, energies = [], [], []  # T x (B, C, h, w), T x (B, 160, h, w), T x (B, 50, h, w)
         for index, (frame, luma) in enumerate(zip(blurry.unbind(1), lumas, strict=True)):
             previous = lumas[index - 1] if index else None if state is None else state.luma
             following = lumas[index + 1] if index + 1 < time else None
-            seen = look_along_motion(frame, luma, previous, following)
-            seen = seen.to(self.reconstruct.weight.dtype, memory_format=torch.channels_last)
+            seen = look_along_motion(frame, luma, previous, following, self.reconstruct.weight.dtype)
+            seen = seen.contiguous(memory_format=torch.channels_last)
             features.append(self.extract(seen))
             samples.append(seen[:, 3 * BLOCK : -4 - ENERGIES])
             energies.append(seen[:, -ENERGIES:])
@@ -135,11 +138,13 @@ class Lite(Network):
 
 
 @torch.no_grad()
-def look_along_motion(frame: Tensor, luma: Tensor, previous: Tensor | None, following: Tensor | None) -> Tensor:
-    """Give a frame with what its motion shows: (B, INPUTS, H/4, W/4) float32, scaled to about unit variance.
+def look_along_motion(
+    frame: Tensor, luma: Tensor, previous: Tensor | None, following: Tensor | None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Give a frame with what its motion shows: (B, INPUTS, H/4, W/4) in dtype, scaled to about unit variance.
 
-    frame: (B, 3, H, W) RGB in [0, 1]. luma: its luma (B, 1, H, W). previous, following: its neighbours' lumas, None
-    beyond the ends of the clip, where motion is taken to go on as it was.
+    frame: (B, 3, H, W) RGB in [0, 1], float32. luma: its luma (B, 1, H, W). previous, following: its neighbours'
+    lumas, None beyond the ends of the clip, where motion is taken to go on as it was.
     """
     with torch.autocast(frame.device.type, enabled=False):
         forward, backward = _motions(luma, previous, following)  # (B, 2, H/4, W/4), in pixels of that size
@@ -148,36 +153,56 @@ def look_along_motion(frame: Tensor, luma: Tensor, previous: Tensor | None, foll
             for motion in (forward, backward)
         )  # (B, 2, H, W)
         travel = (ahead - behind) / 2  # from frame to frame
-        views = [lucas_kanade.sample(luma, travel * shift) for shift in SHIFTS]
-        views.append(luma if following is None else lucas_kanade.sample(following, ahead))
-        views.append(luma if previous is None else lucas_kanade.sample(previous, behind))
-        samples = torch.cat(views, 1) - luma  # (B, 10, H, W)
-        pixels = torch.cat(((frame - 0.5) * CONTRAST, samples * DETAIL), 1)  # (B, 13, H, W)
-        energies = _energies(luma, samples, travel, forward + backward)
-        return torch.cat((F.pixel_unshuffle(pixels, SCALE), forward, backward, energies), 1)
+        seen = luma.new_empty(luma.shape[0], SAMPLES + 2, *luma.shape[-2:])  # filled in place: these are large
+        here, step = lucas_kanade.places(luma), lucas_kanade.steps(travel)
+        for index, shift in enumerate(SHIFTS):
+            seen[:, index : index + 1] = lucas_kanade.look(luma, torch.add(here, step, alpha=shift))
+        seen[:, -4:-3] = luma if following is None else lucas_kanade.sample(following, ahead)
+        seen[:, -3:-2] = luma if previous is None else lucas_kanade.sample(previous, behind)
+        samples = seen[:, :SAMPLES].sub_(luma)
+        speed = _gradients_along_and_across(luma, travel, seen[:, -2:])
+        energies = _energies(seen, speed, forward + backward)
+
+        pixels = torch.empty(luma.shape[0], 3 + SAMPLES, *luma.shape[-2:], dtype=dtype, device=luma.device)
+        pixels[:, :3] = (frame - 0.5) * CONTRAST
+        pixels[:, 3:] = samples.mul_(DETAIL)
+        rest = torch.cat((forward, backward, energies), 1).to(dtype)
+        return torch.cat((F.pixel_unshuffle(pixels, SCALE), rest), 1)
 
 
-def _energies(luma: Tensor, samples: Tensor, travel: Tensor, bend: Tensor) -> Tensor:
-    """Give logarithms of local mean squares: of the samples, of the gradients along and across, and of the motion.
+def _gradients_along_and_across(luma: Tensor, travel: Tensor, gradients: Tensor) -> Tensor:
+    """Write luma's gradients along and across its motion to gradients (B, 2, H, W); give the speed (B, 1, H, W)."""
+    wide = F.pad(luma, (1, 1, 1, 1), mode="replicate")
+    gradient_x = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2
+    gradient_y = (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
+    x, y = travel.split(1, 1)
+    speed = (x * x + y * y).sqrt_().clamp_(min=1e-3)
+    gradients[:, :1] = (gradient_x * x + gradient_y * y) / speed
+    gradients[:, 1:] = (gradient_x * y - gradient_y * x) / speed
+    return speed
+
+
+def _energies(seen: Tensor, speed: Tensor, bend: Tensor) -> Tensor:
+    """Give logarithms of local mean squares: of samples and gradients, and of the motion: (B, ENERGIES, H/4, W/4).
 
     As a function of the shift, the samples' squares are the structure function of the picture along its motion.
-    travel: (B, 2, H, W). bend: by how much the motions to both neighbours differ, (B, 2, H/4, W/4).
+    seen: (B, 12, H, W). speed: (B, 1, H, W). bend: by how much the motions to both neighbours differ, at a quarter.
     """
-    wide = F.pad(luma, (1, 1, 1, 1), mode="replicate")
-    gradient_x, gradient_y = (
-        (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2,
-        (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2,
-    )
-    speed = travel.norm(dim=1, keepdim=True).clamp(min=1e-3)
-    x, y = (travel / speed).split(1, 1)
-    along, across = gradient_x * x + gradient_y * y, gradient_x * y - gradient_y * x
-    squares = F.avg_pool2d(torch.cat((samples, along, across), 1).square(), SCALE)
-    means = [F.avg_pool2d(squares, side, 1, side // 2, count_include_pad=False) for side in WINDOWS]
+    squares = F.avg_pool2d(seen.square(), SCALE)
+    size = squares.shape[-2:]
+    coarse = F.avg_pool2d(squares, SCALE, ceil_mode=True, count_include_pad=False)  # (B, 12, H/16, W/16)
+    wider = (F.interpolate(_window_mean(coarse, side), size, mode="bilinear", align_corners=False) for side in (3, 7))
+    everywhere = squares.mean((2, 3), keepdim=True).expand_as(squares)  # the shutter is the same in the whole frame
+    means = [_window_mean(squares, 3), *wider, everywhere]
     # Offsets and factors bring the logarithms to about zero mean and unit variance.
     logs = ((torch.cat(means, 1) + 1e-5).log() + 8) / 2
-    return torch.cat(
-        (logs, (F.avg_pool2d(speed, SCALE) + 0.1).log(), (bend.norm(dim=1, keepdim=True) * SCALE + 0.1).log()), 1
-    )
+    speed = F.avg_pool2d(speed, SCALE)
+    bend = bend.norm(dim=1, keepdim=True) * SCALE
+    return torch.cat((logs, (speed + 0.1).log(), (bend + 0.1).log()), 1)
+
+
+def _window_mean(values: Tensor, side: int) -> Tensor:
+    return F.avg_pool2d(values, side, 1, side // 2, count_include_pad=False)
 
 
 def _motions(luma: Tensor, previous: Tensor | None, following: Tensor | None) -> tuple[Tensor, Tensor]:

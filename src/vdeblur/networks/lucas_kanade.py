@@ -40,13 +40,26 @@ def sample(picture: Tensor, motion: Tensor) -> Tensor:
 
     picture: (B, C, h, w). motion: (B, 2, h, w) in pixels, horizontal first. Result: picture's shape.
     """
-    height, width = picture.shape[-2:]
-    y = torch.arange(height, device=picture.device, dtype=motion.dtype)
-    x = torch.arange(width, device=picture.device, dtype=motion.dtype)
-    # From pixels to grid_sample's coordinates, -1 to 1 from the first pixel's outer edge to the last one's.
-    across = (x + 0.5) * (2 / width) - 1 + motion[:, 0] * (2 / width)
-    down = ((y + 0.5) * (2 / height) - 1)[:, None] + motion[:, 1] * (2 / height)
-    return F.grid_sample(picture, torch.stack((across, down), -1), padding_mode="border", align_corners=False)
+    return look(picture, places(motion) + steps(motion))
+
+
+def look(picture: Tensor, grid: Tensor) -> Tensor:
+    """Sample picture (B, C, h, w) at the places of a grid, see places and steps."""
+    return F.grid_sample(picture, grid, padding_mode="border", align_corners=False)
+
+
+def places(like: Tensor) -> Tensor:
+    """Give each pixel's own place, (1, h, w, 2): -1 to 1 from the first pixel's outer edge to the last one's."""
+    height, width = like.shape[-2:]
+    y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) * (2 / height) - 1
+    x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) * (2 / width) - 1
+    return torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), -1)[None]
+
+
+def steps(motion: Tensor) -> Tensor:
+    """Give a motion (B, 2, h, w) in pixels in the units of places, (B, h, w, 2)."""
+    height, width = motion.shape[-2:]
+    return torch.stack((motion[:, 0] * (2 / width), motion[:, 1] * (2 / height)), -1)
 
 
 def _refine(a: Tensor, b: Tensor, motion: Tensor) -> Tensor:

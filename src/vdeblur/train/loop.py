@@ -36,7 +36,7 @@ SPECTRAL_WEIGHT = 0.3
 LOG_ERROR_WEIGHT = 0.02  # brings its gradients to the size of the other loss's, for the clipping
 AVERAGE_DECAY = 0.998  # of the averaged weights, per step
 GRADIENT_NORM = 0.5
-OTHERS_RATE = 0.5  # rate of what Muon does not move (first and last convolution, biases), as a share of Muon's
+OTHERS_RATE = 1.0  # rate of what Muon does not move (ends, weighing, biases), as a share of Muon's
 
 
 class ClipPool:
@@ -131,15 +131,15 @@ def _psnr(restored: Tensor, sharp: Tensor) -> float:
 class Optimiser:
     """Muon for the convolutions' weights seen as matrices, AdamW for everything else.
 
-    Muon (K. Jordan, 2024; PyTorch's own) makes each step's matrix nearly orthogonal, which on this network reached
-    the same loss in about half the steps of AdamW.
+    Muon (K. Jordan, 2024; PyTorch's own) makes each step's matrix nearly orthogonal. On one batch of five clips learnt
+    by heart it gained 6.6 dB in 120 steps, AdamW at its best rate 4.4 dB.
     """
 
     def __init__(self, network: nn.Module, rate: float, kind: str) -> None:
         self.rate = rate
         named = dict(network.named_parameters())
-        ends = ("extract.0.", "reconstruct.")
-        chosen = [n for n, p in named.items() if p.ndim == 4 and not n.startswith(ends)] if kind == "muon" else []
+        others = ("extract.0.", "reconstruct.", "weigh.")
+        chosen = [n for n, p in named.items() if p.ndim == 4 and not n.startswith(others)] if kind == "muon" else []
         self.kernels = [named[name] for name in chosen]
         # Each matrix shares its kernel's storage; its gradient is handed over before each step.
         self.matrices = [nn.Parameter(kernel.data.flatten(1)) for kernel in self.kernels]
