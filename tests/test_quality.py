@@ -68,7 +68,7 @@ def test_lite_restores_what_is_blurred_here() -> None:
         if torch.equal(blurry, sharp):
             continue
         with torch.inference_mode():
-            restored = torch.cat(list(streams.stream(network, iter(blurry[:, None]), 1))).clamp(0, 1)
+            restored = torch.cat(list(streams.stream(network, iter(blurry.split(1)), 1))).clamp(0, 1)
         before, after = (blurry - sharp).square().mean(), (restored - sharp).square().mean()
         gains.append(float(10 * torch.log10(before / after)))
     assert numpy.mean(gains) > 0.3

@@ -4,22 +4,17 @@ Each function here takes a network and an iterator of stacks of tiles, (B, 3, h,
 frame, and gives an iterator of as many restored stacks, in order. How far it reads ahead is its own business.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from vdeblur.networks.layers import Network
 
-CHUNK = 12  # frames restored at a time by a clip network; more cost memory, fewer repeat more of the look-ahead
-LOOKAHEAD = 4  # frames beyond the chunk that it may see; what lies further ahead changes the result by noise only
-
 
 def stream(network: Network, stacks: Iterator[Tensor], tiles_at_once: int) -> Iterator[Tensor]:
     """Feed a scene to a network by its own kind of feeding, at most `tiles_at_once` of each stack in one call."""
-    feeding = {"frame": stream_frames, "clip": stream_clip}[network.feeding]
-    return feeding(network, stacks, tiles_at_once)
+    return FEEDINGS[network.feeding](network, stacks, tiles_at_once)
 
 
 def stream_frames(network: Network, stacks: Iterator[Tensor], tiles_at_once: int) -> Iterator[Tensor]:
@@ -28,31 +23,20 @@ def stream_frames(network: Network, stacks: Iterator[Tensor], tiles_at_once: int
         yield torch.cat([network(part) for part in stack.split(tiles_at_once)])
 
 
-def stream_clip(network: Any, stacks: Iterator[Tensor], tiles_at_once: int) -> Iterator[Tensor]:
-    """Feed a bidirectional network chunk by chunk; the state of its forward propagation is carried on exactly.
+def stream_neighbours(network: Network, stacks: Iterator[Tensor], tiles_at_once: int) -> Iterator[Tensor]:
+    """Feed a network that looks at a frame and its two neighbours; it gets None for those beyond the scene's ends."""
+    previous: Tensor | None = None
+    current = next(stacks, None)
+    while current is not None:
+        following = next(stacks, None)
+        parts = []
+        for first in range(0, len(current), tiles_at_once):
+            part = slice(first, first + tiles_at_once)
+            window = (None if frame is None else frame[part] for frame in (previous, current, following))
+            parts.append(network(*window))
+        yield torch.cat(parts)
+        previous, current = current, following
 
-    Only the backward propagation is cut short: it begins LOOKAHEAD frames after the chunk instead of at the end.
-    """
-    window: list[Tensor] = []
-    states: list[Any] = []  # per part of the stack; what it is, is the network's business
-    over = False
-    while not over:
-        while len(window) < CHUNK + LOOKAHEAD:
-            stack = next(stacks, None)
-            if stack is None:
-                over = True
-                break
-            window.append(stack)
-        if not window:
-            return
-        keep = len(window) if over else CHUNK
-        parts = zip(*(stack.split(tiles_at_once) for stack in window), strict=True)
-        restored: list[Tensor] = []
-        for index, part in enumerate(parts):
-            if len(states) == index:
-                states.append(None)
-            result, states[index] = network.restore(torch.stack(part, 1), keep, states[index])
-            restored.append(result)
-        del window[:keep]
-        for index in range(keep):
-            yield torch.cat([part[:, index] for part in restored]) if len(restored) > 1 else restored[0][:, index]
+
+Feeding = Callable[[Network, Iterator[Tensor], int], Iterator[Tensor]]
+FEEDINGS: dict[str, Feeding] = {"frame": stream_frames, "neighbours": stream_neighbours}

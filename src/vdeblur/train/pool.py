@@ -68,8 +68,8 @@ def make_shard(
 @click.option("--videos", type=click.Path(path_type=Path, exists=True), help="Folder of sharp videos.")
 @click.option("--clips", default=4000, show_default=True, help="How many clips to make, rounded up to whole shards.")
 @click.option("--validation", is_flag=True, help="Use the held-out photographs instead of the others.")
-@click.option("--side", default=160, show_default=True, help="Side of the square frames in pixels.")
-@click.option("--frames", default=7, show_default=True, help="Frames in a clip.")
+@click.option("--side", default=96, show_default=True, help="Side of the square frames in pixels.")
+@click.option("--frames", default=5, show_default=True, help="Frames in a clip.")
 @click.option("--first-shard", default=0, show_default=True, help="Begin here (to share the work between processes).")
 @click.option("--seed", default=0, show_default=True)
 def main(
