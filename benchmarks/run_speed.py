@@ -1,6 +1,6 @@
 """Speed and memory of `vdeblur run`, and the share of what its parts allow.
 
-    python benchmarks/run_speed.py [--model lite] [--size 1280x720] [--frames 60] [--memory]
+    python -m benchmarks.run_speed [--model lite] [--size 1280x720] [--frames 60] [--memory]
 
 The clip is examples/square.mp4, repeated forth and back to the length asked for. Each part (decoding, the network
 with colour and tiles, encoding) is measured alone in this process, then the whole in a process of its own; all in
@@ -67,7 +67,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     network = weights.load_model(options.model)
     precision = device.choose_precision("auto", chosen, network)
     network = device.place(network, chosen, precision)
-    plan = pipeline.plan_tiles(settings, source.info.height, source.info.width, network.multiple, chosen)
+    plan = pipeline.plan_tiles(settings, source.info.height, source.info.width, network.multiple)
     restorer = pipeline.Restorer(network, plan, chosen, settings)
     list(restorer.restore(iter(frames[:4])))  # warm-up
     restorer = pipeline.Restorer(network, plan, chosen, settings)

@@ -1,7 +1,6 @@
 """The command line: parse, call one function, show what happened."""
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -12,6 +11,7 @@ import tomllib
 import traceback
 from collections.abc import Iterator
 from fractions import Fraction
+from json import dumps
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,12 +53,21 @@ def _read_config(explicit: Path | None) -> dict[str, Any]:
                 tables = tomllib.loads(path.read_text("utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
                 raise click.UsageError(f"{path} cannot be read as TOML: {error}") from error
-            return {
-                command: {key.replace("-", "_"): value for key, value in options.items()}
-                for command, options in tables.items()
-                if isinstance(options, dict)
-            }
+            return {command: _known_options(path, command, options) for command, options in tables.items()}
     return {}
+
+
+def _known_options(path: Path, command: str, options: Any) -> dict[str, Any]:
+    """Give a command's options under the names of its parameters; refuse what it does not have."""
+    if command not in main.commands or not isinstance(options, dict):
+        raise click.UsageError(f"{path}: there is no command {command!r}; choose from {', '.join(main.commands)}")
+    parameters = {param.name: param for param in main.commands[command].params if isinstance(param, click.Option)}
+    named = {key.replace("-", "_"): value for key, value in options.items()}
+    for key in named.keys() - parameters.keys():
+        raise click.UsageError(
+            f"{path}: {command} has no option {key!r}; choose from {', '.join(map(str, parameters))}"
+        )
+    return named
 
 
 class Time(click.ParamType):
@@ -106,7 +115,7 @@ class KeyValue(click.ParamType):
 
 @main.command(short_help="Restore a video or a folder of pictures.")
 @click.argument("input", type=click.Path(path_type=Path), metavar="INPUT")
-@click.argument("output", type=click.Path(path_type=Path), metavar="OUTPUT")
+@click.argument("output", type=click.Path(), metavar="OUTPUT")
 @click.option("-m", "--model", default="lite", show_default=True, help="lite (in the package) or identity.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint for the model, .safetensors or .pt.")
 @click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps or xpu.")
@@ -137,14 +146,14 @@ class KeyValue(click.ParamType):
 @click.option("-c", "--codec", help="h264, hevc, av1, vp9, ffv1 or an encoder's name.  [default: the input's]")
 @click.option("--crf", type=click.FloatRange(0), default=16.0, show_default=True, help="Quality; lower is better.")
 @click.option("--preset", default="medium", show_default=True, help="Encoder's speed, ultrafast to veryslow.")
-@click.option("-e", "options", type=KeyValue(), multiple=True, help="Any option of the encoder; may be repeated.")
+@click.option("-e", "e", type=KeyValue(), multiple=True, help="Any option of the encoder; may be repeated.")
 @click.option("--pix-fmt", default="keep", show_default=True, help="Pixel format; keep is the input's.")
 @click.option("--lossless", is_flag=True, help="FFV1 in Matroska (.mkv).")
 @click.option("-y", "--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--json", "as_json", is_flag=True, help="Write events as JSON lines to stdout.")
+@click.option("--json", is_flag=True, help="Write events as JSON lines to stdout.")
 def run(
     input: Path,
-    output: Path,
+    output: str,
     model: str,
     weights: Path | None,
     device: str,
@@ -160,11 +169,11 @@ def run(
     codec: str | None,
     crf: float,
     preset: str,
-    options: tuple[tuple[str, str], ...],
+    e: tuple[tuple[str, str], ...],
     pix_fmt: str,
     lossless: bool,
     overwrite: bool,
-    as_json: bool,
+    json: bool,
 ) -> None:
     """Restore INPUT, a video file or a folder of numbered pictures, to OUTPUT, a video file or a folder.
 
@@ -176,7 +185,7 @@ def run(
       vdeblur run shaky.mp4 sharp.mp4
       vdeblur run drone.mov preview.mp4 -ss 1:30 -t 5 --strength 0.8
     """
-    reporter = JsonReporter() if as_json else HumanReporter()
+    reporter = JsonReporter() if json else HumanReporter()
     with reported(reporter, [str(input)]) as stop:
         if duration is not None and to is not None:
             raise UsageError("-t and --to exclude each other", "give one of them")
@@ -194,10 +203,11 @@ def run(
             tile_overlap=tile_overlap,
             scene_detect=scene_detect,
             strength=strength,
+            pictures=output.endswith(("/", os.sep)),
             cut=decode.Cut(start, stop_at, frames),
-            encoding=encode.EncodeOptions(codec, crf, preset, options, pix_fmt, lossless, overwrite),
+            encoding=encode.EncodeOptions(codec, crf, preset, e, pix_fmt, lossless, overwrite),
         )
-        pipeline.run(input, output, settings, notify=reporter.notify, stop=stop)
+        pipeline.run(input, Path(output).absolute(), settings, notify=reporter.notify, stop=stop)
 
 
 class JsonReporter:
@@ -213,7 +223,7 @@ class JsonReporter:
             if now - self.last_progress < PROGRESS_SECONDS:
                 return
             self.last_progress = now
-        click.echo(json.dumps({"v": 1, "event": event, **facts}))
+        click.echo(dumps({"v": 1, "event": event, **facts}))
 
     def close(self) -> None:
         """Nothing is left to do."""

@@ -21,7 +21,7 @@ from vdeblur.frame import Frame, Layout, layout_of, plane_array
 
 BT709, BT601 = (0.2126, 0.0722), (0.299, 0.114)
 # FFmpeg's number of the matrix (AVCOL_SPC_*): (Kr, Kb). YCgCo (8) and constant luminance (10) are close enough to
-# their neighbours for a difference; the network's picture is then slightly off in hue, the frame is not.
+# their neighbours for a difference; the network's picture is then off in hue, the frame is not.
 MATRICES = {1: BT709, 4: (0.30, 0.11), 5: BT601, 6: BT601, 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
@@ -143,6 +143,7 @@ def with_planes(frame: Frame, planes: list[Tensor], space: ColorSpace) -> av.Vid
             plane_array(picture, index)[:] = planes[space.layout.colors.index(index)].cpu().numpy()
         else:
             plane_array(picture, index)[:] = plane_array(source, index)
+    picture.duration = source.duration
     picture.colorspace = source.colorspace
     picture.color_range = source.color_range
     picture.color_primaries = source.color_primaries

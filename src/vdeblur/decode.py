@@ -6,6 +6,7 @@ thread of its own, with a bounded queue, so that decoding runs while the device 
 """
 
 import contextlib
+import math
 import queue
 import re
 import threading
@@ -25,7 +26,12 @@ from vdeblur.frame import Frame, layout_of, planar_name
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
 PICTURE_RATE = Fraction(25)  # frames a second of a folder of pictures, which has none of its own
-COVER_SECONDS_BEYOND = 10  # how far past the end of a cut-out part the other streams are read
+SECONDS_BEYOND = 10  # how far past the end of a cut-out part the other streams are read
+SEEKABLE = {
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "matroska,webm",
+    "avi",
+}  # formats with an index; others are read from their start
 BACKWARD_SLACK = Fraction(1, 1000)
 
 T = TypeVar("T")
@@ -63,6 +69,7 @@ class SourceInfo:
     duration_seconds: Fraction | None
     rotation: int = 0
     sample_aspect_ratio: Fraction | None = None
+    variable_rate: bool = False  # as far as the container tells
     streams: list[str] = field(default_factory=list)
     color: dict[str, int] = field(default_factory=dict)
 
@@ -74,32 +81,21 @@ class Warn(Protocol):
         """Take a warning."""
 
 
-class Source(Protocol):
-    """Something that gives frames."""
-
-    info: SourceInfo
-
-    def items(self) -> Iterator[Frame | av.Packet]:
-        """Give frames in presentation order, and the other streams' packets about where they belong."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the files."""
-        ...
-
-
 def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSource":
     """Open a video file or a folder of pictures.
 
     Raises: InputError where it is missing, empty, unreadable, or has no video.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder", "check the path")
-    if path.is_dir():
-        return PictureSource(path, cut)
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes)", "copy or download it again")
-    return VideoSource(path, cut, warn)
+    try:
+        if path.is_dir():
+            return PictureSource(path, cut)
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty (0 bytes)", "copy or download it again")
+        return VideoSource(path, cut, warn)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file or folder", "check the path") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {_reason(error)}", "check the path and its permissions") from error
 
 
 class VideoSource:
@@ -118,7 +114,7 @@ class VideoSource:
 
     def _open(self) -> av.container.InputContainer:
         try:
-            return av.open(str(self.path), metadata_errors="replace")
+            return av.open(str(self.path.absolute()), metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(
                 f"{self.path} cannot be read as video: {_reason(error)}", _hint(self.path, error)
@@ -127,10 +123,12 @@ class VideoSource:
     def _peek(self) -> av.VideoFrame:
         """Decode one frame."""
         with self._open() as container:
-            for packet in container.demux(self._choose_video(container)):
-                with contextlib.suppress(av.error.FFmpegError):
-                    for picture in packet.decode():
-                        return picture
+            packets = container.demux(self._choose_video(container))
+            with contextlib.suppress(av.error.FFmpegError):
+                for packet in packets:
+                    with contextlib.suppress(av.error.FFmpegError):
+                        for picture in packet.decode():
+                            return picture
         raise InputError(f"{self.path}: not one frame can be decoded", "the file is damaged")
 
     def _choose_video(self, container: av.container.InputContainer) -> av.VideoStream:
@@ -174,6 +172,7 @@ class VideoSource:
             duration_seconds=duration,
             rotation=first.rotation,
             sample_aspect_ratio=self.video.sample_aspect_ratio or None,
+            variable_rate=bool(self.video.base_rate) and self.video.base_rate != self.video.average_rate,
         )
         info.streams = [_describe_stream(stream) for stream in self.container.streams]
         info.color = {
@@ -207,7 +206,7 @@ class VideoSource:
         """Give frames and packets; see Source. Damaged packets are skipped, counted, and reported at the end."""
         begin = None if self.cut.start is None else self.start_seconds + self.cut.start
         end = None if self.cut.stop is None else self.start_seconds + self.cut.stop
-        if begin is not None:
+        if begin is not None and self.container.format.name in SEEKABLE:
             self.container.seek(int(begin / self.info.time_base), stream=self.video)
         count, damaged, video_over = 0, 0, False
         early: deque[av.Packet] = (
@@ -220,17 +219,17 @@ class VideoSource:
                 continue
             if packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty ones at the end
                 seconds = _packet_seconds(packet)
-                if video_over and (seconds is None or seconds > (end or 0) + COVER_SECONDS_BEYOND):
+                if video_over and (seconds is None or seconds > (end or 0) + SECONDS_BEYOND):
                     break
                 inside = seconds is None or ((begin is None or seconds >= begin) and (end is None or seconds < end))
                 if inside and packet.dts is not None:
-                    if self.cut.frames is None or (seconds is not None and end is not None):
+                    if self.cut.frames is None:
                         yield packet
                     else:
                         early.append(packet)
                 continue
             if video_over:
-                if (packet.pts or 0) * self.info.time_base > (end or 0) + COVER_SECONDS_BEYOND:
+                if (packet.pts or 0) * self.info.time_base > (end or 0) + SECONDS_BEYOND:
                     break
                 continue
             try:
@@ -245,12 +244,14 @@ class VideoSource:
                 past = end is not None and frame.seconds >= end - BACKWARD_SLACK
                 if past or (self.cut.frames is not None and count >= self.cut.frames):
                     video_over = True
-                    end = frame.seconds if end is None else end
+                    end = frame.seconds if end is None else min(end, frame.seconds)
                     break
                 count += 1
                 yield frame
                 while early and (_packet_seconds(early[0]) or 0) <= frame.seconds:
                     yield early.popleft()
+        if not video_over:
+            yield from self._rest(begin, stamper)  # after an error, frames may still be in the decoder
         yield from (packet for packet in early if end is None or (_packet_seconds(packet) or 0) < end)
         if damaged:
             self.warn("W_INPUT_DAMAGED", f"{damaged} packets of {self.path} could not be decoded and were left out")
@@ -258,6 +259,14 @@ class VideoSource:
             if self.cut.whole:
                 raise InputError(f"{self.path}: not one frame could be decoded", "the file is damaged")
             raise InputError(f"{self.path}: there is no frame in the part asked for", "check -ss, -t and --to")
+
+    def _rest(self, begin: Fraction | None, stamper: "_Stamper") -> Iterator[Frame]:
+        """Give the frames that the decoder still holds."""
+        with contextlib.suppress(av.error.FFmpegError, EOFError):
+            for picture in self.video.codec_context.decode(None):
+                frame = self._frame(picture, stamper)
+                if begin is None or frame.seconds >= begin:
+                    yield frame
 
     def _packets(self) -> Iterator[av.Packet | None]:
         """Demux, None for a place that cannot be read; ends at the end of what can."""
@@ -280,6 +289,9 @@ class VideoSource:
                 f"at frame {stamper.count}",
                 "split the file there",
             )
+        if planar_name(picture.format.name) != self.info.picture_format:
+            found = picture.format.name
+            raise InputError(f"{self.path}: the pixel format changes to {found} at frame {stamper.count}", "split it")
         pts = stamper.stamp(picture.pts)
         if picture.format.name != self.info.picture_format:
             picture = _to_planar(picture, self.info.picture_format)
@@ -324,9 +336,9 @@ class PictureSource:
         if not files:
             kinds = ", ".join(sorted(PICTURE_SUFFIXES))
             raise InputError(f"{path}: no pictures in this folder", f"expected files ending in {kinds}")
-        first = int((cut.start or 0) * PICTURE_RATE)
-        stop = len(files) if cut.stop is None else int(cut.stop * PICTURE_RATE)
-        files = files[first:stop][: cut.frames]
+        self.first = math.ceil((cut.start or 0) * PICTURE_RATE)
+        stop = len(files) if cut.stop is None else math.ceil(cut.stop * PICTURE_RATE)
+        files = files[self.first : stop][: cut.frames]
         if not files:
             raise InputError(f"{path}: there is no picture in the part asked for", "check -ss, -t and --to")
         self.files = files
@@ -344,6 +356,7 @@ class PictureSource:
             rate=PICTURE_RATE,
             frames_estimate=len(files),
             duration_seconds=len(files) / PICTURE_RATE,
+            rotation=picture.rotation,
             streams=[f"{len(files)} pictures"],
             color={"primaries": 2, "transfer": 2, "matrix": int(picture.colorspace), "range": int(picture.color_range)},
         )
@@ -353,13 +366,18 @@ class PictureSource:
 
     def items(self) -> Iterator[Frame | av.Packet]:
         """Give a frame per picture."""
-        for index, file in enumerate(self.files):
+        for index, file in enumerate(self.files, self.first):
             picture, _ = read_picture(file)
             if (picture.width, picture.height) != (self.info.width, self.info.height):
                 raise InputError(
                     f"{file} is {picture.width}x{picture.height}, the first picture {self.info.width}x"
                     f"{self.info.height}",
                     "all pictures of a folder must have one size",
+                )
+            if planar_name(picture.format.name) != self.info.picture_format:
+                raise InputError(
+                    f"{file} has the pixel format {picture.format.name}, the first picture another one",
+                    "all pictures of a folder must have one format; convert them to PNG of one kind",
                 )
             if picture.format.name != self.info.picture_format:
                 picture = _to_planar(picture, self.info.picture_format)
@@ -378,7 +396,7 @@ def natural_key(path: Path) -> list[tuple[int, str]]:
 def read_picture(path: Path) -> tuple[av.VideoFrame, str]:
     """Decode one picture file; gives it with the name of its codec."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:
             picture = next(container.decode(video=0))
             return picture, container.streams.video[0].codec_context.name
     except (av.error.FFmpegError, OSError, StopIteration, IndexError) as error:

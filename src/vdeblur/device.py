@@ -52,7 +52,7 @@ def choose_precision(name: str, device: torch.device, network: Network) -> str:
 
 def computes_bf16() -> bool:
     """Whether this processor multiplies bfloat16 itself; emulated it is slower than float32."""
-    facts = torch.cpu.get_capabilities()
+    facts = torch.cpu.get_capabilities()  # since torch 2.11
     return bool(facts.get("avx512_bf16") or facts.get("amx_bf16") or facts.get("arm_bf16") or facts.get("bf16"))
 
 

@@ -10,6 +10,7 @@ import os
 import queue
 import shutil
 import threading
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -24,7 +25,7 @@ from vdeblur.decode import Cut, PictureSource, SourceInfo, VideoSource, Warn, re
 from vdeblur.errors import OutputError, VerificationError
 from vdeblur.frame import Frame, Layout, layout_of, planar_name
 
-FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+PICTURE_CODECS = {"png", "mjpeg", "tiff", "webp"}  # of folders of pictures; nobody expects a video in these
 CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # say how the input was written
 
 
@@ -91,7 +92,13 @@ class EncodeOptions:
 
 
 class Writer(Protocol):
-    """Something that takes frames and packets and makes an output of them."""
+    """Something that takes frames and packets and makes an output of them.
+
+    kept, dropped: the input's other streams that it copies, and those that it cannot hold.
+    """
+
+    kept: list[str]
+    dropped: list[str]
 
     def write(self, item: Frame | av.Packet) -> None:
         """Add a frame or a copied packet."""
@@ -111,6 +118,13 @@ def check_output(path: Path, source: Path, overwrite: bool) -> None:
 
     Raises: OutputError.
     """
+    try:
+        _check_output(path, source, overwrite)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}", "check the path") from error
+
+
+def _check_output(path: Path, source: Path, overwrite: bool) -> None:
     folder = path.parent
     if source.exists() and path.exists() and path.samefile(source):
         raise OutputError(f"{path} is the input itself", "choose another name for the output")
@@ -124,7 +138,7 @@ def check_output(path: Path, source: Path, overwrite: bool) -> None:
         raise OutputError(f"the folder {folder} is not writable", "check its permissions")
 
 
-def choose_encoder(info: SourceInfo, suffix: str, options: EncodeOptions) -> Encoder:
+def choose_encoder(info: SourceInfo, suffix: str, options: EncodeOptions, warn: Warn) -> Encoder:
     """Choose the encoder: the one asked for, else that of the input's family, as far as the container takes it.
 
     Raises: OutputError where it does not exist.
@@ -136,6 +150,8 @@ def choose_encoder(info: SourceInfo, suffix: str, options: EncodeOptions) -> Enc
     name = FAMILIES.get(options.codec, options.codec) if options.codec else FAMILIES.get(info.codec, "libx264")
     if not options.codec and suffix.lower() in NEEDS and name not in NEEDS[suffix.lower()]:
         name = NEEDS[suffix.lower()][0]
+    if not options.codec and info.codec not in FAMILIES and info.codec not in PICTURE_CODECS:
+        warn("W_CODEC", f"{info.codec} is not written by itself; using {name} (--codec chooses another)")
     layout = layout_of(info.picture_format)
     if name == "libx264" and layout is not None and layout.rgb and options.pix_fmt == "keep":
         name = "libx264rgb"
@@ -145,6 +161,8 @@ def choose_encoder(info: SourceInfo, suffix: str, options: EncodeOptions) -> Enc
         except ValueError as error:
             known = ", ".join(sorted({*ENCODERS, *FAMILIES}))
             raise OutputError(f"there is no encoder {name!r} here", f"some that there are: {known}") from error
+    if name not in ENCODERS:
+        warn("W_CODEC", f"--crf and --preset mean nothing to {name} here; use its own options with -e")
     return ENCODERS.get(name, Encoder(name, quality="", speed=""))
 
 
@@ -197,16 +215,18 @@ class VideoWriter:
     ) -> None:
         self.path, self.options, self.warn = path, options, warn
         info = source.info
-        encoder = choose_encoder(info, path.suffix, options)
+        encoder = choose_encoder(info, path.suffix, options, warn)
         self.format = choose_format(info, encoder, options.pix_fmt, warn)
-        self.matrix_size = (info.width, info.height)
         self.frames = 0
-        self.draft = path.with_name(f".vdeblur-{os.getpid()}-{path.stem[:80]}{path.suffix}")
+        self.kept: list[str] = []
+        self.dropped: list[str] = []
+        self.last_dts: dict[int, int] = {}
+        self.misplaced = 0
+        self.draft = path.absolute().with_name(f".vdeblur-{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
         self.offset = Fraction(0) if cut.start is None else source.start_seconds + cut.start
         try:
             self.container = av.open(str(self.draft), "w", container_options=self._container_options())
         except (ValueError, av.error.FFmpegError, OSError) as error:
-            self.draft.unlink(missing_ok=True)
             hint = "name it *.mp4, *.mkv, *.mov or *.webm" if isinstance(error, ValueError) else "check the path"
             raise OutputError(f"{path} cannot be written: {error}", hint) from error
         try:
@@ -265,13 +285,13 @@ class VideoWriter:
         """Give the output's stream for the index of each input stream that the container takes."""
         copies = {}
         for stream in streams:
+            name = _describe(stream)
             if not _container_takes(self.container.format.name, stream):
-                codec = getattr(getattr(stream, "codec_context", None), "name", None) or "unknown codec"
-                self.warn(
-                    "W_STREAM_DROPPED",
-                    f"stream {stream.index} ({stream.type}, {codec}) cannot be held by {self.path.suffix}; left out",
-                )
+                self.dropped.append(name)
+                why = "is not copied yet" if _is_attachment(stream) else f"cannot be held by {self.path.suffix}"
+                self.warn("W_STREAM_DROPPED", f"{name} {why}; left out")
                 continue
+            self.kept.append(name)
             copy = self.container.add_stream_from_template(stream, opaque=True)
             copy.metadata.update(stream.metadata)
             copy.disposition = stream.disposition
@@ -300,8 +320,12 @@ class VideoWriter:
                 self.container.mux(self.video.encode(picture))
                 self.frames += 1
             elif item.stream.index in self.copies and item.time_base:
-                shift = round(self.offset / item.time_base)
-                item.stream = self.copies[item.stream.index]
+                index, shift = item.stream.index, round(self.offset / item.time_base)
+                if item.dts is not None and item.dts <= self.last_dts.get(index, item.dts - 1):
+                    self.misplaced += 1  # a jump back, as where two files were joined: no container takes it
+                    return
+                self.last_dts[index] = item.dts if item.dts is not None else self.last_dts.get(index, 0)
+                item.stream = self.copies[index]
                 item.pts = None if item.pts is None else item.pts - shift
                 item.dts = None if item.dts is None else item.dts - shift
                 self.container.mux(item)
@@ -313,6 +337,8 @@ class VideoWriter:
         try:
             self.container.mux(self.video.encode(None))
             self.container.close()
+            if self.misplaced:
+                self.warn("W_STREAM_DAMAGED", f"{self.misplaced} packets of copied streams went back in time; left out")
             written = _count_frames(self.draft)
             if written != self.frames:
                 raise VerificationError(
@@ -338,8 +364,12 @@ class VideoWriter:
 class PictureWriter:
     """Write frames as numbered pictures: TIFF where they came from TIFF, else PNG; both without loss."""
 
-    def __init__(self, path: Path, source: VideoSource | PictureSource, options: EncodeOptions) -> None:
+    def __init__(self, path: Path, source: VideoSource | PictureSource, options: EncodeOptions, warn: Warn) -> None:
         self.path, self.options = path, options
+        self.kept: list[str] = []
+        self.dropped = [_describe(stream) for stream in source.extras]
+        for name in self.dropped:
+            warn("W_STREAM_DROPPED", f"{name} has no place in a folder of pictures; left out")
         info = source.info
         self.codec = "tiff" if info.codec == "tiff" else "png"
         self.suffix = ".tiff" if self.codec == "tiff" else ".png"
@@ -352,7 +382,7 @@ class PictureWriter:
         else:
             self.format = f"{'rgba64' if alpha else 'rgb48'}{end}" if deep else "rgba" if alpha else "rgb24"
         self.frames = 0
-        self.draft = path.with_name(f".vdeblur-{os.getpid()}-{path.name[:80]}")
+        self.draft = path.absolute().with_name(f".vdeblur-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         try:
             self.draft.mkdir()
         except OSError as error:
@@ -444,9 +474,19 @@ class WriterThread:
             self.thread.join()
 
 
+def _describe(stream: av.stream.Stream) -> str:
+    codec = getattr(getattr(stream, "codec_context", None), "name", None) or "unknown codec"
+    return f"stream {stream.index} ({stream.type}, {codec})"
+
+
+def _is_attachment(stream: av.stream.Stream) -> bool:
+    """Whether it is a file in the file: cover art, a font."""
+    return bool(stream.disposition & Disposition.attached_pic) or stream.type == "attachment"
+
+
 def _container_takes(container_format: str, stream: av.stream.Stream) -> bool:
     """Try: write a header with this stream alone, to memory."""
-    if stream.disposition & Disposition.attached_pic or stream.type == "attachment":
+    if _is_attachment(stream):
         return False
     try:
         with av.open(io.BytesIO(), "w", format=container_format) as trial:
@@ -470,7 +510,7 @@ def _convert(picture: av.VideoFrame, name: str) -> av.VideoFrame:
 
 
 def _count_frames(path: Path) -> int:
-    with av.open(str(path)) as container:
+    with av.open(str(path.absolute())) as container:
         video = container.streams.video[0]
         return sum(1 for packet in container.demux(video) if packet.size)
 

@@ -66,7 +66,6 @@ PLANAR = {
     "bgr48be": "gbrp16le",
     "rgba64le": "gbrap16le",
     "rgba64be": "gbrap16le",
-    "ya8": "yuva444p",
     "monow": "gray",
     "monob": "gray",
 }
@@ -115,7 +114,7 @@ def plane_array(frame: av.VideoFrame, index: int) -> numpy.ndarray:
 class Frame:
     """A picture with its time.
 
-    picture: in a planar format; whatever else must survive (colour tags, side data) is attached to it.
+    picture: in a planar format, with its colour tags.
     pts: when it is shown, in units of time_base seconds. name: of the file it was read from, for folders of pictures.
     """
 

@@ -23,8 +23,7 @@ from vdeblur.frame import Frame
 from vdeblur.networks.layers import Network
 
 QUEUE_FRAMES = 6  # between the stages' threads
-PROGRESS_SECONDS = 0.5  # at least this long between two progress events
-WHOLE_FRAME_PIXELS = 3_000_000  # larger frames are tiled by --tile auto (until memory is measured, see plan_auto)
+WHOLE_FRAME_PIXELS = 3_000_000  # larger frames are tiled by --tile auto
 AUTO_TILE = 1024
 
 Notify = Callable[[str, dict[str, object]], None]
@@ -42,6 +41,7 @@ class Settings:
     tile_overlap: int = 32
     scene_detect: bool = True
     strength: float = 1.0
+    pictures: bool = False  # write a folder of pictures, whatever the output's name looks like
     cut: decode.Cut = field(default_factory=decode.Cut)
     encoding: encode.EncodeOptions = field(default_factory=encode.EncodeOptions)
 
@@ -75,7 +75,7 @@ def run(
 ) -> Result:
     """Restore one video file or folder of pictures.
 
-    notify: takes the events probe, plan, progress, warning and file_done, as ../cli names them. stop: asked before
+    notify: takes the events probe, plan, progress, warning and file_done, each with its facts. stop: asked before
     every frame; a status means that a signal came, and the run ends with InterruptedRunError.
 
     Raises: VdeblurError, one kind for each fault; the output's name then holds what it held before.
@@ -100,6 +100,7 @@ def run(
                 "height": info.height,
                 "frames_estimate": info.frames_estimate,
                 "duration": None if info.duration_seconds is None else float(info.duration_seconds),
+                "vfr": info.variable_rate,
                 "streams": info.streams,
                 "color": info.color,
             },
@@ -108,22 +109,17 @@ def run(
         network = weights.load_model(entry.name, settings.checkpoint)
         precision = device.choose_precision(settings.precision, chosen, network)
         network = device.place(network, chosen, precision)
-        plan = plan_tiles(settings, info.height, info.width, network.multiple, chosen)
+        plan = plan_tiles(settings, info.height, info.width, network.multiple)
         writer = open_writer(output, source, settings, warn)
-        shape = f"{plan.tile[1]}x{plan.tile[0]}" if plan.count > 1 else "none"
-        notify(
-            "plan",
-            {
-                "input": str(source_path),
-                "model": entry.name,
-                "device": str(chosen),
-                "precision": precision,
-                "tile": shape,
-                "frames_estimate": info.frames_estimate,
-            },
-        )
-        restorer = Restorer(network, plan, chosen, settings, stop)
-        frames = _pump(source, writer, restorer, lambda done: _progress(notify, source_path, info, begun, done))
+        try:
+            notify("plan", _plan_facts(source_path, entry.name, chosen, precision, plan, writer, info))
+            restorer = Restorer(network, plan, chosen, settings, stop)
+            frames = _pump(source, writer, restorer, lambda done: _progress(notify, source_path, info, begun, done))
+        except BaseException:
+            writer.abort()
+            raise
+    except torch.OutOfMemoryError as error:
+        raise DeviceError("the device is out of memory", "use --tile 512, or --device cpu") from error
     finally:
         source.close()
     seconds = time.monotonic() - begun
@@ -139,6 +135,28 @@ def run(
         },
     )
     return Result(output, frames, seconds, tuple(warnings))
+
+
+def _plan_facts(
+    source_path: Path,
+    model: str,
+    chosen: torch.device,
+    precision: str,
+    plan: tiles.TilePlan,
+    writer: encode.Writer,
+    info: decode.SourceInfo,
+) -> dict[str, object]:
+    return {
+        "input": str(source_path),
+        "model": model,
+        "device": str(chosen),
+        "precision": precision,
+        "tile": f"{plan.tile[1]}x{plan.tile[0]}" if plan.count > 1 else "none",
+        "segments": 1,
+        "keep": writer.kept,
+        "drop": writer.dropped,
+        "frames_estimate": info.frames_estimate,
+    }
 
 
 def _pump(
@@ -164,6 +182,7 @@ def _pump(
             thread.put(frame)
             count += 1
             progress(count)
+        restorer.check_stop()
         thread.finish()
     except BaseException:
         items.close()
@@ -176,12 +195,12 @@ def open_writer(
     output: Path, source: "decode.VideoSource | decode.PictureSource", settings: Settings, warn: decode.Warn
 ) -> encode.Writer:
     """Open what the output's name asks for: pictures where it is a folder or has no suffix, else a video."""
-    if output.is_dir() or not output.suffix:
-        return encode.PictureWriter(output, source, settings.encoding)
+    if settings.pictures or output.is_dir() or not output.suffix:
+        return encode.PictureWriter(output, source, settings.encoding, warn)
     return encode.VideoWriter(output, source, settings.cut, settings.encoding, warn)
 
 
-def plan_tiles(settings: Settings, height: int, width: int, multiple: int, chosen: torch.device) -> tiles.TilePlan:
+def plan_tiles(settings: Settings, height: int, width: int, multiple: int) -> tiles.TilePlan:
     """Plan tiles as --tile says.
 
     Raises: UsageError where the value makes no sense.
@@ -196,11 +215,11 @@ def plan_tiles(settings: Settings, height: int, width: int, multiple: int, chose
         if len(sides) > 2 or not all(side.isdigit() for side in sides):
             raise UsageError(f"--tile {settings.tile} is not understood", "use auto, none, N or WxH, in pixels")
         tile = (int(sides[-1]), int(sides[0]))
-        if min(tile) < 32 or min(tile) < 2 * settings.tile_overlap:
-            raise UsageError(
-                f"--tile {settings.tile} is too small for an overlap of {settings.tile_overlap} pixels",
-                "tiles are at least 32 pixels and twice the overlap",
-            )
+    if tile is not None and (min(tile) < 32 or min(tile) < 2 * settings.tile_overlap):
+        raise UsageError(
+            f"tiles of {tile[1]}x{tile[0]} are too small for an overlap of {settings.tile_overlap} pixels",
+            "they must be at least 32 pixels and twice the overlap",
+        )
     return tiles.plan_tiles(height, width, tile, settings.tile_overlap, multiple)
 
 
@@ -219,6 +238,12 @@ class Restorer:
         # One tile at a time keeps a CPU's caches warm; a GPU wants them together.
         self.tiles_at_once = 1 if chosen.type == "cpu" else 8
         self.detector = scenes.SceneDetector() if settings.scene_detect else None
+
+    def check_stop(self) -> None:
+        """Ask whether a signal came."""
+        status = self.stop()
+        if status is not None:
+            raise InterruptedRunError(status)
 
     @torch.inference_mode()
     def restore(self, frames: Iterator[Frame]) -> Iterator[Frame]:
@@ -240,9 +265,7 @@ class Restorer:
 
     def _upload(self, frames: Iterator[Frame]) -> "Iterator[_Uploaded]":
         for frame in frames:
-            status = self.stop()
-            if status is not None:
-                raise InterruptedRunError(status)
+            self.check_stop()
             space = color.ColorSpace.of(frame.picture)
             planes = color.planes_of(frame, space, self.device)
             rgb = color.to_rgb(planes, space)

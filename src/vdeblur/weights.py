@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
 
 import safetensors
 import safetensors.torch
@@ -103,8 +102,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError) as error:
             raise ModelError(f"{path} is not a whole safetensors file: {error}", "download it again") from error
-    with path.open("rb") as file:
-        head = file.read(256).lstrip().lower()
+    try:
+        with path.open("rb") as file:
+            head = file.read(256).lstrip().lower()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
     if head.startswith((b"<!doctype", b"<html")):
         raise ModelError(f"{path} is a web page, not a checkpoint", "download the file itself, not its page")
     try:
@@ -113,7 +115,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path} holds more than tensors, or is no checkpoint; it was not run", "take it from its authors only"
         ) from error
-    except (RuntimeError, EOFError, OSError, BadZipFile, ValueError, KeyError) as error:
+    except Exception as error:
         raise ModelError(f"{path} is not a whole PyTorch checkpoint", "download it again") from error
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):

@@ -198,7 +198,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
-        # Ten blocks a frame, through all frames of a clip: begin near the identity, or large rates explode.
+        # Begin near the identity, or large rates explode.
         self.conv_2.weight.data.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
