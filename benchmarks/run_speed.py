@@ -94,7 +94,9 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     print(f"{options.model} on {chosen} in {precision}, {options.size}, {len(frames)} frames, {threads} threads")
     for name, seconds in (("decoding", decoding), ("restoring", restoring), ("encoding", encoding)):
         print(f"  {name:10} {1 / seconds:8.2f} frames/s alone")
-    print(f"  pipeline   {1 / times[0]:8.2f} frames/s, the better of 2; {allowed / times[0]:.2f} of what the parts allow")
+    print(
+        f"  pipeline   {1 / times[0]:8.2f} frames/s, the better of 2; {allowed / times[0]:.2f} of what the parts allow"
+    )
     if options.memory:
         peaks = [peak_memory(folder, options, frames) for frames in (60, 600)]
         print(

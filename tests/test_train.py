@@ -138,8 +138,11 @@ def test_weights_say_how_they_came_about(tmp_path: Path, folders: tuple[Path, Pa
 
 
 def test_training_learns(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    """A pool of four clips is learnt by heart, but for the turns and mirrors."""
-    train(tmp_path / "a", (folders[0], folders[0]), "--iterations", 400, "--validate-every", 400, "--adamw-rate", 4e-3)
-    head, line = (tmp_path / "a" / "log.csv").read_text().splitlines()
+    """A handful of frames is learnt by heart."""
+    frames = loop.load_frames(folders[0], 32, 0, ends=0.0, augment=False)
+    settings = loop.Settings(16, 1, 4, 32, muon_rate=1e-3, adamw_rate=2e-3, loss="psnr", seed=0)
+    plan = {"iterations": 300, "stop_at": 300, "validate_every": 300, "init": None, "device": torch.device("cpu")}
+    loop.train(tmp_path, frames, frames, settings, **plan)
+    head, line = (tmp_path / "log.csv").read_text().splitlines()
     last = dict(zip(head.split(","), line.split(","), strict=True))
-    assert float(last["restored"]) > float(last["blurry"]) + 0.1
+    assert float(last["restored"]) > float(last["blurry"]) + 0.3
