@@ -223,7 +223,7 @@ def train(
 
         seconds += time.monotonic() - begun
         score = validate(network, validation, device)
-        facts = {"step": step, "seconds": round(seconds), "loss": sum(running) / len(running), **vars(score)}
+        facts = {"step": step, "seconds": round(seconds), "mean_loss": sum(running) / len(running), **vars(score)}
         weights = {name: value.contiguous() for name, value in network.state_dict().items()}
         if score.restored > best:
             best = score.restored
@@ -236,7 +236,7 @@ def train(
         _log(out_dir / "log.csv", facts)
         gain = score.restored - score.blurry
         click.echo(
-            f"step {step}: loss {facts['loss']:.4f}, {score.blurry:.3f} -> {score.restored:.3f} dB ({gain:+.3f}), "
+            f"step {step}: loss {facts['mean_loss']:.4f}, {score.blurry:.3f} -> {score.restored:.3f} dB ({gain:+.3f}), "
             f"untouched {score.untouched:.2f} dB, {seconds / 60:.1f} min",
             err=True,
         )
