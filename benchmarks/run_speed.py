@@ -67,7 +67,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     network = weights.load_model(options.model)
     precision = device.choose_precision("auto", chosen, network)
     network = device.place(network, chosen, precision)
-    plan = pipeline.plan_tiles(settings, source.info.height, source.info.width, network.multiple)
+    plan = pipeline.plan_tiles(settings, source.info.height, source.info.width, network, chosen)
     restorer = pipeline.Restorer(network, plan, chosen, settings)
     list(restorer.restore(iter(frames[:4])))  # warm-up
     restorer = pipeline.Restorer(network, plan, chosen, settings)

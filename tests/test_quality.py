@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import streams, weights
+from vdeblur import streams, tiles, weights
 from vdeblur.train import pool, synth
 
 SEQUENCES = ("reds_alley", "reds_market", "reds_wall")
@@ -60,6 +60,7 @@ def test_lite_restores_what_is_blurred_here() -> None:
     frame = clips.rgb(ROOT / "examples" / "square.mp4")[-1]
     picture = F.interpolate(torch.from_numpy(frame).permute(2, 0, 1)[None].float(), scale_factor=0.5, mode="area")[0]
     network = weights.load_model("lite")
+    plan = tiles.plan_tiles(96, 96, None, 0, network.multiple)
     gains = []
     for seed in range(24):
         generator = torch.Generator().manual_seed(seed * 7919)
@@ -68,7 +69,7 @@ def test_lite_restores_what_is_blurred_here() -> None:
         if torch.equal(blurry, sharp):
             continue
         with torch.inference_mode():
-            restored = torch.cat(list(streams.stream(network, iter(blurry.split(1)), 1))).clamp(0, 1)
+            restored = torch.cat(list(streams.stream(network, iter(blurry.split(1)), plan))).clamp(0, 1)
         before, after = (blurry - sharp).square().mean(), (restored - sharp).square().mean()
         gains.append(float(10 * torch.log10(before / after)))
     assert numpy.mean(gains) > 0.3

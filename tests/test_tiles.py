@@ -13,11 +13,11 @@ from vdeblur.tiles import pad_to, plan_tiles
 @pytest.mark.parametrize("multiple", [1, 4, 32])
 def test_split_and_join_are_the_identity(size: tuple[int, int], tile: tuple[int, int] | None, multiple: int) -> None:
     plan = plan_tiles(*size, tile, 32, multiple)
-    picture = torch.rand(3, *size)
-    tiles = plan.split(picture)
+    picture = torch.rand(1, 3, *size)
+    tiles = plan.split(plan.pad(picture))
     assert tiles.shape == (plan.count, 3, *plan.tile)
     assert all(side % multiple == 0 for side in plan.tile)
-    torch.testing.assert_close(plan.join(tiles), picture)
+    torch.testing.assert_close(plan.crop(plan.join([tiles])), picture)
 
 
 def test_neighbours_share_at_least_the_overlap() -> None:
@@ -30,11 +30,20 @@ def test_blending_has_no_seams() -> None:
     """Where tiles disagree, the joined picture moves from one to the other without a step."""
     plan = plan_tiles(64, 160, (64, 96), 32, 4)
     tiles = torch.stack([torch.full((3, 64, 96), float(index)) for index in range(plan.count)])
-    joined = plan.join(tiles)
-    assert joined.diff(dim=2).abs().max() < 0.1
+    joined = plan.join([tiles])
+    assert joined.diff(dim=3).abs().max() < 0.1
 
 
 def test_padding_mirrors() -> None:
-    picture = torch.arange(6.0).reshape(1, 2, 3)
-    assert pad_to(picture, 2, 7)[0, 0].tolist() == [0, 1, 2, 1, 0, 1, 2]
-    assert pad_to(torch.ones(3, 1, 1), 8, 8).shape == (3, 8, 8)
+    picture = torch.arange(6.0).reshape(1, 1, 2, 3)
+    assert pad_to(picture, 2, 7)[0, 0, 0].tolist() == [0, 1, 2, 1, 0, 1, 2]
+    assert pad_to(picture, 2, 7, "replicate")[0, 0, 0].tolist() == [0, 1, 2, 2, 2, 2, 2]
+    assert pad_to(torch.ones(1, 3, 1, 1), 8, 8).shape == (1, 3, 8, 8)
+
+
+def test_a_function_is_applied_tile_by_tile_at_any_scale() -> None:
+    plan = plan_tiles(90, 150, (64, 64), 16, 8, at_once=3)
+    picture = plan.pad(torch.rand(1, 3, 90, 150))
+    halves = torch.nn.functional.avg_pool2d(picture, 2)
+    restored = plan.apply(lambda full, half, none: full[..., ::2, ::2] + half, picture, halves, None)
+    torch.testing.assert_close(restored, picture[..., ::2, ::2] + halves)

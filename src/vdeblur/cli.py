@@ -129,7 +129,7 @@ class KeyValue(click.ParamType):
 )
 @click.option("--tile", default="auto", show_default=True, help="auto, none, N or WxH: largest piece, in pixels.")
 @click.option(
-    "--tile-overlap", type=click.IntRange(0), default=32, show_default=True, help="Pixels that neighbours share."
+    "--tile-overlap", type=click.IntRange(0), help="Pixels that neighbours share.  [default: as the model needs]"
 )
 @click.option("--scene-detect/--no-scene-detect", default=True, show_default=True, help="Keep scenes apart.")
 @click.option(
@@ -159,7 +159,7 @@ def run(
     device: str,
     precision: str,
     tile: str,
-    tile_overlap: int,
+    tile_overlap: int | None,
     scene_detect: bool,
     strength: float,
     start: Fraction | None,

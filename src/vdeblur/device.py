@@ -58,5 +58,5 @@ def computes_bf16() -> bool:
 
 def place(network: Network, device: torch.device, precision: str) -> Network:
     """Move a network to a device in a precision, laid out as convolutions like it best."""
-    moved: Network = network.to(device, DTYPES[precision])
+    moved: Network = network.to(device).to_precision(DTYPES[precision])
     return moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

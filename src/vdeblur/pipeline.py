@@ -23,7 +23,6 @@ from vdeblur.frame import Frame
 from vdeblur.networks.layers import Network
 
 QUEUE_FRAMES = 6  # between the stages' threads
-WHOLE_FRAME_PIXELS = 3_000_000  # larger frames are tiled by --tile auto
 AUTO_TILE = 1024
 
 Notify = Callable[[str, dict[str, object]], None]
@@ -38,7 +37,7 @@ class Settings:
     device: str = "auto"
     precision: str = "auto"
     tile: str = "auto"
-    tile_overlap: int = 32
+    tile_overlap: int | None = None  # None: the network's own
     scene_detect: bool = True
     strength: float = 1.0
     pictures: bool = False  # write a folder of pictures, whatever the output's name looks like
@@ -109,7 +108,7 @@ def run(
         network = weights.load_model(entry.name, settings.checkpoint)
         precision = device.choose_precision(settings.precision, chosen, network)
         network = device.place(network, chosen, precision)
-        plan = plan_tiles(settings, info.height, info.width, network.multiple)
+        plan = plan_tiles(settings, info.height, info.width, network, chosen)
         writer = open_writer(output, source, settings, warn)
         try:
             notify("plan", _plan_facts(source_path, entry.name, chosen, precision, plan, writer, info))
@@ -200,27 +199,31 @@ def open_writer(
     return encode.VideoWriter(output, source, settings.cut, settings.encoding, warn)
 
 
-def plan_tiles(settings: Settings, height: int, width: int, multiple: int) -> tiles.TilePlan:
+def plan_tiles(settings: Settings, height: int, width: int, network: Network, chosen: torch.device) -> tiles.TilePlan:
     """Plan tiles as --tile says.
 
     Raises: UsageError where the value makes no sense.
     """
+    overlap = network.overlap if settings.tile_overlap is None else settings.tile_overlap
     tile: tuple[int, int] | None
     if settings.tile == "none":
         tile = None
     elif settings.tile == "auto":
-        tile = None if height * width <= WHOLE_FRAME_PIXELS else (AUTO_TILE, AUTO_TILE)
+        side = max(AUTO_TILE, 4 * overlap)
+        tile = None if height * width <= network.whole_pixels else (side, side)
     else:
         sides = settings.tile.lower().split("x")
         if len(sides) > 2 or not all(side.isdigit() for side in sides):
             raise UsageError(f"--tile {settings.tile} is not understood", "use auto, none, N or WxH, in pixels")
         tile = (int(sides[-1]), int(sides[0]))
-    if tile is not None and (min(tile) < 32 or min(tile) < 2 * settings.tile_overlap):
+    if tile is not None and (min(tile) < 32 or min(tile) < 2 * overlap):
         raise UsageError(
-            f"tiles of {tile[1]}x{tile[0]} are too small for an overlap of {settings.tile_overlap} pixels",
-            "they must be at least 32 pixels and twice the overlap",
+            f"tiles of {tile[1]}x{tile[0]} are too small for an overlap of {overlap} pixels",
+            "they must be at least 32 pixels and twice --tile-overlap",
         )
-    return tiles.plan_tiles(height, width, tile, settings.tile_overlap, multiple)
+    # One tile at a time keeps a CPU's caches warm; a GPU wants them together.
+    at_once = 1 if chosen.type == "cpu" else 8
+    return tiles.plan_tiles(height, width, tile, overlap, network.multiple, network.smallest, network.padding, at_once)
 
 
 class Restorer:
@@ -235,8 +238,6 @@ class Restorer:
         stop: Callable[[], ExitStatus | None] = never,
     ) -> None:
         self.network, self.plan, self.device, self.settings, self.stop = network, plan, chosen, settings, stop
-        # One tile at a time keeps a CPU's caches warm; a GPU wants them together.
-        self.tiles_at_once = 1 if chosen.type == "cpu" else 8
         self.detector = scenes.SceneDetector() if settings.scene_detect else None
 
     def check_stop(self) -> None:
@@ -254,12 +255,12 @@ class Restorer:
             scene = _Scene(first, uploaded)
             waiting: deque[_Uploaded] = deque()
 
-            def stacks(scene: "_Scene" = scene, waiting: "deque[_Uploaded]" = waiting) -> Iterator[Tensor]:
+            def padded(scene: "_Scene" = scene, waiting: "deque[_Uploaded]" = waiting) -> Iterator[Tensor]:
                 for item in scene.items():
                     waiting.append(item)
-                    yield self.plan.split(item.rgb)
+                    yield self.plan.pad(item.rgb[None])
 
-            for restored in streams.stream(self.network, stacks(), self.tiles_at_once):
+            for restored in streams.stream(self.network, padded(), self.plan):
                 yield self._finish(waiting.popleft(), restored)
             first = scene.next_first
 
@@ -274,7 +275,7 @@ class Restorer:
 
     def _finish(self, item: "_Uploaded", restored: Tensor) -> Frame:
         """Add what the network changed to the frame's own planes."""
-        difference = (self.plan.join(restored) - item.rgb) * self.settings.strength
+        difference = (self.plan.crop(restored)[0].float() - item.rgb) * self.settings.strength
         if not bool(torch.isfinite(difference.sum())):
             raise DeviceError(
                 f"the network gave values that are not numbers at {float(item.frame.seconds):.3f} s",

@@ -1,42 +1,39 @@
 """Frames of one scene through a network, in the way the network wants them.
 
-Each function here takes a network and an iterator of stacks of tiles, (B, 3, h, w) RGB in [0, 1] float32, one per
-frame, and gives an iterator of as many restored stacks, in order. How far it reads ahead is its own business.
+Each function here takes a network, an iterator of padded frames, (1, 3, H, W) RGB in [0, 1] float32, and the plan by
+which they are cut up, and gives an iterator of as many restored frames, in order, not clamped. How far it reads ahead
+is its own business, and which of the network's steps see whole frames and which see tiles. With a plan of one tile,
+several clips of one length can go through together, along B.
 """
 
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 from vdeblur.networks.layers import Network
+from vdeblur.tiles import TilePlan
 
 
-def stream(network: Network, stacks: Iterator[Tensor], tiles_at_once: int) -> Iterator[Tensor]:
-    """Feed a scene to a network by its own kind of feeding, at most `tiles_at_once` of each stack in one call."""
-    return FEEDINGS[network.feeding](network, stacks, tiles_at_once)
+def stream(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Feed a scene to a network by its own kind of feeding."""
+    return FEEDINGS[network.feeding](network, frames, plan)
 
 
-def stream_frames(network: Network, stacks: Iterator[Tensor], tiles_at_once: int) -> Iterator[Tensor]:
+def stream_frames(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
     """Feed a network that looks at one frame at a time."""
-    for stack in stacks:
-        yield torch.cat([network(part) for part in stack.split(tiles_at_once)])
+    for frame in frames:
+        yield plan.apply(network, frame)
 
 
-def stream_neighbours(network: Network, stacks: Iterator[Tensor], tiles_at_once: int) -> Iterator[Tensor]:
+def stream_neighbours(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
     """Feed a network that looks at a frame and its two neighbours; it gets None for those beyond the scene's ends."""
     previous: Tensor | None = None
-    current = next(stacks, None)
+    current = next(frames, None)
     while current is not None:
-        following = next(stacks, None)
-        parts = []
-        for first in range(0, len(current), tiles_at_once):
-            part = slice(first, first + tiles_at_once)
-            window = (None if frame is None else frame[part] for frame in (previous, current, following))
-            parts.append(network(*window))
-        yield torch.cat(parts)
+        following = next(frames, None)
+        yield plan.apply(network, previous, current, following)
         previous, current = current, following
 
 
-Feeding = Callable[[Network, Iterator[Tensor], int], Iterator[Tensor]]
+Feeding = Callable[[Network, Iterator[Tensor], TilePlan], Iterator[Tensor]]
 FEEDINGS: dict[str, Feeding] = {"frame": stream_frames, "neighbours": stream_neighbours}

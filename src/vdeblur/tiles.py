@@ -5,6 +5,7 @@ free. They are placed evenly, so the overlap is at least the one asked for. Wher
 weights that fall linearly towards each tile's edge; the weights are divided by their sum once.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +18,16 @@ class TilePlan:
     """How frames of one size are cut up.
 
     size: height and width of the frame. tile: of each tile, in pixels, multiples of what the network needs.
-    tops, lefts: where tiles begin in the padded frame.
+    tops, lefts: where tiles begin in the padded frame. padding: how frames are continued, "reflect" or "replicate".
+    at_once: how many tiles are computed together.
     """
 
     size: tuple[int, int]
     tile: tuple[int, int]
     tops: tuple[int, ...]
     lefts: tuple[int, ...]
+    padding: str = "reflect"
+    at_once: int = 1
 
     @property
     def count(self) -> int:
@@ -35,56 +39,101 @@ class TilePlan:
         """Height and width of the frame after padding."""
         return self.tops[-1] + self.tile[0], self.lefts[-1] + self.tile[1]
 
-    def split(self, picture: Tensor) -> Tensor:
-        """Give (tiles, C, h, w) of a frame (C, H, W), its right and bottom continued by mirroring."""
-        height, width = self.padded
-        picture = pad_to(picture, height, width)
-        rows, columns = self.tile
-        if self.count == 1:
-            return picture[None]
-        return torch.stack([picture[:, y : y + rows, x : x + columns] for y in self.tops for x in self.lefts])
+    def pad(self, frame: Tensor) -> Tensor:
+        """Continue (B, C, H, W) to the right and the bottom to the padded size."""
+        return pad_to(frame, *self.padded, self.padding)
 
-    def join(self, tiles: Tensor) -> Tensor:
-        """Blend (tiles, C, h, w) to a frame (C, H, W)."""
-        height, width = self.size
+    def crop(self, padded: Tensor) -> Tensor:
+        """Undo pad."""
+        return padded[..., : self.size[0], : self.size[1]]
+
+    def groups(self) -> list[slice]:
+        """Give the tiles that are computed together, as ranges of their numbers."""
+        return [slice(first, min(first + self.at_once, self.count)) for first in range(0, self.count, self.at_once)]
+
+    def split(self, whole: Tensor, group: slice = slice(None)) -> Tensor:
+        """Give the tiles (tiles, C, h, w) of a padded frame, or of a map of it at a fraction of its size, (1, C, H, W).
+
+        Where there is one tile only, whatever stands along the batch stays as it is.
+        """
         if self.count == 1:
-            return tiles[0, :, :height, :width]
-        rows, columns = self.tile
-        whole = tiles.new_zeros(tiles.shape[1], *self.padded)
-        weights = tiles.new_zeros(self.padded)
-        window = _ramp(rows, tiles)[:, None] * _ramp(columns, tiles)
-        places = [(y, x) for y in self.tops for x in self.lefts]
-        for tile, (y, x) in zip(tiles, places, strict=True):
-            whole[:, y : y + rows, x : x + columns] += tile * window
+            return whole
+        fraction = self.padded[0] // whole.shape[2]
+        rows, columns = (side // fraction for side in self.tile)
+        places = [(y // fraction, x // fraction) for y, x in self._places()[group]]
+        return torch.cat([whole[:, :, y : y + rows, x : x + columns] for y, x in places])
+
+    def join(self, tiles: Sequence[Tensor]) -> Tensor:
+        """Blend tiles, each (C, h, w), or whole stacks of them, (B, C, h, w), to a padded frame (1, C, H, W)."""
+        stacks = [tile if tile.ndim == 4 else tile[None] for tile in tiles]
+        if self.count == 1:
+            return stacks[0]
+        fraction = self.tile[0] // stacks[0].shape[2]
+        rows, columns = stacks[0].shape[2:]
+        size = tuple(side // fraction for side in self.padded)
+        whole = stacks[0].new_zeros(1, stacks[0].shape[1], *size, dtype=torch.float32)
+        weights = whole.new_zeros(size)
+        window = _ramp(rows, whole)[:, None] * _ramp(columns, whole)
+        tile_of = (tile for stack in stacks for tile in stack)
+        for tile, (top, left) in zip(tile_of, self._places(), strict=True):
+            y, x = top // fraction, left // fraction
+            whole[0, :, y : y + rows, x : x + columns] += tile * window
             weights[y : y + rows, x : x + columns] += window
-        return (whole / weights)[:, :height, :width]
+        return whole / weights
+
+    def apply(self, function: Callable[..., Tensor], *wholes: Tensor | None) -> Tensor:
+        """Compute function tile by tile: of padded frames or maps (1, C, H, W), or None, to a blended one."""
+        if self.count == 1:
+            return function(*wholes)
+        return self.join(
+            [
+                function(*(None if whole is None else self.split(whole, group) for whole in wholes))
+                for group in self.groups()
+            ]
+        )
+
+    def _places(self) -> list[tuple[int, int]]:
+        return [(y, x) for y in self.tops for x in self.lefts]
 
 
-def plan_tiles(height: int, width: int, tile: tuple[int, int] | None, overlap: int, multiple: int) -> TilePlan:
-    """Plan tiles of at most `tile` (height, width) pixels for frames of this size; None: one tile, the whole frame."""
+def plan_tiles(
+    height: int,
+    width: int,
+    tile: tuple[int, int] | None,
+    overlap: int,
+    multiple: int,
+    smallest: int = 1,
+    padding: str = "reflect",
+    at_once: int = 1,
+) -> TilePlan:
+    """Plan tiles of at most `tile` (height, width) pixels for frames of this size; None: one tile, the whole frame.
+
+    Their sides are divisible by multiple, and not less than smallest.
+    """
     sides, starts = [], []
     for length, wanted in zip((height, width), tile or (height, width), strict=True):
-        side = min(_round_up(wanted, multiple), _round_up(length, multiple))
+        side = max(min(_round_up(wanted, multiple), _round_up(length, multiple)), _round_up(smallest, multiple))
         count = 1 if side >= length else -(-(length - overlap) // max(side - overlap, multiple))
         last = _round_up(max(length - side, 0), multiple)
         # Starts on the network's grid, so that a tile is seen as the whole frame would be.
         places = [round(k * last / max(count - 1, 1) / multiple) * multiple for k in range(count)]
         sides.append(side)
         starts.append(tuple(sorted(set(places))))
-    return TilePlan((height, width), (sides[0], sides[1]), starts[0], starts[1])
+    return TilePlan((height, width), (sides[0], sides[1]), starts[0], starts[1], padding, at_once)
 
 
-def pad_to(picture: Tensor, height: int, width: int) -> Tensor:
-    """Continue (C, H, W) to the right and the bottom by mirroring, as often as it takes."""
-    while picture.shape[1] < height or picture.shape[2] < width:
-        down = min(height - picture.shape[1], picture.shape[1] - 1)
-        right = min(width - picture.shape[2], picture.shape[2] - 1)
-        one_line, one_column = picture.shape[1] == 1, picture.shape[2] == 1
-        if one_line or one_column:  # nothing to mirror
-            pad = (0, width - picture.shape[2] if one_column else 0, 0, height - picture.shape[1] if one_line else 0)
-            picture = F.pad(picture[None], pad, mode="replicate")[0]
-        else:
-            picture = F.pad(picture[None], (0, right, 0, down), mode="reflect")[0]
+def pad_to(picture: Tensor, height: int, width: int, mode: str = "reflect") -> Tensor:
+    """Continue (B, C, H, W) to the right and the bottom: by mirroring, as often as it takes, or by its last pixels."""
+    while picture.shape[2] < height or picture.shape[3] < width:
+        down, right = height - picture.shape[2], width - picture.shape[3]
+        if mode == "reflect":
+            one_line, one_column = picture.shape[2] == 1, picture.shape[3] == 1
+            if one_line or one_column:  # nothing to mirror
+                pad = (0, right if one_column else 0, 0, down if one_line else 0)
+                picture = F.pad(picture, pad, mode="replicate")
+                continue
+            down, right = min(down, picture.shape[2] - 1), min(right, picture.shape[3] - 1)
+        picture = F.pad(picture, (0, right, 0, down), mode=mode)
     return picture
 
 
