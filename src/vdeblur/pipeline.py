@@ -107,6 +107,8 @@ def run(
         chosen = device.choose_device(settings.device)
         network = weights.load_model(entry.name, settings.checkpoint)
         precision = device.choose_precision(settings.precision, chosen, network)
+        if precision != "fp32" and precision not in network.half_precision:
+            warn("W_PRECISION", f"{entry.name} loses quality in {precision}; it is meant for fp32")
         network = device.place(network, chosen, precision)
         plan = plan_tiles(settings, info.height, info.width, network, chosen)
         writer = open_writer(output, source, settings, warn)

@@ -143,7 +143,7 @@ def stream_bidirectional(
         for tiles in zip(*parts, strict=True):
             yield plan.apply(network.reconstruct, waiting.popleft(), plan.join(tiles))
         # Each step is quadratic in the state, and training saw short clips only: begin anew rather than run away.
-        strength = max(float(state.abs().amax()) for state in states if state is not None)
+        strength = max(float(state.detach().abs().amax()) for state in states if state is not None)
         limit = RUNAWAY * strength if limit is None else limit
         if not strength <= limit:  # not a number, too
             states = [None] * len(states)

@@ -12,7 +12,8 @@ class Network(nn.Module):
 
     feeding: how streams.py feeds it. multiple: what height and width must be divisible by, smallest: the least they
     may be, padding: how a frame is continued to the right and the bottom to get there ("reflect" or "replicate").
-    half_precision: whether it may be computed in bf16 and fp16; float32_parts: its parts that stay in float32 even so.
+    half_precision: which of fp16 and bf16 give the same picture as fp32, to 50 dB with the weights of its parity cases.
+    float32_parts: its parts that stay in float32 even so.
     constant_buffers: tensors that are saved, but never anything else than what the constructor gives.
     overlap: pixels that neighbouring tiles should share. whole_pixels: up to which size frames are better not cut up.
     """
@@ -21,7 +22,7 @@ class Network(nn.Module):
     multiple: ClassVar[int] = 1
     smallest: ClassVar[int] = 1
     padding: ClassVar[str] = "reflect"
-    half_precision: ClassVar[bool] = False
+    half_precision: ClassVar[tuple[str, ...]] = ()
     float32_parts: ClassVar[tuple[str, ...]] = ()
     constant_buffers: ClassVar[tuple[str, ...]] = ()
     overlap: ClassVar[int] = 32
