@@ -10,13 +10,15 @@ from torch.nn import functional as F
 class Network(nn.Module):
     """A network with what a caller must know of it.
 
-    feeding: how streams.py feeds it. multiple: what height and width must be divisible by, smallest: the least they
-    may be, padding: how a frame is continued to the right and the bottom to get there ("reflect" or "replicate").
+    feeding: how streams.py feeds it; radius: frames on either side of a window, where it is fed windows. multiple:
+    what height and width must be divisible by, smallest: the least they may be, padding: how a frame is continued to
+    the right and the bottom to get there ("reflect" or "replicate").
     half_precision: whether it may be computed in bf16 and fp16; float32_parts: its parts that stay in float32 even so.
     overlap: pixels that neighbouring tiles should share. whole_pixels: up to which size frames are better not cut up.
     """
 
     feeding: ClassVar[str]
+    radius: int = 0
     multiple: ClassVar[int] = 1
     smallest: ClassVar[int] = 1
     padding: ClassVar[str] = "reflect"
