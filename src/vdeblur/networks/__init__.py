@@ -3,9 +3,10 @@
 What a caller must know of a network stands in its class, see layers.Network.
 """
 
+from vdeblur.networks.flow_rnn import FlowRNN
 from vdeblur.networks.identity import Identity
 from vdeblur.networks.layers import Network
 from vdeblur.networks.lite import Lite
 from vdeblur.networks.spn import SPN
 
-NETWORKS: dict[str, type[Network]] = {"identity": Identity, "lite": Lite, "spn": SPN}
+NETWORKS: dict[str, type[Network]] = {"identity": Identity, "lite": Lite, "spn": SPN, "flow-rnn": FlowRNN}

@@ -1,9 +1,12 @@
 """Losses: how far restored frames are from the sharp ones."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vdeblur.networks.layers import warp
 from vdeblur.networks.spn import gradient_magnitude
 
 LOG_ERROR_FLOOR = 1e-4  # a PSNR of 40 dB
@@ -28,6 +31,19 @@ def log_error(restored: Tensor, sharp: Tensor) -> Tensor:
     """
     error = (restored - sharp).square().mean((-1, -2, -3))
     return (error + LOG_ERROR_FLOOR).log().mean()
+
+
+def carrying_over(flows: Sequence[Tensor], current: Tensor, neighbour: Tensor) -> Tensor:
+    """Give how far the neighbour, warped by flows, is from the current frame: flow-rnn's flow loss, Eq. (14).
+
+    current, neighbour: (B, 3, H, W). flows: from current to neighbour at 1/4, 1/8, ... of the size, in pixels of their
+    own resolution. Mean squares are weighed by 4^-s, so that a level counts by its number of pixels.
+    """
+    total = current.new_zeros(())
+    for level, flow in enumerate(flows, 2):
+        here, there = (F.avg_pool2d(frame, 2**level) for frame in (current, neighbour))
+        total = total + 4.0**-level * F.mse_loss(warp(there, flow), here)
+    return total
 
 
 def fooling(discriminator: nn.Module, restored: Tensor, saturating: bool = True) -> Tensor:
