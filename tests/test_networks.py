@@ -94,7 +94,8 @@ def test_lite_moves_with_the_picture() -> None:
 def test_gradients_reach_every_parameter(name: str) -> None:
     network = lively(name).train()
     clip = moving_clip(4)
-    restored = torch.stack(list(streams.stream(network, iter(clip.unbind(1)), whole(network, clip))))
+    plan = whole(network, clip)
+    restored = torch.stack(list(streams.stream(network, map(plan.pad, clip.unbind(1)), plan)))
     restored.square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from vdeblur.networks.layers import Network
@@ -38,6 +39,34 @@ def stream_neighbours(network: Network, frames: Iterator[Tensor], plan: TilePlan
     while current is not None:
         following = next(frames, None)
         yield plan.apply(network, previous, current, following)
+        previous, current = current, following
+
+
+def stream_windows(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Feed a network that restores the middle frame of a window (B, T, 3, H, W); edge frames are repeated."""
+    length = 2 * network.radius + 1
+    window: deque[Tensor] = deque(maxlen=length)
+
+    def restored() -> Iterator[Tensor]:
+        if len(window) == length:
+            yield plan.apply(lambda *tiles: network(torch.stack(tiles, 1)), *window)
+
+    for frame in frames:
+        window.extend([frame] * (1 if window else network.radius + 1))
+        yield from restored()
+    for _ in range(network.radius if window else 0):
+        window.append(window[-1])
+        yield from restored()
+
+
+def stream_pairs(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Feed a network that looks at a frame and the next; the last one is paired with the one before it, if any."""
+    previous: Tensor | None = None
+    current = next(frames, None)
+    while current is not None:
+        following = next(frames, None)
+        neighbour = following if following is not None else previous if previous is not None else current
+        yield plan.apply(network, current, neighbour)
         previous, current = current, following
 
 
@@ -165,6 +194,8 @@ Feeding = Callable[[Any, Iterator[Tensor], TilePlan], Iterator[Tensor]]
 FEEDINGS: dict[str, Feeding] = {
     "frame": stream_frames,
     "neighbours": stream_neighbours,
+    "window": stream_windows,
+    "pair": stream_pairs,
     "cascade": stream_cascade,
     "bidirectional": stream_bidirectional,
 }
