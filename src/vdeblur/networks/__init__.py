@@ -3,6 +3,7 @@
 What a caller must know of a network stands in its class, see layers.Network.
 """
 
+from vdeblur.networks.basicvsrpp import BasicVSRPP
 from vdeblur.networks.cdvd_tsp import CDVDTSP
 from vdeblur.networks.dstnet import DSTNet
 from vdeblur.networks.flow_rnn import FlowRNN
@@ -12,6 +13,7 @@ from vdeblur.networks.lite import Lite
 from vdeblur.networks.spn import SPN
 
 NETWORKS: dict[str, type[Network]] = {
+    "basicvsrpp": BasicVSRPP,
     "cdvd-tsp": CDVDTSP,
     "dstnet": DSTNet,
     "flow-rnn": FlowRNN,
