@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,7 +17,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 STAGES = {"decode", "color", "scenes", "tiles", "streams", "encode"}
 CLI = {"cli", "cli_models", "cli_report"}
 OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool"},
-          "rich": CLI, "click": CLI | {"train.pool", "train.loop"}}  # fmt: skip
+          "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
+          **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests", "filelock")}}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:
@@ -51,11 +53,22 @@ def test_help_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("name", [None, *main.commands])
-def test_every_command_has_help_with_two_examples(vdeblur, name: str | None) -> None:
-    text = vdeblur(*([name] if name else []), "-h").output
+def commands(group: click.Group = main, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Give every command with the words that call it, those of groups and the groups too."""
+    yield above, group
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*above, name))
+        else:
+            yield (*above, name), command
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), list(commands()), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_every_command_has_help_with_two_examples(vdeblur, words: tuple[str, ...], command: click.Command) -> None:
+    text = vdeblur(*words, "-h").output
     assert text.split("Examples:")[1].count("\n  vdeblur ") + text.split("Examples:")[1].count("\n    vdeblur ") >= 2
-    command = main.commands[name] if name else main
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{parameter.name} has no help"
@@ -63,9 +76,9 @@ def test_every_command_has_help_with_two_examples(vdeblur, name: str | None) -> 
 
 def test_the_readme_names_every_option() -> None:
     text = (ROOT / "README.md").read_text()
-    for command in main.commands.values():
+    for words, command in commands():
         for parameter in command.params:
-            if isinstance(parameter, click.Option):
+            if words and isinstance(parameter, click.Option):
                 assert any(f"`{option}" in text or f" {option}" in text for option in parameter.opts), parameter.name
 
 
