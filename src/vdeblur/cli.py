@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from vdeblur import __version__
-from vdeblur.cli_report import HumanReporter, JsonReporter, reported
+from vdeblur.cli_models import models
+from vdeblur.cli_report import HumanReporter, JsonReporter, question, reported
 from vdeblur.errors import UsageError
 
 CONFIG_FILE = "vdeblur.toml"
@@ -42,20 +43,21 @@ def _read_config(explicit: Path | None) -> dict[str, Any]:
                 tables = tomllib.loads(path.read_text("utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
                 raise click.UsageError(f"{path} cannot be read as TOML: {error}") from error
-            return {command: _known_options(path, command, options) for command, options in tables.items()}
+            return {command: _known_options(path, main, command, options) for command, options in tables.items()}
     return {}
 
 
-def _known_options(path: Path, command: str, options: Any) -> dict[str, Any]:
+def _known_options(path: Path, group: click.Group, name: str, options: Any) -> dict[str, Any]:
     """Give a command's options under the names of its parameters; refuse what it does not have."""
-    if command not in main.commands or not isinstance(options, dict):
-        raise click.UsageError(f"{path}: there is no command {command!r}; choose from {', '.join(main.commands)}")
-    parameters = {param.name: param for param in main.commands[command].params if isinstance(param, click.Option)}
+    if name not in group.commands or not isinstance(options, dict):
+        raise click.UsageError(f"{path}: there is no command {name!r}; choose from {', '.join(group.commands)}")
+    command = group.commands[name]
+    if isinstance(command, click.Group):
+        return {key: _known_options(path, command, key, value) for key, value in options.items()}
+    parameters = {param.name: param for param in command.params if isinstance(param, click.Option)}
     named = {key.replace("-", "_"): value for key, value in options.items()}
     for key in named.keys() - parameters.keys():
-        raise click.UsageError(
-            f"{path}: {command} has no option {key!r}; choose from {', '.join(map(str, parameters))}"
-        )
+        raise click.UsageError(f"{path}: {name} has no option {key!r}; choose from {', '.join(map(str, parameters))}")
     return named
 
 
@@ -105,8 +107,12 @@ class KeyValue(click.ParamType):
 @main.command(short_help="Restore a video or a folder of pictures.")
 @click.argument("input", type=click.Path(path_type=Path), metavar="INPUT")
 @click.argument("output", type=click.Path(), metavar="OUTPUT")
-@click.option("-m", "--model", default="lite", show_default=True, help="lite (in the package) or identity.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint for the model, .safetensors or .pt.")
+@click.option("-m", "--model", default="lite", show_default=True, help="NAME or NAME@WEIGHTS, see vdeblur models list.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Checkpoint for the model: .safetensors, .pt, .pth, .pytorch."
+)
+@click.option("--yes", is_flag=True, help="Fetch weights unasked, even if their authors published no digest.")
+@click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps or xpu.")
 @click.option(
     "-p",
@@ -145,6 +151,8 @@ def run(
     output: str,
     model: str,
     weights: Path | None,
+    yes: bool,
+    offline: bool,
     device: str,
     precision: str,
     tile: str,
@@ -186,6 +194,8 @@ def run(
         settings = pipeline.Settings(
             model=model,
             checkpoint=weights,
+            yes=yes,
+            offline=offline,
             device=device,
             precision=precision,
             tile=tile,
@@ -196,8 +206,10 @@ def run(
             cut=decode.Cut(start, stop_at, frames),
             encoding=encode.EncodeOptions(codec, crf, preset, e, pix_fmt, lossless, overwrite),
         )
-        pipeline.run(input, Path(output).absolute(), settings, notify=reporter.notify, stop=stop)
+        pipeline.run(input, Path(output).absolute(), settings, notify=reporter.notify, ask=question(json), stop=stop)
 
+
+main.add_command(models)
 
 if __name__ == "__main__":
     main()

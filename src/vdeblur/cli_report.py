@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from json import dumps
 from types import FrameType
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from vdeblur import __version__
-from vdeblur.errors import ExitStatus, VdeblurError
+from vdeblur.errors import ExitStatus, InterruptedRunError, VdeblurError
 
 PROGRESS_SECONDS = 0.5  # at most two progress events a second
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
@@ -30,7 +30,7 @@ class JsonReporter:
 
     def notify(self, event: str, facts: dict[str, object]) -> None:
         """Take an event."""
-        if event == "progress":
+        if event in ("progress", "download_progress"):
             now = time.monotonic()
             if now - self.last_progress < PROGRESS_SECONDS:
                 return
@@ -58,7 +58,7 @@ class HumanReporter:
     def _on_plan(self, facts: dict[str, Any]) -> None:
         tiled = "" if facts["tile"] == "none" else f", tiles of {facts['tile']}"
         self._say(f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}")
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        if _is_lively():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -78,6 +78,40 @@ class HumanReporter:
             left = "" if facts["eta_seconds"] is None else f", {_clock(facts['eta_seconds'])} left"
             of = "" if total is None else f" of {total}"
             click.echo(f"  frame {facts['frame']}{of}, {facts['fps']:.2f} fps{left}", err=True)
+
+    def _on_download(self, facts: dict[str, Any]) -> None:
+        size = "" if facts["megabytes"] is None else f", about {facts['megabytes']:g} MB"
+        notice = f"; note: {facts['notice']}" if facts["notice"] else ""
+        self._say(f"{facts['model']}@{facts['weights']}: fetching {facts['file']}{size} from {facts['source']}")
+        self._say(f"  licence: {facts['license']}{notice}")
+
+    def _on_download_progress(self, facts: dict[str, Any]) -> None:
+        done, total = facts["bytes"], facts["bytes_total"]
+        if _is_lively():
+            if self.bar is None:
+                from rich.console import Console
+                from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+                columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+                self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+                self.task = self.bar.add_task(facts["file"], total=total)
+                self.bar.start()
+            self.bar.update(self.task, completed=done, total=total, description=facts["file"])
+            return
+        now = time.monotonic()
+        if now - self.last_line >= LINE_SECONDS:
+            self.last_line = now
+            of = "" if total is None else f" of {total / 1e6:.1f}"
+            self._say(f"  {done / 1e6:.1f}{of} MB")
+
+    def _on_download_done(self, facts: dict[str, Any]) -> None:
+        self.close()
+        verified = {
+            "pinned": "verified",
+            "partly": "partly verified, by 8 digits of its SHA-256",
+            "unpinned": "not verified, since its authors published no digest; any later change will be noticed",
+        }[facts["verification"]]
+        self._say(f"  {verified}; SHA-256 {facts['sha256']}")
 
     def _on_warning(self, facts: dict[str, Any]) -> None:
         self._say(f"warning: {facts['message']}")
@@ -103,6 +137,29 @@ class HumanReporter:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def _is_lively() -> bool:
+    """Tell whether there is a terminal that can draw a bar."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def question(json: bool = False) -> Callable[[str], bool] | None:
+    """Give a function that puts a question to the person at the terminal; None where there is none."""
+    if json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+
+    def ask(text: str) -> bool:
+        # `reported` only notes a signal; while a person is asked, Ctrl-C must end the question.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return click.confirm(text, err=True)
+        except click.Abort as error:
+            raise InterruptedRunError(ExitStatus.INTERRUPTED) from error
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    return ask
 
 
 def _clock(seconds: float) -> str:

@@ -14,6 +14,7 @@ class Network(nn.Module):
     may be, padding: how a frame is continued to the right and the bottom to get there ("reflect" or "replicate").
     half_precision: whether it may be computed in bf16 and fp16; float32_parts: its parts that stay in float32 even so.
     overlap: pixels that neighbouring tiles should share. whole_pixels: up to which size frames are better not cut up.
+    constant_buffers: its buffers that are not learnt; a checkpoint that holds other values is for another network.
     """
 
     feeding: ClassVar[str]
@@ -24,6 +25,7 @@ class Network(nn.Module):
     float32_parts: ClassVar[tuple[str, ...]] = ()
     overlap: ClassVar[int] = 32
     whole_pixels: ClassVar[int] = 3_000_000
+    constant_buffers: ClassVar[tuple[str, ...]] = ()
 
     @staticmethod
     def official_name(name: str) -> str:
