@@ -21,7 +21,7 @@ class Place:
     """What a path holds, and how its server behaves.
 
     drop_after: bytes after which the connection breaks, one number for each time. ranges, etag: what the server can.
-    status: instead of the file. kind: its Content-Type. slow: seconds before the answer.
+    status: instead of the file. kind: its Content-Type. slow: seconds before the answer. drip: seconds between pieces.
     """
 
     data: bytes = b""
@@ -31,6 +31,7 @@ class Place:
     status: int = 200
     kind: str = "application/octet-stream"
     slow: float = 0.0
+    drip: float = 0.0
 
 
 class Server(ThreadingHTTPServer):
@@ -134,8 +135,12 @@ class _Handler(BaseHTTPRequestHandler):
         if place.drop_after:
             data = data[: place.drop_after.pop(0)]
             self.close_connection = True
-        self.server.sent += len(data)
-        self.wfile.write(data)
+        step = 100_000 if place.drip else max(len(data), 1)
+        for place_in_data in range(0, len(data), step):
+            piece = data[place_in_data : place_in_data + step]
+            self.wfile.write(piece)
+            self.server.sent += len(piece)
+            threading.Event().wait(place.drip)
 
 
 @contextmanager

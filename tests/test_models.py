@@ -6,8 +6,10 @@ import json
 import multiprocessing
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -328,6 +330,31 @@ def test_two_processes_fetch_once(server: Server) -> None:
     assert server.asked["GET /pinned.pth"] == 1
 
 
+def test_ctrl_c_and_going_on(vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = saved({"part.weight": torch.rand(500_000)})
+    server.places["/start.pth"] = Place(content, etag='"one"', drip=0.2)
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    (tmp_path / "registry.toml").write_text(
+        '[lite-start]\nstart_of = "lite"\ndescription = "half of it"\nlicense = "MIT"\n[lite-start.weights.only]\n'
+        f'sources = [{{ kind = "https", url = "{server.url}/start.pth" }}]\n'
+        f'file = "start.pth"\ngit_blob_sha1 = "{blob}"\n'
+    )
+    command = [sys.executable, "-m", "vdeblur", "models", "download", "lite-start"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    part = tmp_path / "cache" / "downloads" / "lite-start@only" / "start.pth.part"
+    while process.poll() is None and not (part.is_file() and part.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == ExitStatus.INTERRUPTED, said
+    assert said.splitlines()[-1].startswith("vdeblur: stopped")
+    have = part.stat().st_size
+    assert 0 < have < len(content)
+    server.places["/start.pth"].drip = 0
+    assert vdeblur("models", "download", "lite-start").exit_code == 0
+    assert server.ranges == [f"bytes={have}-"]
+
+
 def test_no_weights_to_be_had(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
     result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "large-toy")
     assert result.exit_code == ExitStatus.MODEL
@@ -467,5 +494,7 @@ def test_prefixes_and_tensors_that_are_not_the_networks() -> None:
     assert not faults
     assert fitted.keys() == TOY.state_dict().keys()
     assert torch.equal(fitted["body.weight"], TOY.body.weight)
+    fitted, faults = checkpoint.fit({**TOY.state_dict(), "step": torch.zeros(1)}, Toy(), "generator.", ("step",))
+    assert not faults
     without = {key: value for key, value in official(TOY).items() if key != "mean"}
     assert not checkpoint.fit(without, Toy())[1], "a constant may be missing"

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from tests import clips
+from tests.conftest import ROOT
 from vdeblur import networks, registry, weights
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.networks.lite import Lite
@@ -44,6 +45,16 @@ def test_the_registry_is_whole() -> None:
     assert entries["dstnet"].weights.keys() == {"gopro", "dvd", "bsd-1ms8ms"}
     assert entries["cdvd-tsp"].default == "gopro"
     assert not any(entry.network not in networks.NETWORKS for entry in weights.entries().values() if entry.network)
+
+
+def test_the_entry_in_contributing_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("```toml\n")[1].split("```")[0]
+    text = text.replace('sha256 = "..."', f'sha256 = "{"0" * 64}"').replace("key-of-NETWORKS", "lite")
+    (tmp_path / "registry.toml").write_text(text)
+    monkeypatch.setenv("VDEBLUR_REGISTRY", str(tmp_path / "registry.toml"))
+    entry = weights.find_entry("name@gopro")
+    assert {source.kind for source in entry.weights["gopro"].remote.sources} | {"package"} == set(registry.SOURCES)
+    assert (entry.prefix, entry.ignored, entry.default) == ("generator.", ("step_counter",), "gopro")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])

@@ -94,7 +94,8 @@ def _in_our_names(
     tensors: dict[str, Tensor], official: dict[str, str], prefix: str, ignored: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Give a checkpoint's tensors under our names, and the keys that mean nothing, whichever names it uses."""
-    stripped = {key.removeprefix(prefix): value for key, value in tensors.items() if key not in ignored}
+    tensors = {key: value for key, value in tensors.items() if key not in ignored}
+    stripped = {key.removeprefix(prefix): value for key, value in tensors.items()}
     ours = {theirs: name for name, theirs in official.items()}
     if len(ours.keys() & stripped.keys()) > len(official.keys() & tensors.keys()):
         known = {ours[key]: value for key, value in stripped.items() if key in ours}
