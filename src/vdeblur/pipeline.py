@@ -226,7 +226,16 @@ def plan_tiles(settings: Settings, height: int, width: int, network: Network, ch
     # One tile at a time keeps a CPU's caches warm; a GPU wants them together.
     at_once = 1 if chosen.type == "cpu" else 8
     return tiles.plan_tiles(
-        height, width, tile, overlap, network.multiple, network.smallest, network.padding, at_once, network.reach
+        height,
+        width,
+        tile,
+        overlap,
+        network.multiple,
+        network.smallest,
+        network.padding,
+        at_once,
+        network.reach,
+        network.tile_multiple,
     )
 
 

@@ -14,7 +14,7 @@ class Network(nn.Module):
     what height and width must be divisible by, smallest: the least they may be, padding: how a frame is continued to
     the right and the bottom to get there ("reflect" or "replicate").
     half_precision: which of fp16 and bf16 give the same picture as fp32, to 50 dB with the weights of its parity cases.
-    float32_parts: its parts that stay in float32 even so.
+    float32_parts: its parts that stay in float32 even so. tile_multiple: what tiles must be aligned to, if to more.
     constant_buffers: tensors that are saved, but never anything else than what the constructor gives.
     overlap: pixels that neighbouring tiles should share; reach: how far away a pixel may be that still matters to
     another, where that is known. whole_pixels: up to which size frames are better not cut up.
@@ -23,6 +23,7 @@ class Network(nn.Module):
     feeding: ClassVar[str]
     radius: int = 0
     multiple: ClassVar[int] = 1
+    tile_multiple: ClassVar[int | None] = None
     smallest: ClassVar[int] = 1
     padding: ClassVar[str] = "reflect"
     half_precision: ClassVar[tuple[str, ...]] = ()
