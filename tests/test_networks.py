@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from vdeblur import streams, tiles
+from vdeblur.device import DTYPES
 from vdeblur.networks import NETWORKS, lucas_kanade
 from vdeblur.networks.layers import Network
 
@@ -43,16 +44,25 @@ def run(network: Network, clip: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("frames", [1, 2, 3, 12, 13, 16, 17, 29])
+@pytest.mark.parametrize("frames", [1, 2, 3, 7])
 def test_as_many_frames_out_as_in(name: str, frames: int) -> None:
     clip = moving_clip(frames, 16, 16)
     assert run(lively(name), clip).shape == clip.shape
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (33, 70)])
+def test_any_frame_size(name: str, size: tuple[int, int]) -> None:
+    clip = moving_clip(2, *size)
+    restored = run(lively(name), clip)
+    assert restored.shape == clip.shape
+    assert restored.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_stack_of_tiles_equals_each_tile_alone(name: str) -> None:
     network = lively(name)
-    stack = torch.cat((moving_clip(20, 32, 32), moving_clip(20, 32, 32).flip(3)))
+    stack = torch.cat((moving_clip(5, 32, 32), moving_clip(5, 32, 32).flip(3)))
     together = run(network, stack)
     torch.testing.assert_close(together[:1], run(network, stack[:1]), rtol=0, atol=1e-5)
 
@@ -84,7 +94,8 @@ def test_lite_moves_with_the_picture() -> None:
 def test_gradients_reach_every_parameter(name: str) -> None:
     network = lively(name).train()
     clip = moving_clip(4)
-    restored = torch.stack(list(streams.stream(network, iter(clip.unbind(1)), whole(network, clip))))
+    plan = whole(network, clip)
+    restored = torch.stack(list(streams.stream(network, map(plan.pad, clip.unbind(1)), plan)))
     restored.square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
 
@@ -94,7 +105,9 @@ def test_half_precision_is_close(name: str) -> None:
     network = lively(name)
     clip = moving_clip(6)
     exact = run(network, clip)
-    half = run(network.to_precision(torch.bfloat16), clip)
+    if not network.half_precision:
+        pytest.skip("meant for float32")
+    half = run(network.to_precision(DTYPES[network.half_precision[-1]]), clip)
     assert half.dtype == torch.float32
     # bfloat16 keeps 8 bits of what is added to the frame, so errors stay far below that
     assert (half - exact).abs().mean() <= 0.05 * (exact - clip).abs().mean()

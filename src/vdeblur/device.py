@@ -35,19 +35,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device, network: Network) -> str:
-    """Give fp32, bf16 or fp16; `auto` is half precision where the network bears it and the device is made for it.
-
-    Raises: DeviceError where the network must not be computed in the precision asked for.
-    """
-    if name == "auto":
-        if not network.half_precision:
-            return "fp32"
-        if device.type == "cuda":
-            return "fp16"
-        return "bf16" if device.type == "cpu" and computes_bf16() else "fp32"
-    if name != "fp32" and not network.half_precision:
-        raise DeviceError(f"this network loses too much in {name}", "use --precision fp32")
-    return name
+    """Give fp32, bf16 or fp16; `auto` is half precision where the network bears it and the device is made for it."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "fp16" if "fp16" in network.half_precision else "fp32"
+    good = device.type == "cpu" and "bf16" in network.half_precision and computes_bf16()
+    return "bf16" if good else "fp32"
 
 
 def computes_bf16() -> bool:
@@ -58,5 +52,8 @@ def computes_bf16() -> bool:
 
 def place(network: Network, device: torch.device, precision: str) -> Network:
     """Move a network to a device in a precision, laid out as convolutions like it best."""
+    if device.type == "cuda":  # TF32 has fp16's ten bits, so it is for those who asked for no more
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"
+        torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     moved: Network = network.to(device).to_precision(DTYPES[precision])
     return moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -92,7 +92,7 @@ def run(
         warnings.append(code)
         notify("warning", {"code": code, "message": message})
 
-    weights.find_entry(settings.model)
+    entry = weights.find_entry(settings.model)
     source = decode.open_source(source_path, settings.cut, warn)
     try:
         info = source.info
@@ -114,6 +114,8 @@ def run(
         talk = Talk(settings.offline, settings.yes, notify, ask, stop)
         network = weights.load_model(settings.model, settings.checkpoint, talk)
         precision = device.choose_precision(settings.precision, chosen, network)
+        if precision != "fp32" and precision not in network.half_precision:
+            warn("W_PRECISION", f"{entry.name} loses quality in {precision}; it is meant for fp32")
         network = device.place(network, chosen, precision)
         plan = plan_tiles(settings, info.height, info.width, network, chosen)
         writer = open_writer(output, source, settings, warn)
@@ -230,7 +232,18 @@ def plan_tiles(settings: Settings, height: int, width: int, network: Network, ch
         )
     # One tile at a time keeps a CPU's caches warm; a GPU wants them together.
     at_once = 1 if chosen.type == "cpu" else 8
-    return tiles.plan_tiles(height, width, tile, overlap, network.multiple, network.smallest, network.padding, at_once)
+    return tiles.plan_tiles(
+        height,
+        width,
+        tile,
+        overlap,
+        network.multiple,
+        network.smallest,
+        network.padding,
+        at_once,
+        network.reach,
+        network.tile_multiple,
+    )
 
 
 class Restorer:

@@ -6,12 +6,19 @@ is its own business, and which of the network's steps see whole frames and which
 several clips of one length can go through together, along B.
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from vdeblur.networks.layers import Network
 from vdeblur.tiles import TilePlan
+
+WINDOW, AHEAD = 30, 10  # frames held by a bidirectional network, and those of them that only serve as look-ahead
+RUNAWAY = 8.0  # a state that grows beyond so many times its size after the first window is not to be trusted
 
 
 def stream(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
@@ -35,5 +42,160 @@ def stream_neighbours(network: Network, frames: Iterator[Tensor], plan: TilePlan
         previous, current = current, following
 
 
-Feeding = Callable[[Network, Iterator[Tensor], TilePlan], Iterator[Tensor]]
-FEEDINGS: dict[str, Feeding] = {"frame": stream_frames, "neighbours": stream_neighbours}
+def stream_windows(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Feed a network that restores the middle frame of a window (B, T, 3, H, W); edge frames are repeated."""
+    length = 2 * network.radius + 1
+    window: deque[Tensor] = deque(maxlen=length)
+
+    def restored() -> Iterator[Tensor]:
+        if len(window) == length:
+            yield plan.apply(lambda *tiles: network(torch.stack(tiles, 1)), *window)
+
+    for frame in frames:
+        window.extend([frame] * (1 if window else network.radius + 1))
+        yield from restored()
+    for _ in range(network.radius if window else 0):
+        window.append(window[-1])
+        yield from restored()
+
+
+def stream_pairs(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Feed a network that looks at a frame and the next; the last one is paired with the one before it, if any."""
+    previous: Tensor | None = None
+    current = next(frames, None)
+    while current is not None:
+        following = next(frames, None)
+        neighbour = following if following is not None else previous if previous is not None else current
+        yield plan.apply(network, current, neighbour)
+        previous, current = current, following
+
+
+class Cascade(Protocol):
+    """A network that restores the middle one of three frames, in as many stages as it says."""
+
+    stages: int
+
+    def pyramid(self, frame: Tensor) -> Any:
+        """Give what a frame brings to every window it is in."""
+
+    def align(self, frames: tuple[Tensor, ...], pyramids: tuple[Any, ...]) -> Tensor:
+        """Give what there is to restore from, of three frames."""
+
+    def restore(self, aligned: Tensor) -> Tensor:
+        """Give the restored middle frame, whole or in tiles."""
+
+
+def stream_cascade(network: Cascade, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Feed a network that restores the middle one of three frames, stage after stage (CDVD-TSP).
+
+    A stage gives one frame less at each end than it gets, and stages follow one another as iterators do, so each
+    frame passes every stage once. The clip is lengthened by its own first and last frames, in forward order, as the
+    reference does: before frames 0, 1, ... come 0, 1 again, and after ..., n-2, n-1 come n-2, n-1.
+    """
+    restored = _lengthened(frames, network.stages)
+    for _ in range(network.stages):
+        restored = _cascade_stage(network, restored, plan)
+    return restored
+
+
+def _lengthened(frames: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+    first = list(islice(frames, count))
+    if not first:
+        return
+    missing = count - len(first)  # of a clip that is shorter than that
+    yield from [first[0]] * missing + first
+    last: deque[Tensor] = deque(maxlen=len(first))
+    for frame in chain(first, frames):
+        yield frame
+        last.append(frame)
+    yield from [*last] + [last[-1]] * missing
+
+
+def _cascade_stage(network: Cascade, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Restore all frames but the first and the last."""
+    window: deque[tuple[Tensor, Any]] = deque(maxlen=3)
+    for frame in frames:
+        window.append((frame, network.pyramid(frame)))
+        if len(window) == 3:
+            pictures, pyramids = zip(*window, strict=True)
+            # Flow and prior see the whole frame; only what is left to do is tiled.
+            yield plan.apply(network.restore, network.align(pictures, pyramids))
+
+
+class Bidirectional(Protocol):
+    """A network that lets features travel through a clip in both directions; see dstnet.DSTNet."""
+
+    def features(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Give each frame's features, of whole frames."""
+
+    def propagate_backward(self, features: Sequence[Tensor], keep: int | None = None) -> list[Tensor]:
+        """Let features, whole or in tiles, travel from the last frame to the first."""
+
+    def propagate_forward(self, backward: list[Tensor], state: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+        """Let them travel onwards from a state; give the last one, too."""
+
+    def reconstruct(self, frame: Tensor, propagated: Tensor) -> Tensor:
+        """Give the restored frame, whole or in tiles."""
+
+
+def stream_bidirectional(
+    network: Bidirectional, frames: Iterator[Tensor], plan: TilePlan, window: int = WINDOW, ahead: int = AHEAD
+) -> Iterator[Tensor]:
+    """Feed a network that lets features travel through a clip, backward and then forward (DSTNet).
+
+    window: so many frames' features are held, and the backward pass begins at the last of them. Unless that is the
+    clip's last frame, the results for the last `ahead` of them are left for the next window, where more is known. The
+    forward state is carried on from window to window. A clip of at most `window` frames is restored as one.
+    """
+    waiting: deque[Tensor] = deque()
+
+    def noted() -> Iterator[Tensor]:
+        for frame in frames:
+            waiting.append(frame)
+            yield frame
+
+    features = network.features(noted())
+    held: list[Tensor] = []
+    states: list[Tensor | None] = [None] * len(plan.groups())
+    limit: float | None = None
+    while True:
+        held += islice(features, window - len(held))
+        ready = len(held) if len(held) < window else window - ahead
+        if not ready:
+            return
+        parts = []
+        for index, group in enumerate(plan.groups()):
+            backward = network.propagate_backward([plan.split(part, group) for part in held], ready)
+            propagated, states[index] = network.propagate_forward(backward, states[index])
+            parts.append(propagated)
+        del held[:ready]
+        for tiles in zip(*parts, strict=True):
+            yield plan.apply(network.reconstruct, waiting.popleft(), plan.join(tiles))
+        # Each step is quadratic in the state, and training saw short clips only: begin anew rather than run away.
+        strength = max(float(state.detach().abs().amax()) for state in states if state is not None)
+        limit = RUNAWAY * strength if limit is None else limit
+        if not strength <= limit:  # not a number, too
+            states = [None] * len(states)
+
+
+def stream_chunks(network: Bidirectional, frames: Iterator[Tensor], plan: TilePlan, chunk: int) -> Iterator[Tensor]:
+    """Feed a bidirectional network as its reference does for the published tables: in chunks that share nothing.
+
+    The last chunk is the clip's last `chunk` frames, of which those are given that were not yet.
+    """
+    recent: list[Tensor] = []
+    while fresh := list(islice(frames, chunk)):
+        recent = (recent + fresh)[-chunk:]
+        restored = list(stream_bidirectional(network, iter(recent), plan, window=len(recent) + 1))
+        yield from restored[-len(fresh) :]
+
+
+Feeding = Callable[[Any, Iterator[Tensor], TilePlan], Iterator[Tensor]]
+FEEDINGS: dict[str, Feeding] = {
+    "frame": stream_frames,
+    "neighbours": stream_neighbours,
+    "window": stream_windows,
+    "pair": stream_pairs,
+    "cascade": stream_cascade,
+    "bidirectional": stream_bidirectional,
+}

@@ -1,8 +1,9 @@
 """Frames to overlapping tiles and back.
 
 All tiles have one size, so that they can be stacked along the batch and a recurrent network's state is per tile for
-free. They are placed evenly, so the overlap is at least the one asked for. Where tiles overlap they are blended with
-weights that fall linearly towards each tile's edge; the weights are divided by their sum once.
+free. They are placed evenly, so the overlap is at least the one asked for. Where tiles overlap they are blended: each
+tile's outermost pixels, which know least of what is around them, are not used, further in its weight grows linearly.
+The weights are divided by their sum once.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+UNUSED = 1e-6  # weight of a pixel in the margin; it still counts where no other tile has that pixel
+
 
 @dataclass(frozen=True)
 class TilePlan:
@@ -19,7 +22,8 @@ class TilePlan:
 
     size: height and width of the frame. tile: of each tile, in pixels, multiples of what the network needs.
     tops, lefts: where tiles begin in the padded frame. padding: how frames are continued, "reflect" or "replicate".
-    at_once: how many tiles are computed together.
+    at_once: how many tiles are computed together. margin: the pixels at a tile's edge that are not used, where another
+    tile has them.
     """
 
     size: tuple[int, int]
@@ -28,6 +32,7 @@ class TilePlan:
     lefts: tuple[int, ...]
     padding: str = "reflect"
     at_once: int = 1
+    margin: int = 0
 
     @property
     def count(self) -> int:
@@ -73,7 +78,8 @@ class TilePlan:
         size = tuple(side // fraction for side in self.padded)
         whole = stacks[0].new_zeros(1, stacks[0].shape[1], *size, dtype=torch.float32)
         weights = whole.new_zeros(size)
-        window = _ramp(rows, whole)[:, None] * _ramp(columns, whole)
+        margin = self.margin // fraction
+        window = _ramp(rows, margin, whole)[:, None] * _ramp(columns, margin, whole)
         tile_of = (tile for stack in stacks for tile in stack)
         for tile, (top, left) in zip(tile_of, self._places(), strict=True):
             y, x = top // fraction, left // fraction
@@ -105,11 +111,18 @@ def plan_tiles(
     smallest: int = 1,
     padding: str = "reflect",
     at_once: int = 1,
+    reach: int | None = None,
+    tile_multiple: int | None = None,
 ) -> TilePlan:
     """Plan tiles of at most `tile` (height, width) pixels for frames of this size; None: one tile, the whole frame.
 
-    Their sides are divisible by multiple, and not less than smallest.
+    Their sides are divisible by multiple, and not less than smallest; if there is more than one, places and sides are
+    divisible by tile_multiple. Where the overlap is more than twice the
+    network's reach, the result is that of the whole frame.
     """
+    margin = reach if reach is not None and overlap > 2 * reach else overlap // 4
+    if tile is not None and tile_multiple is not None and (height > tile[0] or width > tile[1]):
+        multiple = tile_multiple
     sides, starts = [], []
     for length, wanted in zip((height, width), tile or (height, width), strict=True):
         side = max(min(_round_up(wanted, multiple), _round_up(length, multiple)), _round_up(smallest, multiple))
@@ -119,7 +132,7 @@ def plan_tiles(
         places = [round(k * last / max(count - 1, 1) / multiple) * multiple for k in range(count)]
         sides.append(side)
         starts.append(tuple(sorted(set(places))))
-    return TilePlan((height, width), (sides[0], sides[1]), starts[0], starts[1], padding, at_once)
+    return TilePlan((height, width), (sides[0], sides[1]), starts[0], starts[1], padding, at_once, margin)
 
 
 def pad_to(picture: Tensor, height: int, width: int, mode: str = "reflect") -> Tensor:
@@ -141,7 +154,7 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _ramp(length: int, like: Tensor) -> Tensor:
-    """Weights across a tile: rising linearly from its edge to its middle, never zero."""
+def _ramp(length: int, margin: int, like: Tensor) -> Tensor:
+    """Weights across a tile: next to nothing in the margins, then rising linearly to the middle; never zero."""
     position = torch.arange(length, device=like.device, dtype=like.dtype)
-    return torch.minimum(position + 0.5, length - 0.5 - position)
+    return (torch.minimum(position + 0.5, length - 0.5 - position) - margin).clamp(min=UNUSED)

@@ -3,8 +3,21 @@
 What a caller must know of a network stands in its class, see layers.Network.
 """
 
+from vdeblur.networks.cdvd_tsp import CDVDTSP
+from vdeblur.networks.dstnet import DSTNet
+from vdeblur.networks.dstnet_plus import DSTNetPlus
+from vdeblur.networks.flow_rnn import FlowRNN
 from vdeblur.networks.identity import Identity
 from vdeblur.networks.layers import Network
 from vdeblur.networks.lite import Lite
+from vdeblur.networks.spn import SPN
 
-NETWORKS: dict[str, type[Network]] = {"identity": Identity, "lite": Lite}
+NETWORKS: dict[str, type[Network]] = {
+    "cdvd-tsp": CDVDTSP,
+    "dstnet": DSTNet,
+    "dstnet-plus": DSTNetPlus,
+    "flow-rnn": FlowRNN,
+    "identity": Identity,
+    "lite": Lite,
+    "spn": SPN,
+}

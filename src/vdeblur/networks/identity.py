@@ -10,7 +10,7 @@ class Identity(Network):
 
     feeding = "frame"
     multiple = 1
-    half_precision = True
+    half_precision = ("fp16", "bf16")
 
     def forward(self, blurry: Tensor) -> Tensor:
         """Give (B, 3, H, W) back."""

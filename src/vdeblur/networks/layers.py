@@ -10,22 +10,28 @@ from torch.nn import functional as F
 class Network(nn.Module):
     """A network with what a caller must know of it.
 
-    feeding: how streams.py feeds it. multiple: what height and width must be divisible by, smallest: the least they
-    may be, padding: how a frame is continued to the right and the bottom to get there ("reflect" or "replicate").
-    half_precision: whether it may be computed in bf16 and fp16; float32_parts: its parts that stay in float32 even so.
-    overlap: pixels that neighbouring tiles should share. whole_pixels: up to which size frames are better not cut up.
-    constant_buffers: its buffers that are not learnt; a checkpoint that holds other values is for another network.
+    feeding: how streams.py feeds it; radius: frames on either side of a window, where it is fed windows. multiple:
+    what height and width must be divisible by, smallest: the least they may be, padding: how a frame is continued to
+    the right and the bottom to get there ("reflect" or "replicate").
+    half_precision: which of fp16 and bf16 give the same picture as fp32, to 50 dB with the weights of its parity cases.
+    float32_parts: its parts that stay in float32 even so. tile_multiple: what tiles must be aligned to, if to more.
+    constant_buffers: tensors that are saved, but never anything else than what the constructor gives.
+    overlap: pixels that neighbouring tiles should share; reach: how far away a pixel may be that still matters to
+    another, where that is known. whole_pixels: up to which size frames are better not cut up.
     """
 
     feeding: ClassVar[str]
+    radius: int = 0
     multiple: ClassVar[int] = 1
+    tile_multiple: ClassVar[int | None] = None
     smallest: ClassVar[int] = 1
     padding: ClassVar[str] = "reflect"
-    half_precision: ClassVar[bool] = False
+    half_precision: ClassVar[tuple[str, ...]] = ()
     float32_parts: ClassVar[tuple[str, ...]] = ()
-    overlap: ClassVar[int] = 32
-    whole_pixels: ClassVar[int] = 3_000_000
     constant_buffers: ClassVar[tuple[str, ...]] = ()
+    overlap: ClassVar[int] = 32
+    reach: ClassVar[int | None] = None
+    whole_pixels: ClassVar[int] = 3_000_000
 
     @staticmethod
     def official_name(name: str) -> str:

@@ -55,7 +55,7 @@ class Lite(Network):
 
     feeding = "neighbours"  # wants a frame with the one before and the one after, see streams.py
     multiple = SCALE
-    half_precision = True  # convolutions only; motion and sampling stay in float32
+    half_precision = ("fp16", "bf16")  # convolutions only; motion and sampling stay in float32
 
     def __init__(self, channels: int = 64, blocks: int = 4) -> None:
         super().__init__()

@@ -1,7 +1,13 @@
 """Losses: how far restored frames are from the sharp ones."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vdeblur.networks.layers import warp
+from vdeblur.networks.spn import gradient_magnitude
 
 LOG_ERROR_FLOOR = 1e-4  # a PSNR of 40 dB
 CHARBONNIER_EPSILON = 1e-3  # where the square turns into the absolute value; a quarter of an 8-bit step
@@ -25,3 +31,40 @@ def log_error(restored: Tensor, sharp: Tensor) -> Tensor:
     """
     error = (restored - sharp).square().mean((-1, -2, -3))
     return (error + LOG_ERROR_FLOOR).log().mean()
+
+
+def carrying_over(flows: Sequence[Tensor], current: Tensor, neighbour: Tensor) -> Tensor:
+    """Give how far the neighbour, warped by flows, is from the current frame: flow-rnn's flow loss, Eq. (14).
+
+    current, neighbour: (B, 3, H, W). flows: from current to neighbour at 1/4, 1/8, ... of the size, in pixels of their
+    own resolution. Mean squares are weighed by 4^-s, so that a level counts by its number of pixels.
+    """
+    total = current.new_zeros(())
+    for level, flow in enumerate(flows, 2):
+        here, there = (F.avg_pool2d(frame, 2**level) for frame in (current, neighbour))
+        total = total + 4.0**-level * F.mse_loss(warp(there, flow), here)
+    return total
+
+
+def fooling(discriminator: nn.Module, restored: Tensor, saturating: bool = True) -> Tensor:
+    """Give the adversarial loss of a generator, log(1 - D(gradients of what it made)), the mean over the batch.
+
+    discriminator: gives logits (B, 2) for restored and sharp. restored: luma (B, 1, H, W), not clamped. saturating:
+    the paper's (SPGAN) form, which hardly tells how to go on where the discriminator is sure; else -log D. No
+    gradients reach the discriminator's weights, and its running statistics stay as they are.
+    """
+    fixed = {name: weight.detach() for name, weight in discriminator.named_parameters()}
+    fixed |= {name: statistics.clone() for name, statistics in discriminator.named_buffers()}
+    logits = torch.func.functional_call(discriminator, fixed, (gradient_magnitude(restored),))
+    restored_or_sharp = F.log_softmax(logits.float(), 1)  # never the logarithm of a softmax, which may be 0
+    return restored_or_sharp[:, 0].mean() if saturating else -restored_or_sharp[:, 1].mean()
+
+
+def telling_apart(discriminator: nn.Module, restored: Tensor, sharp: Tensor) -> Tensor:
+    """Give the cross-entropy of a discriminator of gradient images; no gradients reach what made restored.
+
+    restored, sharp: luma (B, 1, H, W). They go through apart, since batch normalisation would mix them.
+    """
+    made = F.log_softmax(discriminator(gradient_magnitude(restored.detach())).float(), 1)[:, 0]
+    real = F.log_softmax(discriminator(gradient_magnitude(sharp)).float(), 1)[:, 1]
+    return -(made.mean() + real.mean()) / 2

@@ -1,0 +1,120 @@
+"""The stored proof cases of shared/parity: what a reference gives for drawn weights and frames."""
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from tests.conftest import SHARED
+from vdeblur import streams, tiles
+from vdeblur.networks.layers import Network
+
+PARITY = SHARED / "parity"
+# How the authors save: the file's name, the key around the tensors. Prefixes of keys stand in the manifests.
+LAYOUTS = {
+    "cdvd-tsp": ("weights.pt", None),
+    "dstnet": ("weights.pth", "params"),
+    "dstnet-plus": ("weights.pth", "params"),
+    "pvdnet": ("weights.pytorch", None),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One stored case."""
+
+    folder: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.folder}-{self.name}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What stands in its json."""
+        return json.loads((PARITY / self.folder / f"{self.name}.json").read_text())
+
+    @property
+    def model(self) -> str:
+        """The model's name on the command line."""
+        variant = self.facts.get("variant", self.folder)
+        return variant if variant.startswith(self.folder) else self.folder
+
+    @property
+    def tolerance(self) -> float:
+        """The largest difference that is allowed."""
+        return self.facts["tolerance"]["max_abs"]
+
+    @property
+    def chunk(self) -> int | None:
+        """Frames in a chunk, where the case has more than one."""
+        length = self.facts.get("chunk", {}).get("num_frame")
+        return length if length is not None and length < self.facts["frames"]["count"] else None
+
+    def arrays(self) -> dict[str, numpy.ndarray]:
+        """The output and the intermediates."""
+        with numpy.load(PARITY / self.folder / f"{self.name}.npz") as arrays:
+            return dict(arrays)
+
+    def frames(self) -> numpy.ndarray:
+        """The frames (T, H, W, 3), uint8; without the rows and columns that the reference drops."""
+        height, width = self.arrays()["output"].shape[1:3]
+        return recipe().frames(**self.facts["frames"])[:, :height, :width]
+
+    def manifest(self) -> dict[str, Any]:
+        """Every key of the checkpoint."""
+        return recipe().load_manifest(PARITY / self.folder / self.facts.get("manifest", "manifest.json"))
+
+    def checkpoint(self, folder: Path) -> Path:
+        """Write the weights as the authors do."""
+        tensors = recipe().state_dict(self.manifest(), self.facts["weights_seed"])
+        content: dict[str, Any] = {key: torch.from_numpy(value) for key, value in tensors.items()}
+        name, wrapper = LAYOUTS[self.folder]
+        torch.save({wrapper: content} if wrapper else content, folder / name)
+        return folder / name
+
+
+def recipe() -> ModuleType:
+    """The module that draws weights and frames."""
+    spec = importlib.util.spec_from_file_location("recipe", PARITY / "recipe.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cases() -> list[Case]:
+    """All that are there, those of networks that we have."""
+    return [
+        Case(folder, path.stem)
+        for folder in LAYOUTS
+        for path in sorted((PARITY / folder).glob("case-*.json"))
+        if path.with_suffix(".npz").is_file()
+    ]
+
+
+def as_tensor(frames: numpy.ndarray) -> Tensor:
+    """Give 8-bit frames (T, H, W, 3) as the networks see them: (T, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+
+
+def restore(
+    network: Network, frames: numpy.ndarray, chunk: int | None = None, tile: tuple[int, int] | None = None
+) -> numpy.ndarray:
+    """Restore a clip (T, H, W, 3) as `run` does, not clamped."""
+    height, width = frames.shape[1:3]
+    plan = tiles.plan_tiles(height, width, tile, 64, network.multiple, network.smallest, network.padding)
+    padded = (plan.pad(frame[None]) for frame in as_tensor(frames))
+    with torch.inference_mode():
+        if chunk is None:
+            restored = list(streams.stream(network, padded, plan))
+        else:
+            restored = list(streams.stream_chunks(network, padded, plan, chunk))
+    return torch.cat([plan.crop(frame) for frame in restored]).permute(0, 2, 3, 1).numpy()

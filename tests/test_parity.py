@@ -1,0 +1,158 @@
+"""Every network equals its reference, with weights in the authors' own files and by the code that `run` uses."""
+
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from tests import clips, parity
+from tests.parity import Case
+from vdeblur import device, streams, tiles, weights
+from vdeblur.networks.dstnet import DSTNet
+
+CASES = parity.cases()
+pytestmark = pytest.mark.skipif(not CASES, reason="shared/parity, the references' results, is not beside this checkout")
+FIRST = {case.model: case for case in reversed(CASES)}  # one of each model
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_output_equals_the_reference(case: Case, tmp_path: Path) -> None:
+    network = weights.load_model(case.model, case.checkpoint(tmp_path))
+    network = device.place(network, torch.device("cpu"), "fp32")
+    restored = parity.restore(network, case.frames(), case.chunk)
+    error = numpy.abs(restored - case.arrays()["output"]).max()
+    assert error <= case.tolerance, f"off by {error:.1e}"
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.chunk is None], ids=str)
+def test_run_equals_the_reference(case: Case, vdeblur, tmp_path: Path) -> None:
+    """From a folder of pictures to a folder of pictures, within one code value."""
+    frames = case.frames()
+    (tmp_path / "in").mkdir()
+    raw = tmp_path / "frames.rgb"
+    raw.write_bytes(frames.tobytes())
+    size = f"{frames.shape[2]}x{frames.shape[1]}"
+    clips.ffmpeg("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-i", raw, tmp_path / "in" / "f%03d.png")
+    options = ("-m", case.model, "--weights", case.checkpoint(tmp_path), "-p", "fp32", "-d", "cpu")
+    result = vdeblur("run", tmp_path / "in", tmp_path / "out/", *options, "--tile", "none", "--no-scene-detect")
+    assert result.exit_code == 0, result.output
+    written = numpy.concatenate([clips.rgb(path) for path in sorted((tmp_path / "out").iterdir())])
+    expected = numpy.rint(numpy.clip(case.arrays()["output"], 0, 1) * 255)
+    assert numpy.abs(written - expected).max() <= 1
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("case", FIRST.values(), ids=str)
+def test_half_precision_gives_the_same_picture(case: Case, precision: str, tmp_path: Path) -> None:
+    network = weights.load_model(case.model, case.checkpoint(tmp_path))
+    if precision not in network.half_precision:
+        pytest.skip(f"{case.model} does not claim to bear {precision}")
+    network = device.place(network, torch.device("cpu"), precision)
+    error = numpy.clip(parity.restore(network, case.frames()), 0, 1) - numpy.clip(case.arrays()["output"], 0, 1)
+    assert -10 * numpy.log10((error**2).mean()) >= 50
+
+
+@pytest.mark.parametrize("case", FIRST.values(), ids=str)
+def test_tiles_come_close_to_the_whole_frame(case: Case, tmp_path: Path) -> None:
+    """The error lies where tiles overlap, and is small beside what the network changes."""
+    network = weights.load_model(case.model, case.checkpoint(tmp_path))
+    frames = parity.recipe().frames(3, 128, 256, 3)
+    whole = parity.restore(network, frames)
+    error = numpy.abs(parity.restore(network, frames, tile=(128, 160)) - whole)
+    change = numpy.abs(whole - frames / 255).mean()
+    assert error.mean() <= 0.05 * change
+    columns = error.mean((0, 1, 3))
+    assert columns[96:160].mean() > max(columns[:48].mean(), columns[-48:].mean())
+
+
+@pytest.mark.parametrize("case", FIRST.values(), ids=str)
+def test_every_key_has_one_place(case: Case, tmp_path: Path) -> None:
+    """The names of the reference's tensors are the official names of ours, and as many numbers are in them."""
+    network = weights.load_model(case.model, case.checkpoint(tmp_path))
+    ours = {network.official_name(name): tensor for name, tensor in network.state_dict().items()}
+    manifest = case.manifest()
+    theirs = {key.removeprefix("module."): tuple(fact["shape"]) for key, fact in manifest["keys"].items()}
+    assert ours.keys() == theirs.keys()
+    assert len(ours) == len(network.state_dict())
+    for key, shape in theirs.items():
+        assert [side for side in ours[key].shape if side != 1] == [side for side in shape if side != 1], key
+    assert sum(tensor.numel() for tensor in ours.values()) == manifest["parameters"]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.folder == "cdvd-tsp"], ids=str)
+def test_the_steps_of_cdvd_tsp(case: Case, tmp_path: Path) -> None:
+    network = weights.load_model("cdvd-tsp", case.checkpoint(tmp_path))
+    arrays = {name: torch.from_numpy(numpy.asarray(array)) for name, array in case.arrays().items()}
+    frames = parity.as_tensor(case.frames())[:, None]
+    previous, frame, following = (frames[index] for index in arrays["window"][1:4])
+    height, width = frame.shape[2:]
+    with torch.inference_mode():
+        pyramids = tuple(network.pyramid(picture) for picture in (previous, frame, following))
+        forward = network.flow_net(pyramids[1], pyramids[2], height, width)
+        backward = network.flow_net(pyramids[1], pyramids[0], height, width)
+        aligned = network.align((previous, frame, following), pyramids)
+        restored = network.restore(aligned)
+    expected = {
+        "flow_t_prev": backward[0],
+        "flow_t_next": forward[0],
+        "warped_prev": aligned[0, :3],
+        "sharpness_stage1": aligned[0, 9],
+        "stage1_t": restored[0],
+    }
+    for name, found in expected.items():
+        assert (found - arrays[name]).abs().max() <= 1e-4, name
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.folder == "dstnet"], ids=str)
+def test_the_steps_of_dstnet(case: Case, tmp_path: Path) -> None:
+    network = weights.load_model(case.model, case.checkpoint(tmp_path))
+    assert isinstance(network, DSTNet)
+    height, width = case.frames().shape[1:3]
+    plan = tiles.plan_tiles(height, width, None, 0, network.multiple)
+    frames = plan.pad(parity.as_tensor(case.frames()[: case.chunk]))
+    with torch.inference_mode():
+        features = list(network.features(iter(frames.split(1))))
+        backward = network.propagate_backward(features)
+        expected = {"ll1_rec_f0": features[0], "backward_out_f0": backward[0], "backward_out_last": backward[-1]}
+        forward, _ = network.propagate_forward(backward, None)
+        expected |= {"forward_out_f0": forward[0], "forward_out_last": forward[-1]}
+    arrays = case.arrays()
+    for name, found in expected.items():
+        stored = torch.from_numpy(arrays[f"{name}_c0_3"])
+        assert (found[0, :4] - stored).abs().max() <= 1e-4, name
+
+
+def test_cdvd_tsp_streams_as_its_windows(tmp_path: Path) -> None:
+    """What the reference does for each frame anew, three restorations and one, equals the stream's two."""
+    case = FIRST["cdvd-tsp"]
+    network = weights.load_model("cdvd-tsp", case.checkpoint(tmp_path))
+    frames = parity.as_tensor(case.frames())[:, None]
+    with torch.inference_mode():
+        first = [network(*frames[index : index + 3]) for index in range(3)]
+        middle = network(*first)
+    streamed = parity.restore(network, case.frames())[2]
+    torch.testing.assert_close(middle[0].permute(1, 2, 0).numpy(), streamed, rtol=0, atol=2e-5)
+
+
+def test_dstnet_streams_longer_clips_than_its_window(tmp_path: Path) -> None:
+    """With a window that holds the clip nothing changes; a shorter one with look-ahead comes close."""
+    case = next(case for case in CASES if case.folder == "dstnet" and case.chunk)
+    network = weights.load_model(case.model, case.checkpoint(tmp_path))
+    assert isinstance(network, DSTNet)
+    frames = parity.as_tensor(case.frames()).split(1)
+    height, width = frames[0].shape[2:]
+    plan = tiles.plan_tiles(height, width, None, 0, network.multiple)
+
+    def stream(**window: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.cat(list(streams.stream_bidirectional(network, iter(frames), plan, **window)))
+
+    with torch.inference_mode():
+        whole = network(torch.stack(frames, 1))[0]
+    torch.testing.assert_close(stream(window=10, ahead=4), whole, rtol=0, atol=1e-5)
+    change = (whole - torch.cat(frames)).abs().mean()
+    with_ahead = (stream(window=8, ahead=4) - whole).abs().mean()
+    without = (stream(window=4, ahead=0) - whole).abs().mean()
+    assert with_ahead < without < change
+    assert with_ahead < 0.05 * change
