@@ -13,6 +13,8 @@ from vdeblur import networks, registry, weights
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.networks.lite import Lite
 
+UNPINNED = {"cdvd-tsp", "pvdnet", "pvdnet-large", "pwc-net", "dstnet-plus", "dstnet-plus-l"}
+
 
 def test_every_entry_that_is_there_loads() -> None:
     for name, entry in weights.entries().items():
@@ -41,7 +43,7 @@ def test_the_registry_is_whole() -> None:
         for one in entry.weights.values():
             assert one.in_package or one.remote.page.startswith("https://")
             # Nobody may write a digest here that its authors did not publish.
-            assert bool(one.remote.pins) != (entry.name in {"cdvd-tsp", "pvdnet", "pvdnet-large", "pwc-net"})
+            assert bool(one.remote.pins) != (entry.name in UNPINNED)
     assert entries["dstnet"].weights.keys() == {"gopro", "dvd", "bsd-1ms8ms"}
     assert entries["cdvd-tsp"].default == "gopro"
     assert not any(entry.network not in networks.NETWORKS for entry in weights.entries().values() if entry.network)
