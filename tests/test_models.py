@@ -284,7 +284,7 @@ def test_offline(vdeblur, server: Server, clip: Path, tmp_path: Path, monkeypatc
             "net.0.bias holds values that are not numbers",
         ),
         (saved({**official(TOY), "mean": torch.zeros(3)}), "another mean than the network's"),
-        (saved(official(Toy(4))), "it holds the weights of wide-toy"),
+        (saved(official(Toy(4))), "unpinned.pth holds the weights of wide-toy, not of toy"),
     ],
 )
 def test_a_fetched_file_that_does_not_fit_is_not_kept(

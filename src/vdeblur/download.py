@@ -278,6 +278,7 @@ def _fetch_hub(source: Source, file: RemoteFile, target: Path, talk: Talk, fresh
         raise
     except Exception as error:  # the library's own, its HTTP client's, and the system's
         raise FetchError(_first_line(error)) from error
+    talk.check_stop()  # the library may have met the signal in a thread where exceptions end
     return Path(path), not fresh
 
 
@@ -295,6 +296,13 @@ def _progress_class(name: str, talk: Talk) -> Any:
             self.done += int(n or 0)
             talk.show_progress(name, self.done, self.whole)
             return None
+
+        # With these two, the library's other way of fetching counts each byte once.
+        def update_transfer(self, n: float) -> None:
+            pass
+
+        def set_transfer_postfix_str(self, *args: Any, **kwargs: Any) -> None:
+            pass
 
     return Progress
 

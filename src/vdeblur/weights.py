@@ -126,11 +126,13 @@ def _fitted(tensors: dict[str, Tensor], network: Network, entry: Entry, source: 
     state, faults = fit(tensors, network, entry.prefix, entry.ignored)
     if not faults:
         return state
-    message = f"{source} does not fit {entry.name}: {'; '.join(faults)}"
-    for other in entries().values():
+    # Where names and shapes fit, the values are at fault, and no other network will do better.
+    others = () if _fits(tensors, entry) else entries().values()
+    for other in others:
         if other.network and other.name != entry.name and _fits(tensors, other):
-            raise ModelError(f"{message}; it holds the weights of {other.name}", f"use it with {other.name}")
-    raise ModelError(message, "is it for another model?")
+            message = f"{source} holds the weights of {other.name}, not of {entry.name}"
+            raise ModelError(message, f"use it with {other.name}")
+    raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
 
 
 def _fits(tensors: dict[str, Tensor], entry: Entry) -> bool:
