@@ -199,7 +199,10 @@ def check(entry: Entry, weights: Weights) -> str:
     record = _read_record(place.with_suffix(".json"))
     if record is None or any(record.digests.get(kind) != pin for kind, pin in weights.remote.pins.items()):
         return "damaged"
-    return "whole" if download.digests(place)["sha256"] == record.converted_sha256 else "damaged"
+    try:
+        return "whole" if download.digests(place)["sha256"] == record.converted_sha256 else "damaged"
+    except OSError:
+        return "damaged"
 
 
 def _in_package(weights: Weights) -> Path:
