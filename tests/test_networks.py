@@ -100,6 +100,16 @@ def test_half_precision_is_close(name: str) -> None:
     assert (half - exact).abs().mean() <= 0.05 * (exact - clip).abs().mean()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_that_stay_in_float32_keep_their_weights(name: str) -> None:
+    """Even so far as half precision would have rounded them."""
+    network = lively(name)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    for key, value in network.to_precision(torch.float16).state_dict().items():
+        exact = key.startswith(tuple(f"{part}." for part in network.float32_parts))
+        assert torch.equal(value, before[key] if exact else before[key].half())
+
+
 def test_an_untrained_lite_returns_its_input() -> None:
     clip = moving_clip(3)
     assert torch.equal(run(NETWORKS["lite"](), clip), clip)

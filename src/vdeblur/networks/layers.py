@@ -32,9 +32,10 @@ class Network(nn.Module):
 
     def to_precision(self, dtype: torch.dtype) -> Self:
         """Convert all but the parts that stay in float32."""
-        self.to(dtype)
-        for part in self.float32_parts:
-            self.get_submodule(part).float()
+        exact = tuple(f"{part}." for part in self.float32_parts)
+        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(torch.float32 if name.startswith(exact) else dtype)
         return self
 
 
