@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from vdeblur.networks.layers import Network
+from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.tiles import TilePlan
 
 
@@ -35,5 +36,19 @@ def stream_neighbours(network: Network, frames: Iterator[Tensor], plan: TilePlan
         previous, current = current, following
 
 
+def stream_recurrent(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Feed a network that also looks at what it made of the frame before, moved by the motion of whole frames."""
+    assert isinstance(network, PVDNet)
+    current = next(frames, None)
+    previous, restored, seen = current, current, None
+    while current is not None:
+        following = next(frames, None)
+        assert restored is not None
+        volume, seen = network.align(restored, current, seen)
+        restored = plan.apply(network, volume, previous, current, current if following is None else following)
+        yield restored
+        previous, current = current, following
+
+
 Feeding = Callable[[Network, Iterator[Tensor], TilePlan], Iterator[Tensor]]
-FEEDINGS: dict[str, Feeding] = {"frame": stream_frames, "neighbours": stream_neighbours}
+FEEDINGS: dict[str, Feeding] = {"frame": stream_frames, "neighbours": stream_neighbours, "recurrent": stream_recurrent}

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from vdeblur.networks.layers import warp
+
 LOG_ERROR_FLOOR = 1e-4  # a PSNR of 40 dB
 CHARBONNIER_EPSILON = 1e-3  # where the square turns into the absolute value; a quarter of an 8-bit step
 
@@ -25,3 +27,14 @@ def log_error(restored: Tensor, sharp: Tensor) -> Tensor:
     """
     error = (restored - sharp).square().mean((-1, -2, -3))
     return (error + LOG_ERROR_FLOOR).log().mean()
+
+
+def motion_error(flow: Tensor, sharp: Tensor, sharp_before: Tensor) -> Tensor:
+    """Give the mean squared difference of a sharp frame and the one before it, moved onto it; both (B, 3, H, W).
+
+    flow: (B, 2, H, W), from the frame to the one before, in pixels. What it leads out of the frame does not count, and
+    at its borders counts as far as it is inside. PVDNet's BIMNet is trained so, whichever frames the flow is found in.
+    """
+    with torch.no_grad():
+        inside = warp(torch.ones_like(sharp), flow)
+    return (warp(sharp_before, flow) - sharp * inside).square().sum() / inside.sum()
