@@ -1,7 +1,7 @@
 """BIMNet: how a blurry frame moved, measured as if it were sharp.
 
 Son, Lee, Lee, Cho, Lee: Recurrent Video Deblurring with Blur-Invariant Motion Estimation and Pixel Volumes. ACM
-Transactions on Graphics 2021, arXiv 2108.09982, Sec. 3. Its structure is that of Hui, Tang, Loy: LiteFlowNet: A
+Transactions on Graphics 2021, arXiv 2108.09982. Its structure is that of Hui, Tang, Loy: LiteFlowNet: A
 Lightweight Convolutional Neural Network for Optical Flow Estimation. CVPR 2018, arXiv 1805.07036.
 
 Blur changes from frame to frame, so frames do not look alike where they show the same point, and flow networks made
@@ -11,13 +11,13 @@ the flow found so far moves the previous frame's features onto the current frame
 correlation of the two, then off the moved features themselves, and at last the flow is smoothed, but not across the
 edges of what moves.
 
-Parts, in the order of use (sections of LiteFlowNet):
+Parts, in the order of use, and LiteFlowNet's names for them:
 
-- `Pyramid`         what is computed of one frame alone, and serves for the next frame, too (3.1);
+- `Pyramid`         what is computed of one frame alone, and serves for the next frame, too: feature extraction;
 - `BIMNet`          pyramids of two frames to the flow between them;
-- `Matching`        coarse flow from the correlation of features, at pixels (3.2);
-- `Subpixel`        its refinement from the features themselves (3.2);
-- `Regularization`  its smoothing by a filter of its own for every pixel (3.3).
+- `Matching`        flow from the correlation of features, to whole pixels: descriptor matching;
+- `Subpixel`        its refinement from the features themselves: sub-pixel refinement;
+- `Regularization`  its smoothing by a filter of its own for every pixel: flow regularization.
 
 Flow is kept in pixels of the whole frame divided by 20 at all levels. Level 1 is the frame, level L has 1/2^(L-1) of
 its size; lists begin with level 2.
@@ -32,6 +32,9 @@ Where this differs from LiteFlowNet's paper, because BIMNet's published weights 
 4. Frames are fed in [0, 1], RGB and without subtracting a mean; BIMNet's paper says [-1, 1].
 5. Sides are cut to multiples of 32, and the flow of what is cut off is zero. The published figures were made so.
    Where a side is shorter than 32 pixels there would be nothing left; there the frame is continued by its border.
+
+Widths, kernels and names of the authors' tensors are facts of their checkpoints; no code of theirs is in here. What is
+drawn at the beginning is our own choice: bilinear interpolation and plain means where those are meant.
 """
 
 from typing import NamedTuple
@@ -252,8 +255,8 @@ class Regularization(nn.Module):
         change = torch.cat((error, local), 1)  # one plane alone has no layout, and would undo that of the rest
         distance = self.distance(self.compare(_concatenate(change, features)))  # (B, K^2, h, w)
 
-        # LiteFlowNet's Eq. (8) is a softmax. The published weights scale the sums, too, and add a bias that is divided
-        # by the softmax's denominator; its largest value is 1 / that.
+        # The neighbours' weights are a softmax. What the published weights add to the weighted sums is divided by the
+        # softmax's denominator as well; its largest value is 1 / that.
         weights = distance.square().neg_().contiguous().softmax(1)
         largest = weights.amax(1, keepdim=True)
         neighbours = F.unfold(flow, self.kernel, padding=self.kernel // 2).unflatten(1, (2, -1))

@@ -11,10 +11,10 @@ and the blurry frame with its neighbours, a small U-net gives what is to be adde
 
 Parts, in the order of use:
 
-- `PVDNet.align`     motion and pixel volume of the whole frame (Sec. 3 and 4.1);
-- `bimnet.BIMNet`    the motion, see there (Sec. 3);
-- `pixel_volume`     the candidates (Sec. 4.1);
-- `PVDNet.forward`   the U-net, which may be computed tile by tile (Sec. 4.2).
+- `PVDNet.align`     motion and pixel volume of the whole frame;
+- `bimnet.BIMNet`    the blur-invariant motion, see there;
+- `pixel_volume`     the candidates;
+- `PVDNet.forward`   the U-net, which may be computed tile by tile.
 
 Where this differs from the paper, because the published weights do:
 
@@ -28,6 +28,9 @@ Where this differs from the paper, because the published weights do:
 
 Computed otherwise than by its authors, with the same result: features of a frame are kept for the step after, and the
 volume is made with integers, by 25 look-ups in one plane.
+
+The authors' code is under the AGPL-3.0 and none of it is in here. Their weights come with no license of their own, and
+those of LiteFlowNet, from which BIMNet's training began, are for research only.
 """
 
 import torch
@@ -38,7 +41,7 @@ from vdeblur.networks.bimnet import BIMNet, Pyramid
 from vdeblur.networks.layers import FewChannelsConv2d, Network, dtype_of, in_channels_last
 
 GRAY = (0.2989, 0.5870, 0.1140)  # of red, green and blue; their sum is 0.9999
-RADIUS = 2  # of the window of neighbours, Sec. 4.1
+RADIUS = 2  # of the window of neighbours
 CANDIDATES = (2 * RADIUS + 1) ** 2
 WIDTH = 64  # at full and half resolution
 OFFICIAL = {
@@ -155,7 +158,7 @@ def gray_of(frame: Tensor) -> Tensor:
 
 
 def pixel_volume(previous: Tensor, current: Tensor, flow: Tensor) -> Tensor:
-    """Stack 25 candidates from the frame before for each pixel (Sec. 4.1): (B, 25, H, W), of the planes' type.
+    """Stack 25 candidates from the frame before for each pixel: (B, 25, H, W), of the planes' type.
 
     previous, current: gray planes (B, 1, H, W). flow: (B, 2, H, W) float32, pixels, from current to previous; there is
     no gradient by it. Channel 5 (i + 2) + j + 2 at p is the previous frame where the flow at p - (i, j), truncated
