@@ -10,6 +10,7 @@ from vdeblur.networks.flow_rnn import FlowRNN
 from vdeblur.networks.identity import Identity
 from vdeblur.networks.layers import Network
 from vdeblur.networks.lite import Lite
+from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.networks.spn import SPN
 
 NETWORKS: dict[str, type[Network]] = {
@@ -19,5 +20,6 @@ NETWORKS: dict[str, type[Network]] = {
     "flow-rnn": FlowRNN,
     "identity": Identity,
     "lite": Lite,
+    "pvdnet": PVDNet,
     "spn": SPN,
 }

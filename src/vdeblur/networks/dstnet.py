@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import FewChannelsConv2d, Network, dtype_of, in_channels_last
 
 SLOPE = 0.1  # of the leaky ReLUs
 BLOCKS = 5  # gated dynamic blocks
@@ -61,7 +61,7 @@ class DSTNet(Network):
         self.backward_propagation = Propagation(width, blocks)
         self.forward_propagation = Propagation(width, blocks)
         self.down = nn.Conv2d(width, channels, 1) if width != channels else nn.Identity()
-        self.reconstruction = nn.Conv2d(channels, 3, 3, padding=1)
+        self.reconstruction = FewChannelsConv2d(channels, 3, 3, padding=1)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Restore a clip as one: (B, T, 3, H, W) RGB in [0, 1] to the same, not clamped."""

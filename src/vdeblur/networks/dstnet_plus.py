@@ -32,7 +32,7 @@ from vdeblur.networks.dstnet import (
     travel_backward,
     travel_forward,
 )
-from vdeblur.networks.layers import Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import FewChannelsConv2d, Network, dtype_of, in_channels_last
 
 
 class DSTNetPlus(Network):
@@ -57,7 +57,7 @@ class DSTNetPlus(Network):
         self.high_bands = HighBands(width)
         self.backward_propagation = Propagation(width, blocks, filter_blocks)
         self.forward_propagation = Propagation(width, blocks, filter_blocks)
-        self.reconstruction = nn.Conv2d(width, 3, 3, padding=1)
+        self.reconstruction = FewChannelsConv2d(width, 3, 3, padding=1)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Restore a clip as one: (B, T, 3, H, W) RGB in [0, 1] to the same, not clamped; H and W even."""
