@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+import requests
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FOLDER = "folder-0123456789-0123456789"
 QUOTA = (
@@ -42,6 +45,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.places: dict[str, Place] = {}
+        self.folder = FOLDER  # the Drive folder's number
         self.drive: dict[str, str] = {}  # names in the Drive folder, and their paths in places
         self.asked: Counter[str] = Counter()
         self.ranges: list[str] = []
@@ -53,6 +57,21 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Keep silent about connections that the tests break."""
+
+
+def lead_here(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    """Lead requests to Google Drive and Dropbox to the server; whoever asks believes to be there."""
+    send = requests.adapters.HTTPAdapter.send
+
+    def led(self, request, **options):
+        wanted = request.url
+        request.url = wanted.replace("https://drive.google.com", server.url + "/drive")
+        request.url = request.url.replace("https://www.dropbox.com", server.url + "/dropbox")
+        answer = send(self, request, **options)
+        answer.url = wanted
+        return answer
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", led)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -72,9 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
         path, query = address.path, parse_qs(address.query)
         self.server.asked[f"{self.command} {path}"] += 1
         if path == "/drive/embeddedfolderview":
-            return self.page(
-                self.folder_page() if query["id"] == [FOLDER] else "", 200 if query["id"] == [FOLDER] else 404
-            )
+            known = query["id"] == [self.server.folder]
+            return self.page(self.folder_page() if known else "", 200 if known else 404)
         headers = {}
         if path.startswith("/drive/"):
             path = query["id"][0]

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
 
-from tests.servers import FOLDER, QUOTA, Place, Server, serving
+from tests.servers import FOLDER, QUOTA, Place, Server, lead_here, serving
 from vdeblur import download
 from vdeblur.download import FetchError, RemoteFile, Source, Talk, fetch
 from vdeblur.errors import ExitStatus, InterruptedRunError, ModelError
@@ -33,17 +32,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def drive(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """Lead gdown's requests to Google's addresses to the server of the tests."""
-    send = requests.adapters.HTTPAdapter.send
-
-    def led(self, request, **options):
-        wanted = request.url
-        request.url = wanted.replace("https://drive.google.com", server.url + "/drive")
-        answer = send(self, request, **options)
-        answer.url = wanted
-        return answer
-
-    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", led)
+    """Let the server of the tests be Google's, too."""
+    lead_here(monkeypatch, server)
     # gdown waits up to two seconds and more before it asks again.
     import gdown
 

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 import pytest
 import safetensors
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import clips
-from tests.servers import Place, Server, serving
+from tests.servers import Place, Server, lead_here, serving
 from vdeblur import checkpoint, download, networks, weights
 from vdeblur.download import Talk
 from vdeblur.errors import ExitStatus, ModelError
@@ -119,7 +121,8 @@ START = saved({"part.weight": torch.ones(2, 3)})
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setattr(download, "WAIT_SECONDS", 0.01)
-    monkeypatch.setitem(networks.NETWORKS, "toy", Toy)
+    few = {name: networks.NETWORKS[name] for name in ("identity", "lite")}
+    monkeypatch.setattr(weights, "NETWORKS", {**few, "toy": Toy})
     with serving() as running:
         running.places = {"/pinned.pth": Place(FILE), "/unpinned.pth": Place(FILE), "/start.pth": Place(START)}
         blob = hashlib.sha1(b"blob %d\0" % len(START) + START).hexdigest()
@@ -353,6 +356,40 @@ def test_ctrl_c_and_going_on(vdeblur, server: Server, tmp_path: Path, monkeypatc
     server.places["/start.pth"].drip = 0
     assert vdeblur("models", "download", "lite-start").exit_code == 0
     assert server.ranges == [f"bytes={have}-"]
+
+
+@pytest.mark.parametrize("name", ["cdvd-tsp", "pvdnet"])
+def test_shares_of_authors_need_no_hand(
+    vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Google Drive and Dropbox as they answer, with files as these authors save them."""
+    lead_here(monkeypatch, server)
+    monkeypatch.setattr(weights, "NETWORKS", networks.NETWORKS)
+    monkeypatch.delenv("VDEBLUR_REGISTRY")
+    entry, chosen = weights.choose(name)
+    network = networks.NETWORKS[entry.network](**entry.arguments)
+    prefix = "module." if name == "pvdnet" else ""
+    content = saved({prefix + network.official_name(key): value for key, value in network.state_dict().items()})
+    source = chosen.remote.sources[0]
+    if source.kind == "drive":
+        number = "number-0123456789-0123456789"
+        server.folder, server.drive, server.places[number] = (
+            source.facts["folder"],
+            {chosen.remote.name: number},
+            Place(content),
+        )
+    else:
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as made:
+            made.writestr(f"checkpoints/{chosen.remote.name}", content)
+        path = "/dropbox" + urlsplit(source.facts["url"]).path
+        server.places[path] = Place(archive.getvalue(), ranges=False)  # it zips the folder while it sends it
+    result = vdeblur("models", "download", name, "--yes")
+    assert result.exit_code == 0, result.output
+    assert f"fetching {chosen.remote.name}, about {chosen.megabytes:g} MB from {source.place}" in result.stderr
+    assert "note: the" in result.stderr
+    loaded = weights.load_model(name, talk=Talk(offline=True)).state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
 
 
 def test_no_weights_to_be_had(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
