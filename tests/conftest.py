@@ -20,12 +20,19 @@ def _keep_random_state() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def vdeblur(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Run the command line; gives click's result, its exit_code among it."""
-    for name in [name for name in os.environ if name.startswith("VDEBLUR_")]:
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the user's options, cache and models out of the tests, and the tests out of them."""
+    for name in [name for name in os.environ if name.startswith("VDEBLUR_") and name != "VDEBLUR_REQUIRE_CUDA"]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
+    monkeypatch.setenv("VDEBLUR_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def vdeblur():
+    """Run the command line; gives click's result, its exit_code among it."""
 
     def call(*arguments: object) -> Result:
         return CliRunner().invoke(main, [str(argument) for argument in arguments])

@@ -16,9 +16,13 @@ from vdeblur import streams, tiles
 from vdeblur.networks.layers import Network
 
 PARITY = SHARED / "parity"
-FOLDERS = {"cdvd-tsp": "cdvd-tsp", "dstnet": "dstnet", "pvdnet": "pvdnet"}
 # How the authors save: the file's name, the key around the tensors. Prefixes of keys stand in the manifests.
-LAYOUTS = {"cdvd-tsp": ("weights.pt", None), "dstnet": ("weights.pth", "params"), "pvdnet": ("weights.pytorch", None)}
+LAYOUTS = {
+    "cdvd-tsp": ("weights.pt", None),
+    "dstnet": ("weights.pth", "params"),
+    "dstnet-plus": ("weights.pth", "params"),
+    "pvdnet": ("weights.pytorch", None),
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def cases() -> list[Case]:
     """All that are there, those of networks that we have."""
     return [
         Case(folder, path.stem)
-        for folder in FOLDERS
+        for folder in LAYOUTS
         for path in sorted((PARITY / folder).glob("case-*.json"))
         if path.with_suffix(".npz").is_file()
     ]

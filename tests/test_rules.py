@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,8 +15,10 @@ from vdeblur.cli import main
 SOURCE = ROOT / "src" / "vdeblur"
 FILES = sorted(SOURCE.rglob("*.py"))
 STAGES = {"decode", "color", "scenes", "tiles", "streams", "encode"}
+CLI = {"cli", "cli_models", "cli_report"}
 OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool"},
-          "rich": {"cli"}, "click": {"cli", "train.pool", "train.loop"}}  # fmt: skip
+          "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
+          **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests", "filelock")}}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:
@@ -32,8 +35,8 @@ def imports(path: Path) -> set[str]:
 def test_imports_go_one_way(path: Path) -> None:
     name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
     ours = {module.removeprefix("vdeblur.") for module in imports(path) if module.startswith("vdeblur.")}
-    if name != "__main__":
-        assert not any(module.startswith("cli") for module in ours), "nothing imports cli"
+    if name not in {"__main__", "cli", "cli_models"}:
+        assert not any(module.startswith("cli") for module in ours), "nothing below imports the command line"
     if name.startswith("networks."):
         assert all(module.startswith("networks") for module in ours)
     if name in STAGES:
@@ -44,17 +47,29 @@ def test_imports_go_one_way(path: Path) -> None:
             assert name in owners, f"{package} belongs to {owners}"
 
 
-def test_help_does_not_import_torch() -> None:
-    code = "import sys; from vdeblur.cli import main; main(['run', '--help'], standalone_mode=False); "
-    code += "assert not {'torch', 'av', 'numpy', 'rich'} & set(sys.modules)"
+@pytest.mark.parametrize("words", [["run"], ["models", "download"]], ids=" ".join)
+def test_help_does_not_import_torch(words: list[str]) -> None:
+    code = f"import sys; from vdeblur.cli import main; main({[*words, '--help']}, standalone_mode=False); "
+    code += "assert not {'torch', 'av', 'numpy', 'rich', 'requests', 'huggingface_hub'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("name", [None, *main.commands])
-def test_every_command_has_help_with_two_examples(vdeblur, name: str | None) -> None:
-    text = vdeblur(*([name] if name else []), "-h").output
+def commands(group: click.Group = main, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Give every command with the words that call it, those of groups and the groups too."""
+    yield above, group
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*above, name))
+        else:
+            yield (*above, name), command
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), list(commands()), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_every_command_has_help_with_two_examples(vdeblur, words: tuple[str, ...], command: click.Command) -> None:
+    text = vdeblur(*words, "-h").output
     assert text.split("Examples:")[1].count("\n  vdeblur ") + text.split("Examples:")[1].count("\n    vdeblur ") >= 2
-    command = main.commands[name] if name else main
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{parameter.name} has no help"
@@ -62,9 +77,9 @@ def test_every_command_has_help_with_two_examples(vdeblur, name: str | None) -> 
 
 def test_the_readme_names_every_option() -> None:
     text = (ROOT / "README.md").read_text()
-    for command in main.commands.values():
+    for words, command in commands():
         for parameter in command.params:
-            if isinstance(parameter, click.Option):
+            if words and isinstance(parameter, click.Option):
                 assert any(f"`{option}" in text or f" {option}" in text for option in parameter.opts), parameter.name
 
 

@@ -8,23 +8,55 @@ import safetensors.torch
 import torch
 
 from tests import clips
-from vdeblur import weights
+from tests.conftest import ROOT
+from vdeblur import networks, registry, weights
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.networks.lite import Lite
 
+UNPINNED = {"cdvd-tsp", "pvdnet", "pvdnet-large", "pwc-net", "dstnet-plus", "dstnet-plus-l"}
 
-def test_every_entry_loads() -> None:
-    for name in weights.entries():
+
+def test_every_entry_that_is_there_loads() -> None:
+    for name, entry in weights.entries().items():
+        weights_there = [one.name for one in entry.weights.values() if one.in_package]
+        if not weights_there and (entry.weights or entry.no_weights):
+            continue
         network = weights.load_model(name)
         assert not network.training
         assert all(parameter.isfinite().all() for parameter in network.parameters())
 
 
 def test_the_weights_in_the_package_are_small_and_whole() -> None:
-    entry = weights.find_entry("lite")
-    assert entry.file is not None
-    file = Path(weights.__file__).with_name(entry.file)
-    assert file.stat().st_size <= 4_000_000
+    assert weights.path_of("lite").stat().st_size <= 4_000_000
+
+
+def test_the_registry_is_whole() -> None:
+    """Models whose networks do not exist yet included."""
+    everything = type("Everything", (), {"__contains__": lambda self, name: bool(name)})()
+    entries = registry.read_registry(everything)
+    assert {"cdvd-tsp", "pvdnet", "pvdnet-large", "dstnet", "dstnet-l", "spn", "spgan", "flow-rnn", "lite"} <= set(
+        entries
+    )
+    for entry in entries.values():
+        assert entry.start_of in ("", *entries)
+        assert entry.weights or entry.no_weights or entry.name == "identity"
+        for one in entry.weights.values():
+            assert one.in_package or one.remote.page.startswith("https://")
+            # Nobody may write a digest here that its authors did not publish.
+            assert bool(one.remote.pins) != (entry.name in UNPINNED)
+    assert entries["dstnet"].weights.keys() == {"gopro", "dvd", "bsd-1ms8ms"}
+    assert entries["cdvd-tsp"].default == "gopro"
+    assert not any(entry.network not in networks.NETWORKS for entry in weights.entries().values() if entry.network)
+
+
+def test_the_entry_in_contributing_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("```toml\n")[1].split("```")[0]
+    text = text.replace('sha256 = "..."', f'sha256 = "{"0" * 64}"').replace("key-of-NETWORKS", "lite")
+    (tmp_path / "registry.toml").write_text(text)
+    monkeypatch.setenv("VDEBLUR_REGISTRY", str(tmp_path / "registry.toml"))
+    entry = weights.find_entry("name@gopro")
+    assert {source.kind for source in entry.weights["gopro"].remote.sources} | {"package"} == set(registry.SOURCES)
+    assert (entry.prefix, entry.ignored, entry.default) == ("generator.", ("step_counter",), "gopro")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
@@ -84,9 +116,18 @@ def test_faulty_checkpoints(vdeblur, tmp_path: Path) -> None:
     evil.write_bytes(pickle.dumps(Malice(tmp_path / "owned")))
     assert "was not run" in refused(evil)
     assert not (tmp_path / "owned").exists()
+    for size in (10, 1000, 20_000, 100_000):  # the layout before PyTorch 1.6
+        cut = tmp_path / "cut.pt"
+        torch.save(state, cut, _use_new_zipfile_serialization=False)
+        cut.write_bytes(cut.read_bytes()[:size])
+        assert "not a whole PyTorch checkpoint" in refused(cut)
     noise = tmp_path / "noise.pt"
     noise.write_bytes(bytes(range(256)) * 40)
-    refused(noise)
+    assert "not a whole PyTorch checkpoint" in refused(noise)
+    noise.write_bytes(b"")
+    assert "not a whole PyTorch checkpoint" in refused(noise)
+    torch.save(state, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    weights.load_model("lite", tmp_path / "legacy.pth")
     other = tmp_path / "other.pt"
     torch.save({"conv.weight": torch.zeros(3)}, other)
     assert "tensors missing" in refused(other)

@@ -1,28 +1,18 @@
 """The command line: parse, call one function, show what happened."""
 
-import contextlib
-import logging
 import os
-import signal
-import sys
-import tempfile
-import time
 import tomllib
-import traceback
-from collections.abc import Iterator
 from fractions import Fraction
-from json import dumps
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
 from vdeblur import __version__
-from vdeblur.errors import ExitStatus, UsageError, VdeblurError
+from vdeblur.cli_models import models
+from vdeblur.cli_report import HumanReporter, JsonReporter, question, reported
+from vdeblur.errors import UsageError
 
-PROGRESS_SECONDS = 0.5  # at most two progress events a second
-LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 CONFIG_FILE = "vdeblur.toml"
 
 
@@ -53,20 +43,21 @@ def _read_config(explicit: Path | None) -> dict[str, Any]:
                 tables = tomllib.loads(path.read_text("utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
                 raise click.UsageError(f"{path} cannot be read as TOML: {error}") from error
-            return {command: _known_options(path, command, options) for command, options in tables.items()}
+            return {command: _known_options(path, main, command, options) for command, options in tables.items()}
     return {}
 
 
-def _known_options(path: Path, command: str, options: Any) -> dict[str, Any]:
+def _known_options(path: Path, group: click.Group, name: str, options: Any) -> dict[str, Any]:
     """Give a command's options under the names of its parameters; refuse what it does not have."""
-    if command not in main.commands or not isinstance(options, dict):
-        raise click.UsageError(f"{path}: there is no command {command!r}; choose from {', '.join(main.commands)}")
-    parameters = {param.name: param for param in main.commands[command].params if isinstance(param, click.Option)}
+    if name not in group.commands or not isinstance(options, dict):
+        raise click.UsageError(f"{path}: there is no command {name!r}; choose from {', '.join(group.commands)}")
+    command = group.commands[name]
+    if isinstance(command, click.Group):
+        return {key: _known_options(path, command, key, value) for key, value in options.items()}
+    parameters = {param.name: param for param in command.params if isinstance(param, click.Option)}
     named = {key.replace("-", "_"): value for key, value in options.items()}
     for key in named.keys() - parameters.keys():
-        raise click.UsageError(
-            f"{path}: {command} has no option {key!r}; choose from {', '.join(map(str, parameters))}"
-        )
+        raise click.UsageError(f"{path}: {name} has no option {key!r}; choose from {', '.join(map(str, parameters))}")
     return named
 
 
@@ -116,8 +107,12 @@ class KeyValue(click.ParamType):
 @main.command(short_help="Restore a video or a folder of pictures.")
 @click.argument("input", type=click.Path(path_type=Path), metavar="INPUT")
 @click.argument("output", type=click.Path(), metavar="OUTPUT")
-@click.option("-m", "--model", default="lite", show_default=True, help="lite (in the package) or identity.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint for the model, .safetensors or .pt.")
+@click.option("-m", "--model", default="lite", show_default=True, help="NAME or NAME@WEIGHTS, see vdeblur models list.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Checkpoint for the model: .safetensors, .pt, .pth, .pytorch."
+)
+@click.option("--yes", is_flag=True, help="Fetch weights unasked, even if their authors published no digest.")
+@click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps or xpu.")
 @click.option(
     "-p",
@@ -156,6 +151,8 @@ def run(
     output: str,
     model: str,
     weights: Path | None,
+    yes: bool,
+    offline: bool,
     device: str,
     precision: str,
     tile: str,
@@ -197,6 +194,8 @@ def run(
         settings = pipeline.Settings(
             model=model,
             checkpoint=weights,
+            yes=yes,
+            offline=offline,
             device=device,
             precision=precision,
             tile=tile,
@@ -207,146 +206,10 @@ def run(
             cut=decode.Cut(start, stop_at, frames),
             encoding=encode.EncodeOptions(codec, crf, preset, e, pix_fmt, lossless, overwrite),
         )
-        pipeline.run(input, Path(output).absolute(), settings, notify=reporter.notify, stop=stop)
+        pipeline.run(input, Path(output).absolute(), settings, notify=reporter.notify, ask=question(json), stop=stop)
 
 
-class JsonReporter:
-    """Writes every event as a line of JSON to stdout."""
-
-    def __init__(self) -> None:
-        self.last_progress = 0.0
-
-    def notify(self, event: str, facts: dict[str, object]) -> None:
-        """Take an event."""
-        if event == "progress":
-            now = time.monotonic()
-            if now - self.last_progress < PROGRESS_SECONDS:
-                return
-            self.last_progress = now
-        click.echo(dumps({"v": 1, "event": event, **facts}))
-
-    def close(self) -> None:
-        """Nothing is left to do."""
-
-
-class HumanReporter:
-    """Writes to stderr: a bar on a terminal, otherwise a line now and then; and one line for each thing decided."""
-
-    def __init__(self) -> None:
-        self.last_line = time.monotonic()
-        self.bar: Any = None
-        self.task: Any = None
-
-    def notify(self, event: str, facts: dict[str, object]) -> None:
-        """Take an event."""
-        handler = getattr(self, f"_on_{event}", None)
-        if handler is not None:
-            handler(facts)
-
-    def _on_plan(self, facts: dict[str, Any]) -> None:
-        tiled = "" if facts["tile"] == "none" else f", tiles of {facts['tile']}"
-        self._say(f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}")
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[fps]} fps"), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task("", total=facts["frames_estimate"], fps="-")
-            self.bar.start()
-
-    def _on_progress(self, facts: dict[str, Any]) -> None:
-        if self.bar is not None:
-            self.bar.update(self.task, completed=facts["frame"], fps=f"{facts['fps']:.2f}")
-            return
-        now = time.monotonic()
-        if now - self.last_line >= LINE_SECONDS:
-            self.last_line = now
-            total = facts["frames_estimate"]
-            left = "" if facts["eta_seconds"] is None else f", {_clock(facts['eta_seconds'])} left"
-            of = "" if total is None else f" of {total}"
-            click.echo(f"  frame {facts['frame']}{of}, {facts['fps']:.2f} fps{left}", err=True)
-
-    def _on_warning(self, facts: dict[str, Any]) -> None:
-        self._say(f"warning: {facts['message']}")
-
-    def _on_file_done(self, facts: dict[str, Any]) -> None:
-        self.close()
-        spent = _clock(facts["seconds"])
-        self._say(f"{facts['output']}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)")
-
-    def _on_error(self, facts: dict[str, Any]) -> None:
-        self.close()
-        hint = f" ({facts['hint']})" if facts["hint"] else ""
-        self._say(f"vdeblur: {facts['message']}{hint}")
-
-    def _say(self, line: str) -> None:
-        if self.bar is not None:
-            self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        else:
-            click.echo(line, err=True)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-@contextlib.contextmanager
-def reported(reporter: JsonReporter | HumanReporter, inputs: list[str]) -> Iterator[Any]:
-    """Frame a command with start and done, and turn every exception into one line and an exit status.
-
-    Gives a function that tells whether a signal came, as the status to end with. The first signal only sets that;
-    a second one ends the program at once.
-    """
-    begun = time.monotonic()
-    caught: list[ExitStatus] = []
-    logging.getLogger("libav").setLevel(logging.CRITICAL)
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        status = ExitStatus.INTERRUPTED if number == signal.SIGINT else ExitStatus.TERMINATED
-        if caught:
-            os._exit(status)
-        caught.append(status)
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    reporter.notify("start", {"version": __version__, "inputs": inputs})
-    status = ExitStatus.DONE
-    try:
-        yield lambda: caught[0] if caught else None
-    except VdeblurError as error:
-        status = error.status
-        facts = {"code": error.code, "exit": int(status), "message": error.message, "hint": error.hint}
-        reporter.notify("error", {**facts, "input": inputs[0]})
-    except Exception as error:
-        status = ExitStatus.INTERNAL
-        log = _keep_traceback()
-        message = f"internal error: {type(error).__name__}: {error}".splitlines()[0]
-        facts = {"code": "E_INTERNAL", "exit": int(status), "message": message, "hint": f"please report {log}"}
-        reporter.notify("error", {**facts, "input": inputs[0]})
-    finally:
-        reporter.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    failed = int(status != ExitStatus.DONE)
-    seconds = round(time.monotonic() - begun, 3)
-    reporter.notify("done", {"exit": int(status), "files_ok": 1 - failed, "files_failed": failed, "seconds": seconds})
-    if failed:
-        raise SystemExit(int(status))
-
-
-def _keep_traceback() -> str:
-    with tempfile.NamedTemporaryFile("w", prefix="vdeblur-", suffix=".log", delete=False) as file:
-        traceback.print_exc(file=file)
-    return file.name
-
+main.add_command(models)
 
 if __name__ == "__main__":
     main()

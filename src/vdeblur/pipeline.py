@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vdeblur import color, decode, device, encode, scenes, streams, tiles, weights
+from vdeblur.download import Talk
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError
 from vdeblur.frame import Frame
 from vdeblur.networks.layers import Network
@@ -34,6 +35,8 @@ class Settings:
 
     model: str = "lite"
     checkpoint: Path | None = None
+    yes: bool = False  # take weights whose authors published no digest
+    offline: bool = False
     device: str = "auto"
     precision: str = "auto"
     tile: str = "auto"
@@ -70,12 +73,15 @@ def run(
     settings: Settings,
     *,
     notify: Notify = ignore,
+    ask: Callable[[str], bool] | None = None,
     stop: Callable[[], ExitStatus | None] = never,
 ) -> Result:
     """Restore one video file or folder of pictures.
 
-    notify: takes the events probe, plan, progress, warning and file_done, each with its facts. stop: asked before
-    every frame; a status means that a signal came, and the run ends with InterruptedRunError.
+    notify: takes the events probe, plan, progress, warning and file_done, and download, download_progress and
+    download_done where weights are fetched, each with its facts. ask: puts to a person whether to fetch weights
+    whose authors published no digest; None where there is nobody to ask. stop: asked before every frame; a status
+    means that a signal came, and the run ends with InterruptedRunError.
 
     Raises: VdeblurError, one kind for each fault; the output's name then holds what it held before.
     """
@@ -105,7 +111,8 @@ def run(
             },
         )
         chosen = device.choose_device(settings.device)
-        network = weights.load_model(entry.name, settings.checkpoint)
+        talk = Talk(settings.offline, settings.yes, notify, ask, stop)
+        network = weights.load_model(settings.model, settings.checkpoint, talk)
         precision = device.choose_precision(settings.precision, chosen, network)
         if precision != "fp32" and precision not in network.half_precision:
             warn("W_PRECISION", f"{entry.name} loses quality in {precision}; it is meant for fp32")
@@ -113,7 +120,7 @@ def run(
         plan = plan_tiles(settings, info.height, info.width, network, chosen)
         writer = open_writer(output, source, settings, warn)
         try:
-            notify("plan", _plan_facts(source_path, entry.name, chosen, precision, plan, writer, info))
+            notify("plan", _plan_facts(source_path, settings.model, chosen, precision, plan, writer, info))
             restorer = Restorer(network, plan, chosen, settings, stop)
             frames = _pump(source, writer, restorer, lambda done: _progress(notify, source_path, info, begun, done))
         except BaseException:
@@ -226,7 +233,16 @@ def plan_tiles(settings: Settings, height: int, width: int, network: Network, ch
     # One tile at a time keeps a CPU's caches warm; a GPU wants them together.
     at_once = 1 if chosen.type == "cpu" else 8
     return tiles.plan_tiles(
-        height, width, tile, overlap, network.multiple, network.smallest, network.padding, at_once, network.reach
+        height,
+        width,
+        tile,
+        overlap,
+        network.multiple,
+        network.smallest,
+        network.padding,
+        at_once,
+        network.reach,
+        network.tile_multiple,
     )
 
 

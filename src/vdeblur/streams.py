@@ -193,6 +193,32 @@ def stream_chunks(network: Network, frames: Iterator[Tensor], plan: TilePlan, ch
         yield from restored[-len(fresh) :]
 
 
+class Recurrent(Protocol):
+    """A network that also looks at what it made of the frame before, moved by the motion of whole frames."""
+
+    def align(self, restored: Tensor, current: Tensor, seen: Any) -> tuple[Tensor, Any]:
+        """Give the frame before as restored, moved onto the current one, and what the next step can use again."""
+
+    def __call__(self, aligned: Tensor, previous: Tensor, current: Tensor, following: Tensor) -> Tensor:
+        """Give the restored frame, whole or in tiles."""
+
+
+def stream_recurrent(network: Recurrent, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Feed a network that looks at a frame, its neighbours, and what it made of the one before (PVDNet).
+
+    At the ends of a clip a frame is its own neighbour, and the first one is taken for restored.
+    """
+    current = next(frames, None)
+    previous, restored, seen = current, current, None
+    while current is not None:
+        following = next(frames, None)
+        assert restored is not None
+        aligned, seen = network.align(restored, current, seen)
+        restored = plan.apply(network, aligned, previous, current, current if following is None else following)
+        yield restored
+        previous, current = current, following
+
+
 class Clipwise(Protocol):
     """A network that sees a clip as one; see basicvsrpp.BasicVSRPP."""
 
@@ -236,6 +262,7 @@ FEEDINGS: dict[str, Feeding] = {
     "neighbours": stream_neighbours,
     "window": stream_windows,
     "pair": stream_pairs,
+    "recurrent": stream_recurrent,
     "cascade": stream_cascade,
     "bidirectional": stream_bidirectional,
     "clip": stream_clip,

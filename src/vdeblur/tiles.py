@@ -112,13 +112,17 @@ def plan_tiles(
     padding: str = "reflect",
     at_once: int = 1,
     reach: int | None = None,
+    tile_multiple: int | None = None,
 ) -> TilePlan:
     """Plan tiles of at most `tile` (height, width) pixels for frames of this size; None: one tile, the whole frame.
 
-    Their sides are divisible by multiple, and not less than smallest. Where the overlap is more than twice the
+    Their sides are divisible by multiple, and not less than smallest; if there is more than one, places and sides are
+    divisible by tile_multiple. Where the overlap is more than twice the
     network's reach, the result is that of the whole frame.
     """
     margin = reach if reach is not None and overlap > 2 * reach else overlap // 4
+    if tile is not None and tile_multiple is not None and (height > tile[0] or width > tile[1]):
+        multiple = tile_multiple
     sides, starts = [], []
     for length, wanted in zip((height, width), tile or (height, width), strict=True):
         side = max(min(_round_up(wanted, multiple), _round_up(length, multiple)), _round_up(smallest, multiple))

@@ -1,145 +1,475 @@
-"""From a model's name to its network with verified weights, by what stands in weights.toml."""
+"""From a model's name to its network with verified weights: what is cached, fetched, imported and loaded."""
 
-import hashlib
-import tomllib
-from dataclasses import dataclass
-from functools import cache
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from vdeblur.errors import ModelError
+from vdeblur import download
+from vdeblur.checkpoint import fit, read_checkpoint
+from vdeblur.download import RemoteFile, Talk
+from vdeblur.errors import ModelError, UsageError
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
+from vdeblur.registry import NAME, Entry, Weights, read_registry
 
-WRAPPERS = ("params_ema", "params", "state_dict", "model")  # keys under which checkpoints keep their tensors
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One model of weights.toml."""
-
-    name: str
-    network: str
-    description: str
-    arguments: dict[str, Any]
-    file: str | None
-    sha256: str | None
-    license: str
+QUIET = Talk()
 
 
-@cache
 def entries() -> dict[str, Entry]:
-    """Read weights.toml."""
-    data = tomllib.loads((resources.files("vdeblur") / "weights.toml").read_text("utf-8"))
-    return {
-        name: Entry(
-            name,
-            facts["network"],
-            facts["description"],
-            facts.get("arguments", {}),
-            facts.get("file"),
-            facts.get("sha256"),
-            facts["license"],
-        )
-        for name, facts in data.items()
-    }
+    """Read the models whose networks there are, by name."""
+    return read_registry(NETWORKS)
 
 
 def find_entry(name: str) -> Entry:
-    """Look up a model.
+    """Look up a model, NAME or NAME@WEIGHTS.
 
     Raises: ModelError where there is none of this name.
     """
-    try:
-        return entries()[name]
-    except KeyError:
-        raise ModelError(f"unknown model {name!r}", f"choose from {', '.join(sorted(entries()))}") from None
+    return choose(name)[0]
 
 
-def load_model(name: str, checkpoint: Path | None = None) -> Network:
-    """Build a model's network and load its weights, in float32, for evaluation.
+def choose(name: str) -> tuple[Entry, Weights | None]:
+    """Look up a model and its weights: NAME takes the default, NAME@WEIGHTS one of several; None if it has none.
+
+    Raises: ModelError where there are none of these names.
+    """
+    plain, at, wanted = name.partition("@")
+    known = entries()
+    if plain not in known:
+        raise ModelError(f"unknown model {plain!r}", f"choose from {', '.join(sorted(known))}")
+    entry = known[plain]
+    if not at:
+        return entry, entry.weights[entry.default] if entry.default else None
+    weights = weights_of(entry)
+    if wanted not in weights:
+        choices = f"choose from {', '.join(f'{plain}@{key}' for key in weights)}"
+        raise ModelError(f"{plain} has no weights {wanted!r}", choices if weights else "it has none at all")
+    return entry, weights[wanted]
+
+
+def weights_of(entry: Entry) -> dict[str, Weights]:
+    """Give all weights of a model by name: those of the registry, then those that the user imported."""
+    found = dict(entry.weights)
+    for path in sorted((download.cache_folder() / "models" / entry.name).glob("*.json")):
+        record = _read_record(path)
+        if record is not None and record.imported and path.stem not in found:
+            remote = RemoteFile(record.file, (), {"sha256": record.digests["sha256"]}, remembered=True)
+            found[path.stem] = Weights(path.stem, remote, megabytes=round(record.size / 1e6, 1), imported=True)
+    return found
+
+
+def load_model(name: str, checkpoint: Path | None = None, talk: Talk = QUIET) -> Network:
+    """Build a model's network and load its weights, in float32, for evaluation; fetch them where they are not there.
 
     checkpoint: a file to take the weights from instead of the model's own: .safetensors, or a PyTorch checkpoint,
     which is read without running anything in it.
 
-    Raises: ModelError where the model is unknown, or the file is missing, damaged, or made for another network.
+    Raises: ModelError where the model is unknown, or its weights are missing, damaged, or made for another network.
     """
-    entry = find_entry(name)
+    entry, weights = choose(name)
+    if not entry.network:
+        raise ModelError(f"{entry.name} restores nothing: {entry.description}", f"use -m {entry.start_of}, or -m lite")
+    if checkpoint is not None and "@" in name:
+        raise UsageError(f"--weights and {name} both say which weights to take", f"use -m {entry.name} with --weights")
     network = NETWORKS[entry.network](**entry.arguments)
     if checkpoint is not None and not network.state_dict():
-        raise ModelError(f"{name} has no weights to load", "leave out --weights")
+        raise ModelError(f"{entry.name} has no weights to load", "leave out --weights")
+    if checkpoint is None and weights is None and network.state_dict():
+        raise ModelError(
+            f"there are no weights of {entry.name} to be had: {entry.no_weights or 'weights.toml names none'}",
+            f"with a file of your own: vdeblur run --weights FILE -m {entry.name}; at once: {_at_once()}",
+        )
     if checkpoint is not None:
-        tensors = read_checkpoint(checkpoint)
-        source = str(checkpoint)
-    elif entry.file is not None:
-        data = (resources.files("vdeblur") / entry.file).read_bytes()
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise ModelError(f"the weights of {name} are damaged: their SHA-256 is wrong", "install vdeblur again")
-        tensors = safetensors.torch.load(data)
-        source = entry.file
+        state = _fitted(read_checkpoint(checkpoint), network, entry, str(checkpoint))
+    elif weights is not None:
+        path = obtain(entry, weights, talk)
+        state = _fitted(_read_cached(path), network, entry, path.name)
     else:
         return network.eval()
-    _load_strictly(network, tensors, name, source)
+    network.load_state_dict({key: value.float() for key, value in state.items()})
     return network.eval()
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint, out of whatever they are wrapped in, without a leading `module.`.
+def load_start(name: str, talk: Talk = QUIET) -> dict[str, Tensor]:
+    """Give the tensors of start weights (an entry without a network) under their authors' names.
 
-    Raises: ModelError where there are none to be had.
+    Raises: ModelError where they cannot be had.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file", "check --weights")
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is not a whole safetensors file: {error}", "download it again") from error
+    entry, weights = choose(name)
+    if weights is None:
+        raise ModelError(f"there are no weights of {name} to be had", entry.no_weights)
+    return _read_cached(obtain(entry, weights, talk))
+
+
+def _read_cached(path: Path) -> dict[str, Tensor]:
     try:
-        with path.open("rb") as file:
-            head = file.read(256).lstrip().lower()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
-    if head.startswith((b"<!doctype", b"<html")):
-        raise ModelError(f"{path} is a web page, not a checkpoint", "download the file itself, not its page")
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", "see vdeblur models verify") from error
+
+
+def _fitted(tensors: dict[str, Tensor], network: Network, entry: Entry, source: str) -> dict[str, Tensor]:
+    """Give a network's state dict out of a checkpoint's tensors.
+
+    Raises: ModelError saying what does not fit, and which model the file is for if there is one.
+    """
+    state, faults = fit(tensors, network, entry.prefix, entry.ignored)
+    if not faults:
+        return state
+    # Where names and shapes fit, the values are at fault, and no other network will do better.
+    others = () if _fits(tensors, entry) else entries().values()
+    for other in others:
+        if other.network and other.name != entry.name and _fits(tensors, other):
+            message = f"{source} holds the weights of {other.name}, not of {entry.name}"
+            raise ModelError(message, f"use it with {other.name}")
+    raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
+
+
+def _fits(tensors: dict[str, Tensor], entry: Entry) -> bool:
+    """Tell whether tensors have the names and shapes of a model, without giving it memory."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
+        with torch.device("meta"):
+            network = NETWORKS[entry.network](**entry.arguments)
+        return bool(network.state_dict()) and not fit(tensors, network, entry.prefix, entry.ignored)[1]
+    except Exception:  # a constructor that computes with its tensors cannot be built so; then it is only not named
+        return False
+
+
+# The cache: models/NAME/WEIGHTS.safetensors, converted once, and WEIGHTS.json, which says what it was made of. The
+# record outlives `remove`, so that a file without a published digest cannot change unnoticed.
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a cached file: the original's name, source, digests and size, and the converted file's SHA-256.
+
+    imported: that the user gave it a name of its own.
+    """
+
+    file: str
+    source: str
+    digests: dict[str, str]
+    size: int
+    converted_sha256: str
+    imported: bool = False
+
+
+def _place(entry: Entry, weights: Weights) -> Path:
+    return download.cache_folder() / "models" / entry.name / f"{weights.name}.safetensors"
+
+
+def _read_record(path: Path) -> Record | None:
+    try:
+        record = Record(**json.loads(path.read_text("utf-8")))
+        return record if isinstance(record.digests.get("sha256"), str) else None
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _write_record(path: Path, record: Record) -> None:
+    temporary = path.with_suffix(".json.part")
+    temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", "utf-8")
+    os.replace(temporary, path)
+
+
+def is_cached(entry: Entry, weights: Weights) -> bool:
+    """Tell whether weights are there, without reading them."""
+    return weights.in_package or _place(entry, weights).is_file()
+
+
+def check(entry: Entry, weights: Weights) -> str:
+    """Read weights that are there and compare them: "whole", "damaged" or "absent"."""
+    if weights.in_package:
+        return (
+            "whole" if download.digests(_in_package(weights))["sha256"] == weights.remote.pins["sha256"] else "damaged"
+        )
+    place = _place(entry, weights)
+    if not place.is_file():
+        return "absent"
+    record = _read_record(place.with_suffix(".json"))
+    if record is None or any(record.digests.get(kind) != pin for kind, pin in weights.remote.pins.items()):
+        return "damaged"
+    try:
+        return "whole" if download.digests(place)["sha256"] == record.converted_sha256 else "damaged"
+    except OSError:
+        return "damaged"
+
+
+def _in_package(weights: Weights) -> Path:
+    return Path(str(resources.files("vdeblur") / weights.remote.name))
+
+
+def obtain(entry: Entry, weights: Weights, talk: Talk = QUIET) -> Path:
+    """Give the safetensors file of weights, verified; fetch and convert it where it is not there.
+
+    Raises: ModelError where it cannot be had, with what to do by hand.
+    """
+    full_name = f"{entry.name}@{weights.name}"
+    if weights.in_package:
+        if check(entry, weights) != "whole":
+            raise ModelError(
+                f"the weights of {entry.name} are damaged: their SHA-256 is wrong", "install vdeblur again"
+            )
+        return _in_package(weights)
+    place = _place(entry, weights)
+    if check(entry, weights) == "whole":  # before the lock, so that a cache which cannot be written to serves as well
+        return place
+    with download.locked(place.with_suffix(".lock"), talk):
+        state = check(entry, weights)
+        if state == "whole":  # another process has just fetched it
+            return place
+        if weights.imported:
+            raise ModelError(
+                f"the imported file of {full_name} is {state}", f"vdeblur models import FILE --as {full_name}"
+            )
+        if state == "damaged":
+            message = f"{full_name} in the cache is damaged or not the one wanted, and is fetched again"
+            talk.notify("warning", {"code": "W_CACHE", "message": message})
+        return _fetch(entry, weights, place, talk)
+
+
+def _fetch(entry: Entry, weights: Weights, place: Path, talk: Talk) -> Path:
+    """Fetch, verify and convert; the caller holds the lock."""
+    full_name = f"{entry.name}@{weights.name}"
+    remote = _with_remembered(weights.remote, place)
+    if not weights.is_fetchable:
+        raise ModelError(f"{remote.name} cannot be fetched without a person", by_hand(entry, weights))
+    if not talk.is_offline:
+        if not remote.pins:
+            _ask_for_unpinned(entry, weights, talk)
+        _announce(entry, weights, talk)
+    folder = download.cache_folder() / "downloads" / full_name
+    try:
+        fetched = download.fetch(remote, folder, talk)
+    except download.FetchError as error:
+        if remote.remembered and "has changed since" in error.message:
+            hint = f"vdeblur models remove --forget {full_name} accepts the new one; at once: {_at_once()}"
+        elif talk.is_offline:
+            hint = f"with a network: vdeblur models download {full_name}; or {by_hand(entry, weights)}"
+        else:
+            hint = by_hand(entry, weights)
+        raise ModelError(error.message, hint) from error
+    try:
+        _convert(fetched.path, entry, weights.name, place, fetched.digests, fetched.place)
+    except ModelError as error:
+        if not weights.remote.pins:
+            shutil.rmtree(folder, ignore_errors=True)
         raise ModelError(
-            f"{path} holds more than tensors, or is no checkpoint; it was not run", "take it from its authors only"
+            f"{fetched.place} gave a file that cannot be used: {error.message}", by_hand(entry, weights)
         ) from error
-    except Exception as error:
-        raise ModelError(f"{path} is not a whole PyTorch checkpoint", "download it again") from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"{path} holds no tensors by name", "give a state dict")
-    return {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+    shutil.rmtree(folder, ignore_errors=True)
+    facts = {"model": entry.name, "weights": weights.name, "file": remote.name, "sha256": fetched.digests["sha256"]}
+    talk.notify("download_done", {**facts, "verification": weights.verification, "path": str(place)})
+    return place
 
 
-def _load_strictly(network: Network, tensors: dict[str, Tensor], name: str, source: str) -> None:
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in tensors.items()}
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    shapes = [key for key in wanted.keys() & found.keys() if wanted[key] != found[key]]
-    if not missing and not extra and not shapes:
-        network.load_state_dict({key: value.float() for key, value in tensors.items()})
+def _with_remembered(remote: RemoteFile, place: Path) -> RemoteFile:
+    """Take the digest of the first download for a pin, where nobody published one."""
+    record = _read_record(place.with_suffix(".json"))
+    if remote.pins or record is None:
+        return remote
+    return dataclasses.replace(remote, pins={"sha256": record.digests["sha256"]}, remembered=True)
+
+
+def _ask_for_unpinned(entry: Entry, weights: Weights, talk: Talk) -> None:
+    """Have a download accepted whose authors published no digest.
+
+    Raises: ModelError where it is not.
+    """
+    if talk.yes:
         return
-    faults = []
-    if missing:
-        faults.append(f"{len(missing)} tensors missing, {missing[0]} first")
-    if extra:
-        faults.append(f"{len(extra)} unknown, {extra[0]} first")
-    if shapes:
-        key = min(shapes)
-        faults.append(f"{len(shapes)} of another shape, {key}: {found[key]} instead of {wanted[key]}")
-    raise ModelError(f"{source} does not fit {name}: {'; '.join(faults)}", "is it for another model?")
+    source = next(source for source in weights.remote.sources if source.kind in download.FETCHERS)
+    full_name = f"{entry.name}@{weights.name}"
+    size = f"about {weights.megabytes:g} MB" if weights.megabytes else "size unknown"
+    plain = ", unencrypted" if source.place.startswith("http:") else ""
+    text = f"{weights.remote.name} ({size}, licence {entry.license}) from {source.place}{plain}"
+    if talk.ask is None:
+        raise ModelError(
+            f"{full_name} has no digest from its authors to verify it with: {text}",
+            f"to accept it: vdeblur models download {full_name} --yes; at once: {_at_once()}",
+        )
+    notice = f" Note: {entry.notice}." if entry.notice else ""
+    if not talk.ask(f"{text}: its authors published no digest to verify it with.{notice} Download it?"):
+        raise ModelError(f"{full_name} was not downloaded", f"at once: {_at_once()}")
+
+
+def _announce(entry: Entry, weights: Weights, talk: Talk) -> None:
+    talk.notify(
+        "download",
+        {
+            "model": entry.name,
+            "weights": weights.name,
+            "file": weights.remote.name,
+            "source": next(source.place for source in weights.remote.sources if source.kind in download.FETCHERS),
+            "megabytes": weights.megabytes,
+            "license": entry.license,
+            "notice": entry.notice,
+            "verification": weights.verification,
+        },
+    )
+
+
+def by_hand(entry: Entry, weights: Weights) -> str:
+    """Say how a person gets a file of weights, and what runs without it."""
+    full_name = f"{entry.name}@{weights.name}"
+    name = weights.remote.name
+    text = next((source.facts.get("text") for source in weights.remote.sources if source.kind == "manual"), None)
+    page = f"get {name} from {weights.remote.page}{f' ({text})' if text else ''}"
+    return f"{page}, then: vdeblur models import {name} --as {full_name}; at once: {_at_once()}"
+
+
+def _at_once() -> str:
+    """Name the models that need no download."""
+    names = [
+        f"-m {entry.name}"
+        for entry in entries().values()
+        if entry.network and entry.default and is_cached(entry, entry.weights[entry.default])
+    ]
+    return " or ".join(names)
+
+
+def _convert(
+    path: Path,
+    entry: Entry,
+    weights: str,
+    place: Path,
+    digests: dict[str, str],
+    source: str,
+    imported: bool = False,
+) -> None:
+    """Write a checkpoint to its place in the cache under our names, with its record; it appears whole or not at all."""
+    tensors = read_checkpoint(path)
+    if entry.network:
+        tensors = _fitted(tensors, NETWORKS[entry.network](**entry.arguments), entry, path.name)
+    # Tensors that share memory cannot be stored in safetensors.
+    tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    metadata = {"model": entry.name, "weights": weights, "source": source, "sha256": digests["sha256"], "format": "pt"}
+    temporary = place.with_suffix(".safetensors.part")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(tensors, temporary, metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        converted = download.digests(temporary)["sha256"]
+        record = Record(path.name, source, digests, path.stat().st_size, converted, imported)
+        _write_record(place.with_suffix(".json"), record)
+        os.replace(temporary, place)
+    except (OSError, safetensors.SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise download.cache_error(error if isinstance(error, OSError) else OSError(str(error))) from error
+
+
+def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[Entry, Weights]:
+    """Take a file that the user has into the cache as NAME[@WEIGHTS]; a new WEIGHTS registers it under that name.
+
+    Raises: ModelError where it is not what that name stands for, or does not fit the model.
+    """
+    plain, _, wanted = name.partition("@")
+    entry = find_entry(plain)
+    wanted = wanted or entry.default or ""
+    if not entry.weights and not NETWORKS[entry.network](**entry.arguments).state_dict():
+        raise ModelError(f"{plain} has no weights", "it needs none")
+    if not wanted:
+        raise ModelError(f"{plain} has no weights of its own", f"give the file a name: --as {plain}@mine")
+    if not NAME.fullmatch(wanted):
+        raise ModelError(f"{wanted!r} is no name for weights", "use small letters, digits and . _ + - only")
+    if not entry.network and wanted not in entry.weights:
+        raise ModelError(f"{plain} is not a model to have weights of one's own", f"choose {plain}@{entry.default}")
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file", "check the path")
+    weights = entry.weights.get(wanted)
+    if weights is not None and weights.in_package:
+        raise ModelError(f"{plain}@{wanted} is in the package", f"give the file a name of its own: --as {plain}@mine")
+    place = download.cache_folder() / "models" / entry.name / f"{wanted}.safetensors"
+    with download.locked(place.with_suffix(".lock"), talk):
+        if weights is None:
+            found = download.digests(path)
+        else:
+            remote = _with_remembered(weights.remote, place)
+            try:
+                found = download.verify(path, dataclasses.replace(remote, name=path.name))
+            except download.DigestError as error:
+                raise ModelError(error.message, _other_name(entry, wanted, path)) from error
+        _convert(path, entry, wanted, place, found, str(path.absolute()), imported=weights is None)
+    return entry, weights_of(entry)[wanted]
+
+
+def _other_name(entry: Entry, wanted: str, path: Path) -> str:
+    """Say under which name a file may be imported that is not what the user took it for."""
+    for name, weights in entry.weights.items():
+        if weights.remote.pins and name != wanted:
+            with contextlib.suppress(download.DigestError):
+                download.verify(path, weights.remote)
+                return f"it is {entry.name}@{name}: use --as {entry.name}@{name}"
+    return f"if it is a file of your own: --as {entry.name}@mine"
+
+
+def path_of(name: str) -> Path:
+    """Give where a model's weights are.
+
+    Raises: ModelError where they are not there.
+    """
+    entry, weights = choose(name)
+    if weights is None:
+        raise ModelError(f"{name} has no weights", entry.no_weights or "it needs none")
+    if not is_cached(entry, weights):
+        raise ModelError(f"{entry.name}@{weights.name} is not in the cache", f"vdeblur models download {name}")
+    return _in_package(weights) if weights.in_package else _place(entry, weights)
+
+
+def remove(name: str, forget: bool = False, talk: Talk = QUIET) -> list[str]:
+    """Take weights out of the cache: those named, or all of a model; gives the names of what was there.
+
+    forget: the digest, too, that was remembered of a file without a published one.
+
+    Raises: ModelError where weights are in the package.
+    """
+    entry, chosen = choose(name)
+    several = [chosen] if "@" in name and chosen is not None else list(weights_of(entry).values())
+    removed = []
+    for weights in several:
+        if weights.in_package:
+            if len(several) == 1:
+                raise ModelError(f"{entry.name} is in the package", "there is nothing to remove")
+            continue
+        place = _place(entry, weights)
+        if not place.parent.is_dir():
+            continue
+        with download.locked(place.with_suffix(".lock"), talk):
+            try:
+                if place.is_file():
+                    place.unlink()
+                    removed.append(f"{entry.name}@{weights.name}")
+                if forget or weights.imported:
+                    place.with_suffix(".json").unlink(missing_ok=True)
+                shutil.rmtree(
+                    download.cache_folder() / "downloads" / f"{entry.name}@{weights.name}", ignore_errors=True
+                )
+            except OSError as error:
+                raise download.cache_error(error) from error
+    return removed
+
+
+def state_of(entry: Entry, weights: Weights | None) -> str:
+    """Say in a few words where a model's weights are."""
+    if weights is None:
+        return "none to be had" if entry.no_weights else "needs none"
+    if weights.in_package:
+        return "in the package"
+    if is_cached(entry, weights):
+        return "imported" if weights.imported else "in the cache"
+    if not weights.is_fetchable:
+        return "by hand"
+    return {"pinned": "downloads itself", "partly": "downloads itself", "unpinned": "asks, then downloads"}[
+        weights.verification
+    ]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import Network, dtype_of, in_channels_last, is_inside, warp
+from vdeblur.networks.layers import FewChannelsConv2d, Network, dtype_of, in_channels_last, is_inside, warp
 from vdeblur.networks.pwcnet import PWCNet, Pyramid
 
 MEAN_SIDE = 5  # pixels, the window of the prior's means
@@ -136,7 +136,7 @@ class Restoration(nn.Module):
         self.encode_2 = nn.Sequential(conv(2 * n, 4 * n, 2), *residual(4 * n))
         self.decode_2 = nn.Sequential(*residual(4 * n), enlarge(4 * n, 2 * n))
         self.decode_1 = nn.Sequential(*residual(2 * n), enlarge(2 * n, n))
-        self.leave = nn.Sequential(*residual(n), nn.Conv2d(n, 3, 5, padding=2))
+        self.leave = nn.Sequential(*residual(n), FewChannelsConv2d(n, 3, 5, padding=2))
 
     def forward(self, aligned: Tensor) -> Tensor:
         """Give (B, 3, H, W) from (B, 10, H, W)."""

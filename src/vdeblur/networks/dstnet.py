@@ -18,13 +18,13 @@ Where this differs from the paper, because the published weights do:
 5. The forward pass sees the backward pass's results only.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import FewChannelsConv2d, Network, dtype_of, in_channels_last
 
 SLOPE = 0.1  # of the leaky ReLUs
 BLOCKS = 5  # gated dynamic blocks
@@ -53,7 +53,7 @@ class DSTNet(Network):
     def __init__(self, channels: int = 64, width: int = 64, blocks: int = 15) -> None:
         super().__init__()
         # The published large network has 64 channels, too, and propagates 96 of them.
-        self.register_buffer("haar", torch.tensor(HAAR).repeat(channels, 1).reshape(4 * channels, 1, 2, 2))
+        self.register_buffer("haar", haar_weights(channels))
         self.feature_extraction = nn.Conv2d(3, channels, 3, padding=1)
         self.high_bands = nn.ModuleList(HighBands(channels) for _ in range(2))
         self.gating = nn.ModuleList(GatedDynamicBlock(channels) for _ in range(BLOCKS))
@@ -61,7 +61,7 @@ class DSTNet(Network):
         self.backward_propagation = Propagation(width, blocks)
         self.forward_propagation = Propagation(width, blocks)
         self.down = nn.Conv2d(width, channels, 1) if width != channels else nn.Identity()
-        self.reconstruction = nn.Conv2d(channels, 3, 3, padding=1)
+        self.reconstruction = FewChannelsConv2d(channels, 3, 3, padding=1)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Restore a clip as one: (B, T, 3, H, W) RGB in [0, 1] to the same, not clamped."""
@@ -96,24 +96,14 @@ class DSTNet(Network):
 
         keep: give the first so many only; those after them serve as look-ahead.
         """
-        state: Tensor | None = None
-        propagated: list[Tensor] = []
-        for index in range(len(features) - 1, -1, -1):
-            state = self.backward_propagation(self.up(features[index]), state)
-            if keep is None or index < keep:
-                propagated.append(state)
-        return propagated[::-1]
+        return travel_backward(lambda frame, state: self.backward_propagation(self.up(frame), state), features, keep)
 
     def propagate_forward(self, backward: list[Tensor], state: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
         """Let what propagate_backward gave travel onwards: each (B, P, h, w) to the same.
 
         state: of the frame before, or None at a clip's start. Gives the last state, too. Empties `backward`.
         """
-        propagated: list[Tensor] = []
-        while backward:
-            state = self.forward_propagation(backward.pop(0), state)
-            propagated.append(state)
-        return propagated, state
+        return travel_forward(self.forward_propagation, backward, state)
 
     def reconstruct(self, frame: Tensor, propagated: Tensor) -> Tensor:
         """Give the restored frame (B, 3, H, W) float32.
@@ -254,6 +244,29 @@ def dynamic_filter(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
     return torch.cat(filtered) if len(filtered) > 1 else filtered[0]
 
 
+Step = Callable[[Tensor, Tensor | None], Tensor]
+
+
+def travel_backward(step: Step, features: Sequence[Tensor], keep: int | None) -> list[Tensor]:
+    """Take steps from the last frame's features to the first's; give the states at the first `keep`, in order."""
+    state: Tensor | None = None
+    states: list[Tensor] = []
+    for index in range(len(features) - 1, -1, -1):
+        state = step(features[index], state)
+        if keep is None or index < keep:
+            states.append(state)
+    return states[::-1]
+
+
+def travel_forward(step: Step, features: list[Tensor], state: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+    """Take steps from the first frame's features to the last's, emptying the list; give all states and the last."""
+    states: list[Tensor] = []
+    while features:
+        state = step(features.pop(0), state)
+        states.append(state)
+    return states, state
+
+
 class Propagation(nn.Module):
     """One step of a recurrent pass: fuse a frame's features with the state that arrives (Sec. 3.2)."""
 
@@ -286,7 +299,6 @@ class PixelFilter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Give (B, P, h, w) from x of that shape."""
-        height, width = x.shape[2:]
         kernel = self.kernels(x).unflatten(1, (-1, TAPS))  # (B, P, 9, h/8, w/8)
         padded = F.pad(x, (1, 1, 1, 1))
         # A tap at a time: all kernels at full size would be nine times the features.
@@ -294,9 +306,7 @@ class PixelFilter(nn.Module):
         for tap in range(TAPS):
             weight = in_channels_last(kernel[:, :, tap])
             weight = F.interpolate(weight, scale_factor=REDUCTION, mode="bilinear", align_corners=False)
-            row, column = divmod(tap, 3)
-            shifted = padded[:, :, row : row + height, column : column + width]
-            filtered = weight * shifted if filtered is None else torch.addcmul(filtered, weight, shifted)
+            filtered = apply_tap(filtered, weight, padded, tap)
         assert filtered is not None
         return filtered
 
@@ -305,6 +315,16 @@ class PixelFilter(nn.Module):
         x = F.max_pool2d(self.near(F.avg_pool2d(x, 4)), 2)
         kernels: Tensor = self.to_kernel(self.far(x))
         return kernels
+
+
+def apply_tap(filtered: Tensor | None, weight: Tensor, padded: Tensor, tap: int) -> Tensor:
+    """Add one of the nine taps of a filter for every pixel: weight (B, C, h, w) times the features beside it.
+
+    padded: the features (B, C, h + 2, w + 2). tap: 3 row + column. filtered: the sum so far.
+    """
+    row, column = divmod(tap, 3)
+    beside = padded[:, :, row : row + weight.shape[2], column : column + weight.shape[3]]
+    return weight * beside if filtered is None else torch.addcmul(filtered, weight, beside)
 
 
 class HighBands(nn.Module):
@@ -342,6 +362,11 @@ class ResidualBlock(nn.Module):
 
 # The wavelets on a 2x2 cell, row by row: mean, and differences across columns, rows and diagonals.
 HAAR = ((1.0, 1.0, 1.0, 1.0, 1.0, -1.0, 1.0, -1.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0, -1.0, 1.0),)
+
+
+def haar_weights(channels: int) -> Tensor:
+    """Give the patterns as checkpoints hold them, (4 C, 1, 2, 2)."""
+    return torch.tensor(HAAR).repeat(channels, 1).reshape(4 * channels, 1, 2, 2)
 
 
 def haar(x: Tensor) -> Features:

@@ -68,3 +68,14 @@ def telling_apart(discriminator: nn.Module, restored: Tensor, sharp: Tensor) -> 
     made = F.log_softmax(discriminator(gradient_magnitude(restored.detach())).float(), 1)[:, 0]
     real = F.log_softmax(discriminator(gradient_magnitude(sharp)).float(), 1)[:, 1]
     return -(made.mean() + real.mean()) / 2
+
+
+def motion_error(flow: Tensor, sharp: Tensor, sharp_before: Tensor) -> Tensor:
+    """Give the mean squared difference of a sharp frame and the one before it, moved onto it; both (B, 3, H, W).
+
+    flow: (B, 2, H, W), from the frame to the one before, in pixels. What it leads out of the frame does not count, and
+    at its borders counts as far as it is inside. PVDNet's BIMNet is trained so, whichever frames the flow is found in.
+    """
+    with torch.no_grad():
+        inside = warp(torch.ones_like(sharp), flow)
+    return (warp(sharp_before, flow) - sharp * inside).square().sum() / inside.sum()

@@ -1,0 +1,121 @@
+"""Checkpoints: read without running anything in them, and fitted to a network strictly."""
+
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from vdeblur.download import is_web_page
+from vdeblur.errors import ModelError
+from vdeblur.networks.layers import Network
+
+WRAPPERS = ("params_ema", "params", "state_dict", "model")  # keys under which checkpoints keep their tensors
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint, out of whatever they are wrapped in, without a leading `module.`.
+
+    Raises: ModelError where there are none to be had.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file", "check the path")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
+    if is_web_page(head):
+        raise ModelError(f"{path} is a web page, not a checkpoint", "download the file itself, not its page")
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is not a whole safetensors file: {error}", "download it again") from error
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about its pickle protocol, which users cannot change
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # The restricted reader names what it would have to import, or meets an instruction that tensors do not need. In
+        # a file that is neither a pickle nor a zip, such an "instruction" is only a byte of something else.
+        is_pickle = head.startswith((b"\x80", b"PK"))
+        if "GLOBAL" in str(error) or (is_pickle and "Unsupported" in str(error)):
+            raise ModelError(
+                f"{path} holds more than tensors; it was not run", "take checkpoints from their authors only"
+            ) from error
+        raise ModelError(f"{path} is not a whole PyTorch checkpoint", "download it again") from error
+    except Exception as error:
+        raise ModelError(f"{path} is not a whole PyTorch checkpoint", "download it again") from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise ModelError(f"{path} holds no tensors by name", "give a state dict")
+    return {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def fit(
+    tensors: dict[str, Tensor], network: Network, prefix: str = "", ignored: tuple[str, ...] = ()
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Turn a checkpoint's tensors into a network's state dict; gives it with a list of what does not fit.
+
+    The tensors may have our names or their authors', before which these may have put prefix; ignored ones are left
+    out. Shapes may differ by sides of length 1. The network may be on the meta device: then values are not compared.
+    """
+    names = {*network.state_dict(), *network.constant_buffers}
+    official = {name: network.official_name(name) for name in names}
+    state = network.state_dict()
+    constants = {name: network.get_buffer(name) for name in network.constant_buffers}
+    found, extra = _in_our_names(tensors, official, prefix, ignored)
+    fitted, shapes, faults = {}, [], []
+    for name, value in sorted(found.items()):
+        wanted = constants[name] if name in constants else state[name]
+        if _long_sides(wanted) == _long_sides(value):
+            fitted[name] = value.reshape(wanted.shape)
+        else:
+            shapes.append(f"{official[name]}: {tuple(value.shape)} instead of {tuple(wanted.shape)}")
+    missing = sorted(official[name] for name in state.keys() - found.keys() - constants.keys())
+    if missing:
+        faults.append(f"{len(missing)} tensors missing, {missing[0]} first")
+    if extra:
+        faults.append(f"{len(extra)} unknown, {extra[0]} first")
+    if shapes:
+        faults.append(f"{len(shapes)} of another shape, {shapes[0]}")
+    faults += _unfit_values(fitted, constants, official)
+    constants_of_state = {name: value for name, value in constants.items() if name in state}
+    return {name: value for name, value in fitted.items() if name in state} | constants_of_state, faults
+
+
+def _in_our_names(
+    tensors: dict[str, Tensor], official: dict[str, str], prefix: str, ignored: tuple[str, ...]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Give a checkpoint's tensors under our names, and the keys that mean nothing, whichever names it uses."""
+    tensors = {key: value for key, value in tensors.items() if key not in ignored}
+    stripped = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    ours = {theirs: name for name, theirs in official.items()}
+    if len(ours.keys() & stripped.keys()) > len(official.keys() & tensors.keys()):
+        known = {ours[key]: value for key, value in stripped.items() if key in ours}
+        return known, sorted(stripped.keys() - ours.keys())
+    known = {key: value for key, value in tensors.items() if key in official}
+    return known, sorted(tensors.keys() - official.keys())
+
+
+def _long_sides(tensor: Tensor) -> list[int]:
+    return [side for side in tensor.shape if side != 1]
+
+
+def _unfit_values(fitted: dict[str, Tensor], constants: dict[str, Tensor], official: dict[str, str]) -> list[str]:
+    """Name values that cannot be right: constants of another network, and numbers that are none."""
+    faults = []
+    for name, value in fitted.items():
+        if name in constants and not constants[name].is_meta:
+            if not torch.equal(constants[name].to(value.dtype), value):
+                faults.append(f"another {official[name]} than the network's")
+        elif value.is_floating_point() and not value.is_meta and not bool(value.isfinite().all()):
+            faults.append(f"{official[name]} holds values that are not numbers")
+            break
+    return faults

@@ -1,0 +1,277 @@
+"""`vdeblur models`: which models there are, and their weights in the cache."""
+
+import sys
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vdeblur.cli_report import HumanReporter, question, reported
+from vdeblur.errors import ModelError
+
+if TYPE_CHECKING:
+    from vdeblur.registry import Entry, Weights
+
+# torch takes seconds to import, and --help must not wait: `weights` is imported inside the commands.
+
+
+@click.group(short_help="List models; fetch, import and verify their weights.")
+def models() -> None:
+    """List models; fetch, import and verify their weights.
+
+    Weights are kept in the folder that `vdeblur models path` prints; VDEBLUR_CACHE names another one. VDEBLUR_REGISTRY
+    names a file of further models, written like weights.toml.
+
+    \b
+    Examples:
+      vdeblur models list
+      vdeblur models download dstnet
+    """
+
+
+@models.command("list", short_help="List the models and where their weights are.")
+@click.option("--json", is_flag=True, help="Write a JSON list.")
+def list_models(json: bool) -> None:
+    """List the models, one line for each of their weights, and where these are.
+
+    \b
+    Examples:
+      vdeblur models list
+      vdeblur models list --json
+    """
+    with reported(HumanReporter(), ["models list"]):
+        from vdeblur import weights
+
+        rows: list[tuple[Entry, Weights | None]] = []
+        for entry in weights.entries().values():
+            rows += [(entry, one) for one in weights.weights_of(entry).values()] or [(entry, None)]
+        if json:
+            click.echo(dumps([_facts(entry, one) for entry, one in rows], indent=1))
+            return
+        _show_table([_row(entry, one) for entry, one in rows])
+
+
+def _row(entry: "Entry", one: "Weights | None") -> tuple[str, ...]:
+    from vdeblur import weights
+
+    name = entry.name if one is None or one.name == entry.default else f"{entry.name}@{one.name}"
+    millions = "" if entry.parameters_millions is None else f"{entry.parameters_millions:g} M"
+    trained = "" if one is None else one.trained_on
+    return name, millions, trained, weights.state_of(entry, one), entry.license.partition(" (")[0], entry.description
+
+
+def _show_table(rows: list[tuple[str, ...]]) -> None:
+    """Write a table: drawn on a terminal, plain columns otherwise."""
+    heads = ("MODEL", "PARAMETERS", "TRAINED ON", "WEIGHTS", "LICENCE", "WHAT IT IS")
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*(head.capitalize() for head in heads), box=None)
+        for row in rows:
+            table.add_row(*row)
+        Console(highlight=False, markup=False).print(table)
+        return
+    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+    for row in [heads, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@models.command(short_help="Show all that is known of a model.")
+@click.argument("name")
+@click.option("--json", is_flag=True, help="Write a JSON object.")
+def show(name: str, json: bool) -> None:
+    """Show all that is known of model NAME: paper, licence, weights, their sources, digests and published scores.
+
+    \b
+    Examples:
+      vdeblur models show lite
+      vdeblur models show lite --json
+    """
+    with reported(HumanReporter(), [name]):
+        from vdeblur import weights
+
+        entry, chosen = weights.choose(name)
+        several = [chosen] if "@" in name and chosen else list(weights.weights_of(entry).values())
+        facts = {**_entry_facts(entry), "weights": [_weights_facts(entry, one) for one in several]}
+        if json:
+            click.echo(dumps(facts, indent=1))
+        else:
+            _show_facts(facts)
+
+
+def _show_facts(facts: dict[str, Any]) -> None:
+    for key, value in facts.items():
+        if key == "weights":
+            for one in value:
+                click.echo(f"\n{facts['model']}@{one.pop('weights')}")
+                _show_facts({f"  {name}": rest for name, rest in one.items()})
+        elif key.strip() == "scores":
+            for score in value:
+                ssim = "" if score["ssim"] is None else f", SSIM {score['ssim']:g} ({score['ssim_kind']})"
+                protocol = f"; {score['protocol']}" if score["protocol"] else ""
+                click.echo(f"{key}: {score['data']} {score['psnr']:g} dB{ssim}{protocol}")
+        elif isinstance(value, list):
+            for item in value:
+                click.echo(f"{key}: {item}")
+        elif isinstance(value, dict):
+            for name, rest in value.items():
+                click.echo(f"{key}: {name} {rest}")
+        elif value not in (None, ""):
+            click.echo(f"{key}: {value}")
+
+
+def _entry_facts(entry: "Entry") -> dict[str, Any]:
+    return {
+        "model": entry.name,
+        "description": entry.description,
+        "paper": entry.paper,
+        "license": entry.license,
+        "notice": entry.notice,
+        "parameters_millions": entry.parameters_millions,
+        "default": entry.default,
+        "start_of": entry.start_of,
+        "no_weights": entry.no_weights,
+        "scores": [vars(score) for score in entry.scores],
+    }
+
+
+def _weights_facts(entry: "Entry", one: "Weights") -> dict[str, Any]:
+    from vdeblur import weights
+
+    return {
+        "weights": one.name,
+        "state": weights.state_of(entry, one),
+        "file": one.remote.name,
+        "sources": [f"{source.kind} {source.place}".strip() for source in one.remote.sources],
+        "verification": "imported" if one.imported else one.verification,
+        "pins": one.remote.pins,
+        "megabytes": one.megabytes,
+        "trained_on": one.trained_on,
+        "blur": one.blur,
+        "scores": [vars(score) for score in one.scores],
+    }
+
+
+def _facts(entry: "Entry", one: "Weights | None") -> dict[str, Any]:
+    facts = _entry_facts(entry)
+    return facts if one is None else {**facts, **_weights_facts(entry, one)}
+
+
+@models.command(short_help="Fetch weights into the cache.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--yes", is_flag=True, help="Fetch them unasked, even if their authors published no digest.")
+@click.option("--offline", is_flag=True, help="Never use the network: only say whether they are there.")
+def download(names: tuple[str, ...], yes: bool, offline: bool) -> None:
+    """Fetch the weights of each NAME or NAME@WEIGHTS into the cache, verify them, and print where they are.
+
+    \b
+    Examples:
+      vdeblur models download dstnet
+      vdeblur models download cdvd-tsp@dvd pvdnet --yes
+    """
+    reporter = HumanReporter()
+    with reported(reporter, [names[0]]) as stop:
+        from vdeblur import weights
+        from vdeblur.download import Talk
+
+        talk = Talk(offline, yes, reporter.notify, question(), stop)
+        for name in names:
+            entry, chosen = weights.choose(name)
+            if chosen is None:
+                raise ModelError(f"{name} has no weights to fetch", entry.no_weights or "it needs none")
+            click.echo(weights.obtain(entry, chosen, talk))
+
+
+@models.command("import", short_help="Take a checkpoint that you have into the cache.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--as", "name", required=True, metavar="NAME[@WEIGHTS]", help="What it is; a new WEIGHTS names your own.")
+def import_model(file: Path, name: str) -> None:
+    """Take FILE, downloaded by hand or trained by yourself, into the cache.
+
+    Under a name of weights.toml it must be the published file; under a new one it is yours, and runs as
+    --model NAME@WEIGHTS.
+
+    \b
+    Examples:
+      vdeblur models import CDVD_TSP_GOPRO.pt --as cdvd-tsp@gopro
+      vdeblur models import runs/lite/best.safetensors --as lite@mine
+    """
+    reporter = HumanReporter()
+    with reported(reporter, [str(file)]) as stop:
+        from vdeblur import weights
+        from vdeblur.download import Talk
+
+        entry, imported = weights.import_file(file, name, Talk(notify=reporter.notify, stop=stop))
+        use = f"run with -m {entry.name}@{imported.name}" if entry.network else f"start weights of {entry.start_of}"
+        click.echo(f"{file} is {entry.name}@{imported.name} now: {use}", err=True)
+
+
+@models.command(short_help="Compare the weights that are there with their digests.")
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+def verify(names: tuple[str, ...]) -> None:
+    """Read the weights of each NAME, or all that are there, and compare them with their digests.
+
+    \b
+    Examples:
+      vdeblur models verify
+      vdeblur models verify lite dstnet@dvd
+    """
+    with reported(HumanReporter(), [names[0] if names else "models verify"]):
+        from vdeblur import weights
+
+        bad = []
+        for name in names or weights.entries():
+            entry, chosen = weights.choose(name)
+            several = [chosen] if "@" in name and chosen else list(weights.weights_of(entry).values())
+            for one in several:
+                state = weights.check(entry, one)
+                if state != "absent" or names:
+                    click.echo(f"{entry.name}@{one.name}: {state}")
+                if state == "damaged":
+                    bad.append(f"{entry.name}@{one.name}")
+        if bad:
+            raise ModelError(
+                f"damaged: {', '.join(bad)}", f"vdeblur models download {' '.join(bad)} fetches them again"
+            )
+
+
+@models.command(short_help="Print where weights are.")
+@click.argument("name", required=False)
+def path(name: str | None) -> None:
+    """Print the file that holds the weights of NAME, or the cache's folder.
+
+    \b
+    Examples:
+      vdeblur models path
+      vdeblur models path lite
+    """
+    with reported(HumanReporter(), [name or "models path"]):
+        if name is None:
+            from vdeblur.download import cache_folder
+
+            click.echo(cache_folder())
+        else:
+            from vdeblur import weights
+
+            click.echo(weights.path_of(name))
+
+
+@models.command(short_help="Take weights out of the cache.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--forget", is_flag=True, help="Forget, too, the digest of a file that has no published one.")
+def remove(names: tuple[str, ...], forget: bool) -> None:
+    """Take all weights of each NAME, or those of NAME@WEIGHTS, out of the cache.
+
+    \b
+    Examples:
+      vdeblur models remove dstnet
+      vdeblur models remove cdvd-tsp@gopro --forget
+    """
+    with reported(HumanReporter(), [names[0]]):
+        from vdeblur import weights
+
+        for name in names:
+            removed = weights.remove(name, forget)
+            click.echo(f"removed {', '.join(removed)}" if removed else f"{name}: nothing is in the cache", err=True)

@@ -1,0 +1,635 @@
+"""Files of weights from where their authors put them, whole and verified, or a reason.
+
+A source is a file on the Hub, at an https address, in a zip at an https address, in a public Google Drive folder, or
+one that only a person can fetch. Each kind but the last is a function in FETCHERS; `fetch` tries a file's sources in
+their order and gives the first result that agrees with what is known of the file. What was fetched in part is gone on
+with the next time.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from vdeblur.errors import ExitStatus, InterruptedRunError, ModelError
+
+CHUNK_BYTES = 1 << 18
+RANGE_BYTES = 1 << 20  # read at once out of a zip that stays on its server
+TIMEOUT_SECONDS = 30.0  # without a byte
+ATTEMPTS = 5  # in a row that bring nothing
+WAIT_SECONDS = 1.0  # before the second attempt, doubled for each further one
+LOCK_POLL_SECONDS = 0.5
+DIGESTS = {"sha256": 64, "sha256_prefix": 8, "git_blob_sha1": 40}  # kinds of pins and their hex digits
+TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its variables
+
+Notify = Callable[[str, dict[str, object]], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a file may be had: its kind, a key of FETCHERS or "manual", and that kind's facts from weights.toml."""
+
+    kind: str
+    facts: dict[str, str]
+
+    @property
+    def place(self) -> str:
+        """Give the address to show to people."""
+        if self.kind == "hub":
+            endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+            return f"{endpoint}/{self.facts['repo']}"
+        if self.kind == "drive":
+            folder = self.facts.get("folder")
+            return f"https://drive.google.com/{'drive/folders/' + folder if folder else 'uc?id=' + self.facts['id']}"
+        return self.facts.get("url") or self.facts.get("page") or ""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of weights: its name, where it may be had, and what is known of its content.
+
+    pins: digests by kind (DIGESTS), hex. size: bytes, where they are known exactly. remembered: that the pin is what
+    was fetched the first time, since nobody published one.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+    pins: dict[str, str] = field(default_factory=dict)
+    size: int | None = None
+    remembered: bool = False
+
+    @property
+    def page(self) -> str:
+        """Give the page where a person finds the file."""
+        by_hand = [source for source in self.sources if source.kind == "manual"]
+        return (by_hand or list(self.sources))[0].place if self.sources else ""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A verified file: where it lies, where it came from, and its digests by their kind."""
+
+    path: Path
+    place: str
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What fetching may do, and how it speaks to whoever started it.
+
+    offline: use no network. yes: take files without a published digest unasked. ask: puts a question to a person
+    (None: there is nobody). stop: a status means that a signal came.
+    """
+
+    offline: bool = False
+    yes: bool = False
+    notify: Notify = lambda event, facts: None
+    ask: Callable[[str], bool] | None = None
+    stop: Callable[[], ExitStatus | None] = lambda: None
+
+    @property
+    def is_offline(self) -> bool:
+        """Tell whether the network is off, by option or by the Hub's variable."""
+        return self.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE
+
+    def check_stop(self) -> None:
+        """End where a signal came.
+
+        Raises: InterruptedRunError.
+        """
+        status = self.stop()
+        if status is not None:
+            raise InterruptedRunError(status)
+
+    def show_progress(self, name: str, done: int, total: int | None) -> None:
+        """Tell how much of a file is there, in bytes."""
+        self.check_stop()
+        self.notify("download_progress", {"file": name, "bytes": done, "bytes_total": total})
+
+
+class FetchError(ModelError):
+    """One source did not give the file; another one may."""
+
+
+class DigestError(FetchError):
+    """A file is not what it should be."""
+
+
+def cache_folder() -> Path:
+    """Give the folder for our files: VDEBLUR_CACHE, or vdeblur in the user's cache folder."""
+    explicit = os.environ.get("VDEBLUR_CACHE")
+    if explicit:
+        return Path(explicit).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vdeblur"
+
+
+def hub_folder() -> str | None:
+    """Give the folder for the Hub's files; None where huggingface_hub's own rules (HF_HOME, HF_HUB_CACHE) hold."""
+    return str(cache_folder() / "hub") if os.environ.get("VDEBLUR_CACHE") else None
+
+
+@contextlib.contextmanager
+def locked(path: Path, talk: Talk) -> Iterator[None]:
+    """Hold a lock file, so that a second process waits instead of fetching the same."""
+    import filelock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(timeout=0)
+        if not lock.is_locked:
+            talk.notify("warning", {"code": "W_LOCKED", "message": "waiting for another vdeblur that fetches the same"})
+        while not lock.is_locked:
+            talk.check_stop()
+            with contextlib.suppress(filelock.Timeout):
+                lock.acquire(timeout=LOCK_POLL_SECONDS)
+    except OSError as error:
+        raise cache_error(error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def cache_error(error: OSError) -> ModelError:
+    """Say that the cache cannot be used."""
+    return ModelError(
+        f"the cache {cache_folder()} cannot be used: {error.strerror or error}",
+        "make room, or name another folder in VDEBLUR_CACHE",
+    )
+
+
+def digests(path: Path) -> dict[str, str]:
+    """Compute a file's digests, by their kind."""
+    sha256 = hashlib.sha256()
+    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            sha256.update(chunk)
+            blob.update(chunk)
+    whole = sha256.hexdigest()
+    return {"sha256": whole, "sha256_prefix": whole[:8], "git_blob_sha1": blob.hexdigest()}
+
+
+def verify(path: Path, file: RemoteFile) -> dict[str, str]:
+    """Compare a file with what is known of it; gives its digests.
+
+    Raises: DigestError where they differ, or the file is a web page.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as opened:
+        if is_web_page(opened.read(512)):
+            raise DigestError(f"{file.name} is a web page, not the file")
+    if file.size is not None and size != file.size:
+        raise DigestError(f"{file.name} has {size} bytes instead of {file.size}")
+    found = digests(path)
+    for kind, wanted in file.pins.items():
+        if found[kind] != wanted:
+            other = "has changed since it was first fetched" if file.remembered else "is not the published file"
+            raise DigestError(f"{file.name} {other}: its {kind} is {found[kind]} instead of {wanted}")
+    return found
+
+
+def is_web_page(head: bytes) -> bool:
+    """Tell whether a file that begins so is HTML."""
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html"))
+
+
+def fetch(file: RemoteFile, folder: Path, talk: Talk) -> Fetched:
+    """Get a file from the first of its sources that has it, verified; it lies in folder, or in the Hub's cache.
+
+    Raises: FetchError with each source's reason; InterruptedRunError where a signal came.
+    """
+    target = folder / file.name
+    reasons = []
+    try:
+        if target.is_file() and file.pins:  # fetched whole by a process that was stopped before it used the file
+            with contextlib.suppress(DigestError):
+                return Fetched(target, file.sources[0].place, verify(target, file))
+        target.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cache_error(error) from error
+    for source in file.sources:
+        if source.kind not in FETCHERS or (talk.is_offline and source.kind != "hub"):
+            continue
+        try:
+            return _fetch_from(source, file, target, talk)
+        except FetchError as error:
+            reasons.append(f"{urlsplit(source.place).hostname}: {error.message}")
+    if talk.is_offline:
+        raise FetchError(f"{file.name} is not in the cache, and the network is off")
+    raise FetchError(f"{file.name} could not be fetched: {'; '.join(reasons)}")
+
+
+def _fetch_from(source: Source, file: RemoteFile, target: Path, talk: Talk) -> Fetched:
+    """Fetch and verify; where a cached or resumed file proves wrong, once more from its first byte."""
+    fetcher = FETCHERS[source.kind]
+    for fresh in (False, True):
+        try:
+            path, reused = fetcher(source, file, target, talk, fresh)
+            try:
+                return Fetched(path, source.place, verify(path, file))
+            except DigestError:
+                target.unlink(missing_ok=True)
+                if fresh or not reused or talk.is_offline:
+                    raise
+        except OSError as error:
+            if isinstance(error, (FileNotFoundError, ConnectionError, TimeoutError)):
+                raise FetchError(_first_line(error)) from error
+            raise cache_error(error) from error
+    raise AssertionError
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+# The Hub: its library has a cache, locks and resuming of its own.
+
+
+def _fetch_hub(source: Source, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
+    import huggingface_hub
+
+    talk.check_stop()
+    try:
+        path = huggingface_hub.hf_hub_download(
+            source.facts["repo"],
+            source.facts.get("file", file.name),
+            revision=source.facts.get("revision"),
+            cache_dir=hub_folder(),
+            local_files_only=talk.is_offline,
+            force_download=fresh,
+            tqdm_class=_progress_class(file.name, talk),
+        )
+    except InterruptedRunError:
+        raise
+    except Exception as error:  # the library's own, its HTTP client's, and the system's
+        raise FetchError(_first_line(error)) from error
+    talk.check_stop()  # the library may have met the signal in a thread where exceptions end
+    return Path(path), not fresh
+
+
+def _progress_class(name: str, talk: Talk) -> Any:
+    """Make what huggingface_hub believes to be a progress bar."""
+    from tqdm import tqdm
+
+    class Progress(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self.done = int(kwargs.get("initial") or 0)
+            self.whole = kwargs.get("total")
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.done += int(n or 0)
+            talk.show_progress(name, self.done, self.whole)
+            return None
+
+        # With these two, the library's other way of fetching counts each byte once.
+        def update_transfer(self, n: float) -> None:
+            pass
+
+        def set_transfer_postfix_str(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+    return Progress
+
+
+# https
+
+
+class _GoneError(FetchError):
+    """The server will not give the file, however often it is asked."""
+
+
+def _fetch_https(source: Source, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
+    part = target.with_name(target.name + ".part")
+    if fresh:
+        part.unlink(missing_ok=True)
+    reused = _download(source.facts["url"], part, file.name, talk, bool(file.pins), file.size)
+    part.replace(target)
+    _validator_file(part).unlink(missing_ok=True)
+    return target, reused
+
+
+def _download(url: str, part: Path, name: str, talk: Talk, pinned: bool, size: int | None = None) -> bool:
+    """Get a whole file into part, beginning with what is there already; tells whether anything was.
+
+    pinned: that a digest will show if the old part belongs to another version. Otherwise old bytes are kept only where
+    the server can tell that they still fit.
+    """
+    import requests
+
+    validator = _read_validator(part, url)
+    if not validator and not pinned:
+        part.unlink(missing_ok=True)
+    reused = part.is_file() and part.stat().st_size > 0
+    failures = 0
+    with requests.Session() as session:
+        while True:
+            before = part.stat().st_size if part.is_file() else 0
+            try:
+                _download_rest(session, url, part, name, talk, size)
+                return reused
+            except (requests.RequestException, FetchError) as error:
+                if isinstance(error, _GoneError):
+                    raise
+                brought = (part.stat().st_size if part.is_file() else 0) > before
+                failures = 1 if brought else failures + 1
+                if failures >= ATTEMPTS:
+                    raise FetchError(_reason(error)) from error
+                _wait(WAIT_SECONDS * 2 ** (failures - 1), talk)
+                if not pinned and not _read_validator(part, url):
+                    part.unlink(missing_ok=True)
+
+
+def _download_rest(session: Any, url: str, part: Path, name: str, talk: Talk, size: int | None) -> None:
+    """Ask once for what is missing, and append it."""
+    talk.check_stop()
+    have = part.stat().st_size if part.is_file() else 0
+    headers = {"Accept-Encoding": "identity"}  # offsets count the file's bytes, not compressed ones
+    validator = _read_validator(part, url)
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if validator:
+            headers["If-Range"] = validator
+    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
+        if answer.status_code == 416:
+            if answer.headers.get("Content-Range") == f"bytes */{have}":
+                return
+            part.unlink(missing_ok=True)
+            raise FetchError("the server has another file than before")
+        _check_answer(answer, url)
+        begins, total = _content_range(answer)
+        if begins not in (0, have):
+            raise _GoneError("the server does not keep to the part that was asked for")
+        if size is not None and total is not None and total != size:
+            raise _GoneError(f"the server offers {total} bytes instead of {size}")
+        _write_validator(part, url, answer)
+        done = begins
+        with part.open("ab" if begins else "wb") as file:
+            for chunk in answer.iter_content(CHUNK_BYTES):
+                file.write(chunk)
+                done += len(chunk)
+                talk.show_progress(name, done, total)
+            file.flush()
+            os.fsync(file.fileno())
+    if total is not None and done != total:
+        raise FetchError(f"the connection ended after {done} of {total} bytes")
+
+
+def _check_answer(answer: Any, url: str) -> None:
+    """Refuse errors, pages and addresses that lost their encryption on the way."""
+    if answer.status_code >= 400:
+        error = _GoneError if answer.status_code < 500 and answer.status_code not in (408, 429) else FetchError
+        raise error(f"{answer.status_code} {answer.reason}")
+    if url.startswith("https:") and not str(answer.url).startswith("https:"):
+        raise _GoneError(f"led to {answer.url}, which is not encrypted")
+    if answer.headers.get("Content-Type", "").startswith("text/html"):
+        raise _GoneError("gave a web page instead of the file (moved, or over its quota?)")
+
+
+def _content_range(answer: Any) -> tuple[int, int | None]:
+    """Give the first byte of an answer and the size of the whole file, as far as it tells."""
+    if answer.status_code != 206:
+        length = answer.headers.get("Content-Length")
+        return 0, int(length) if length and length.isdigit() else None
+    unit, _, rest = answer.headers.get("Content-Range", "").partition(" ")
+    span, _, total = rest.partition("/")
+    begins = span.partition("-")[0]
+    if unit != "bytes" or not begins.isdigit():
+        raise _GoneError("the server's answer has no place in the file")
+    return int(begins), int(total) if total.isdigit() else None
+
+
+def _validator_file(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _read_validator(part: Path, url: str) -> str:
+    """Give what identifies the version that part belongs to; empty where nothing does."""
+    try:
+        facts = json.loads(_validator_file(part).read_text("utf-8"))
+        return str(facts["validator"]) if facts["url"] == url else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _write_validator(part: Path, url: str, answer: Any) -> None:
+    etag = answer.headers.get("ETag", "")
+    validator = answer.headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
+    _validator_file(part).write_text(json.dumps({"url": url, "validator": validator}), "utf-8")
+
+
+def _wait(seconds: float, talk: Talk) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        talk.check_stop()
+        time.sleep(min(0.1, seconds))
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words why a request failed; requests repeats the address and objects' numbers at length."""
+    import requests
+
+    if isinstance(error, FetchError):
+        return error.message
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its certificate is not trusted"
+    if isinstance(error, requests.ConnectionError):
+        return "cannot be reached"
+    return "the connection broke" if isinstance(error, requests.RequestException) else _first_line(error)
+
+
+# One member of a zip
+
+
+def _fetch_zip(source: Source, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
+    url = source.facts["url"]
+    member = source.facts.get("member", file.name)
+    remote = _RangeFile.open_url(url, file.name, talk)
+    if remote is not None:
+        with contextlib.closing(remote), io.BufferedReader(remote, RANGE_BYTES) as opened:
+            _extract(opened, member, target, talk)
+        return target, False
+    # The server gives the archive only as a whole. It is put together by the server, so every answer may differ, and
+    # only a digest of the member could tell whether two halves fit together.
+    part = target.with_name(target.name + ".zip.part")
+    if fresh:
+        part.unlink(missing_ok=True)
+    reused = _download(url, part, f"the archive of {file.name}", talk, False)
+    try:
+        with part.open("rb") as opened:
+            _extract(opened, member, target, talk)
+    finally:
+        part.unlink(missing_ok=True)
+        _validator_file(part).unlink(missing_ok=True)
+    return target, reused
+
+
+def _extract(opened: Any, member: str, target: Path, talk: Talk) -> None:
+    """Copy the member of this name, in whichever folder of the archive, to target."""
+    temporary = target.with_name(target.name + ".member")
+    try:
+        with zipfile.ZipFile(opened) as archive:
+            found = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == member]
+            if len(found) != 1:
+                raise FetchError(f"the archive holds {len(found) or 'no'} files called {member}")
+            done = 0
+            with archive.open(found[0]) as stored, temporary.open("wb") as file:
+                while chunk := stored.read(CHUNK_BYTES):
+                    file.write(chunk)
+                    done += len(chunk)
+                    talk.show_progress(member, done, found[0].file_size)
+        temporary.replace(target)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise FetchError(f"not a whole zip archive ({_first_line(error)})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _RangeFile(io.RawIOBase):
+    """A file on a server that answers ranges, to be read and sought in."""
+
+    def __init__(self, session: Any, url: str, size: int, validator: str, talk: Talk) -> None:
+        self.session, self.url, self.size, self.validator, self.talk = session, url, size, validator, talk
+        self.position = 0
+
+    @classmethod
+    def open_url(cls, url: str, name: str, talk: Talk) -> "_RangeFile | None":
+        """Open it; None where the server gives whole files only."""
+        import requests
+
+        talk.check_stop()
+        session = requests.Session()
+        headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
+        try:
+            with session.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
+                _check_answer(answer, url)
+                size = _content_range(answer)[1] if answer.status_code == 206 else None
+                etag = answer.headers.get("ETag", "")
+                location = str(answer.url)
+        except requests.RequestException as error:
+            session.close()
+            raise FetchError(_reason(error)) from error
+        except FetchError:
+            session.close()
+            raise
+        if size is None:
+            session.close()
+            return None
+        return cls(session, location, size, "" if etag.startswith("W/") else etag, talk)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        import requests
+
+        last = min(self.position + len(buffer), self.size) - 1
+        if last < self.position:
+            return 0
+        headers = {"Range": f"bytes={self.position}-{last}", "Accept-Encoding": "identity"}
+        if self.validator:
+            headers["If-Range"] = self.validator
+        for attempt in range(ATTEMPTS):
+            self.talk.check_stop()
+            try:
+                answer = self.session.get(self.url, headers=headers, timeout=TIMEOUT_SECONDS, stream=True)
+                with answer:
+                    _check_answer(answer, self.url)
+                    if answer.status_code != 206 or _content_range(answer)[0] != self.position:
+                        raise _GoneError("the archive changed while it was read")
+                    data = answer.content
+                break
+            except (requests.RequestException, FetchError) as error:
+                if isinstance(error, _GoneError) or attempt == ATTEMPTS - 1:
+                    raise FetchError(_reason(error)) from error
+                _wait(WAIT_SECONDS * 2**attempt, self.talk)
+        data = data[: last + 1 - self.position]
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self.session.close()
+        super().close()
+
+
+# Google Drive
+
+
+def _fetch_drive(source: Source, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
+    import gdown
+    import requests
+
+    talk.check_stop()
+    # In a folder of its own, since gdown names its unfinished file itself.
+    folder = target.parent / "drive"
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    reused = any(folder.iterdir())
+    common: dict[str, Any] = {"quiet": True, "use_cookies": False, "timeout": TIMEOUT_SECONDS}
+    try:
+        number = source.facts.get("id")
+        if number is None:
+            listed: Any = gdown.download_folder(id=source.facts["folder"], skip_download=True, **common)
+            name = source.facts.get("file", file.name)
+            numbers = [item.id for item in listed if Path(item.path).name == name]
+            if len(numbers) != 1:
+                raise FetchError(f"the folder holds {len(numbers) or 'no'} files called {name}")
+            number = numbers[0]
+        gdown.download(
+            id=number,
+            output=str(folder / file.name),
+            resume=True,
+            retries=ATTEMPTS - 1,
+            progress=lambda done, total: talk.show_progress(file.name, done, total),
+            **common,
+        )
+    except (FetchError, InterruptedRunError):
+        raise
+    except requests.RequestException as error:
+        raise FetchError(_reason(error)) from error
+    except OSError:
+        raise
+    except Exception as error:  # gdown's own, and whatever a changed page makes its parser raise
+        raise FetchError(_drive_reason(error)) from error
+    (folder / file.name).replace(target)
+    shutil.rmtree(folder, ignore_errors=True)
+    return target, reused
+
+
+def _drive_reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "Too many users" in text or "many accesses" in text or "quota" in text.lower():
+        return "over its quota, or no longer public"
+    return text[:200] or type(error).__name__
+
+
+FETCHERS = {"hub": _fetch_hub, "https": _fetch_https, "zip": _fetch_zip, "drive": _fetch_drive}

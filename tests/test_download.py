@@ -1,0 +1,300 @@
+"""Fetching: from each kind of place, interrupted, refused, replaced, by two at once, without a network."""
+
+import hashlib
+import io
+import multiprocessing
+import random
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import FOLDER, QUOTA, Place, Server, lead_here, serving
+from vdeblur import download
+from vdeblur.download import FetchError, RemoteFile, Source, Talk, fetch
+from vdeblur.errors import ExitStatus, InterruptedRunError, ModelError
+
+DATA = random.Random(0).randbytes(700_000)
+SHA256 = hashlib.sha256(DATA).hexdigest()
+BLOB = hashlib.sha1(b"blob %d\0" % len(DATA) + DATA).hexdigest()
+DRIVE_ID = "file-0123456789-0123456789-01"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(download, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(download, "CHUNK_BYTES", 10_000)  # what a broken connection may cost
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def drive(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Let the server of the tests be Google's, too."""
+    lead_here(monkeypatch, server)
+    # gdown waits up to two seconds and more before it asks again.
+    import gdown
+
+    monkeypatch.setattr(sys.modules[gdown.download.__module__], "_wait_or_cancel", lambda **_: None)
+    return server
+
+
+@pytest.fixture
+def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Lead huggingface_hub to the server of the tests, as HF_ENDPOINT would."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", server.url + "/hub")
+    template = server.url + "/hub/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    return server
+
+
+def https(server: Server, **known) -> RemoteFile:
+    return RemoteFile("net.pth", (Source("https", {"url": f"{server.url}/net.pth"}),), **known)
+
+
+PINNED = {"pins": {"sha256": SHA256}}
+
+
+@pytest.mark.parametrize("pins", [{}, {"sha256": SHA256}, {"sha256_prefix": SHA256[:8]}, {"git_blob_sha1": BLOB}])
+def test_a_file_comes_whole(server: Server, tmp_path: Path, pins: dict[str, str]) -> None:
+    server.places["/net.pth"] = Place(DATA)
+    fetched = fetch(https(server, pins=pins, size=len(DATA)), tmp_path, Talk())
+    assert fetched.path.read_bytes() == DATA
+    assert fetched.digests == {"sha256": SHA256, "sha256_prefix": SHA256[:8], "git_blob_sha1": BLOB}
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["net.pth"]
+
+
+@pytest.mark.parametrize("known", [PINNED, {}])
+def test_broken_connections_are_gone_on_with(server: Server, tmp_path: Path, known: dict) -> None:
+    server.places["/net.pth"] = Place(DATA, drop_after=[300_000, 200_000], etag='"one"')
+    assert fetch(https(server, **known), tmp_path, Talk()).path.read_bytes() == DATA
+    assert server.ranges == ["bytes=300000-", "bytes=500000-"]
+    assert server.sent == len(DATA)
+
+
+def test_a_stopped_fetch_is_gone_on_with_later(server: Server, tmp_path: Path) -> None:
+    server.places["/net.pth"] = Place(DATA, etag='"one"')
+    seen: list[dict] = []
+
+    def stop() -> ExitStatus | None:
+        return ExitStatus.INTERRUPTED if seen else None
+
+    with pytest.raises(InterruptedRunError):
+        fetch(https(server), tmp_path, Talk(stop=stop, notify=lambda event, facts: seen.append(facts)))
+    have = (tmp_path / "net.pth.part").stat().st_size
+    assert 0 < have < len(DATA)
+    assert fetch(https(server), tmp_path, Talk()).path.read_bytes() == DATA
+    assert server.ranges == [f"bytes={have}-"]
+
+
+def test_a_file_that_changed_is_begun_anew(server: Server, tmp_path: Path) -> None:
+    server.places["/net.pth"] = Place(DATA[::-1], drop_after=[300_000], etag='"one"')
+    with pytest.raises(InterruptedRunError):
+        fetch(https(server), tmp_path, Talk(stop=lambda: ExitStatus.TERMINATED if server.sent else None))
+    server.places["/net.pth"] = Place(DATA, etag='"two"')
+    assert fetch(https(server), tmp_path, Talk()).path.read_bytes() == DATA
+
+
+def test_an_old_part_of_another_file_does_not_spoil_a_pinned_one(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "net.pth.part").write_bytes(b"x" * 1000)
+    server.places["/net.pth"] = Place(DATA)
+    assert fetch(https(server, **PINNED), tmp_path, Talk()).path.read_bytes() == DATA
+    assert server.ranges == ["bytes=1000-"]
+
+
+def test_a_server_without_ranges(server: Server, tmp_path: Path) -> None:
+    server.places["/net.pth"] = Place(DATA, drop_after=[300_000], ranges=False)
+    assert fetch(https(server, **PINNED), tmp_path, Talk()).path.read_bytes() == DATA
+
+
+def test_a_connection_that_never_holds(server: Server, tmp_path: Path) -> None:
+    server.places["/net.pth"] = Place(DATA, drop_after=[0] * 50)
+    with pytest.raises(FetchError, match=r"could not be fetched: 127.0.0.1: the connection broke"):
+        fetch(https(server, **PINNED), tmp_path, Talk())
+    assert server.asked["GET /net.pth"] == download.ATTEMPTS
+
+
+def faulty(kind: str, server: Server) -> RemoteFile:
+    server.places["/net.pth"] = {
+        "digest": Place(DATA[::-1]),
+        "size": Place(DATA[:-1]),
+        "404": Place(status=404),
+        "503": Place(status=503),
+        "page": Place(QUOTA.encode(), kind="text/html"),
+        "page in disguise": Place(b"\n<!DOCTYPE html><html>" + DATA),
+    }[kind]
+    return https(server, size=len(DATA), **PINNED) if kind == "size" else https(server, **PINNED)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("digest", "is not the published file: its sha256 is"),
+        ("size", "offers 699999 bytes instead of 700000"),
+        ("404", "404 Not Found"),
+        ("503", "503 Service Unavailable"),
+        ("page", "a web page instead of the file"),
+        ("page in disguise", "is a web page, not the file"),
+    ],
+)
+def test_what_is_not_the_file_is_refused(server: Server, tmp_path: Path, kind: str, words: str) -> None:
+    with pytest.raises(FetchError, match=words) as caught:
+        fetch(faulty(kind, server), tmp_path, Talk())
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "net.pth").exists()
+    assert server.asked["GET /net.pth"] == (download.ATTEMPTS if kind == "503" else 1)
+
+
+@pytest.mark.parametrize("kind", ["digest", "404", "page"])
+def test_the_next_source_serves_instead(server: Server, tmp_path: Path, kind: str) -> None:
+    first = faulty(kind, server).sources[0]
+    server.places["/mirror"] = Place(DATA)
+    both = RemoteFile("net.pth", (first, Source("https", {"url": f"{server.url}/mirror"})), **PINNED)
+    assert fetch(both, tmp_path, Talk()).path.read_bytes() == DATA
+
+
+def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "WAIT_SECONDS", 0.01)
+    with serving() as gone:
+        remote = https(gone)
+    with pytest.raises(FetchError, match=r"127.0.0.1: cannot be reached"):
+        fetch(remote, tmp_path, Talk())
+
+
+def archive() -> bytes:
+    stored = io.BytesIO()
+    with zipfile.ZipFile(stored, "w") as made:
+        made.writestr("weights/other.pth", random.Random(1).randbytes(6_000_000))
+        made.writestr("weights/net.pth", DATA)
+    return stored.getvalue()
+
+
+def zipped(server: Server, name: str = "net.pth", **known) -> RemoteFile:
+    return RemoteFile(name, (Source("zip", {"url": f"{server.url}/all.zip"}),), **known)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_member_of_a_zip(server: Server, tmp_path: Path, ranges: bool) -> None:
+    whole = archive()
+    server.places["/all.zip"] = Place(whole, ranges=ranges, drop_after=[] if ranges else [0, 400_000])
+    assert fetch(zipped(server), tmp_path, Talk()).path.read_bytes() == DATA
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["net.pth"]
+    if ranges:
+        assert server.sent < 3_000_000, "only the directory and the member are read"
+    with pytest.raises(FetchError, match=r"the archive holds no files called absent.pth"):
+        fetch(zipped(server, "absent.pth"), tmp_path, Talk())
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_zip_that_is_none(server: Server, tmp_path: Path, ranges: bool) -> None:
+    server.places["/all.zip"] = Place(archive()[:-30], ranges=ranges)
+    with pytest.raises(FetchError, match="not a whole zip archive"):
+        fetch(zipped(server), tmp_path, Talk())
+    assert not list(tmp_path.glob("*"))
+
+
+def on_drive(name: str = "net.pth", **known) -> RemoteFile:
+    return RemoteFile(name, (Source("drive", {"folder": FOLDER}),), **known)
+
+
+def test_a_file_in_a_drive_folder(drive: Server, tmp_path: Path) -> None:
+    drive.drive = {"net.pth": DRIVE_ID, "other.pth": DRIVE_ID + "2"}
+    drive.places[DRIVE_ID] = Place(DATA, drop_after=[600_000])
+    assert fetch(on_drive(), tmp_path, Talk()).path.read_bytes() == DATA
+    assert drive.ranges[0] != "bytes=0-", "gone on with, not begun anew"
+    with pytest.raises(FetchError, match=r"the folder holds no files called absent.pth"):
+        fetch(on_drive("absent.pth"), tmp_path, Talk())
+
+
+def test_a_drive_that_refuses(drive: Server, tmp_path: Path) -> None:
+    drive.drive = {"net.pth": DRIVE_ID}
+    drive.places[DRIVE_ID] = Place(QUOTA.encode(), kind="text/html")
+    with pytest.raises(FetchError, match=r"drive.google.com: over its quota, or no longer public"):
+        fetch(on_drive(), tmp_path, Talk())
+    gone = RemoteFile("net.pth", (Source("drive", {"folder": FOLDER + "x"}),))
+    with pytest.raises(FetchError, match="over its quota, or no longer public"):
+        fetch(gone, tmp_path, Talk())
+    assert not (tmp_path / "net.pth").exists()
+
+
+def test_a_file_on_the_hub(hub: Server, tmp_path: Path) -> None:
+    remote = RemoteFile("net.pth", (Source("hub", {"repo": "some/nets", "revision": "main"}),), **PINNED)
+    hub.places["/hub/some/nets/resolve/main/net.pth"] = Place(DATA, drop_after=[])
+    seen: list[dict] = []
+    fetched = fetch(remote, tmp_path / "own", Talk(notify=lambda event, facts: seen.append(facts)))
+    assert fetched.path.read_bytes() == DATA
+    assert fetched.path.is_relative_to(tmp_path / "cache" / "hub"), "in the Hub's layout"
+    assert seen[-1]["bytes"] == len(DATA)
+    asked = hub.asked.total()
+    again = fetch(remote, tmp_path / "own", Talk(offline=True))
+    assert again.path == fetched.path
+    assert hub.asked.total() == asked, "the Hub's cache serves without a network"
+    fetched.path.resolve().write_bytes(b"damaged")
+    assert fetch(remote, tmp_path / "own", Talk()).path.read_bytes() == DATA
+
+
+def test_a_hub_without_the_file(hub: Server, tmp_path: Path) -> None:
+    remote = RemoteFile("net.pth", (Source("hub", {"repo": "some/nets", "revision": "main"}),))
+    with pytest.raises(FetchError, match=r"127.0.0.1|huggingface.co") as caught:
+        fetch(remote, tmp_path, Talk())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_offline_asks_nobody(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    server.places["/net.pth"] = Place(DATA)
+    if by == "variable":
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FetchError, match="is not in the cache, and the network is off"):
+        fetch(https(server), tmp_path, Talk(offline=by == "option"))
+    assert not server.asked
+
+
+def test_a_verified_file_left_by_a_stopped_process_is_taken(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(DATA)
+    assert fetch(https(server, **PINNED), tmp_path, Talk()).path.read_bytes() == DATA
+    assert not server.asked
+
+
+def test_a_cache_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"the cache .* cannot be used"):
+        fetch(https(server), tmp_path / "file" / "folder", Talk())
+
+
+def test_encryption_is_not_lost_on_the_way() -> None:
+    class Answer:
+        status_code, url = 200, "http://elsewhere"
+
+    with pytest.raises(FetchError, match="not encrypted"):
+        download._check_answer(Answer(), "https://here")
+
+
+def _hold(lock: Path, begun, until) -> None:
+    with download.locked(lock, Talk()):
+        begun.set()
+        until.wait(10)
+
+
+def test_a_second_process_waits_and_can_be_stopped(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    begun, until = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path / "lock", begun, until))
+    process.start()
+    assert begun.wait(10)
+    said: list[str] = []
+    stop = iter([None, ExitStatus.INTERRUPTED])
+    with (
+        pytest.raises(InterruptedRunError),
+        download.locked(
+            tmp_path / "lock", Talk(stop=lambda: next(stop), notify=lambda event, facts: said.append(event))
+        ),
+    ):
+        raise AssertionError
+    assert said == ["warning"]
+    until.set()
+    process.join()

@@ -1,0 +1,537 @@
+"""`vdeblur models` and what `run` does for a model whose weights are not there yet."""
+
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+import pytest
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from tests import clips
+from tests.servers import Place, Server, lead_here, serving
+from vdeblur import checkpoint, download, networks, weights
+from vdeblur.download import Talk
+from vdeblur.errors import ExitStatus, ModelError
+from vdeblur.networks.layers import Network
+
+
+class Toy(Network):
+    """Adds what it learnt; its authors' checkpoints name and shape its tensors otherwise."""
+
+    feeding = "frame"
+    constant_buffers: ClassVar[tuple[str, ...]] = ("mean",)
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(channels, 3, 3, padding=1)
+        self.register_buffer("mean", torch.tensor([0.4, 0.5, 0.6]))
+
+    @staticmethod
+    def official_name(name: str) -> str:
+        return name.replace("body.", "net.0.")
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return frames + self.body(frames)
+
+
+def official(network: Toy) -> dict[str, Tensor]:
+    """Give a toy's tensors as its authors' checkpoints have them: other names, and one frame in time."""
+    state = {Toy.official_name(name): value for name, value in network.state_dict().items()}
+    return {**state, "net.0.weight": state["net.0.weight"][:, :, None]}
+
+
+def saved(content: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+torch.manual_seed(0)
+TOY = Toy()
+FILE = saved(official(TOY))
+SHA256 = hashlib.sha256(FILE).hexdigest()
+REGISTRY = """
+[toy]
+network = "toy"
+description = "a toy"
+license = "MIT"
+notice = "for tests only"
+default = "pinned"
+[toy.weights.pinned]
+file = "pinned.pth"
+sources = [
+    {{ kind = "https", url = "{url}/pinned.pth" }},
+    {{ kind = "manual", page = "https://toys.example/page", text = "press the button" }},
+]
+sha256 = "{sha256}"
+scores = [{{ data = "GoPro", psnr = 30.0, ssim = 0.9, ssim_kind = "2D", protocol = "all frames" }}]
+[toy.weights.partly]
+file = "partly.pth"
+sources = [{{ kind = "https", url = "{url}/pinned.pth" }}]
+sha256_prefix = "{prefix}"
+[toy.weights.unpinned]
+file = "unpinned.pth"
+megabytes = 0.1
+sources = [{{ kind = "https", url = "{url}/unpinned.pth" }}, {{ kind = "manual", page = "https://toys.example/page" }}]
+[toy.weights.by-hand]
+file = "by-hand.pth"
+sources = [{{ kind = "manual", page = "https://toys.example/page" }}]
+[large-toy]
+network = "toy"
+arguments = {{ channels = 3 }}
+description = "no weights of it"
+license = "MIT"
+no_weights = "nobody published any"
+[wide-toy]
+network = "toy"
+arguments = {{ channels = 4 }}
+description = "a wider one"
+license = "MIT"
+no_weights = "nobody published any"
+[toy-start]
+start_of = "toy"
+description = "half a toy"
+license = "MIT"
+[toy-start.weights.only]
+file = "start.pth"
+sources = [{{ kind = "https", url = "{url}/start.pth" }}]
+git_blob_sha1 = "{blob}"
+[unborn]
+network = "unborn"
+description = "its network is not written yet"
+license = "MIT"
+"""
+START = saved({"part.weight": torch.ones(2, 3)})
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    monkeypatch.setattr(download, "WAIT_SECONDS", 0.01)
+    few = {name: networks.NETWORKS[name] for name in ("identity", "lite")}
+    monkeypatch.setattr(weights, "NETWORKS", {**few, "toy": Toy})
+    with serving() as running:
+        running.places = {"/pinned.pth": Place(FILE), "/unpinned.pth": Place(FILE), "/start.pth": Place(START)}
+        blob = hashlib.sha1(b"blob %d\0" % len(START) + START).hexdigest()
+        text = REGISTRY.format(url=running.url, sha256=SHA256, prefix=SHA256[:8], blob=blob)
+        (tmp_path / "registry.toml").write_text(text)
+        monkeypatch.setenv("VDEBLUR_REGISTRY", str(tmp_path / "registry.toml"))
+        yield running
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return clips.make(tmp_path / "in.mkv", frames=2)
+
+
+def last_line(result) -> str:
+    lines = [line for line in result.stderr.splitlines() if line.startswith("vdeblur: ")]
+    assert len(lines) == 1, result.output
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def is_toy(network: Network) -> bool:
+    return torch.equal(network.body.weight, TOY.body.weight)
+
+
+def test_run_fetches_pinned_weights_by_itself_once(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
+    result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "toy")
+    assert result.exit_code == 0, result.output
+    assert "licence: MIT; note: for tests only" in result.stderr
+    assert f"verified; SHA-256 {SHA256}" in result.stderr
+    again = vdeblur("run", clip, tmp_path / "out2.mkv", "-m", "toy@pinned", "--offline")
+    assert again.exit_code == 0, again.output
+    assert "licence" not in again.stderr
+    assert server.asked["GET /pinned.pth"] == 1
+    cached = tmp_path / "cache" / "models" / "toy" / "pinned.safetensors"
+    with safetensors.safe_open(cached, "pt") as file:
+        assert file.metadata()["sha256"] == SHA256
+        assert file.metadata()["model"] == "toy"
+        assert set(file.keys()) == {"body.weight", "body.bias", "mean"}
+    assert is_toy(weights.load_model("toy"))
+    assert not list((tmp_path / "cache" / "downloads").glob("*")), "the original is not kept twice"
+
+
+def test_events_of_a_download(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
+    result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "toy@partly", "--json")
+    events = {event["event"]: event for event in map(json.loads, result.stdout.splitlines())}
+    assert events["download"]["verification"] == "partly"
+    assert events["download"]["license"] == "MIT"
+    assert events["download_done"]["sha256"] == SHA256
+
+
+def test_unpinned_weights_need_a_yes(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
+    result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "toy@unpinned")
+    assert result.exit_code == ExitStatus.MODEL
+    line = last_line(result)
+    assert "no digest" in line
+    assert f"unpinned.pth (about 0.1 MB, licence MIT) from {server.url}/unpinned.pth, unencrypted" in line
+    assert "vdeblur models download toy@unpinned --yes" in line
+    assert "at once: -m lite" in line
+    assert not server.asked
+    assert not (tmp_path / "out.mkv").exists()
+    result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "toy@unpinned", "--yes")
+    assert result.exit_code == 0, result.output
+    assert (
+        f"not verified, since its authors published no digest; any later change will be noticed; SHA-256 {SHA256}"
+        in " ".join(result.stderr.split())
+    )
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_a_person_at_a_terminal_is_asked_once(server: Server, answer: str) -> None:
+    asked = []
+
+    def ask(text: str) -> bool:
+        asked.append(text)
+        return answer == "y"
+
+    for _ in range(2):
+        if answer == "y":
+            assert is_toy(weights.load_model("toy@unpinned", talk=Talk(ask=ask)))
+        else:
+            with pytest.raises(ModelError, match="was not downloaded"):
+                weights.load_model("toy@unpinned", talk=Talk(ask=ask))
+    assert len(asked) == (1 if answer == "y" else 2)
+    assert "Note: for tests only. Download it?" in asked[0]
+
+
+def test_the_question_on_a_real_terminal() -> None:
+    code = "from vdeblur.cli_report import question; print('answer', question()('Download it?'))"
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=follower, stderr=follower, stdout=subprocess.PIPE)
+    os.close(follower)
+    os.write(leader, b"y\n")
+    output, _ = process.communicate(timeout=30)
+    shown = os.read(leader, 1000)
+    os.close(leader)
+    assert output == b"answer True\n"
+    assert b"Download it? [y/N]" in shown
+
+
+def test_an_unpinned_file_that_changed_is_refused(vdeblur, server: Server) -> None:
+    assert vdeblur("models", "download", "toy@unpinned", "--yes").exit_code == 0
+    assert vdeblur("models", "remove", "toy@unpinned").exit_code == 0
+    assert vdeblur("models", "download", "toy@unpinned").exit_code == 0, "the digest is known now: nothing to ask"
+    assert vdeblur("models", "remove", "toy@unpinned").exit_code == 0
+    server.places["/unpinned.pth"] = Place(saved(official(Toy())))
+    result = vdeblur("models", "download", "toy@unpinned", "--yes")
+    assert result.exit_code == ExitStatus.MODEL
+    assert "unpinned.pth has changed since it was first fetched: its sha256 is" in last_line(result)
+    assert "vdeblur models remove --forget toy@unpinned" in last_line(result)
+    assert vdeblur("models", "remove", "toy@unpinned", "--forget").exit_code == 0
+    assert vdeblur("models", "download", "toy@unpinned", "--yes").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (Place(status=404), "404 Not Found"),
+        (Place(b"<html>Quota exceeded</html>", kind="text/html"), "over its quota"),
+        (Place(FILE[::-1]), "is not the published file: its sha256 is"),
+    ],
+)
+def test_a_dead_source_says_what_to_do(
+    vdeblur, server: Server, clip: Path, tmp_path: Path, place: Place, words: str
+) -> None:
+    server.places["/pinned.pth"] = place
+    result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "toy")
+    assert result.exit_code == ExitStatus.MODEL
+    line = last_line(result)
+    assert words in line
+    assert "get pinned.pth from https://toys.example/page (press the button)" in line
+    assert "then: vdeblur models import pinned.pth --as toy@pinned" in line
+    assert "at once: -m lite" in line
+    file = tmp_path / "pinned.pth"
+    file.write_bytes(FILE)
+    assert vdeblur("models", "import", file, "--as", "toy@pinned").exit_code == 0
+    assert vdeblur("run", clip, tmp_path / "out.mkv", "-m", "toy").exit_code == 0
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_offline(vdeblur, server: Server, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    if by == "variable":
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    option = ["--offline"] if by == "option" else []
+    for name in ("toy", "toy@unpinned"):
+        result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", name, *option)
+        assert result.exit_code == ExitStatus.MODEL
+        assert "is not in the cache, and the network is off" in last_line(result)
+        assert "with a network: vdeblur models download toy@" in last_line(result)
+    assert not server.asked
+    assert vdeblur("run", clip, tmp_path / "out.mkv", *option).exit_code == 0, "lite needs no network"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"PK\x03\x04" + b"x" * 500, "is not a whole PyTorch checkpoint"),
+        (saved({"net.0.weight": torch.zeros(3, 3, 3, 3)}), "1 tensors missing, net.0.bias first"),
+        (saved({**official(TOY), "extra": torch.zeros(1)}), "1 unknown, extra first"),
+        (
+            saved({**official(TOY), "net.0.bias": torch.full((3,), torch.nan)}),
+            "net.0.bias holds values that are not numbers",
+        ),
+        (saved({**official(TOY), "mean": torch.zeros(3)}), "another mean than the network's"),
+        (saved(official(Toy(4))), "unpinned.pth holds the weights of wide-toy, not of toy"),
+    ],
+)
+def test_a_fetched_file_that_does_not_fit_is_not_kept(
+    vdeblur, server: Server, tmp_path: Path, content: bytes, words: str
+) -> None:
+    server.places["/unpinned.pth"] = Place(content)
+    result = vdeblur("models", "download", "toy@unpinned", "--yes")
+    assert result.exit_code == ExitStatus.MODEL
+    assert words in last_line(result)
+    assert not list((tmp_path / "cache").rglob("*unpinned*.safetensors"))
+    server.places["/unpinned.pth"] = Place(FILE)
+    assert vdeblur("models", "download", "toy@unpinned", "--yes").exit_code == 0, "and nothing of it is remembered"
+
+
+def test_a_damaged_cache_is_fetched_again(vdeblur, server: Server, tmp_path: Path) -> None:
+    path = Path(vdeblur("models", "download", "toy").stdout.strip())
+    path.write_bytes(path.read_bytes()[:-4] + b"evil")
+    result = vdeblur("models", "verify")
+    assert result.exit_code == ExitStatus.MODEL
+    assert "toy@pinned: damaged" in result.stdout
+    assert "vdeblur models download toy@pinned" in last_line(result)
+    assert is_toy(weights.load_model("toy"))
+    assert server.asked["GET /pinned.pth"] == 2
+    result = vdeblur("models", "verify")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == ["lite@package: whole", "toy@pinned: whole"]
+
+
+def _load_slowly(results) -> None:
+    results.put(is_toy(weights.load_model("toy")))
+
+
+def test_two_processes_fetch_once(server: Server) -> None:
+    server.places["/pinned.pth"].slow = 0.5
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    processes = [context.Process(target=_load_slowly, args=(results,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    assert [results.get(timeout=20), results.get(timeout=20)] == [True, True]
+    for process in processes:
+        process.join()
+    assert server.asked["GET /pinned.pth"] == 1
+
+
+def test_ctrl_c_and_going_on(vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = saved({"part.weight": torch.rand(500_000)})
+    server.places["/start.pth"] = Place(content, etag='"one"', drip=0.2)
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    (tmp_path / "registry.toml").write_text(
+        '[lite-start]\nstart_of = "lite"\ndescription = "half of it"\nlicense = "MIT"\n[lite-start.weights.only]\n'
+        f'sources = [{{ kind = "https", url = "{server.url}/start.pth" }}]\n'
+        f'file = "start.pth"\ngit_blob_sha1 = "{blob}"\n'
+    )
+    command = [sys.executable, "-m", "vdeblur", "models", "download", "lite-start"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    part = tmp_path / "cache" / "downloads" / "lite-start@only" / "start.pth.part"
+    while process.poll() is None and not (part.is_file() and part.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == ExitStatus.INTERRUPTED, said
+    assert said.splitlines()[-1].startswith("vdeblur: stopped")
+    have = part.stat().st_size
+    assert 0 < have < len(content)
+    server.places["/start.pth"].drip = 0
+    assert vdeblur("models", "download", "lite-start").exit_code == 0
+    assert server.ranges == [f"bytes={have}-"]
+
+
+@pytest.mark.parametrize("name", ["cdvd-tsp", "pvdnet"])
+def test_shares_of_authors_need_no_hand(
+    vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Google Drive and Dropbox as they answer, with files as these authors save them."""
+    lead_here(monkeypatch, server)
+    monkeypatch.setattr(weights, "NETWORKS", networks.NETWORKS)
+    monkeypatch.delenv("VDEBLUR_REGISTRY")
+    entry, chosen = weights.choose(name)
+    network = networks.NETWORKS[entry.network](**entry.arguments)
+    prefix = "module." if name == "pvdnet" else ""
+    content = saved({prefix + network.official_name(key): value for key, value in network.state_dict().items()})
+    source = chosen.remote.sources[0]
+    if source.kind == "drive":
+        number = "number-0123456789-0123456789"
+        server.folder, server.drive, server.places[number] = (
+            source.facts["folder"],
+            {chosen.remote.name: number},
+            Place(content),
+        )
+    else:
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as made:
+            made.writestr(f"checkpoints/{chosen.remote.name}", content)
+        path = "/dropbox" + urlsplit(source.facts["url"]).path
+        server.places[path] = Place(archive.getvalue(), ranges=False)  # it zips the folder while it sends it
+    result = vdeblur("models", "download", name, "--yes")
+    assert result.exit_code == 0, result.output
+    assert f"fetching {chosen.remote.name}, about {chosen.megabytes:g} MB from {source.place}" in result.stderr
+    assert "note: the" in result.stderr
+    loaded = weights.load_model(name, talk=Talk(offline=True)).state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
+
+
+def test_no_weights_to_be_had(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
+    result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "large-toy")
+    assert result.exit_code == ExitStatus.MODEL
+    assert "there are no weights of large-toy to be had: nobody published any" in last_line(result)
+    assert "vdeblur run --weights FILE -m large-toy; at once: -m lite" in last_line(result)
+    (tmp_path / "own.pth").write_bytes(FILE)
+    own = ("-m", "large-toy", "--weights", tmp_path / "own.pth")
+    assert vdeblur("run", clip, tmp_path / "out.mkv", *own).exit_code == 0
+    result = vdeblur("run", clip, tmp_path / "x.mkv", "-m", "toy@pinned", "--weights", tmp_path / "own.pth")
+    assert result.exit_code == ExitStatus.USAGE
+    result = vdeblur("models", "download", "large-toy")
+    assert result.exit_code == ExitStatus.MODEL
+    assert "nobody published any" in last_line(result)
+
+
+def test_only_by_hand(vdeblur, server: Server) -> None:
+    result = vdeblur("models", "download", "toy@by-hand")
+    assert result.exit_code == ExitStatus.MODEL
+    assert "get by-hand.pth from https://toys.example/page" in last_line(result)
+
+
+def test_start_weights_are_fetched_but_not_run(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
+    assert torch.equal(weights.load_start("toy-start")["part.weight"], torch.ones(2, 3))
+    result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "toy-start")
+    assert result.exit_code == ExitStatus.MODEL
+    assert "toy-start restores nothing: half a toy" in last_line(result)
+
+
+def test_importing_a_file_of_ones_own(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
+    tuned = Toy()
+    (tmp_path / "tuned.pth").write_bytes(
+        saved({"state_dict": {f"module.{key}": value for key, value in tuned.state_dict().items()}})
+    )
+    result = vdeblur("models", "import", tmp_path / "tuned.pth", "--as", "toy@mine")
+    assert result.exit_code == 0, result.output
+    assert "run with -m toy@mine" in result.stderr
+    assert torch.equal(weights.load_model("toy@mine").body.weight, tuned.body.weight)
+    assert vdeblur("run", clip, tmp_path / "out.mkv", "-m", "toy@mine").exit_code == 0
+    assert "toy@mine" in vdeblur("models", "list").stdout
+    assert vdeblur("models", "import", tmp_path / "tuned.pth", "--as", "large-toy@mine").exit_code == 0
+    assert vdeblur("models", "remove", "toy@mine").exit_code == 0
+    assert "toy@mine" not in vdeblur("models", "list").stdout.replace("large-toy@mine", "")
+    Path(weights.path_of("large-toy@mine")).write_bytes(b"damaged")
+    with pytest.raises(ModelError, match="the imported file of large-toy@mine is damaged"):
+        weights.load_model("large-toy@mine")
+
+
+def test_importing_what_it_is_not(vdeblur, server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "file.pth"
+    file.write_bytes(saved(official(Toy())))
+
+    def refused(name: str) -> str:
+        result = vdeblur("models", "import", file, "--as", name)
+        assert result.exit_code == ExitStatus.MODEL, result.output
+        return last_line(result)
+
+    assert "is not the published file" in refused("toy")
+    assert "if it is a file of your own: --as toy@mine" in refused("toy")
+    assert "identity has no weights (it needs none)" in refused("identity")
+    assert "identity has no weights (it needs none)" in refused("identity@mine")
+    assert "large-toy has no weights of its own (give the file a name: --as large-toy@mine)" in refused("large-toy")
+    assert "is no name" in refused("toy@../evil")
+    assert "unknown model 'nothing'" in refused("nothing")
+    assert "is in the package" in refused("lite")
+    file.write_bytes(START)
+    assert "tensors missing" in refused("toy@mine")
+    assert "not a model to have weights of one's own" in refused("toy-start@mine")
+    file.unlink()
+    assert "no such file" in refused("toy")
+
+
+def test_listing_and_showing(vdeblur, server: Server) -> None:
+    lines = vdeblur("models", "list").stdout.splitlines()
+    states = {line.split()[0]: line for line in lines}
+    assert "in the package" in states["lite"]
+    assert "downloads itself" in states["toy"]
+    assert "asks, then downloads" in states["toy@unpinned"]
+    assert "by hand" in states["toy@by-hand"]
+    assert "none to be had" in states["large-toy"]
+    assert "unborn" not in states, "its network is not there"
+    assert not any(len(line) != len(line.rstrip()) for line in lines)
+    listed = json.loads(vdeblur("models", "list", "--json").stdout)
+    assert {"model": "toy", "weights": "pinned", "pins": {"sha256": SHA256}}.items() <= next(
+        facts for facts in listed if facts["model"] == "toy"
+    ).items()
+    shown = vdeblur("models", "show", "toy").stdout
+    assert "GoPro 30 dB, SSIM 0.9 (2D); all frames" in shown
+    assert "https://toys.example/page" in shown
+    assert "toy@unpinned" not in vdeblur("models", "show", "toy@pinned").stdout
+    facts = json.loads(vdeblur("models", "show", "toy", "--json").stdout)
+    assert [one["weights"] for one in facts["weights"]] == ["pinned", "partly", "unpinned", "by-hand"]
+
+
+def test_paths(vdeblur, server: Server, tmp_path: Path) -> None:
+    assert vdeblur("models", "path").stdout.strip() == str(tmp_path / "cache")
+    assert vdeblur("models", "path", "lite").stdout.strip().endswith("lite.safetensors")
+    result = vdeblur("models", "path", "toy")
+    assert result.exit_code == ExitStatus.MODEL
+    assert "vdeblur models download toy" in last_line(result)
+    fetched = vdeblur("models", "download", "toy").stdout
+    assert vdeblur("models", "path", "toy").stdout == fetched
+    assert vdeblur("models", "remove", "lite").exit_code == ExitStatus.MODEL
+    assert "nothing is in the cache" in vdeblur("models", "remove", "toy@unpinned").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[toy\n", "cannot be read as TOML"),
+        ('[lite]\nnetwork = "lite"\ndescription = ""\nlicense = ""', "there is a model 'lite' already"),
+        ('[mine]\nnetwork = "lite"\ndescription = ""', "license is missing"),
+        ('[mine]\nnetwork = "lite"\ndescription = ""\nlicense = ""\ncolour = 1', "unknown key 'colour'"),
+        ("mine = 3", "[mine] is not understood"),
+    ],
+)
+def test_a_faulty_registry(vdeblur, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "registry.toml").write_text(text)
+    monkeypatch.setenv("VDEBLUR_REGISTRY", str(tmp_path / "registry.toml"))
+    result = vdeblur("models", "list")
+    assert result.exit_code == ExitStatus.MODEL
+    assert words in last_line(result)
+    monkeypatch.setenv("VDEBLUR_REGISTRY", str(tmp_path / "none.toml"))
+    assert "cannot be read: No such file" in last_line(vdeblur("models", "list"))
+
+
+def test_options_of_a_subcommand_can_stand_in_the_file(vdeblur, server: Server, tmp_path: Path) -> None:
+    config = tmp_path / "options.toml"
+    config.write_text("[models.download]\nyes = true\n")
+    assert vdeblur("--config", config, "models", "download", "toy@unpinned").exit_code == 0
+    config.write_text("[models.download]\nmaybe = true\n")
+    assert vdeblur("--config", config, "models", "list").exit_code == ExitStatus.USAGE
+
+
+def test_prefixes_and_tensors_that_are_not_the_networks() -> None:
+    state = {f"generator.{key}": value for key, value in official(TOY).items()}
+    fitted, faults = checkpoint.fit({**state, "step": torch.zeros(1)}, Toy(), "generator.", ("step",))
+    assert not faults
+    assert fitted.keys() == TOY.state_dict().keys()
+    assert torch.equal(fitted["body.weight"], TOY.body.weight)
+    fitted, faults = checkpoint.fit({**TOY.state_dict(), "step": torch.zeros(1)}, Toy(), "generator.", ("step",))
+    assert not faults
+    without = {key: value for key, value in official(TOY).items() if key != "mean"}
+    assert not checkpoint.fit(without, Toy())[1], "a constant may be missing"
