@@ -110,7 +110,8 @@ def restore(
 ) -> numpy.ndarray:
     """Restore a clip (T, H, W, 3) as `run` does, not clamped."""
     height, width = frames.shape[1:3]
-    plan = tiles.plan_tiles(height, width, tile, 64, network.multiple, network.smallest, network.padding)
+    facts = (network.multiple, network.smallest, network.padding)
+    plan = tiles.plan_tiles(height, width, tile, 64, *facts, tile_multiple=network.tile_multiple)
     padded = (plan.pad(frame[None]) for frame in as_tensor(frames))
     with torch.inference_mode():
         if chunk is None:

@@ -57,9 +57,9 @@ def test_half_precision_gives_the_same_picture(case: Case, precision: str, tmp_p
 def test_tiles_come_close_to_the_whole_frame(case: Case, tmp_path: Path) -> None:
     """The error lies where tiles overlap, and is small beside what the network changes."""
     network = weights.load_model(case.model, case.checkpoint(tmp_path))
-    frames = parity.recipe().frames(3, 128, 256, 3)
+    frames = parity.recipe().frames(2, 96, 256, 3)
     whole = parity.restore(network, frames)
-    error = numpy.abs(parity.restore(network, frames, tile=(128, 160)) - whole)
+    error = numpy.abs(parity.restore(network, frames, tile=(96, 160)) - whole)
     change = numpy.abs(whole - frames / 255).mean()
     assert error.mean() <= 0.05 * change
     columns = error.mean((0, 1, 3))
@@ -104,7 +104,9 @@ def test_the_steps_of_cdvd_tsp(case: Case, tmp_path: Path) -> None:
         assert (found - arrays[name]).abs().max() <= 1e-4, name
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.folder == "dstnet"], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.folder == "dstnet" and case.name.endswith("a")], ids=str
+)
 def test_the_steps_of_dstnet(case: Case, tmp_path: Path) -> None:
     network = weights.load_model(case.model, case.checkpoint(tmp_path))
     assert isinstance(network, DSTNet)
