@@ -18,7 +18,6 @@ class Network(nn.Module):
     half_precision: which of fp16 and bf16 give the same picture as fp32, to 50 dB with the weights of its parity cases.
     float32_parts: its parts that stay in float32 even so. tile_multiple: what tiles must be aligned to, if to more.
     constant_buffers: tensors that are saved, but never anything else than what the constructor gives.
-    ignored_keys: what its authors' checkpoints may hold besides, by their names; it is no part of the network.
     overlap: pixels that neighbouring tiles should share; reach: how far away a pixel may be that still matters to
     another, where that is known. whole_pixels: up to which size frames are better not cut up.
     """
@@ -32,7 +31,6 @@ class Network(nn.Module):
     half_precision: ClassVar[tuple[str, ...]] = ()
     float32_parts: ClassVar[tuple[str, ...]] = ()
     constant_buffers: ClassVar[tuple[str, ...]] = ()
-    ignored_keys: ClassVar[tuple[str, ...]] = ()
     overlap: ClassVar[int] = 32
     reach: ClassVar[int | None] = None
     whole_pixels: ClassVar[int] = 3_000_000

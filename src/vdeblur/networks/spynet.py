@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import dtype_of, in_channels_last, warp
+from vdeblur.networks.layers import FewChannelsConv2d, dtype_of, in_channels_last, warp
 
 LEVELS = 6
 MULTIPLE = 2 ** (LEVELS - 1)  # five halvings
@@ -77,7 +77,8 @@ def _level() -> nn.Sequential:
     """Five convolutions of 7x7, a ReLU after all but the last."""
     layers: list[nn.Module] = []
     for channels, width in pairwise(WIDTHS):
-        layers += (nn.Conv2d(channels, width, 7, padding=3), nn.ReLU(inplace=True))
+        convolution = FewChannelsConv2d if width == WIDTHS[-1] else nn.Conv2d
+        layers += (convolution(channels, width, 7, padding=3), nn.ReLU(inplace=True))
     return nn.Sequential(*layers[:-1])
 
 
