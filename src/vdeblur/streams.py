@@ -243,6 +243,7 @@ def stream_clip(
     while not ended:
         held += islice(analysed, window + 1 - len(held))  # one more, to know whether the clip goes on
         ended = len(held) <= window
+        assert ended or window > 2 * overlap, "windows have to go on"
         last = len(held) if ended else window - overlap
         parts: list[Iterator[Tensor]] = []
         for group in plan.groups():

@@ -228,7 +228,10 @@ class Alignment(nn.Module):
         towards = flows.unflatten(1, (2, 1, 2)).flip(3)  # (B, 2, 1, 2, h, w)
         residual = residual.unflatten(1, (2, -1, 2)).tanh()  # (B, 2, 72, 2, h, w)
         offset = torch.add(towards, residual, alpha=FARTHEST).flatten(1, 3)  # (B, 288, h, w)
-        return in_channels_last(deformable_convolution(arriving, offset, mask.sigmoid(), self.weight, self.bias))
+        # Tap by tap the samples of all groups stay in a processor's cache; a GPU wants few calls.
+        at_once = TAPS if arriving.is_cuda else 1
+        aligned = deformable_convolution(arriving, offset, mask.sigmoid(), self.weight, self.bias, at_once)
+        return in_channels_last(aligned)
 
 
 def _unfold(pair: Tensor) -> Tensor:
@@ -237,12 +240,15 @@ def _unfold(pair: Tensor) -> Tensor:
     return pair.reshape(2 * batch, channels // 2, height, width)
 
 
-def deformable_convolution(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def deformable_convolution(
+    x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, at_once: int = 1
+) -> Tensor:
     """Convolve as a 3x3 kernel would whose taps lie anywhere, for every pixel and group of channels elsewhere.
 
     x: (B, C, h, w), zero outside, sampled bilinearly. offset: (B, 18 G, h, w), pixels; the two channels from 18 g + 2 t
     say how far down and to the right of its usual place tap t = 3 row + column of group g lies. mask: (B, 9 G, h, w),
-    what a sample is multiplied by. weight: (O, C, 3, 3). Result: (B, O, h, w), of weight's type.
+    what a sample is multiplied by. weight: (O, C, 3, 3). at_once: taps that are sampled together, 1, 3 or 9. Result:
+    (B, O, h, w), of weight's type.
     """
     batch, _, height, width = x.shape
     groups = mask.shape[1] // TAPS
@@ -255,8 +261,6 @@ def deformable_convolution(x: Tensor, offset: Tensor, mask: Tensor, weight: Tens
     row, column = (torch.arange(side, device=x.device, dtype=exact) for side in (height, width))
     usual_y = ((row + tap.div(3, rounding_mode="floor") - 0.5) * (2 / height) - 1)[:, :, None]  # (9, h, 1)
     usual_x = ((column + tap % 3 - 0.5) * (2 / width) - 1)[:, None]  # (9, 1, w)
-    # Tap by tap the samples of all groups stay in a processor's cache; a GPU wants few calls.
-    at_once = TAPS if x.is_cuda else 1
     result: Tensor = bias.reshape(1, -1, 1)
     for first in range(0, TAPS, at_once):
         taps = slice(first, first + at_once)
