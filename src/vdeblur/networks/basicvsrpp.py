@@ -49,7 +49,7 @@ class BasicVSRPP(Network):
     multiple = 4
     smallest = 256  # a policy of the references, which take no smaller frames; the network itself has no such bound
     padding = "replicate"
-    # 65 to 73 dB on the parity cases; bf16 gives 47 to 55, and no part of the network alone is to blame.
+    # 65 to 73 dB on the parity cases; bf16 gives 47 to 56, and no part of the network alone is to blame.
     half_precision = ("fp16",)
     float32_parts = ("spynet",)
     overlap = 128
