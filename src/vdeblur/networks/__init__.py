@@ -9,6 +9,7 @@ from vdeblur.networks.flow_rnn import FlowRNN
 from vdeblur.networks.identity import Identity
 from vdeblur.networks.layers import Network
 from vdeblur.networks.lite import Lite
+from vdeblur.networks.nafnet import NAFNet
 from vdeblur.networks.spn import SPN
 
 NETWORKS: dict[str, type[Network]] = {
@@ -17,5 +18,6 @@ NETWORKS: dict[str, type[Network]] = {
     "flow-rnn": FlowRNN,
     "identity": Identity,
     "lite": Lite,
+    "nafnet": NAFNet,
     "spn": SPN,
 }
