@@ -10,6 +10,7 @@ from tests.parity import Case
 from vdeblur import device, streams, tiles
 from vdeblur.networks import nafnet
 from vdeblur.networks.nafnet import NAFNet
+from vdeblur.train import losses
 
 CASES = [case for case in parity.cases() if case.folder == "nafnet"]
 BY_NAME = {case.name: case for case in CASES}
@@ -266,3 +267,9 @@ def test_tiles_come_close_to_the_whole_frame() -> None:
     assert error.mean() <= 0.05 * change
     columns = error.mean((0, 1, 3))
     assert columns[352:480].mean() > 2 * max(columns[:176].mean(), columns[-176:].mean()), "it lies where tiles meet"
+
+
+@needs_cases
+def test_the_loss_in_training() -> None:
+    frames = parity.as_tensor(parity.recipe().frames(2, 32, 32, 7, 1.0))
+    assert losses.negative_psnr(frames, frames.flip(3)).item() == pytest.approx(-11.474508, abs=2e-6)
