@@ -19,6 +19,7 @@ from vdeblur.networks.layers import Network
 PARITY = SHARED / "parity"
 # How the authors save: the file's name, the key around the tensors. Prefixes of keys stand in the manifests.
 LAYOUTS = {
+    "basicvsrpp": ("weights.pth", "state_dict"),
     "cdvd-tsp": ("weights.pt", None),
     "dstnet": ("weights.pth", "params"),
     "dstnet-plus": ("weights.pth", "params"),
@@ -67,6 +68,11 @@ class Case:
         """Frames in a chunk, where the case has more than one."""
         length = self.facts.get("chunk", {}).get("num_frame")
         return length if length is not None and length < self.facts["frames"]["count"] else None
+
+    @property
+    def smallest(self) -> int | None:
+        """What frames are padded to at least, where the case says so; the network's own policy may be another."""
+        return self.facts.get("pad", {}).get("minimum")
 
     def arrays(self) -> dict[str, numpy.ndarray]:
         """The output and the intermediates."""
@@ -128,11 +134,15 @@ def load(case: Case, folder: Path) -> Network:
 
 
 def restore(
-    network: Network, frames: numpy.ndarray, chunk: int | None = None, tile: tuple[int, int] | None = None
+    network: Network,
+    frames: numpy.ndarray,
+    chunk: int | None = None,
+    tile: tuple[int, int] | None = None,
+    smallest: int | None = None,
 ) -> numpy.ndarray:
-    """Restore a clip (T, H, W, 3) as `run` does, not clamped."""
+    """Restore a clip (T, H, W, 3) as `run` does, not clamped; smallest: instead of the network's own."""
     height, width = frames.shape[1:3]
-    facts = (network.multiple, network.smallest, network.padding)
+    facts = (network.multiple, network.smallest if smallest is None else max(smallest, 1), network.padding)
     plan = tiles.plan_tiles(height, width, tile, 64, *facts, tile_multiple=network.tile_multiple)
     padded = (plan.pad(frame[None]) for frame in as_tensor(frames))
     with torch.inference_mode():

@@ -33,6 +33,7 @@ def register(model: str, server: Server, folder: Path, digest: str | None = None
 network = "{entry["network"]}"
 arguments = {{ {arguments} }}
 prefix = "{entry.get("prefix", "")}"
+ignored = {list(entry.get("ignored", []))}
 description = "drawn weights"
 license = "MIT"
 [drawn.weights.drawn]

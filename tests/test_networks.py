@@ -10,12 +10,13 @@ from vdeblur.networks import NETWORKS, lucas_kanade
 from vdeblur.networks.layers import Network
 
 NAMES = sorted(NETWORKS)
+SMALL = {"basicvsrpp": {"blocks": 2}}  # arguments of networks that would take long otherwise
 
 
 def lively(name: str) -> Network:
     """An untrained network whose last layers do something."""
     torch.manual_seed(0)
-    network = NETWORKS[name]()
+    network = NETWORKS[name](**SMALL.get(name, {}))
     for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
@@ -31,9 +32,9 @@ def moving_clip(frames: int, height: int = 48, width: int = 64) -> Tensor:
 
 
 def whole(network: Network, clip: Tensor) -> tiles.TilePlan:
-    """A plan that cuts nothing up."""
+    """A plan that cuts nothing up, and pads no more than networks can do with."""
     height, width = clip.shape[-2:]
-    return tiles.plan_tiles(height, width, None, 0, network.multiple, network.smallest, network.padding)
+    return tiles.plan_tiles(height, width, None, 0, network.multiple, min(network.smallest, 32), network.padding)
 
 
 def run(network: Network, clip: Tensor) -> Tensor:

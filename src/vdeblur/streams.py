@@ -18,6 +18,7 @@ from vdeblur.networks.layers import Network
 from vdeblur.tiles import TilePlan
 
 WINDOW, AHEAD = 30, 10  # frames held by a bidirectional network, and those of them that only serve as look-ahead
+CLIP, CLIP_OVERLAP = 30, 5  # frames of a clip restored as one, as many as training saw, and those beside it left unused
 RUNAWAY = 8.0  # a state that grows beyond so many times its size after the first window is not to be trusted
 
 
@@ -178,15 +179,17 @@ def stream_bidirectional(
             states = [None] * len(states)
 
 
-def stream_chunks(network: Bidirectional, frames: Iterator[Tensor], plan: TilePlan, chunk: int) -> Iterator[Tensor]:
-    """Feed a bidirectional network as its reference does for the published tables: in chunks that share nothing.
+def stream_chunks(network: Network, frames: Iterator[Tensor], plan: TilePlan, chunk: int) -> Iterator[Tensor]:
+    """Feed a bidirectional or a clip network as its reference does: in chunks that share nothing.
 
-    The last chunk is the clip's last `chunk` frames, of which those are given that were not yet.
+    Of a clip network (BasicVSR++) the last chunk is what is left. Of a bidirectional one (DSTNet) it is the clip's last
+    `chunk` frames, of which those are given that were not yet.
     """
+    feed: Feeding = stream_clip if network.feeding == "clip" else stream_bidirectional
     recent: list[Tensor] = []
     while fresh := list(islice(frames, chunk)):
-        recent = (recent + fresh)[-chunk:]
-        restored = list(stream_bidirectional(network, iter(recent), plan, window=len(recent) + 1))
+        recent = fresh if network.feeding == "clip" else (recent + fresh)[-chunk:]
+        restored = list(feed(network, iter(recent), plan, window=len(recent) + 1))
         yield from restored[-len(fresh) :]
 
 
@@ -216,7 +219,45 @@ def stream_recurrent(network: Recurrent, frames: Iterator[Tensor], plan: TilePla
         previous, current = current, following
 
 
-Feeding = Callable[[Any, Iterator[Tensor], TilePlan], Iterator[Tensor]]
+class Clipwise(Protocol):
+    """A network that sees a clip as one; see basicvsrpp.BasicVSRPP."""
+
+    def analyse(self, frames: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """Give what is needed of each frame, itself among it, from whole frames."""
+
+    def restore(self, clip: Sequence[tuple[Tensor, ...]], first: int = 0, last: int | None = None) -> Iterator[Tensor]:
+        """Give the restored frames from `first` to the one before `last`, whole or in tiles."""
+
+
+def stream_clip(
+    network: Clipwise, frames: Iterator[Tensor], plan: TilePlan, window: int = CLIP, overlap: int = CLIP_OVERLAP
+) -> Iterator[Tensor]:
+    """Feed a network for which every frame depends on the whole clip (BasicVSR++).
+
+    window: so many frames are restored as one. Windows share 2 `overlap` frames, and each gives its own share of them:
+    none of the outer `overlap` frames where the clip goes on. A clip of at most `window` frames is restored as one.
+    """
+    analysed = network.analyse(frames)
+    held: list[tuple[Tensor, ...]] = []
+    first, ended = 0, False
+    while not ended:
+        held += islice(analysed, window + 1 - len(held))  # one more, to know whether the clip goes on
+        ended = len(held) <= window
+        assert ended or window > 2 * overlap, "windows have to go on"
+        last = len(held) if ended else window - overlap
+        parts: list[Iterator[Tensor]] = []
+        for group in plan.groups():
+            tiles = [tuple(plan.split(part, group) for part in frame) for frame in held[:window]]
+            part = network.restore(tiles, first, last)
+            # What is restored takes less than what it is restored from, so tiles follow one another.
+            parts.append(part if plan.count == 1 else iter(list(part)))
+        for restored in zip(*parts, strict=True):
+            yield plan.join(restored)
+        first = overlap
+        del held[: last - overlap]
+
+
+Feeding = Callable[..., Iterator[Tensor]]  # of a network, an iterator of frames and a plan
 FEEDINGS: dict[str, Feeding] = {
     "frame": stream_frames,
     "neighbours": stream_neighbours,
@@ -225,4 +266,5 @@ FEEDINGS: dict[str, Feeding] = {
     "recurrent": stream_recurrent,
     "cascade": stream_cascade,
     "bidirectional": stream_bidirectional,
+    "clip": stream_clip,
 }

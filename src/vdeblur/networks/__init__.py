@@ -3,6 +3,7 @@
 What a caller must know of a network stands in its class, see layers.Network.
 """
 
+from vdeblur.networks.basicvsrpp import BasicVSRPP
 from vdeblur.networks.cdvd_tsp import CDVDTSP
 from vdeblur.networks.dstnet import DSTNet
 from vdeblur.networks.dstnet_plus import DSTNetPlus
@@ -15,6 +16,7 @@ from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.networks.spn import SPN
 
 NETWORKS: dict[str, type[Network]] = {
+    "basicvsrpp": BasicVSRPP,
     "cdvd-tsp": CDVDTSP,
     "dstnet": DSTNet,
     "dstnet-plus": DSTNetPlus,
