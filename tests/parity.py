@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tests.conftest import SHARED
-from vdeblur import streams, tiles
+from vdeblur import streams, tiles, weights
+from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 
 PARITY = SHARED / "parity"
@@ -22,6 +23,7 @@ LAYOUTS = {
     "cdvd-tsp": ("weights.pt", None),
     "dstnet": ("weights.pth", "params"),
     "dstnet-plus": ("weights.pth", "params"),
+    "nafnet": ("weights.pth", "params"),
     "pvdnet": ("weights.pytorch", None),
 }
 
@@ -44,8 +46,17 @@ class Case:
     @property
     def model(self) -> str:
         """The model's name on the command line."""
-        variant = self.facts.get("variant", self.folder)
+        variant = self.facts.get("variant", self.folder).replace("width", "")  # NAFNet's
         return variant if variant.startswith(self.folder) else self.folder
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the network is built with beyond, or other than, the model's own arguments."""
+        pool = self.facts.get("pool", {})  # NAFNet's
+        if pool.get("kind") == "global":
+            return {"tlc": "off"}
+        size = {"train_size": pool["train_size"]} if pool.get("train_size", 256) != 256 else {}
+        return size | ({"tlc": "fast"} if pool.get("fast_imp") else {})
 
     @property
     def tolerance(self) -> float:
@@ -109,6 +120,17 @@ def cases() -> list[Case]:
 def as_tensor(frames: numpy.ndarray) -> Tensor:
     """Give 8-bit frames (T, H, W, 3) as the networks see them: (T, 3, H, W) in [0, 1]."""
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+
+
+def load(case: Case, folder: Path) -> Network:
+    """Load a case's model from the authors' file, which is written to the folder."""
+    network = weights.load_model(case.model, case.checkpoint(folder))
+    if not case.arguments:
+        return network
+    entry = weights.find_entry(case.model)
+    other = NETWORKS[entry.network](**{**entry.arguments, **case.arguments})
+    other.load_state_dict(network.state_dict())
+    return other.eval()
 
 
 def restore(

@@ -2,7 +2,6 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from tests import parity
 from tests.parity import Case
-from tests.test_networks import lively, moving_clip, run
+from tests.test_networks import lively, moving_clip
 from vdeblur import device, streams, tiles, weights
 from vdeblur.networks.basicvsrpp import GROUPS, PASSES, TAPS, BasicVSRPP, deformable_convolution
 
@@ -237,16 +236,3 @@ def test_tiles_come_close_and_are_exact_far_away() -> None:
     error = (stream(network, clip, tile=(256, 320)) - whole).abs().mean((0, 1, 2, 3))
     assert error.mean() < 0.01 * (whole - clip).abs().mean()
     assert max(error[:64].max(), error[-64:].max()) < 1e-5
-
-
-def test_small_frames_are_continued_to_256_pixels() -> None:
-    """A policy of the references: the caller's, the network has no such bound."""
-    seen: list[Sequence[int]] = []
-    network = shallow()
-    network.feature_extraction.register_forward_pre_hook(lambda _, frame: seen.append(frame[0].shape[2:]))
-    height, width = 40, 260
-    plan = tiles.plan_tiles(height, width, None, 0, network.multiple, network.smallest, network.padding)
-    with torch.inference_mode():
-        list(streams.stream(network, iter([plan.pad(moving_clip(1, height, width)[:, 0])]), plan))
-    assert seen == [(256, 260)]
-    assert run(network, moving_clip(1, 8, 8)).shape == (1, 1, 3, 8, 8)

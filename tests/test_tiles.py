@@ -34,10 +34,11 @@ def test_blending_has_no_seams() -> None:
     assert joined.diff(dim=3).abs().max() < 0.1
 
 
-def test_padding_mirrors() -> None:
+def test_padding_mirrors_repeats_or_is_black() -> None:
     picture = torch.arange(6.0).reshape(1, 1, 2, 3)
     assert pad_to(picture, 2, 7)[0, 0, 0].tolist() == [0, 1, 2, 1, 0, 1, 2]
     assert pad_to(picture, 2, 7, "replicate")[0, 0, 0].tolist() == [0, 1, 2, 2, 2, 2, 2]
+    assert pad_to(picture, 3, 5, "zeros")[0, 0].tolist() == [[0, 1, 2, 0, 0], [3, 4, 5, 0, 0], [0, 0, 0, 0, 0]]
     assert pad_to(torch.ones(1, 3, 1, 1), 8, 8).shape == (1, 3, 8, 8)
 
 

@@ -107,7 +107,9 @@ class KeyValue(click.ParamType):
 @main.command(short_help="Restore a video or a folder of pictures.")
 @click.argument("input", type=click.Path(path_type=Path), metavar="INPUT")
 @click.argument("output", type=click.Path(), metavar="OUTPUT")
-@click.option("-m", "--model", default="lite", show_default=True, help="NAME or NAME@WEIGHTS, see vdeblur models list.")
+@click.option(
+    "-m", "--model", default="lite", show_default=True, help="NAME or NAME@WEIGHTS, see vdeblur models list; or best."
+)
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="Checkpoint for the model: .safetensors, .pt, .pth, .pytorch."
 )

@@ -33,7 +33,10 @@ def models() -> None:
 @models.command("list", short_help="List the models and where their weights are.")
 @click.option("--json", is_flag=True, help="Write a JSON list.")
 def list_models(json: bool) -> None:
-    """List the models, one line for each of their weights, and where these are.
+    """List the models, one line for each of their weights: where these are, how good, how slow here, which licence.
+
+    PSNR is the published one on the set that the weights are for; protocols differ, see `models show`. Seconds for a
+    1280x720 frame are estimated from the model's cost and a short measurement of this machine.
 
     \b
     Examples:
@@ -46,24 +49,50 @@ def list_models(json: bool) -> None:
         rows: list[tuple[Entry, Weights | None]] = []
         for entry in weights.entries().values():
             rows += [(entry, one) for one in weights.weights_of(entry).values()] or [(entry, None)]
+        seconds = _speeds()
         if json:
-            click.echo(dumps([_facts(entry, one) for entry, one in rows], indent=1))
+            facts = [{**_facts(entry, one), "seconds_per_720p_frame": seconds.get(entry.name)} for entry, one in rows]
+            click.echo(dumps(facts, indent=1))
             return
-        _show_table([_row(entry, one) for entry, one in rows])
+        _show_table([_row(entry, one, seconds.get(entry.name)) for entry, one in rows])
 
 
-def _row(entry: "Entry", one: "Weights | None") -> tuple[str, ...]:
+def _speeds() -> dict[str, float]:
+    """Estimate how long each model takes for a 1280x720 frame on this machine, in seconds."""
+    from vdeblur import choice, device, weights
+    from vdeblur.networks import NETWORKS
+
+    chosen = device.choose_device("auto")
+    rates: dict[str, float] = {}
+    seconds = {}
+    for entry in weights.entries().values():
+        if entry.gmacs and entry.network:
+            precision = device.choose_precision("auto", chosen, NETWORKS[entry.network])
+            if precision not in rates:
+                rates[precision] = choice.multiply_adds_per_second(chosen, precision)
+            seconds[entry.name] = round(choice.seconds_per_frame(entry, 720, 1280, rates[precision]), 3)
+    return seconds
+
+
+def _row(entry: "Entry", one: "Weights | None", seconds: float | None) -> tuple[str, ...]:
     from vdeblur import weights
 
     name = entry.name if one is None or one.name == entry.default else f"{entry.name}@{one.name}"
-    millions = "" if entry.parameters_millions is None else f"{entry.parameters_millions:g} M"
-    trained = "" if one is None else one.trained_on
-    return name, millions, trained, weights.state_of(entry, one), entry.license.partition(" (")[0], entry.description
+    scores = entry.scores if one is None else one.scores
+    return (
+        name,
+        weights.state_of(entry, one),
+        f"{scores[0].psnr:.2f} {scores[0].data}" if scores else "",
+        "" if seconds is None else f"{seconds:.2g} s",
+        entry.license.partition(" (")[0],
+        "" if one is None else f"{one.trained_on}; {one.blur}".strip("; "),
+        entry.description,
+    )
 
 
 def _show_table(rows: list[tuple[str, ...]]) -> None:
     """Write a table: drawn on a terminal, plain columns otherwise."""
-    heads = ("MODEL", "PARAMETERS", "TRAINED ON", "WEIGHTS", "LICENCE", "WHAT IT IS")
+    heads = ("MODEL", "WEIGHTS", "PSNR", "720P FRAME", "LICENCE", "TRAINED ON", "WHAT IT IS")
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -130,6 +159,7 @@ def _entry_facts(entry: "Entry") -> dict[str, Any]:
         "license": entry.license,
         "notice": entry.notice,
         "parameters_millions": entry.parameters_millions,
+        "gmacs": entry.gmacs,
         "default": entry.default,
         "start_of": entry.start_of,
         "no_weights": entry.no_weights,

@@ -55,6 +55,9 @@ class HumanReporter:
         if handler is not None:
             handler(facts)
 
+    def _on_choice(self, facts: dict[str, Any]) -> None:
+        self._say(f"best here: {facts['model']}, {facts['reason']}")
+
     def _on_plan(self, facts: dict[str, Any]) -> None:
         tiled = "" if facts["tile"] == "none" else f", tiles of {facts['tile']}"
         self._say(f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}")

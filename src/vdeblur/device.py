@@ -34,7 +34,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(name: str, device: torch.device, network: Network) -> str:
+def choose_precision(name: str, device: torch.device, network: Network | type[Network]) -> str:
     """Give fp32, bf16 or fp16; `auto` is half precision where the network bears it and the device is made for it."""
     if name != "auto":
         return name

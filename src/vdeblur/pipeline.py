@@ -17,7 +17,7 @@ import av
 import torch
 from torch import Tensor
 
-from vdeblur import color, decode, device, encode, scenes, streams, tiles, weights
+from vdeblur import choice, color, decode, device, encode, scenes, streams, tiles, weights
 from vdeblur.download import Talk
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError
 from vdeblur.frame import Frame
@@ -25,6 +25,7 @@ from vdeblur.networks.layers import Network
 
 QUEUE_FRAMES = 6  # between the stages' threads
 AUTO_TILE = 1024
+BEST = "best"  # the model that is chosen for the machine
 
 Notify = Callable[[str, dict[str, object]], None]
 
@@ -92,7 +93,10 @@ def run(
         warnings.append(code)
         notify("warning", {"code": code, "message": message})
 
-    entry = weights.find_entry(settings.model)
+    if settings.model != BEST:
+        weights.find_entry(settings.model)  # a misspelt name is told before a file is opened
+    elif settings.checkpoint is not None:
+        raise UsageError("--weights needs the model it is for", f"-m {BEST} takes a model's own weights")
     source = decode.open_source(source_path, settings.cut, warn)
     try:
         info = source.info
@@ -112,15 +116,20 @@ def run(
         )
         chosen = device.choose_device(settings.device)
         talk = Talk(settings.offline, settings.yes, notify, ask, stop)
-        network = weights.load_model(settings.model, settings.checkpoint, talk)
+        model = settings.model
+        if model == BEST:
+            best = choice.strongest(chosen, settings.precision, info.height, info.width, info.frames_estimate, talk)
+            model = best.model
+            notify("choice", {"model": model, "reason": best.reason})
+        network = weights.load_model(model, settings.checkpoint, talk)
         precision = device.choose_precision(settings.precision, chosen, network)
         if precision != "fp32" and precision not in network.half_precision:
-            warn("W_PRECISION", f"{entry.name} loses quality in {precision}; it is meant for fp32")
+            warn("W_PRECISION", f"{model} loses quality in {precision}; it is meant for fp32")
         network = device.place(network, chosen, precision)
         plan = plan_tiles(settings, info.height, info.width, network, chosen)
         writer = open_writer(output, source, settings, warn)
         try:
-            notify("plan", _plan_facts(source_path, settings.model, chosen, precision, plan, writer, info))
+            notify("plan", _plan_facts(source_path, model, chosen, precision, plan, writer, info))
             restorer = Restorer(network, plan, chosen, settings, stop)
             frames = _pump(source, writer, restorer, lambda done: _progress(notify, source_path, info, begun, done))
         except BaseException:

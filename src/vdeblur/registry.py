@@ -23,7 +23,18 @@ SOURCES: dict[str, tuple[set[str], set[str]]] = {
     "manual": ({"page"}, {"text"}),
 }
 ENTRY_KEYS = {
-    *("network", "arguments", "description", "license", "notice", "paper", "parameters_millions", "default", "weights"),
+    *(
+        "network",
+        "arguments",
+        "description",
+        "license",
+        "notice",
+        "paper",
+        "parameters_millions",
+        "gmacs",
+        "default",
+        "weights",
+    ),
     *("no_weights", "scores", "start_of", "prefix", "ignored"),
 }
 WEIGHTS_KEYS = {"file", "size", "megabytes", "sources", "trained_on", "blur", "scores", *DIGESTS}
@@ -79,7 +90,8 @@ class Entry:
 
     network: a key of NETWORKS, with its arguments; empty for start weights that are trained from, never run
     (start_of says of which model). prefix, ignored: what the authors' checkpoints put before each tensor's name, and
-    tensors that do not belong to the network. no_weights: why none are to be had.
+    tensors that do not belong to the network. no_weights: why none are to be had. gmacs: the cost of a 256x256 frame in
+    a stream, in 10^9 multiply-adds.
     """
 
     name: str
@@ -90,6 +102,7 @@ class Entry:
     notice: str = ""
     paper: str = ""
     parameters_millions: float | None = None
+    gmacs: float | None = None
     default: str | None = None
     weights: dict[str, Weights] = field(default_factory=dict)
     no_weights: str = ""

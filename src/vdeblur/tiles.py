@@ -21,7 +21,7 @@ class TilePlan:
     """How frames of one size are cut up.
 
     size: height and width of the frame. tile: of each tile, in pixels, multiples of what the network needs.
-    tops, lefts: where tiles begin in the padded frame. padding: how frames are continued, "reflect" or "replicate".
+    tops, lefts: where tiles begin in the padded frame. padding: how frames are continued, see pad_to.
     at_once: how many tiles are computed together. margin: the pixels at a tile's edge that are not used, where another
     tile has them.
     """
@@ -136,7 +136,12 @@ def plan_tiles(
 
 
 def pad_to(picture: Tensor, height: int, width: int, mode: str = "reflect") -> Tensor:
-    """Continue (B, C, H, W) to the right and the bottom: by mirroring, as often as it takes, or by its last pixels."""
+    """Continue (B, C, H, W) to the right and the bottom.
+
+    mode: "reflect", by mirroring, as often as it takes; "replicate", by its last pixels; or "zeros".
+    """
+    if mode == "zeros":
+        return F.pad(picture, (0, width - picture.shape[3], 0, height - picture.shape[2]))
     while picture.shape[2] < height or picture.shape[3] < width:
         down, right = height - picture.shape[2], width - picture.shape[3]
         if mode == "reflect":

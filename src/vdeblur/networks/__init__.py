@@ -11,6 +11,7 @@ from vdeblur.networks.flow_rnn import FlowRNN
 from vdeblur.networks.identity import Identity
 from vdeblur.networks.layers import Network
 from vdeblur.networks.lite import Lite
+from vdeblur.networks.nafnet import NAFNet
 from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.networks.spn import SPN
 
@@ -22,6 +23,7 @@ NETWORKS: dict[str, type[Network]] = {
     "flow-rnn": FlowRNN,
     "identity": Identity,
     "lite": Lite,
+    "nafnet": NAFNet,
     "pvdnet": PVDNet,
     "spn": SPN,
 }

@@ -14,7 +14,8 @@ grid propagation), Alignment with deformable_convolution (flow-guided deformable
 Where this differs from the paper, because the published weights for deblurring do:
 1. Frames are made smaller by strided convolutions first, and reconstruction gives their own size again.
 2. The second frame of a pass, which has no frame two before it, is aligned with zeros in its place.
-3. A clip that is its own mirror image gets its flows like any other: the authors' shortcut for it spoils later clips.
+3. Frames smaller than 256 pixels are taken as they are; the references refuse them, though nothing needs it.
+4. A clip that is its own mirror image gets its flows like any other: the authors' shortcut for it spoils later clips.
 """
 
 from collections import deque
@@ -47,7 +48,6 @@ class BasicVSRPP(Network):
 
     feeding = "clip"
     multiple = 4
-    smallest = 256  # a policy of the references, which take no smaller frames; the network itself has no such bound
     padding = "replicate"
     # 65 to 73 dB on the parity cases; bf16 gives 47 to 56, and no part of the network alone is to blame.
     half_precision = ("fp16",)

@@ -14,7 +14,7 @@ class Network(nn.Module):
 
     feeding: how streams.py feeds it; radius: frames on either side of a window, where it is fed windows. multiple:
     what height and width must be divisible by, smallest: the least they may be, padding: how a frame is continued to
-    the right and the bottom to get there ("reflect" or "replicate").
+    the right and the bottom to get there ("reflect", "replicate" or "zeros").
     half_precision: which of fp16 and bf16 give the same picture as fp32, to 50 dB with the weights of its parity cases.
     float32_parts: its parts that stay in float32 even so. tile_multiple: what tiles must be aligned to, if to more.
     constant_buffers: tensors that are saved, but never anything else than what the constructor gives.

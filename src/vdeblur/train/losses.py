@@ -10,6 +10,7 @@ from vdeblur.networks.layers import warp
 from vdeblur.networks.spn import gradient_magnitude
 
 LOG_ERROR_FLOOR = 1e-4  # a PSNR of 40 dB
+PSNR_FLOOR = 1e-8  # NAFNet's: 80 dB
 CHARBONNIER_EPSILON = 1e-3  # where the square turns into the absolute value; a quarter of an 8-bit step
 
 
@@ -31,6 +32,15 @@ def log_error(restored: Tensor, sharp: Tensor) -> Tensor:
     """
     error = (restored - sharp).square().mean((-1, -2, -3))
     return (error + LOG_ERROR_FLOOR).log().mean()
+
+
+def negative_psnr(restored: Tensor, sharp: Tensor) -> Tensor:
+    """Give the mean over frames of 10 log10(mean squared error), so minus the PSNR in dB: NAFNet's loss.
+
+    restored, sharp: (..., 3, H, W) in [0, 1], not clamped. Errors count down to where nothing is left to see.
+    """
+    error = (restored - sharp).square().mean((-1, -2, -3))
+    return 10 * (error + PSNR_FLOOR).log10().mean()
 
 
 def carrying_over(flows: Sequence[Tensor], current: Tensor, neighbour: Tensor) -> Tensor:

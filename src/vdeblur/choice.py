@@ -1,0 +1,102 @@
+"""`--model best`: the strongest model that this machine can run in reasonable time.
+
+Strong is who has the highest published PSNR on GoPro; the papers' protocols differ by some tenths of a decibel, so
+neighbours in this order may be equals. How long a model takes is its multiply-adds over what the device does in a
+second, which a short convolution tells.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from vdeblur import device, weights
+from vdeblur.download import Talk
+from vdeblur.networks import NETWORKS
+from vdeblur.registry import Entry
+
+ALWAYS = "lite"  # in the package, and quick
+REASONABLE_SECONDS = 3600.0  # for a file
+UNKNOWN_FRAMES = 1800  # a minute, where a file does not say how long it is
+COST_SIDE = 256  # pixels; costs in weights.toml are for a frame of this side
+EFFICIENCY = 0.7  # of a network beside a lone convolution; measured 0.6 to 0.9 on two CPU cores
+CHANNELS, HEIGHT, WIDTH = 64, 180, 320  # of that convolution
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model, and why it was chosen."""
+
+    model: str
+    reason: str
+
+
+def strongest(chosen: torch.device, precision: str, height: int, width: int, frames: int | None, talk: Talk) -> Choice:
+    """Choose a model for a video of so many frames (None: not known) of this size.
+
+    precision: as asked for, "auto" among others.
+    Models whose weights would have to be accepted first are passed over unless --yes was given, and without a network
+    all that are not in the cache.
+    """
+    rates: dict[str, float] = {}
+    passed_over: list[str] = []
+    for entry in ranking():
+        if not is_at_hand(entry, talk):
+            passed_over.append(f"{entry.name} wants its download accepted" if not talk.is_offline else entry.name)
+            continue
+        own = device.choose_precision(precision, chosen, NETWORKS[entry.network])
+        if own not in rates:
+            rates[own] = multiply_adds_per_second(chosen, own)
+        seconds = seconds_per_frame(entry, height, width, rates[own]) * (frames or UNKNOWN_FRAMES)
+        if seconds <= REASONABLE_SECONDS:
+            reason = f"{published(entry):.2f} dB on GoPro as published, about {_in_words(seconds)} for this file"
+            aside = f"; {passed_over[0]} (--yes)" if passed_over and not talk.is_offline else ""
+            return Choice(entry.name, reason + aside)
+    return Choice(ALWAYS, f"all others would take more than {_in_words(REASONABLE_SECONDS)} here, or are not at hand")
+
+
+def ranking() -> list[Entry]:
+    """Give the models with a published PSNR on GoPro and a known cost, the strongest first."""
+    known = [entry for entry in weights.entries().values() if entry.gmacs and published(entry)]
+    return sorted(known, key=lambda entry: -(published(entry) or 0))
+
+
+def published(entry: Entry) -> float | None:
+    """Give the published PSNR on GoPro, in dB, of a model's default weights."""
+    one = entry.weights.get(entry.default or "")
+    return next((score.psnr for score in one.scores if score.data == "GoPro"), None) if one else None
+
+
+def is_at_hand(entry: Entry, talk: Talk) -> bool:
+    """Tell whether a model's default weights are there, or can be fetched without asking."""
+    one = entry.weights[entry.default or ""]
+    if weights.is_cached(entry, one):
+        return True
+    return not talk.is_offline and one.is_fetchable and (talk.yes or one.verification != "unpinned")
+
+
+def seconds_per_frame(entry: Entry, height: int, width: int, rate: float) -> float:
+    """Estimate from a rate in multiply-adds a second."""
+    assert entry.gmacs is not None
+    return entry.gmacs * 1e9 * height * width / COST_SIDE**2 / (rate * EFFICIENCY)
+
+
+@torch.inference_mode()
+def multiply_adds_per_second(chosen: torch.device, precision: str) -> float:
+    """Measure what a device does in 3x3 convolutions, in a fraction of a second."""
+    dtype = device.DTYPES[precision]
+    x = torch.rand(1, CHANNELS, HEIGHT, WIDTH, device=chosen, dtype=dtype).to(memory_format=torch.channels_last)
+    kernel = torch.rand(CHANNELS, CHANNELS, 3, 3, device=chosen, dtype=dtype).to(memory_format=torch.channels_last)
+    best = float("inf")
+    for _ in range(6):
+        begun = time.perf_counter()
+        float(F.conv2d(x, kernel, padding=1)[0, 0, 0, 0])  # reading a value waits for the device
+        best = min(best, time.perf_counter() - begun)
+    return CHANNELS * CHANNELS * 9 * HEIGHT * WIDTH / best
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} seconds"
+    return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
