@@ -2,11 +2,12 @@
 
     python -m benchmarks.network_speed [--models cdvd-tsp,dstnet] [--side 256]
 
-A clip goes through the code that `run` uses; two lengths of it are timed, and the difference is what one more frame
-costs. Seconds are processor time, so that other work on the machine counts for little. The reference's figures are
-of its own code on one thread of a like machine (AMD EPYC, torch 2.13), so a ratio holds roughly only; where the
-reference computes things again and again that a stream can keep, that schedule is timed here as well, with the same
-layers, and that ratio is exact.
+A short clip goes through the code that `run` uses; two lengths of it are timed, and the difference is what one more
+frame costs. Both fit in a window: in longer videos look-ahead costs DSTNet and DSTNet+ about a quarter more, and
+overlapping windows BasicVSR++ a third (weights.toml counts that in). Seconds are processor time, so that other work on
+the machine counts for little. The reference's figures are of its own code on one thread of another machine (AMD EPYC,
+torch 2.13), so a ratio holds roughly only; where the reference computes things again and again that a stream can keep,
+that schedule is timed here as well, with the same layers, and that ratio is exact.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -108,7 +109,9 @@ def recipe() -> ModuleType:
 
 
 def cases() -> list[Case]:
-    """All that are there, those of networks that we have."""
+    """All that are there; with VDEBLUR_REQUIRE_SHARED=1 there must be some."""
+    if os.environ.get("VDEBLUR_REQUIRE_SHARED") == "1" and not PARITY.is_dir():
+        raise FileNotFoundError(PARITY)
     return [
         Case(folder, path.stem)
         for folder in LAYOUTS

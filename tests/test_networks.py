@@ -126,6 +126,25 @@ def test_parts_that_stay_in_float32_keep_their_weights(name: str) -> None:
         assert torch.equal(value, before[key] if exact else before[key].half())
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_tiles_in_half_precision(name: str) -> None:
+    """Once, tiles of features came back from blending in float32, and met weights in half precision."""
+    network = lively(name)
+    if not network.half_precision:
+        pytest.skip("meant for float32")
+    network = network.to_precision(DTYPES[network.half_precision[-1]])
+    facts = (network.multiple, network.smallest, network.padding)
+    plan = tiles.plan_tiles(64, 160, (64, 96), 32, *facts, tile_multiple=network.tile_multiple)
+    assert plan.count > 1
+    clip = moving_clip(2, 64, 160)
+    with torch.inference_mode():
+        frames = (plan.pad(frame) for frame in clip.unbind(1))
+        restored = torch.stack([plan.crop(frame) for frame in streams.stream(network, frames, plan)], 1)
+    assert restored.shape == clip.shape
+    assert restored.dtype == torch.float32
+    assert restored.isfinite().all()
+
+
 def test_an_untrained_lite_returns_its_input() -> None:
     clip = moving_clip(3)
     assert torch.equal(run(NETWORKS["lite"](), clip), clip)

@@ -20,10 +20,23 @@ def test_split_and_join_are_the_identity(size: tuple[int, int], tile: tuple[int,
     torch.testing.assert_close(plan.crop(plan.join([tiles])), picture)
 
 
-def test_neighbours_share_at_least_the_overlap() -> None:
-    plan = plan_tiles(480, 854, (128, 160), 32, 4)
-    for starts, side in ((plan.tops, plan.tile[0]), (plan.lefts, plan.tile[1])):
-        assert all(b - a <= side - 32 + 4 for a, b in pairwise(starts)), "but for the grid"
+@pytest.mark.parametrize("multiple", [1, 2, 4, 16, 64])
+@pytest.mark.parametrize("side", [64, 96, 160, 256])
+@pytest.mark.parametrize("overlap", [0, 16, 32, 64])
+def test_no_holes_and_at_least_the_overlap(multiple: int, side: int, overlap: int) -> None:
+    """With 64-pixel steps, rounding once left columns without a tile."""
+    for width in (1, 63, 200, 399, 400, 401, 854, 1920):
+        plan = plan_tiles(50, width, (64, side), overlap, multiple)
+        assert plan.lefts[0] == 0
+        assert plan.padded[1] >= width
+        room = plan.tile[1] - overlap >= multiple
+        for left, right in pairwise(plan.lefts):
+            assert left < right <= left + plan.tile[1] - (overlap if room else 0), (multiple, side, overlap, width)
+
+
+def test_joined_tiles_keep_their_type() -> None:
+    plan = plan_tiles(64, 160, (64, 96), 32, 4)
+    assert plan.join([torch.rand(plan.count, 3, 64, 96, dtype=torch.bfloat16)]).dtype == torch.bfloat16
 
 
 def test_blending_has_no_seams() -> None:

@@ -124,7 +124,12 @@ class KeyValue(click.ParamType):
     show_default=True,
     help="Of the network; auto is half precision where device and network are good at it.",
 )
-@click.option("--tile", default="auto", show_default=True, help="auto, none, N or WxH: largest piece, in pixels.")
+@click.option(
+    "--tile",
+    default="auto",
+    show_default=True,
+    help="auto, none, N or WxH: largest piece, in pixels. flow-rnn wants none.",
+)
 @click.option(
     "--tile-overlap", type=click.IntRange(0), help="Pixels that neighbours share.  [default: as the model needs]"
 )

@@ -91,7 +91,7 @@ class Entry:
     network: a key of NETWORKS, with its arguments; empty for start weights that are trained from, never run
     (start_of says of which model). prefix, ignored: what the authors' checkpoints put before each tensor's name, and
     tensors that do not belong to the network. no_weights: why none are to be had. gmacs: the cost of a 256x256 frame in
-    a stream, in 10^9 multiply-adds.
+    a long stream, in 10^9 multiply-adds.
     """
 
     name: str

@@ -69,7 +69,10 @@ class TilePlan:
         return torch.cat([whole[:, :, y : y + rows, x : x + columns] for y, x in places])
 
     def join(self, tiles: Sequence[Tensor]) -> Tensor:
-        """Blend tiles, each (C, h, w), or whole stacks of them, (B, C, h, w), to a padded frame (1, C, H, W)."""
+        """Blend tiles, each (C, h, w), or whole stacks of them, (B, C, h, w), to a padded frame (1, C, H, W).
+
+        Summed in float32; the result has the tiles' type.
+        """
         stacks = [tile if tile.ndim == 4 else tile[None] for tile in tiles]
         if self.count == 1:
             return stacks[0]
@@ -85,7 +88,7 @@ class TilePlan:
             y, x = top // fraction, left // fraction
             whole[0, :, y : y + rows, x : x + columns] += tile * window
             weights[y : y + rows, x : x + columns] += window
-        return whole / weights
+        return (whole / weights).to(stacks[0].dtype)
 
     def apply(self, function: Callable[..., Tensor], *wholes: Tensor | None) -> Tensor:
         """Compute function tile by tile: of padded frames or maps (1, C, H, W), or None, to a blended one."""
@@ -117,8 +120,8 @@ def plan_tiles(
     """Plan tiles of at most `tile` (height, width) pixels for frames of this size; None: one tile, the whole frame.
 
     Their sides are divisible by multiple, and not less than smallest; if there is more than one, places and sides are
-    divisible by tile_multiple. Where the overlap is more than twice the
-    network's reach, the result is that of the whole frame.
+    divisible by tile_multiple. Neighbours share at least `overlap` pixels, if tiles leave room for a step. Where that
+    is more than twice the network's reach, the result is that of the whole frame.
     """
     margin = reach if reach is not None and overlap > 2 * reach else overlap // 4
     if tile is not None and tile_multiple is not None and (height > tile[0] or width > tile[1]):
@@ -126,12 +129,14 @@ def plan_tiles(
     sides, starts = [], []
     for length, wanted in zip((height, width), tile or (height, width), strict=True):
         side = max(min(_round_up(wanted, multiple), _round_up(length, multiple)), _round_up(smallest, multiple))
-        count = 1 if side >= length else -(-(length - overlap) // max(side - overlap, multiple))
         last = _round_up(max(length - side, 0), multiple)
-        # Starts on the network's grid, so that a tile is seen as the whole frame would be.
-        places = [round(k * last / max(count - 1, 1) / multiple) * multiple for k in range(count)]
+        # Places are on the network's grid, so that a tile is seen as the whole frame would be, and evenly apart, but
+        # never further than leaves the overlap.
+        step = max((side - overlap) // multiple, 1) * multiple
+        count = -(-last // step) + 1
+        places = [min(-(-k * last // max(count - 1, 1) // multiple) * multiple, k * step) for k in range(count)]
         sides.append(side)
-        starts.append(tuple(sorted(set(places))))
+        starts.append(tuple(sorted({*places[:-1], last})))
     return TilePlan((height, width), (sides[0], sides[1]), starts[0], starts[1], padding, at_once, margin)
 
 
