@@ -21,17 +21,28 @@ from vdeblur import device, streams, tiles, weights
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 
-REFERENCE = {"cdvd-tsp": 4.44, "pvdnet": 0.69, "pvdnet-large": 1.19, "dstnet": 0.785, "dstnet-l": 2.05}  # seconds
-SHORT, LONG = 3, 9  # frames
+REFERENCE = {  # seconds
+    "cdvd-tsp": 4.44,
+    "pvdnet": 0.69,
+    "pvdnet-large": 1.19,
+    "dstnet": 0.785,
+    "dstnet-l": 2.05,
+    "dstnet-plus": 0.605,
+    "dstnet-plus-l": 1.9,
+    "basicvsrpp": 0.445,
+    "nafnet-32": 0.45,
+    "nafnet-64": 1.45,
+}
+SHORT, LONG = 3, 7  # frames
 
 
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--models", default="lite,cdvd-tsp,pvdnet,pvdnet-large,dstnet,dstnet-l,spn,flow-rnn")
+    parser.add_argument("--models", default=",".join(["lite", *REFERENCE, "spn", "flow-rnn"]))
     parser.add_argument("--precisions", default="fp32,bf16")
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'model':14}{'precision':>10}{'s/frame':>9}{'reference':>11}{'ratio':>7}{'its schedule':>14}{'ratio':>7}")
