@@ -118,6 +118,25 @@ def test_a_connection_that_never_holds(server: Server, tmp_path: Path) -> None:
     assert server.asked["GET /net.pth"] == download.ATTEMPTS
 
 
+def test_a_file_that_always_breaks_and_cannot_be_gone_on_with(server: Server, tmp_path: Path) -> None:
+    server.places["/net.pth"] = Place(DATA, drop_after=[300_000] * 100_000)
+    with pytest.raises(FetchError, match="could not be fetched"):
+        fetch(https(server), tmp_path, Talk())
+    assert server.asked["GET /net.pth"] == download.ATTEMPTS
+    server.places["/all.zip"] = Place(archive(), ranges=False, drop_after=[300_000] * 100_000)
+    with pytest.raises(FetchError, match="could not be fetched"):
+        fetch(zipped(server), tmp_path, Talk())
+    assert server.asked["GET /all.zip"] == 1 + download.ATTEMPTS, "one to see whether it answers ranges"
+
+
+def test_a_server_that_sends_a_crumb_each_time(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "ATTEMPTS_ALTOGETHER", 12)
+    server.places["/net.pth"] = Place(DATA, drop_after=[10_000] * 100_000)
+    with pytest.raises(FetchError, match="could not be fetched"):
+        fetch(https(server, **PINNED), tmp_path, Talk())
+    assert server.asked["GET /net.pth"] == 12
+
+
 def faulty(kind: str, server: Server) -> RemoteFile:
     server.places["/net.pth"] = {
         "digest": Place(DATA[::-1]),

@@ -26,6 +26,7 @@ CHUNK_BYTES = 1 << 18
 RANGE_BYTES = 1 << 20  # read at once out of a zip that stays on its server
 TIMEOUT_SECONDS = 30.0  # without a byte
 ATTEMPTS = 5  # in a row that bring nothing
+ATTEMPTS_ALTOGETHER = 100  # for one file, whatever they bring
 WAIT_SECONDS = 1.0  # before the second attempt, doubled for each further one
 LOCK_POLL_SECONDS = 0.5
 DIGESTS = {"sha256": 64, "sha256_prefix": 8, "git_blob_sha1": 40}  # kinds of pins and their hex digits
@@ -336,23 +337,25 @@ def _download(url: str, part: Path, name: str, talk: Talk, pinned: bool, size: i
     if not validator and not pinned:
         part.unlink(missing_ok=True)
     reused = part.is_file() and part.stat().st_size > 0
+    most = part.stat().st_size if reused else 0
     failures = 0
     with requests.Session() as session:
-        while True:
-            before = part.stat().st_size if part.is_file() else 0
+        for attempt in range(ATTEMPTS_ALTOGETHER):
             try:
                 _download_rest(session, url, part, name, talk, size)
                 return reused
             except (requests.RequestException, FetchError) as error:
                 if isinstance(error, _GoneError):
                     raise
-                brought = (part.stat().st_size if part.is_file() else 0) > before
-                failures = 1 if brought else failures + 1
-                if failures >= ATTEMPTS:
-                    raise FetchError(_reason(error)) from error
-                _wait(WAIT_SECONDS * 2 ** (failures - 1), talk)
                 if not pinned and not _read_validator(part, url):
                     part.unlink(missing_ok=True)
+                kept = part.stat().st_size if part.is_file() else 0
+                failures = 1 if kept > most else failures + 1
+                most = max(most, kept)
+                if failures >= ATTEMPTS or attempt == ATTEMPTS_ALTOGETHER - 1:
+                    raise FetchError(_reason(error)) from error
+                _wait(WAIT_SECONDS * 2 ** (failures - 1), talk)
+    raise AssertionError
 
 
 def _download_rest(session: Any, url: str, part: Path, name: str, talk: Talk, size: int | None) -> None:
