@@ -10,10 +10,13 @@ import contextlib
 import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
+import struct
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +33,11 @@ ATTEMPTS_ALTOGETHER = 100  # for one file, whatever they bring
 WAIT_SECONDS = 1.0  # before the second attempt, doubled for each further one
 LOCK_POLL_SECONDS = 0.5
 DIGESTS = {"sha256": 64, "sha256_prefix": 8, "git_blob_sha1": 40}  # kinds of pins and their hex digits
+# What zipfile raises over archives that are damaged, encrypted or made up.
+BAD_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(ValueError, OverflowError, EOFError, NotImplementedError, RuntimeError, OSError),
+)
 TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its variables
 
 Notify = Callable[[str, dict[str, object]], None]
@@ -488,21 +496,36 @@ def _extract(opened: Any, member: str, target: Path, talk: Talk) -> None:
     """Copy the member of this name, in whichever folder of the archive, to target."""
     temporary = target.with_name(target.name + ".member")
     try:
-        with zipfile.ZipFile(opened) as archive:
+        file = temporary.open("wb")
+    except OSError as error:
+        raise cache_error(error) from error
+    try:
+        with file, zipfile.ZipFile(opened) as archive:
             found = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == member]
             if len(found) != 1:
                 raise FetchError(f"the archive holds {len(found) or 'no'} files called {member}")
             done = 0
-            with archive.open(found[0]) as stored, temporary.open("wb") as file:
+            with archive.open(found[0]) as stored:
                 while chunk := stored.read(CHUNK_BYTES):
-                    file.write(chunk)
+                    _write(file, chunk)
                     done += len(chunk)
                     talk.show_progress(member, done, found[0].file_size)
-        temporary.replace(target)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise FetchError(f"not a whole zip archive ({_first_line(error)})") from error
-    finally:
+    except BAD_ZIP as error:
         temporary.unlink(missing_ok=True)
+        raise FetchError(f"not a usable zip ({_first_line(error)})") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.replace(target)
+
+
+def _write(file: Any, chunk: bytes) -> None:
+    """Write at once, so that a full cache is not taken for a fault of the archive."""
+    try:
+        file.write(chunk)
+        file.flush()
+    except OSError as error:
+        raise cache_error(error) from error
 
 
 class _RangeFile(io.RawIOBase):
