@@ -12,6 +12,7 @@ import io
 import json
 import lzma
 import os
+import re
 import shutil
 import struct
 import time
@@ -194,12 +195,12 @@ def digests(path: Path) -> dict[str, str]:
 def verify(path: Path, file: RemoteFile) -> dict[str, str]:
     """Compare a file with what is known of it; gives its digests.
 
-    Raises: DigestError where they differ, or the file is a web page.
+    Raises: DigestError where they differ, or the file is a page or a stand-in.
     """
     size = path.stat().st_size
     with path.open("rb") as opened:
-        if is_web_page(opened.read(512)):
-            raise DigestError(f"{file.name} is a web page, not the file")
+        if kind := text_kind(opened.read(512)):
+            raise DigestError(f"{file.name} is {kind}, not the file")
     if file.size is not None and size != file.size:
         raise DigestError(f"{file.name} has {size} bytes instead of {file.size}")
     found = digests(path)
@@ -210,9 +211,18 @@ def verify(path: Path, file: RemoteFile) -> dict[str, str]:
     return found
 
 
-def is_web_page(head: bytes) -> bool:
-    """Tell whether a file that begins so is HTML."""
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html"))
+def text_kind(head: bytes) -> str:
+    """Say what a file that begins so is, where servers send it instead of weights; empty for anything else."""
+    head = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head.lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer (the place of the file, not its content)"
+    if b"\0" in head:
+        return ""
+    if head.startswith(b"<"):
+        return "a page of XML"
+    return "a page of JSON" if re.match(rb'\{\s*["}]|\[\s*["{\]]', head) else ""
 
 
 def fetch(file: RemoteFile, folder: Path, talk: Talk) -> Fetched:

@@ -385,6 +385,8 @@ def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[Entry, Weigh
         raise ModelError(f"{wanted!r} is no name for weights", "use small letters, digits and . _ + - only")
     if not entry.network and wanted not in entry.weights:
         raise ModelError(f"{plain} is not a model to have weights of one's own", f"choose {plain}@{entry.default}")
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder, not a checkpoint", "give the file in it")
     if not path.is_file():
         raise ModelError(f"{path}: no such file", "check the path")
     weights = entry.weights.get(wanted)
