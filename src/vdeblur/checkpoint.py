@@ -1,17 +1,17 @@
 """Checkpoints: read without running anything in them, and fitted to a network strictly."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vdeblur.download import text_kind
 from vdeblur.errors import ModelError
-from vdeblur.networks.layers import Network
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model")  # keys under which checkpoints keep their tensors
 DTYPES = {  # that weights may have
@@ -96,17 +96,18 @@ def _odd_kind(value: Tensor) -> str:
 
 
 def fit(
-    tensors: dict[str, Tensor], network: Network, prefix: str = "", ignored: tuple[str, ...] = ()
+    tensors: dict[str, Tensor], network: nn.Module, prefix: str = "", ignored: tuple[str, ...] = ()
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Turn a checkpoint's tensors into a network's state dict; gives it with a list of what does not fit.
 
     The tensors may have our names or their authors', before which these may have put prefix; ignored ones are left
     out. Shapes may differ by sides of length 1. The network may be on the meta device: then values are not compared.
     """
-    names = {*network.state_dict(), *network.constant_buffers}
-    official = {name: network.official_name(name) for name in names}
+    official_name: Callable[[str], str] = type(network).official_name  # type: ignore[attr-defined]  # as parts have, too
+    constant_buffers: tuple[str, ...] = getattr(network, "constant_buffers", ())
+    official = {name: official_name(name) for name in (*network.state_dict(), *constant_buffers)}
     state = network.state_dict()
-    constants = {name: network.get_buffer(name) for name in network.constant_buffers}
+    constants = {name: network.get_buffer(name) for name in constant_buffers}
     found, extra = _in_our_names(tensors, official, prefix, ignored)
     fitted, shapes, faults = {}, [], []
     for name, value in sorted(found.items()):

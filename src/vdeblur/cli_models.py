@@ -220,8 +220,9 @@ def download(names: tuple[str, ...], yes: bool, offline: bool) -> None:
 def import_model(file: Path, name: str) -> None:
     """Take FILE, downloaded by hand or trained by yourself, into the cache.
 
-    Under a name of weights.toml it must be the published file; under a new one it is yours, and runs as
-    --model NAME@WEIGHTS.
+    It has to fit its network. Under a name of weights.toml it must be the published file, too, where its authors
+    published a digest; where they did not, that is not known, and a warning says so. Under a new name it is yours, and
+    runs as --model NAME@WEIGHTS.
 
     \b
     Examples:
@@ -243,6 +244,8 @@ def import_model(file: Path, name: str) -> None:
 def verify(names: tuple[str, ...]) -> None:
     """Read the weights of each NAME, or all that are there, and compare them with their digests.
 
+    "whole" means that a file is what was fetched or imported, and, if nothing else is said, what its authors published.
+
     \b
     Examples:
       vdeblur models verify
@@ -256,7 +259,7 @@ def verify(names: tuple[str, ...]) -> None:
             entry, chosen = weights.choose(name)
             several = [chosen] if "@" in name and chosen else list(weights.weights_of(entry).values())
             for one in several:
-                state = weights.check(entry, one)
+                state = weights.verdict(entry, one)
                 if state != "absent" or names:
                     click.echo(f"{entry.name}@{one.name}: {state}")
                 if state == "damaged":

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -18,7 +19,7 @@ from vdeblur import download
 from vdeblur.checkpoint import fit, read_checkpoint
 from vdeblur.download import RemoteFile, Talk
 from vdeblur.errors import ModelError, UsageError
-from vdeblur.networks import NETWORKS
+from vdeblur.networks import NETWORKS, PARTS
 from vdeblur.networks.layers import Network
 from vdeblur.registry import NAME, Entry, Weights, read_registry
 
@@ -135,6 +136,22 @@ def _fitted(tensors: dict[str, Tensor], network: Network, entry: Entry, source: 
     raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
 
 
+def _fitted_start(tensors: dict[str, Tensor], entry: Entry, source: str) -> dict[str, Tensor]:
+    """Give the tensors of start weights under their authors' names, all that the part has and nothing else.
+
+    Raises: ModelError saying what does not fit.
+    """
+    if entry.part not in PARTS:
+        raise ModelError(f"{entry.name} is for {entry.part!r}, which is no part here", f"parts: {', '.join(PARTS)}")
+    # Later ports of these networks call "net..." what was "module..." before.
+    tensors = {re.sub(r"(?:^|(?<=\.))net(?=[A-Z])", "module", name): value for name, value in tensors.items()}
+    part = PARTS[entry.part]
+    state, faults = fit(tensors, part(), entry.prefix, entry.ignored)
+    if faults:
+        raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
+    return {part.official_name(name): value for name, value in state.items()}  # type: ignore[attr-defined]
+
+
 def _fits(tensors: dict[str, Tensor], entry: Entry) -> bool:
     """Tell whether tensors have the names and shapes of a model, without giving it memory."""
     try:
@@ -205,6 +222,18 @@ def check(entry: Entry, weights: Weights) -> str:
         return "damaged"
 
 
+def verdict(entry: Entry, weights: Weights) -> str:
+    """Say what `check` found, and how much that tells."""
+    state = check(entry, weights)
+    if state != "whole" or weights.imported:
+        return f"{state}, imported by you" if state == "whole" else state
+    return {
+        "pinned": state,
+        "partly": f"{state}, partly verified: by 8 digits of its SHA-256",
+        "unpinned": f"{state}, not verified: no published digest",
+    }[weights.verification]
+
+
 def _in_package(weights: Weights) -> Path:
     return Path(str(resources.files("vdeblur") / weights.remote.name))
 
@@ -253,7 +282,7 @@ def _fetch(entry: Entry, weights: Weights, place: Path, talk: Talk) -> Path:
         fetched = download.fetch(remote, folder, talk)
     except download.FetchError as error:
         if remote.remembered and "has changed since" in error.message:
-            hint = f"vdeblur models remove --forget {full_name} accepts the new one; at once: {_at_once()}"
+            hint = f"vdeblur models remove {full_name} --forget accepts the new one; at once: {_at_once()}"
         elif talk.is_offline:
             hint = f"with a network: vdeblur models download {full_name}; or {by_hand(entry, weights)}"
         else:
@@ -351,6 +380,8 @@ def _convert(
     tensors = read_checkpoint(path)
     if entry.network:
         tensors = _fitted(tensors, NETWORKS[entry.network](**entry.arguments), entry, path.name)
+    else:
+        tensors = _fitted_start(tensors, entry, path.name)
     # Tensors that share memory cannot be stored in safetensors.
     tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     metadata = {"model": entry.name, "weights": weights, "source": source, "sha256": digests["sha256"], "format": "pt"}
@@ -401,8 +432,14 @@ def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[Entry, Weigh
             try:
                 found = download.verify(path, dataclasses.replace(remote, name=path.name))
             except download.DigestError as error:
-                raise ModelError(error.message, _other_name(entry, wanted, path)) from error
+                forget = f"if you trust the new one: vdeblur models remove {entry.name}@{wanted} --forget"
+                hint = forget if remote.remembered else _other_name(entry, wanted, path)
+                raise ModelError(error.message, hint) from error
         _convert(path, entry, wanted, place, found, str(path.absolute()), imported=weights is None)
+    if weights is not None and not weights.remote.pins:
+        called = f", and is not called {weights.remote.name} as theirs is" if path.name != weights.remote.name else ""
+        message = f"{path.name} fits {entry.name}, but is not verified: its authors published no digest{called}"
+        talk.notify("warning", {"code": "W_UNVERIFIED", "message": message})
     return entry, weights_of(entry)[wanted]
 
 
