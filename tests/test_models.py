@@ -610,3 +610,54 @@ def test_a_file_without_a_published_digest_is_not_called_verified(vdeblur, serve
     line = last_line(vdeblur("models", "import", file, "--as", "toy@unpinned"))
     assert "has changed since it was first fetched" in line
     assert "vdeblur models remove toy@unpinned --forget" in line
+
+
+def test_a_cache_filled_by_one_user_serves_another(vdeblur, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0o022)
+    try:
+        path = Path(vdeblur("models", "download", "toy").stdout.strip())
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
+    real = Path.open
+
+    def refused(self: Path, *arguments, **options):
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert "cannot be read: permission denied" in last_line(vdeblur("models", "download", "toy"))
+    result = vdeblur("models", "verify")
+    assert result.exit_code == ExitStatus.MODEL
+    assert "toy@pinned: not readable by you" in result.stdout
+
+
+def test_removing_a_model_keeps_what_the_user_imported(vdeblur, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "own.pth").write_bytes(FILE)
+    assert vdeblur("models", "import", tmp_path / "own.pth", "--as", "toy@mine").exit_code == 0
+    assert vdeblur("models", "download", "toy").exit_code == 0
+    result = vdeblur("models", "remove", "toy", "--forget")
+    assert "removed toy@pinned\n" in result.stderr
+    assert "kept toy@mine, which you imported" in result.stderr
+    assert is_toy(weights.load_model("toy@mine"))
+    assert "removed toy@mine" in vdeblur("models", "remove", "toy@mine").stderr
+
+
+def test_a_refusal_tells_what_binds_and_a_hint_what_runs(vdeblur, server: Server) -> None:
+    assert "Note: for tests only" in last_line(vdeblur("models", "download", "toy@unpinned"))
+    line = last_line(vdeblur("models", "show", "nothing"))
+    assert "or best" in line
+    assert "toy-start" not in line
+
+
+def test_the_source_that_is_tried_is_the_one_named(vdeblur, server: Server, tmp_path: Path) -> None:
+    registry = tmp_path / "registry.toml"
+    first = f'sources = [{{ kind = "https", url = "{server.url}/gone.pth" }}, {{ kind = "https"'
+    registry.write_text(registry.read_text().replace('sources = [{ kind = "https"', first))
+    result = vdeblur("models", "download", "toy@unpinned")
+    assert f"/gone.pth, unencrypted or else {server.url}/unpinned.pth" in last_line(result)
+    result = vdeblur("models", "download", "toy@unpinned", "--yes")
+    assert result.exit_code == 0
+    assert f"from {server.url}/gone.pth" in result.stderr
+    assert f"from {server.url}/unpinned.pth" in result.stderr

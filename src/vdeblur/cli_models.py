@@ -262,11 +262,12 @@ def verify(names: tuple[str, ...]) -> None:
                 state = weights.verdict(entry, one)
                 if state != "absent" or names:
                     click.echo(f"{entry.name}@{one.name}: {state}")
-                if state == "damaged":
+                if state in ("damaged", weights.UNREADABLE):
                     bad.append(f"{entry.name}@{one.name}")
         if bad:
             raise ModelError(
-                f"damaged: {', '.join(bad)}", f"vdeblur models download {' '.join(bad)} fetches them again"
+                f"damaged or not readable: {', '.join(bad)}",
+                f"vdeblur models download {' '.join(bad)} fetches damaged ones again",
             )
 
 
@@ -295,7 +296,9 @@ def path(name: str | None) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--forget", is_flag=True, help="Forget, too, the digest of a file that has no published one.")
 def remove(names: tuple[str, ...], forget: bool) -> None:
-    """Take all weights of each NAME, or those of NAME@WEIGHTS, out of the cache.
+    """Take the weights of each NAME that weights.toml knows, or those of NAME@WEIGHTS, out of the cache.
+
+    What you imported under a name of your own is removed only by its full NAME@WEIGHTS.
 
     \b
     Examples:
@@ -308,3 +311,5 @@ def remove(names: tuple[str, ...], forget: bool) -> None:
         for name in names:
             removed = weights.remove(name, forget)
             click.echo(f"removed {', '.join(removed)}" if removed else f"{name}: nothing is in the cache", err=True)
+            if kept := weights.imported_of(name):
+                click.echo(f"kept {', '.join(kept)}, which you imported: remove them by their full names", err=True)

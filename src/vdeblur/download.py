@@ -225,8 +225,12 @@ def text_kind(head: bytes) -> str:
     return "a page of JSON" if re.match(rb'\{\s*["}]|\[\s*["{\]]', head) else ""
 
 
-def fetch(file: RemoteFile, folder: Path, talk: Talk) -> Fetched:
+def fetch(
+    file: RemoteFile, folder: Path, talk: Talk, announce: Callable[[Source], None] = lambda source: None
+) -> Fetched:
     """Get a file from the first of its sources that has it, verified; it lies in folder, or in the Hub's cache.
+
+    announce: is told each source before it is tried.
 
     Raises: FetchError with each source's reason; InterruptedRunError where a signal came.
     """
@@ -243,6 +247,8 @@ def fetch(file: RemoteFile, folder: Path, talk: Talk) -> Fetched:
     for source in file.sources:
         if source.kind not in FETCHERS or (talk.is_offline and source.kind != "hub"):
             continue
+        if not talk.is_offline:
+            announce(source)
         try:
             return _fetch_from(source, file, target, talk)
         except FetchError as error:

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from vdeblur import download
 from vdeblur.checkpoint import fit, read_checkpoint
-from vdeblur.download import RemoteFile, Talk
+from vdeblur.download import RemoteFile, Source, Talk
 from vdeblur.errors import ModelError, UsageError
 from vdeblur.networks import NETWORKS, PARTS
 from vdeblur.networks.layers import Network
 from vdeblur.registry import NAME, Entry, Weights, read_registry
 
 QUIET = Talk()
+UNREADABLE = "not readable by you"
 
 
 def entries() -> dict[str, Entry]:
@@ -47,7 +48,8 @@ def choose(name: str) -> tuple[Entry, Weights | None]:
     plain, at, wanted = name.partition("@")
     known = entries()
     if plain not in known:
-        raise ModelError(f"unknown model {plain!r}", f"choose from {', '.join(sorted(known))}")
+        runnable = sorted(name for name, entry in known.items() if entry.network)
+        raise ModelError(f"unknown model {plain!r}", f"choose from {', '.join(runnable)}, or best")
     entry = known[plain]
     if not at:
         return entry, entry.weights[entry.default] if entry.default else None
@@ -205,14 +207,20 @@ def is_cached(entry: Entry, weights: Weights) -> bool:
 
 
 def check(entry: Entry, weights: Weights) -> str:
-    """Read weights that are there and compare them: "whole", "damaged" or "absent"."""
+    """Read weights that are there and compare them: "whole", "damaged", "absent", or "not readable by you"."""
     if weights.in_package:
         return (
             "whole" if download.digests(_in_package(weights))["sha256"] == weights.remote.pins["sha256"] else "damaged"
         )
     place = _place(entry, weights)
-    if not place.is_file():
-        return "absent"
+    try:
+        if not place.is_file():
+            return "absent"
+        for path in (place, place.with_suffix(".json")):
+            if path.exists():
+                path.open("rb").close()
+    except PermissionError:
+        return UNREADABLE
     record = _read_record(place.with_suffix(".json"))
     if record is None or any(record.digests.get(kind) != pin for kind, pin in weights.remote.pins.items()):
         return "damaged"
@@ -251,8 +259,12 @@ def obtain(entry: Entry, weights: Weights, talk: Talk = QUIET) -> Path:
             )
         return _in_package(weights)
     place = _place(entry, weights)
-    if check(entry, weights) == "whole":  # before the lock, so that a cache which cannot be written to serves as well
+    state = check(entry, weights)
+    if state == "whole":  # before the lock, so that a cache which cannot be written to serves as well
         return place
+    if state == UNREADABLE:
+        message = f"{place} cannot be read: permission denied"
+        raise ModelError(message, "have its owner allow it, or name another folder in VDEBLUR_CACHE")
     with download.locked(place.with_suffix(".lock"), talk):
         state = check(entry, weights)
         if state == "whole":  # another process has just fetched it
@@ -273,13 +285,11 @@ def _fetch(entry: Entry, weights: Weights, place: Path, talk: Talk) -> Path:
     remote = _with_remembered(weights.remote, place)
     if not weights.is_fetchable:
         raise ModelError(f"{remote.name} cannot be fetched without a person", by_hand(entry, weights))
-    if not talk.is_offline:
-        if not remote.pins:
-            _ask_for_unpinned(entry, weights, talk)
-        _announce(entry, weights, talk)
+    if not talk.is_offline and not remote.pins:
+        _ask_for_unpinned(entry, weights, talk)
     folder = download.cache_folder() / "downloads" / full_name
     try:
-        fetched = download.fetch(remote, folder, talk)
+        fetched = download.fetch(remote, folder, talk, lambda source: _announce(entry, weights, source, talk))
     except download.FetchError as error:
         if remote.remembered and "has changed since" in error.message:
             hint = f"vdeblur models remove {full_name} --forget accepts the new one; at once: {_at_once()}"
@@ -317,29 +327,32 @@ def _ask_for_unpinned(entry: Entry, weights: Weights, talk: Talk) -> None:
     """
     if talk.yes:
         return
-    source = next(source for source in weights.remote.sources if source.kind in download.FETCHERS)
+    places = [
+        source.place + (", unencrypted" if source.place.startswith("http:") else "")
+        for source in weights.remote.sources
+        if source.kind in download.FETCHERS
+    ]
     full_name = f"{entry.name}@{weights.name}"
     size = f"about {weights.megabytes:g} MB" if weights.megabytes else "size unknown"
-    plain = ", unencrypted" if source.place.startswith("http:") else ""
-    text = f"{weights.remote.name} ({size}, licence {entry.license}) from {source.place}{plain}"
+    text = f"{weights.remote.name} ({size}, licence {entry.license}) from {' or else '.join(places)}"
+    notice = f" Note: {entry.notice}." if entry.notice else ""
     if talk.ask is None:
         raise ModelError(
-            f"{full_name} has no digest from its authors to verify it with: {text}",
+            f"{full_name} has no digest from its authors to verify it with: {text}.{notice}",
             f"to accept it: vdeblur models download {full_name} --yes; at once: {_at_once()}",
         )
-    notice = f" Note: {entry.notice}." if entry.notice else ""
     if not talk.ask(f"{text}: its authors published no digest to verify it with.{notice} Download it?"):
         raise ModelError(f"{full_name} was not downloaded", f"at once: {_at_once()}")
 
 
-def _announce(entry: Entry, weights: Weights, talk: Talk) -> None:
+def _announce(entry: Entry, weights: Weights, source: Source, talk: Talk) -> None:
     talk.notify(
         "download",
         {
             "model": entry.name,
             "weights": weights.name,
             "file": weights.remote.name,
-            "source": next(source.place for source in weights.remote.sources if source.kind in download.FETCHERS),
+            "source": source.place,
             "megabytes": weights.megabytes,
             "license": entry.license,
             "notice": entry.notice,
@@ -394,6 +407,8 @@ def _convert(
         converted = download.digests(temporary)["sha256"]
         record = Record(path.name, source, digests, path.stat().st_size, converted, imported)
         _write_record(place.with_suffix(".json"), record)
+        # safetensors keeps its files from other users; the record was written by the user's umask.
+        temporary.chmod(place.with_suffix(".json").stat().st_mode & 0o666)
         os.replace(temporary, place)
     except (OSError, safetensors.SafetensorError) as error:
         temporary.unlink(missing_ok=True)
@@ -467,19 +482,21 @@ def path_of(name: str) -> Path:
 
 
 def remove(name: str, forget: bool = False, talk: Talk = QUIET) -> list[str]:
-    """Take weights out of the cache: those named, or all of a model; gives the names of what was there.
+    """Take weights out of the cache: those named, or a model's fetched ones; gives the names of what was there.
+
+    What the user imported under a name of its own goes only by NAME@WEIGHTS.
 
     forget: the digest, too, that was remembered of a file without a published one.
 
     Raises: ModelError where weights are in the package.
     """
     entry, chosen = choose(name)
-    several = [chosen] if "@" in name and chosen is not None else list(weights_of(entry).values())
+    several = [chosen] if "@" in name and chosen is not None else list(entry.weights.values())
     removed = []
     for weights in several:
         if weights.in_package:
             if len(several) == 1:
-                raise ModelError(f"{entry.name} is in the package", "there is nothing to remove")
+                raise ModelError(f"{entry.name} is in the package", _kept_hint(name))
             continue
         place = _place(entry, weights)
         if not place.parent.is_dir():
@@ -497,6 +514,18 @@ def remove(name: str, forget: bool = False, talk: Talk = QUIET) -> list[str]:
             except OSError as error:
                 raise download.cache_error(error) from error
     return removed
+
+
+def imported_of(name: str) -> list[str]:
+    """Give the full names of what the user imported for a model; nothing for NAME@WEIGHTS."""
+    if "@" in name:
+        return []
+    return [f"{name}@{one.name}" for one in weights_of(find_entry(name)).values() if one.imported]
+
+
+def _kept_hint(name: str) -> str:
+    kept = imported_of(name)
+    return f"your own go by their full names: {', '.join(kept)}" if kept else "there is nothing to remove"
 
 
 def state_of(entry: Entry, weights: Weights | None) -> str:
