@@ -2,10 +2,13 @@
 
 import hashlib
 import io
+import lzma
 import multiprocessing
 import random
+import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,6 +121,25 @@ def test_a_connection_that_never_holds(server: Server, tmp_path: Path) -> None:
     assert server.asked["GET /net.pth"] == download.ATTEMPTS
 
 
+def test_a_file_that_always_breaks_and_cannot_be_gone_on_with(server: Server, tmp_path: Path) -> None:
+    server.places["/net.pth"] = Place(DATA, drop_after=[300_000] * 100_000)
+    with pytest.raises(FetchError, match="could not be fetched"):
+        fetch(https(server), tmp_path, Talk())
+    assert server.asked["GET /net.pth"] == download.ATTEMPTS
+    server.places["/all.zip"] = Place(archive(), ranges=False, drop_after=[300_000] * 100_000)
+    with pytest.raises(FetchError, match="could not be fetched"):
+        fetch(zipped(server), tmp_path, Talk())
+    assert server.asked["GET /all.zip"] == 1 + download.ATTEMPTS, "one to see whether it answers ranges"
+
+
+def test_a_server_that_sends_a_crumb_each_time(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "ATTEMPTS_ALTOGETHER", 12)
+    server.places["/net.pth"] = Place(DATA, drop_after=[10_000] * 100_000)
+    with pytest.raises(FetchError, match="could not be fetched"):
+        fetch(https(server, **PINNED), tmp_path, Talk())
+    assert server.asked["GET /net.pth"] == 12
+
+
 def faulty(kind: str, server: Server) -> RemoteFile:
     server.places["/net.pth"] = {
         "digest": Place(DATA[::-1]),
@@ -192,9 +214,75 @@ def test_a_member_of_a_zip(server: Server, tmp_path: Path, ranges: bool) -> None
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_zip_that_is_none(server: Server, tmp_path: Path, ranges: bool) -> None:
     server.places["/all.zip"] = Place(archive()[:-30], ranges=ranges)
-    with pytest.raises(FetchError, match="not a whole zip archive"):
+    with pytest.raises(FetchError, match="not a usable zip"):
         fetch(zipped(server), tmp_path, Talk())
     assert not list(tmp_path.glob("*"))
+
+
+def spoilt_zips() -> dict[str, bytes]:
+    """Archives that make the reader raise each its own kind of error."""
+
+    def made(method: int, spoil: bool = True) -> bytearray:
+        stored = io.BytesIO()
+        with zipfile.ZipFile(stored, "w", method) as archive:
+            archive.writestr("net.pth", DATA[:5000] + bytes(20_000))
+        whole = bytearray(stored.getvalue())
+        if spoil:
+            whole[60:400] = b"\xff" * 340
+        return whole
+
+    before = made(zipfile.ZIP_STORED, spoil=False)
+    end = before.rfind(b"PK\x05\x06")
+    before[end + 12 : end + 16] = (len(before) * 2).to_bytes(4, "little")  # its directory begins before the file does
+    extra = made(zipfile.ZIP_STORED, spoil=False)
+    entry = extra.rfind(b"PK\x01\x02")
+    extra[entry + 42 : entry + 46] = b"\xf0\xff\xff\xff"  # the member lies beyond the end
+    encrypted = made(zipfile.ZIP_STORED, spoil=False)
+    encrypted[encrypted.rfind(b"PK\x01\x02") + 8] |= 1
+    encrypted[6] |= 1
+    return {
+        "deflate": bytes(made(zipfile.ZIP_DEFLATED)),
+        "lzma": bytes(made(zipfile.ZIP_LZMA)),
+        "bzip2": bytes(made(zipfile.ZIP_BZIP2)),
+        "crc": bytes(made(zipfile.ZIP_STORED)),
+        "directory before the file": bytes(before),
+        "member beyond the end": bytes(extra),
+        "encrypted": bytes(encrypted),
+    }
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("kind", spoilt_zips())
+def test_a_spoilt_zip_is_no_internal_error_and_the_next_source_serves(
+    server: Server, tmp_path: Path, kind: str, ranges: bool
+) -> None:
+    server.places["/all.zip"] = Place(spoilt_zips()[kind], ranges=ranges)
+    with pytest.raises(FetchError, match="not a usable zip"):
+        fetch(zipped(server), tmp_path, Talk())
+    assert not list(tmp_path.glob("*"))
+    server.places["/net.pth"] = Place(DATA)
+    both = RemoteFile("net.pth", (zipped(server).sources[0], https(server).sources[0]))
+    assert fetch(both, tmp_path, Talk()).path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("error", [ValueError, zlib.error, lzma.LZMAError, struct.error, OSError, OverflowError])
+def test_whatever_the_zip_reader_raises_is_the_zips_fault(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def spoilt(self, size: int = -1) -> bytes:
+        raise error("Raw stream returned invalid position")
+
+    server.places["/all.zip"] = Place(archive())
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", spoilt)
+    with pytest.raises(FetchError, match="not a usable zip"):
+        fetch(zipped(server), tmp_path, Talk())
+
+
+def test_a_full_cache_is_not_the_zips_fault(server: Server, tmp_path: Path) -> None:
+    server.places["/all.zip"] = Place(archive())
+    (tmp_path / "net.pth.member").mkdir()
+    with pytest.raises(ModelError, match=r"the cache .* cannot be used"):
+        fetch(zipped(server), tmp_path, Talk())
 
 
 def on_drive(name: str = "net.pth", **known) -> RemoteFile:

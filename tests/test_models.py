@@ -26,6 +26,7 @@ from tests.servers import Place, Server, lead_here, serving
 from vdeblur import checkpoint, download, networks, weights
 from vdeblur.download import Talk
 from vdeblur.errors import ExitStatus, ModelError
+from vdeblur.networks.bimnet import BIMNet
 from vdeblur.networks.layers import Network
 
 
@@ -104,6 +105,7 @@ license = "MIT"
 no_weights = "nobody published any"
 [toy-start]
 start_of = "toy"
+part = "toy-part"
 description = "half a toy"
 license = "MIT"
 [toy-start.weights.only]
@@ -115,6 +117,20 @@ network = "unborn"
 description = "its network is not written yet"
 license = "MIT"
 """
+
+
+class ToyPart(nn.Module):
+    """What toys are trained from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 3))
+
+    @staticmethod
+    def official_name(name: str) -> str:
+        return f"part.{name}"
+
+
 START = saved({"part.weight": torch.ones(2, 3)})
 
 
@@ -123,6 +139,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setattr(download, "WAIT_SECONDS", 0.01)
     few = {name: networks.NETWORKS[name] for name in ("identity", "lite")}
     monkeypatch.setattr(weights, "NETWORKS", {**few, "toy": Toy})
+    monkeypatch.setattr(weights, "PARTS", {**networks.PARTS, "toy-part": ToyPart})
     with serving() as running:
         running.places = {"/pinned.pth": Place(FILE), "/unpinned.pth": Place(FILE), "/start.pth": Place(START)}
         blob = hashlib.sha1(b"blob %d\0" % len(START) + START).hexdigest()
@@ -232,7 +249,7 @@ def test_an_unpinned_file_that_changed_is_refused(vdeblur, server: Server) -> No
     result = vdeblur("models", "download", "toy@unpinned", "--yes")
     assert result.exit_code == ExitStatus.MODEL
     assert "unpinned.pth has changed since it was first fetched: its sha256 is" in last_line(result)
-    assert "vdeblur models remove --forget toy@unpinned" in last_line(result)
+    assert "vdeblur models remove toy@unpinned --forget" in last_line(result)
     assert vdeblur("models", "remove", "toy@unpinned", "--forget").exit_code == 0
     assert vdeblur("models", "download", "toy@unpinned", "--yes").exit_code == 0
 
@@ -334,11 +351,12 @@ def test_two_processes_fetch_once(server: Server) -> None:
 
 
 def test_ctrl_c_and_going_on(vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = saved({"part.weight": torch.rand(500_000)})
+    content = saved({BIMNet.official_name(name): value for name, value in BIMNet().state_dict().items()})
     server.places["/start.pth"] = Place(content, etag='"one"', drip=0.2)
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     (tmp_path / "registry.toml").write_text(
-        '[lite-start]\nstart_of = "lite"\ndescription = "half of it"\nlicense = "MIT"\n[lite-start.weights.only]\n'
+        '[lite-start]\nstart_of = "lite"\npart = "bimnet"\ndescription = "half of it"\nlicense = "MIT"\n'
+        "[lite-start.weights.only]\n"
         f'sources = [{{ kind = "https", url = "{server.url}/start.pth" }}]\n'
         f'file = "start.pth"\ngit_blob_sha1 = "{blob}"\n'
     )
@@ -535,3 +553,111 @@ def test_prefixes_and_tensors_that_are_not_the_networks() -> None:
     assert not faults
     without = {key: value for key, value in official(TOY).items() if key != "mean"}
     assert not checkpoint.fit(without, Toy())[1], "a constant may be missing"
+
+
+def test_start_weights_that_do_not_fit_are_refused(vdeblur, server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "start.pth"
+    server.places["/start.pth"] = Place(saved({"part.weight": torch.ones(3, 2)}))
+    text = (tmp_path / "registry.toml").read_text()
+    (tmp_path / "registry.toml").write_text("\n".join(line for line in text.splitlines() if "git_blob" not in line))
+    for content, words in [
+        ({"part.weight": torch.ones(3, 2)}, "1 of another shape, part.weight"),
+        ({"body.weight": torch.ones(2, 3)}, "1 tensors missing, part.weight first"),
+        ({"part.weight": torch.full((2, 3), torch.nan)}, "values that are not numbers"),
+    ]:
+        file.write_bytes(saved(content))
+        server.places["/start.pth"] = Place(saved(content))
+        for command in (("import", file, "--as", "toy-start"), ("download", "toy-start", "--yes")):
+            result = vdeblur("models", *command)
+            assert result.exit_code == ExitStatus.MODEL
+            assert words in last_line(result)
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("word", ["module", "net"])
+@pytest.mark.parametrize(("name", "part"), [("bimnet", "bimnet"), ("pwc-net", "pwcnet")])
+def test_start_weights_under_both_of_their_names(tmp_path: Path, name: str, part: str, word: str) -> None:
+    network = networks.PARTS[part]()
+    theirs = {network.official_name(key): value for key, value in network.state_dict().items()}
+    entry = weights.find_entry(name)
+    given = {f"{key.replace('module', word)}": value for key, value in theirs.items()}
+    assert all(key.startswith(word) for key in given)
+    fitted = weights._fitted_start(given, entry, "file")
+    assert fitted.keys() == theirs.keys()
+    assert all(torch.equal(fitted[key], value) for key, value in theirs.items())
+
+
+def test_a_file_without_a_published_digest_is_not_called_verified(vdeblur, server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "other-name.pth"
+    file.write_bytes(FILE)
+    result = vdeblur("models", "import", file, "--as", "toy@unpinned")
+    assert result.exit_code == 0
+    said = [line for line in result.stderr.splitlines() if line.startswith("warning")]
+    assert said == [
+        "warning: other-name.pth fits toy, but is not verified: its authors published no digest, "
+        "and is not called unpinned.pth as theirs is"
+    ]
+    assert vdeblur("models", "import", file, "--as", "toy@mine").stderr.count("warning") == 0
+    assert vdeblur("models", "download", "toy", "toy@partly").exit_code == 0
+    assert vdeblur("models", "verify").stdout.splitlines() == [
+        "lite@package: whole",
+        "toy@pinned: whole",
+        "toy@partly: whole, partly verified: by 8 digits of its SHA-256",
+        "toy@unpinned: whole, not verified: no published digest",
+        "toy@mine: whole, imported by you",
+    ]
+    file.write_bytes(saved(official(Toy())))
+    line = last_line(vdeblur("models", "import", file, "--as", "toy@unpinned"))
+    assert "has changed since it was first fetched" in line
+    assert "vdeblur models remove toy@unpinned --forget" in line
+
+
+def test_a_cache_filled_by_one_user_serves_another(vdeblur, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0o022)
+    try:
+        path = Path(vdeblur("models", "download", "toy").stdout.strip())
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
+    real = Path.open
+
+    def refused(self: Path, *arguments, **options):
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert "cannot be read: permission denied" in last_line(vdeblur("models", "download", "toy"))
+    result = vdeblur("models", "verify")
+    assert result.exit_code == ExitStatus.MODEL
+    assert "toy@pinned: not readable by you" in result.stdout
+
+
+def test_removing_a_model_keeps_what_the_user_imported(vdeblur, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "own.pth").write_bytes(FILE)
+    assert vdeblur("models", "import", tmp_path / "own.pth", "--as", "toy@mine").exit_code == 0
+    assert vdeblur("models", "download", "toy").exit_code == 0
+    result = vdeblur("models", "remove", "toy", "--forget")
+    assert "removed toy@pinned\n" in result.stderr
+    assert "kept toy@mine, which you imported" in result.stderr
+    assert is_toy(weights.load_model("toy@mine"))
+    assert "removed toy@mine" in vdeblur("models", "remove", "toy@mine").stderr
+
+
+def test_a_refusal_tells_what_binds_and_a_hint_what_runs(vdeblur, server: Server) -> None:
+    assert "Note: for tests only" in last_line(vdeblur("models", "download", "toy@unpinned"))
+    line = last_line(vdeblur("models", "show", "nothing"))
+    assert "or best" in line
+    assert "toy-start" not in line
+
+
+def test_the_source_that_is_tried_is_the_one_named(vdeblur, server: Server, tmp_path: Path) -> None:
+    registry = tmp_path / "registry.toml"
+    first = f'sources = [{{ kind = "https", url = "{server.url}/gone.pth" }}, {{ kind = "https"'
+    registry.write_text(registry.read_text().replace('sources = [{ kind = "https"', first))
+    result = vdeblur("models", "download", "toy@unpinned")
+    assert f"/gone.pth, unencrypted or else {server.url}/unpinned.pth" in last_line(result)
+    result = vdeblur("models", "download", "toy@unpinned", "--yes")
+    assert result.exit_code == 0
+    assert f"from {server.url}/gone.pth" in result.stderr
+    assert f"from {server.url}/unpinned.pth" in result.stderr

@@ -9,7 +9,7 @@ import torch
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import networks, registry, weights
+from vdeblur import download, networks, registry, weights
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.networks.lite import Lite
 
@@ -137,6 +137,81 @@ def test_faulty_checkpoints(vdeblur, tmp_path: Path) -> None:
     assert "of another shape" in refused(other)
     torch.save([1, 2], other)
     assert "no tensors by name" in refused(other)
+
+
+def odd_tensors(like: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {
+        "sparse": like.to_sparse(),
+        "meta": like.to("meta"),
+        "quantized": torch.quantize_per_tensor(like, 0.1, 0, torch.qint8),
+        "nested": torch.nested.nested_tensor([like, like]),
+        "float8_e4m3fn": like.to(torch.float8_e4m3fn),
+        "complex64": like.to(torch.complex64),
+        "bool": like.bool(),
+    }
+
+
+ODD = ("sparse", "meta", "quantized", "nested", "float8_e4m3fn", "complex64", "bool")
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_not_plain_are_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+    state: dict[str, torch.Tensor] = Lite().state_dict()
+    state["reconstruct.bias"] = odd_tensors(state["reconstruct.bias"])[kind]
+    path = tmp_path / "odd.pth"
+    torch.save(state, path)
+    with pytest.raises(ModelError, match=f"holds reconstruct.bias as a {kind} tensor") as caught:
+        weights.load_model("lite", path)
+    assert "\n" not in str(caught.value)
+    if kind in ("float8_e4m3fn", "complex64", "bool"):
+        safetensors.torch.save_file(state, tmp_path / "odd.safetensors")
+        with pytest.raises(ModelError, match=f"holds reconstruct.bias as a {kind} tensor"):
+            weights.load_model("lite", tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("bias", "words"),
+    [
+        (torch.zeros(208, dtype=torch.int32), "1 of integers instead of fractions, reconstruct.bias first"),
+        (
+            torch.full((208,), 1e300, dtype=torch.float64),
+            "reconstruct.bias holds values that are not numbers, or too large",
+        ),
+    ],
+)
+def test_integers_and_numbers_beyond_float32_are_refused(tmp_path: Path, bias: torch.Tensor, words: str) -> None:
+    state = Lite().state_dict()
+    torch.save({**state, "reconstruct.bias": bias}, tmp_path / "odd.pth")
+    with pytest.raises(ModelError, match=words):
+        weights.load_model("lite", tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "a Git LFS pointer"),
+        ('{"error": "Entry not found"}', "a page of JSON"),
+        ('[\n {"error": 1}]', "a page of JSON"),
+        ('<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a page of XML"),
+    ],
+)
+def test_what_servers_send_instead_of_weights_is_named(tmp_path: Path, content: str, kind: str, suffix: str) -> None:
+    path = tmp_path / f"net{suffix}"
+    path.write_text(content)
+    with pytest.raises(ModelError, match=f"is {kind}"):
+        weights.load_model("lite", path)
+    with pytest.raises(download.DigestError, match=f"is {kind}"):
+        download.verify(path, download.RemoteFile("net.pth", ()))
+
+
+def test_a_folder_is_called_a_folder(vdeblur, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is a folder, not a checkpoint"):
+        weights.load_model("lite", tmp_path)
+    result = vdeblur("models", "import", tmp_path, "--as", "lite@mine")
+    assert result.exit_code == ExitStatus.MODEL
+    assert "is a folder, not a checkpoint" in result.stderr
 
 
 def test_identity_has_no_weights(tmp_path: Path) -> None:

@@ -220,8 +220,9 @@ def download(names: tuple[str, ...], yes: bool, offline: bool) -> None:
 def import_model(file: Path, name: str) -> None:
     """Take FILE, downloaded by hand or trained by yourself, into the cache.
 
-    Under a name of weights.toml it must be the published file; under a new one it is yours, and runs as
-    --model NAME@WEIGHTS.
+    It has to fit its network. Under a name of weights.toml it must be the published file, too, where its authors
+    published a digest; where they did not, that is not known, and a warning says so. Under a new name it is yours, and
+    runs as --model NAME@WEIGHTS.
 
     \b
     Examples:
@@ -243,6 +244,8 @@ def import_model(file: Path, name: str) -> None:
 def verify(names: tuple[str, ...]) -> None:
     """Read the weights of each NAME, or all that are there, and compare them with their digests.
 
+    "whole" means that a file is what was fetched or imported, and, if nothing else is said, what its authors published.
+
     \b
     Examples:
       vdeblur models verify
@@ -256,14 +259,15 @@ def verify(names: tuple[str, ...]) -> None:
             entry, chosen = weights.choose(name)
             several = [chosen] if "@" in name and chosen else list(weights.weights_of(entry).values())
             for one in several:
-                state = weights.check(entry, one)
+                state = weights.verdict(entry, one)
                 if state != "absent" or names:
                     click.echo(f"{entry.name}@{one.name}: {state}")
-                if state == "damaged":
+                if state in ("damaged", weights.UNREADABLE):
                     bad.append(f"{entry.name}@{one.name}")
         if bad:
             raise ModelError(
-                f"damaged: {', '.join(bad)}", f"vdeblur models download {' '.join(bad)} fetches them again"
+                f"damaged or not readable: {', '.join(bad)}",
+                f"vdeblur models download {' '.join(bad)} fetches damaged ones again",
             )
 
 
@@ -292,7 +296,9 @@ def path(name: str | None) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--forget", is_flag=True, help="Forget, too, the digest of a file that has no published one.")
 def remove(names: tuple[str, ...], forget: bool) -> None:
-    """Take all weights of each NAME, or those of NAME@WEIGHTS, out of the cache.
+    """Take the weights of each NAME that weights.toml knows, or those of NAME@WEIGHTS, out of the cache.
+
+    What you imported under a name of your own is removed only by its full NAME@WEIGHTS.
 
     \b
     Examples:
@@ -305,3 +311,5 @@ def remove(names: tuple[str, ...], forget: bool) -> None:
         for name in names:
             removed = weights.remove(name, forget)
             click.echo(f"removed {', '.join(removed)}" if removed else f"{name}: nothing is in the cache", err=True)
+            if kept := weights.imported_of(name):
+                click.echo(f"kept {', '.join(kept)}, which you imported: remove them by their full names", err=True)

@@ -10,10 +10,14 @@ import contextlib
 import hashlib
 import io
 import json
+import lzma
 import os
+import re
 import shutil
+import struct
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +30,15 @@ CHUNK_BYTES = 1 << 18
 RANGE_BYTES = 1 << 20  # read at once out of a zip that stays on its server
 TIMEOUT_SECONDS = 30.0  # without a byte
 ATTEMPTS = 5  # in a row that bring nothing
+ATTEMPTS_ALTOGETHER = 100  # for one file, whatever they bring
 WAIT_SECONDS = 1.0  # before the second attempt, doubled for each further one
 LOCK_POLL_SECONDS = 0.5
 DIGESTS = {"sha256": 64, "sha256_prefix": 8, "git_blob_sha1": 40}  # kinds of pins and their hex digits
+# What zipfile raises over archives that are damaged, encrypted or made up.
+BAD_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(ValueError, OverflowError, EOFError, NotImplementedError, RuntimeError, OSError),
+)
 TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its variables
 
 Notify = Callable[[str, dict[str, object]], None]
@@ -185,12 +195,12 @@ def digests(path: Path) -> dict[str, str]:
 def verify(path: Path, file: RemoteFile) -> dict[str, str]:
     """Compare a file with what is known of it; gives its digests.
 
-    Raises: DigestError where they differ, or the file is a web page.
+    Raises: DigestError where they differ, or the file is a page or a stand-in.
     """
     size = path.stat().st_size
     with path.open("rb") as opened:
-        if is_web_page(opened.read(512)):
-            raise DigestError(f"{file.name} is a web page, not the file")
+        if kind := text_kind(opened.read(512)):
+            raise DigestError(f"{file.name} is {kind}, not the file")
     if file.size is not None and size != file.size:
         raise DigestError(f"{file.name} has {size} bytes instead of {file.size}")
     found = digests(path)
@@ -201,13 +211,26 @@ def verify(path: Path, file: RemoteFile) -> dict[str, str]:
     return found
 
 
-def is_web_page(head: bytes) -> bool:
-    """Tell whether a file that begins so is HTML."""
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html"))
+def text_kind(head: bytes) -> str:
+    """Say what a file that begins so is, where servers send it instead of weights; empty for anything else."""
+    head = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head.lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer (the place of the file, not its content)"
+    if b"\0" in head:
+        return ""
+    if head.startswith(b"<"):
+        return "a page of XML"
+    return "a page of JSON" if re.match(rb'\{\s*["}]|\[\s*["{\]]', head) else ""
 
 
-def fetch(file: RemoteFile, folder: Path, talk: Talk) -> Fetched:
+def fetch(
+    file: RemoteFile, folder: Path, talk: Talk, announce: Callable[[Source], None] = lambda source: None
+) -> Fetched:
     """Get a file from the first of its sources that has it, verified; it lies in folder, or in the Hub's cache.
+
+    announce: is told each source before it is tried.
 
     Raises: FetchError with each source's reason; InterruptedRunError where a signal came.
     """
@@ -224,6 +247,8 @@ def fetch(file: RemoteFile, folder: Path, talk: Talk) -> Fetched:
     for source in file.sources:
         if source.kind not in FETCHERS or (talk.is_offline and source.kind != "hub"):
             continue
+        if not talk.is_offline:
+            announce(source)
         try:
             return _fetch_from(source, file, target, talk)
         except FetchError as error:
@@ -336,23 +361,25 @@ def _download(url: str, part: Path, name: str, talk: Talk, pinned: bool, size: i
     if not validator and not pinned:
         part.unlink(missing_ok=True)
     reused = part.is_file() and part.stat().st_size > 0
+    most = part.stat().st_size if reused else 0
     failures = 0
     with requests.Session() as session:
-        while True:
-            before = part.stat().st_size if part.is_file() else 0
+        for attempt in range(ATTEMPTS_ALTOGETHER):
             try:
                 _download_rest(session, url, part, name, talk, size)
                 return reused
             except (requests.RequestException, FetchError) as error:
                 if isinstance(error, _GoneError):
                     raise
-                brought = (part.stat().st_size if part.is_file() else 0) > before
-                failures = 1 if brought else failures + 1
-                if failures >= ATTEMPTS:
-                    raise FetchError(_reason(error)) from error
-                _wait(WAIT_SECONDS * 2 ** (failures - 1), talk)
                 if not pinned and not _read_validator(part, url):
                     part.unlink(missing_ok=True)
+                kept = part.stat().st_size if part.is_file() else 0
+                failures = 1 if kept > most else failures + 1
+                most = max(most, kept)
+                if failures >= ATTEMPTS or attempt == ATTEMPTS_ALTOGETHER - 1:
+                    raise FetchError(_reason(error)) from error
+                _wait(WAIT_SECONDS * 2 ** (failures - 1), talk)
+    raise AssertionError
 
 
 def _download_rest(session: Any, url: str, part: Path, name: str, talk: Talk, size: int | None) -> None:
@@ -485,21 +512,36 @@ def _extract(opened: Any, member: str, target: Path, talk: Talk) -> None:
     """Copy the member of this name, in whichever folder of the archive, to target."""
     temporary = target.with_name(target.name + ".member")
     try:
-        with zipfile.ZipFile(opened) as archive:
+        file = temporary.open("wb")
+    except OSError as error:
+        raise cache_error(error) from error
+    try:
+        with file, zipfile.ZipFile(opened) as archive:
             found = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == member]
             if len(found) != 1:
                 raise FetchError(f"the archive holds {len(found) or 'no'} files called {member}")
             done = 0
-            with archive.open(found[0]) as stored, temporary.open("wb") as file:
+            with archive.open(found[0]) as stored:
                 while chunk := stored.read(CHUNK_BYTES):
-                    file.write(chunk)
+                    _write(file, chunk)
                     done += len(chunk)
                     talk.show_progress(member, done, found[0].file_size)
-        temporary.replace(target)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise FetchError(f"not a whole zip archive ({_first_line(error)})") from error
-    finally:
+    except BAD_ZIP as error:
         temporary.unlink(missing_ok=True)
+        raise FetchError(f"not a usable zip ({_first_line(error)})") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.replace(target)
+
+
+def _write(file: Any, chunk: bytes) -> None:
+    """Write at once, so that a full cache is not taken for a fault of the archive."""
+    try:
+        file.write(chunk)
+        file.flush()
+    except OSError as error:
+        raise cache_error(error) from error
 
 
 class _RangeFile(io.RawIOBase):

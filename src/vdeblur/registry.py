@@ -35,7 +35,7 @@ ENTRY_KEYS = {
         "default",
         "weights",
     ),
-    *("no_weights", "scores", "start_of", "prefix", "ignored"),
+    *("no_weights", "scores", "start_of", "part", "prefix", "ignored"),
 }
 WEIGHTS_KEYS = {"file", "size", "megabytes", "sources", "trained_on", "blur", "scores", *DIGESTS}
 
@@ -88,10 +88,10 @@ class Weights:
 class Entry:
     """One model of weights.toml.
 
-    network: a key of NETWORKS, with its arguments; empty for start weights that are trained from, never run
-    (start_of says of which model). prefix, ignored: what the authors' checkpoints put before each tensor's name, and
-    tensors that do not belong to the network. no_weights: why none are to be had. gmacs: the cost of a 256x256 frame in
-    a long stream, in 10^9 multiply-adds.
+    network: a key of NETWORKS, with its arguments; empty for start weights that are trained from, never run (start_of
+    says of which model, part is a key of PARTS). prefix, ignored: what the authors' checkpoints put before each
+    tensor's name, and tensors that do not belong to the network. no_weights: why none are to be had. gmacs: the cost of
+    a 256x256 frame in a long stream, in 10^9 multiply-adds.
     """
 
     name: str
@@ -108,6 +108,7 @@ class Entry:
     no_weights: str = ""
     scores: tuple[Score, ...] = ()
     start_of: str = ""
+    part: str = ""
     prefix: str = ""
     ignored: tuple[str, ...] = ()
 
@@ -142,7 +143,7 @@ def read_registry(networks: Collection[str]) -> dict[str, Entry]:
 
 def _parse_entry(name: str, table: dict[str, Any]) -> Entry:
     _check_name(name)
-    _check_keys(table, {"description", "license"} | (set() if "start_of" in table else {"network"}), ENTRY_KEYS)
+    _check_keys(table, {"description", "license"} | ({"part"} if "start_of" in table else {"network"}), ENTRY_KEYS)
     weights = {key: _parse_weights(key, value) for key, value in table.get("weights", {}).items()}
     default = table.get("default", next(iter(weights), None))
     if default is not None and default not in weights:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from vdeblur import download
 from vdeblur.checkpoint import fit, read_checkpoint
-from vdeblur.download import RemoteFile, Talk
+from vdeblur.download import RemoteFile, Source, Talk
 from vdeblur.errors import ModelError, UsageError
-from vdeblur.networks import NETWORKS
+from vdeblur.networks import NETWORKS, PARTS
 from vdeblur.networks.layers import Network
 from vdeblur.registry import NAME, Entry, Weights, read_registry
 
 QUIET = Talk()
+UNREADABLE = "not readable by you"
 
 
 def entries() -> dict[str, Entry]:
@@ -46,7 +48,8 @@ def choose(name: str) -> tuple[Entry, Weights | None]:
     plain, at, wanted = name.partition("@")
     known = entries()
     if plain not in known:
-        raise ModelError(f"unknown model {plain!r}", f"choose from {', '.join(sorted(known))}")
+        runnable = sorted(name for name, entry in known.items() if entry.network)
+        raise ModelError(f"unknown model {plain!r}", f"choose from {', '.join(runnable)}, or best")
     entry = known[plain]
     if not at:
         return entry, entry.weights[entry.default] if entry.default else None
@@ -135,6 +138,22 @@ def _fitted(tensors: dict[str, Tensor], network: Network, entry: Entry, source: 
     raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
 
 
+def _fitted_start(tensors: dict[str, Tensor], entry: Entry, source: str) -> dict[str, Tensor]:
+    """Give the tensors of start weights under their authors' names, all that the part has and nothing else.
+
+    Raises: ModelError saying what does not fit.
+    """
+    if entry.part not in PARTS:
+        raise ModelError(f"{entry.name} is for {entry.part!r}, which is no part here", f"parts: {', '.join(PARTS)}")
+    # Later ports of these networks call "net..." what was "module..." before.
+    tensors = {re.sub(r"(?:^|(?<=\.))net(?=[A-Z])", "module", name): value for name, value in tensors.items()}
+    part = PARTS[entry.part]
+    state, faults = fit(tensors, part(), entry.prefix, entry.ignored)
+    if faults:
+        raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
+    return {part.official_name(name): value for name, value in state.items()}  # type: ignore[attr-defined]
+
+
 def _fits(tensors: dict[str, Tensor], entry: Entry) -> bool:
     """Tell whether tensors have the names and shapes of a model, without giving it memory."""
     try:
@@ -188,14 +207,20 @@ def is_cached(entry: Entry, weights: Weights) -> bool:
 
 
 def check(entry: Entry, weights: Weights) -> str:
-    """Read weights that are there and compare them: "whole", "damaged" or "absent"."""
+    """Read weights that are there and compare them: "whole", "damaged", "absent", or "not readable by you"."""
     if weights.in_package:
         return (
             "whole" if download.digests(_in_package(weights))["sha256"] == weights.remote.pins["sha256"] else "damaged"
         )
     place = _place(entry, weights)
-    if not place.is_file():
-        return "absent"
+    try:
+        if not place.is_file():
+            return "absent"
+        for path in (place, place.with_suffix(".json")):
+            if path.exists():
+                path.open("rb").close()
+    except PermissionError:
+        return UNREADABLE
     record = _read_record(place.with_suffix(".json"))
     if record is None or any(record.digests.get(kind) != pin for kind, pin in weights.remote.pins.items()):
         return "damaged"
@@ -203,6 +228,18 @@ def check(entry: Entry, weights: Weights) -> str:
         return "whole" if download.digests(place)["sha256"] == record.converted_sha256 else "damaged"
     except OSError:
         return "damaged"
+
+
+def verdict(entry: Entry, weights: Weights) -> str:
+    """Say what `check` found, and how much that tells."""
+    state = check(entry, weights)
+    if state != "whole" or weights.imported:
+        return f"{state}, imported by you" if state == "whole" else state
+    return {
+        "pinned": state,
+        "partly": f"{state}, partly verified: by 8 digits of its SHA-256",
+        "unpinned": f"{state}, not verified: no published digest",
+    }[weights.verification]
 
 
 def _in_package(weights: Weights) -> Path:
@@ -222,8 +259,12 @@ def obtain(entry: Entry, weights: Weights, talk: Talk = QUIET) -> Path:
             )
         return _in_package(weights)
     place = _place(entry, weights)
-    if check(entry, weights) == "whole":  # before the lock, so that a cache which cannot be written to serves as well
+    state = check(entry, weights)
+    if state == "whole":  # before the lock, so that a cache which cannot be written to serves as well
         return place
+    if state == UNREADABLE:
+        message = f"{place} cannot be read: permission denied"
+        raise ModelError(message, "have its owner allow it, or name another folder in VDEBLUR_CACHE")
     with download.locked(place.with_suffix(".lock"), talk):
         state = check(entry, weights)
         if state == "whole":  # another process has just fetched it
@@ -244,16 +285,14 @@ def _fetch(entry: Entry, weights: Weights, place: Path, talk: Talk) -> Path:
     remote = _with_remembered(weights.remote, place)
     if not weights.is_fetchable:
         raise ModelError(f"{remote.name} cannot be fetched without a person", by_hand(entry, weights))
-    if not talk.is_offline:
-        if not remote.pins:
-            _ask_for_unpinned(entry, weights, talk)
-        _announce(entry, weights, talk)
+    if not talk.is_offline and not remote.pins:
+        _ask_for_unpinned(entry, weights, talk)
     folder = download.cache_folder() / "downloads" / full_name
     try:
-        fetched = download.fetch(remote, folder, talk)
+        fetched = download.fetch(remote, folder, talk, lambda source: _announce(entry, weights, source, talk))
     except download.FetchError as error:
         if remote.remembered and "has changed since" in error.message:
-            hint = f"vdeblur models remove --forget {full_name} accepts the new one; at once: {_at_once()}"
+            hint = f"vdeblur models remove {full_name} --forget accepts the new one; at once: {_at_once()}"
         elif talk.is_offline:
             hint = f"with a network: vdeblur models download {full_name}; or {by_hand(entry, weights)}"
         else:
@@ -288,29 +327,32 @@ def _ask_for_unpinned(entry: Entry, weights: Weights, talk: Talk) -> None:
     """
     if talk.yes:
         return
-    source = next(source for source in weights.remote.sources if source.kind in download.FETCHERS)
+    places = [
+        source.place + (", unencrypted" if source.place.startswith("http:") else "")
+        for source in weights.remote.sources
+        if source.kind in download.FETCHERS
+    ]
     full_name = f"{entry.name}@{weights.name}"
     size = f"about {weights.megabytes:g} MB" if weights.megabytes else "size unknown"
-    plain = ", unencrypted" if source.place.startswith("http:") else ""
-    text = f"{weights.remote.name} ({size}, licence {entry.license}) from {source.place}{plain}"
+    text = f"{weights.remote.name} ({size}, licence {entry.license}) from {' or else '.join(places)}"
+    notice = f" Note: {entry.notice}." if entry.notice else ""
     if talk.ask is None:
         raise ModelError(
-            f"{full_name} has no digest from its authors to verify it with: {text}",
+            f"{full_name} has no digest from its authors to verify it with: {text}.{notice}",
             f"to accept it: vdeblur models download {full_name} --yes; at once: {_at_once()}",
         )
-    notice = f" Note: {entry.notice}." if entry.notice else ""
     if not talk.ask(f"{text}: its authors published no digest to verify it with.{notice} Download it?"):
         raise ModelError(f"{full_name} was not downloaded", f"at once: {_at_once()}")
 
 
-def _announce(entry: Entry, weights: Weights, talk: Talk) -> None:
+def _announce(entry: Entry, weights: Weights, source: Source, talk: Talk) -> None:
     talk.notify(
         "download",
         {
             "model": entry.name,
             "weights": weights.name,
             "file": weights.remote.name,
-            "source": next(source.place for source in weights.remote.sources if source.kind in download.FETCHERS),
+            "source": source.place,
             "megabytes": weights.megabytes,
             "license": entry.license,
             "notice": entry.notice,
@@ -351,6 +393,8 @@ def _convert(
     tensors = read_checkpoint(path)
     if entry.network:
         tensors = _fitted(tensors, NETWORKS[entry.network](**entry.arguments), entry, path.name)
+    else:
+        tensors = _fitted_start(tensors, entry, path.name)
     # Tensors that share memory cannot be stored in safetensors.
     tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     metadata = {"model": entry.name, "weights": weights, "source": source, "sha256": digests["sha256"], "format": "pt"}
@@ -363,6 +407,8 @@ def _convert(
         converted = download.digests(temporary)["sha256"]
         record = Record(path.name, source, digests, path.stat().st_size, converted, imported)
         _write_record(place.with_suffix(".json"), record)
+        # safetensors keeps its files from other users; the record was written by the user's umask.
+        temporary.chmod(place.with_suffix(".json").stat().st_mode & 0o666)
         os.replace(temporary, place)
     except (OSError, safetensors.SafetensorError) as error:
         temporary.unlink(missing_ok=True)
@@ -385,6 +431,8 @@ def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[Entry, Weigh
         raise ModelError(f"{wanted!r} is no name for weights", "use small letters, digits and . _ + - only")
     if not entry.network and wanted not in entry.weights:
         raise ModelError(f"{plain} is not a model to have weights of one's own", f"choose {plain}@{entry.default}")
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder, not a checkpoint", "give the file in it")
     if not path.is_file():
         raise ModelError(f"{path}: no such file", "check the path")
     weights = entry.weights.get(wanted)
@@ -399,8 +447,14 @@ def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[Entry, Weigh
             try:
                 found = download.verify(path, dataclasses.replace(remote, name=path.name))
             except download.DigestError as error:
-                raise ModelError(error.message, _other_name(entry, wanted, path)) from error
+                forget = f"if you trust the new one: vdeblur models remove {entry.name}@{wanted} --forget"
+                hint = forget if remote.remembered else _other_name(entry, wanted, path)
+                raise ModelError(error.message, hint) from error
         _convert(path, entry, wanted, place, found, str(path.absolute()), imported=weights is None)
+    if weights is not None and not weights.remote.pins:
+        called = f", and is not called {weights.remote.name} as theirs is" if path.name != weights.remote.name else ""
+        message = f"{path.name} fits {entry.name}, but is not verified: its authors published no digest{called}"
+        talk.notify("warning", {"code": "W_UNVERIFIED", "message": message})
     return entry, weights_of(entry)[wanted]
 
 
@@ -428,19 +482,21 @@ def path_of(name: str) -> Path:
 
 
 def remove(name: str, forget: bool = False, talk: Talk = QUIET) -> list[str]:
-    """Take weights out of the cache: those named, or all of a model; gives the names of what was there.
+    """Take weights out of the cache: those named, or a model's fetched ones; gives the names of what was there.
+
+    What the user imported under a name of its own goes only by NAME@WEIGHTS.
 
     forget: the digest, too, that was remembered of a file without a published one.
 
     Raises: ModelError where weights are in the package.
     """
     entry, chosen = choose(name)
-    several = [chosen] if "@" in name and chosen is not None else list(weights_of(entry).values())
+    several = [chosen] if "@" in name and chosen is not None else list(entry.weights.values())
     removed = []
     for weights in several:
         if weights.in_package:
             if len(several) == 1:
-                raise ModelError(f"{entry.name} is in the package", "there is nothing to remove")
+                raise ModelError(f"{entry.name} is in the package", _kept_hint(name))
             continue
         place = _place(entry, weights)
         if not place.parent.is_dir():
@@ -458,6 +514,18 @@ def remove(name: str, forget: bool = False, talk: Talk = QUIET) -> list[str]:
             except OSError as error:
                 raise download.cache_error(error) from error
     return removed
+
+
+def imported_of(name: str) -> list[str]:
+    """Give the full names of what the user imported for a model; nothing for NAME@WEIGHTS."""
+    if "@" in name:
+        return []
+    return [f"{name}@{one.name}" for one in weights_of(find_entry(name)).values() if one.imported]
+
+
+def _kept_hint(name: str) -> str:
+    kept = imported_of(name)
+    return f"your own go by their full names: {', '.join(kept)}" if kept else "there is nothing to remove"
 
 
 def state_of(entry: Entry, weights: Weights | None) -> str:

@@ -3,7 +3,10 @@
 What a caller must know of a network stands in its class, see layers.Network.
 """
 
+from torch import nn
+
 from vdeblur.networks.basicvsrpp import BasicVSRPP
+from vdeblur.networks.bimnet import BIMNet
 from vdeblur.networks.cdvd_tsp import CDVDTSP
 from vdeblur.networks.dstnet import DSTNet
 from vdeblur.networks.dstnet_plus import DSTNetPlus
@@ -13,6 +16,7 @@ from vdeblur.networks.layers import Network
 from vdeblur.networks.lite import Lite
 from vdeblur.networks.nafnet import NAFNet
 from vdeblur.networks.pvdnet import PVDNet
+from vdeblur.networks.pwcnet import PWCNet
 from vdeblur.networks.spn import SPN
 
 NETWORKS: dict[str, type[Network]] = {
@@ -27,3 +31,5 @@ NETWORKS: dict[str, type[Network]] = {
     "pvdnet": PVDNet,
     "spn": SPN,
 }
+# What start weights are for: parts of networks, with an official_name of their own.
+PARTS: dict[str, type[nn.Module]] = {"bimnet": BIMNet, "pwcnet": PWCNet}
