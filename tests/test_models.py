@@ -661,3 +661,16 @@ def test_the_source_that_is_tried_is_the_one_named(vdeblur, server: Server, tmp_
     assert result.exit_code == 0
     assert f"from {server.url}/gone.pth" in result.stderr
     assert f"from {server.url}/unpinned.pth" in result.stderr
+
+
+def test_a_reader_that_has_enough_is_no_fault() -> None:
+    """`vdeblur models list | head -1` once ended in an internal error."""
+    command = [sys.executable, "-m", "vdeblur", "models", "list"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    complaints = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == ExitStatus.OUTPUT
+    assert not complaints

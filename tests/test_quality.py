@@ -58,7 +58,9 @@ def test_lite_leaves_sharp_video_alone(vdeblur, shared: Path, tmp_path: Path, na
 def test_lite_restores_what_is_blurred_here() -> None:
     """Clips made from a frame of the example, reduced until it is sharp; nobody's data set is needed."""
     frame = clips.rgb(ROOT / "examples" / "square.mp4")[-1]
-    picture = F.interpolate(torch.from_numpy(frame).permute(2, 0, 1)[None].float(), scale_factor=0.5, mode="area")[0]
+    picture = F.interpolate(
+        torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float(), scale_factor=0.5, mode="area"
+    )[0]
     network = weights.load_model("lite")
     plan = tiles.plan_tiles(96, 96, None, 0, network.multiple)
     gains = []

@@ -84,15 +84,14 @@ def _row(entry: "Entry", one: "Weights | None", seconds: float | None) -> tuple[
         weights.state_of(entry, one),
         f"{scores[0].psnr:.2f} {scores[0].data}" if scores else "",
         "" if seconds is None else f"{seconds:.2g} s",
-        entry.license.partition(" (")[0],
-        "" if one is None else f"{one.trained_on}; {one.blur}".strip("; "),
-        entry.description,
+        entry.license.partition(";")[0] + (", see show" if entry.notice else ""),
+        entry.description if one is None else f"{one.trained_on}; {one.blur}".strip("; "),
     )
 
 
 def _show_table(rows: list[tuple[str, ...]]) -> None:
     """Write a table: drawn on a terminal, plain columns otherwise."""
-    heads = ("MODEL", "WEIGHTS", "PSNR", "720P FRAME", "LICENCE", "TRAINED ON", "WHAT IT IS")
+    heads = ("MODEL", "WEIGHTS", "PSNR", "720P FRAME", "LICENCE", "TRAINED ON")
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table

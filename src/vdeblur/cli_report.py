@@ -122,7 +122,7 @@ class HumanReporter:
     def _on_file_done(self, facts: dict[str, Any]) -> None:
         self.close()
         spent = _clock(facts["seconds"])
-        self._say(f"{facts['output']}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)")
+        self._say(f"{_shown(facts['output'])}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)")
 
     def _on_error(self, facts: dict[str, Any]) -> None:
         self.close()
@@ -165,6 +165,11 @@ def question(json: bool = False) -> Callable[[str], bool] | None:
     return ask
 
 
+def _shown(path: str) -> str:
+    """Give a path as it is seen from here, where that is shorter."""
+    return min(os.path.normpath(path), os.path.relpath(path), key=len)
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -197,6 +202,10 @@ def reported(reporter: JsonReporter | HumanReporter, inputs: list[str]) -> Itera
         status = error.status
         facts = {"code": error.code, "exit": int(status), "message": error.message, "hint": error.hint}
         reporter.notify("error", {**facts, "input": inputs[0]})
+    except BrokenPipeError:  # whoever read, such as `head`, has enough, and hears no complaint either
+        status = ExitStatus.OUTPUT
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except Exception as error:
         status = ExitStatus.INTERNAL
         log = _keep_traceback()

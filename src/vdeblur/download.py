@@ -279,7 +279,7 @@ def _fetch_from(source: Source, file: RemoteFile, target: Path, talk: Talk) -> F
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return (lines[0].partition(". ")[0] if lines else type(error).__name__)[:200]
 
 
 # The Hub: its library has a cache, locks and resuming of its own.
@@ -287,8 +287,10 @@ def _first_line(error: Exception) -> str:
 
 def _fetch_hub(source: Source, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
     import huggingface_hub
+    from huggingface_hub.utils import logging as hub_logging
 
     talk.check_stop()
+    hub_logging.set_verbosity_error()  # its warnings of retries; what fails in the end is told below
     try:
         path = huggingface_hub.hf_hub_download(
             source.facts["repo"],
