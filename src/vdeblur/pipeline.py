@@ -116,16 +116,7 @@ def run(
         )
         chosen = device.choose_device(settings.device)
         talk = Talk(settings.offline, settings.yes, notify, ask, stop)
-        model = settings.model
-        if model == BEST:
-            best = choice.strongest(chosen, settings.precision, info.height, info.width, info.frames_estimate, talk)
-            model = best.model
-            notify("choice", {"model": model, "reason": best.reason})
-        network = weights.load_model(model, settings.checkpoint, talk)
-        precision = device.choose_precision(settings.precision, chosen, network)
-        if precision != "fp32" and precision not in network.half_precision:
-            warn("W_PRECISION", f"{model} loses quality in {precision}; it is meant for fp32")
-        network = device.place(network, chosen, precision)
+        model, network, precision = _load_network(settings, info, chosen, talk, warn)
         plan = plan_tiles(settings, info.height, info.width, network, chosen)
         writer = open_writer(output, source, settings, warn)
         try:
@@ -152,6 +143,22 @@ def run(
         },
     )
     return Result(output, frames, seconds, tuple(warnings))
+
+
+def _load_network(
+    settings: Settings, info: decode.SourceInfo, chosen: torch.device, talk: Talk, warn: decode.Warn
+) -> tuple[str, Network, str]:
+    """Choose a model where that is asked for, fetch its weights, and place it; gives its name and precision, too."""
+    model = settings.model
+    if model == BEST:
+        best = choice.strongest(chosen, settings.precision, info.height, info.width, info.frames_estimate, talk)
+        model = best.model
+        talk.notify("choice", {"model": model, "reason": best.reason})
+    network = weights.load_model(model, settings.checkpoint, talk)
+    precision = device.choose_precision(settings.precision, chosen, network)
+    if precision != "fp32" and precision not in network.half_precision:
+        warn("W_PRECISION", f"{model} loses quality in {precision}; it is meant for fp32")
+    return model, device.place(network, chosen, precision), precision
 
 
 def _plan_facts(

@@ -83,9 +83,8 @@ class DSTNet(Network):
 
     def _split(self, frame: Tensor) -> Features:
         """Give the low band of the second level (B, C, H/4, W/4) and its processed high bands (B, 3 C, H/4, W/4)."""
-        low_1, _ = haar(self._extract(frame))
-        low_2, high_2 = haar(low_1)
-        return low_2, self.high_bands[1](high_2)
+        low_1 = low_band(self._extract(frame))
+        return low_band(low_1), self.high_bands[1](high_band(low_1))
 
     def _extract(self, frame: Tensor) -> Tensor:
         features: Tensor = self.feature_extraction(in_channels_last(frame.to(dtype_of(self))))
@@ -111,8 +110,8 @@ class DSTNet(Network):
         The high bands of the first level are made again here: kept through the propagation they would take three
         times the memory of all else.
         """
-        _, high = haar(self._extract(frame))
-        features = inverse_haar(self.down(propagated), self.high_bands[0](high))  # (B, C, H, W)
+        high = self.high_bands[0](high_band(self._extract(frame)))
+        features = inverse_haar(self.down(propagated), high)  # (B, C, H, W)
         restored: Tensor = frame + self.reconstruction(features).float()
         return restored
 
@@ -369,18 +368,23 @@ def haar_weights(channels: int) -> Tensor:
     return torch.tensor(HAAR).repeat(channels, 1).reshape(4 * channels, 1, 2, 2)
 
 
-def haar(x: Tensor) -> Features:
-    """Split (B, C, H, W) into its low band (B, C, H/2, W/2) and three high bands (B, 3 C, H/2, W/2) (Sec. 3.3)."""
+def low_band(x: Tensor) -> Tensor:
+    """Give the wavelets' low band of (B, C, H, W): the means of its 2x2 cells, (B, C, H/2, W/2) (Sec. 3.3)."""
+    return F.avg_pool2d(x, 2)
+
+
+def high_band(x: Tensor) -> Tensor:
+    """Give the wavelets' three high bands of (B, C, H, W): (B, 3 C, H/2, W/2)."""
     a, b = x[:, :, ::2, ::2], x[:, :, ::2, 1::2]
     c, d = x[:, :, 1::2, ::2], x[:, :, 1::2, 1::2]
     upper, upper_change = (a + b) / 4, (a - b) / 4
     lower, lower_change = (c + d) / 4, (c - d) / 4
     high = torch.cat((upper_change + lower_change, upper - lower, upper_change - lower_change), 1)
-    return upper + lower, in_channels_last(high)
+    return in_channels_last(high)
 
 
 def inverse_haar(low: Tensor, high: Tensor) -> Tensor:
-    """Undo haar: (B, C, h, w) and (B, 3 C, h, w) to (B, C, 2 h, 2 w)."""
+    """Undo low_band and high_band: (B, C, h, w) and (B, 3 C, h, w) to (B, C, 2 h, 2 w)."""
     columns, rows, diagonals = high.chunk(3, 1)
     batch, channels, height, width = low.shape
     whole = torch.empty(

@@ -26,9 +26,10 @@ from vdeblur.networks.dstnet import (
     HighBands,
     ResidualBlock,
     apply_tap,
-    haar,
     haar_weights,
+    high_band,
     inverse_haar,
+    low_band,
     travel_backward,
     travel_forward,
 )
@@ -69,7 +70,7 @@ class DSTNetPlus(Network):
     def features(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Give the low band (B, C, H/2, W/2) of each frame (B, 3, H, W), RGB in [0, 1]."""
         for frame in frames:
-            yield haar(self._extract(frame))[0]
+            yield low_band(self._extract(frame))
 
     def _extract(self, frame: Tensor) -> Tensor:
         features: Tensor = self.feature_extraction(in_channels_last(frame.to(dtype_of(self))))
@@ -85,8 +86,8 @@ class DSTNetPlus(Network):
 
     def reconstruct(self, frame: Tensor, propagated: Tensor) -> Tensor:
         """Give the restored frame (B, 3, H, W) float32; its high bands are made again here."""
-        _, high = haar(self._extract(frame))
-        features = inverse_haar(propagated, self.high_bands(high))  # (B, C, H, W)
+        high = self.high_bands(high_band(self._extract(frame)))
+        features = inverse_haar(propagated, high)  # (B, C, H, W)
         restored: Tensor = frame + self.reconstruction(features).float()
         return restored
 
