@@ -17,8 +17,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vdeblur import device, pipeline, streams, weights
+from vdeblur import device, streams, weights
 from vdeblur.networks import NETWORKS
+from vdeblur.restore import plan_tiles
+from vdeblur.settings import Settings
 
 # Of the references' own code, in bytes: BasicVSR++ 5 frames of 256x256, peak resident; NAFNet a frame of 1280x720 with
 # exact TLC, above the loaded network; both in float32.
@@ -63,7 +65,7 @@ def measure(options: argparse.Namespace) -> None:
         parameter.data.mul_(0.5)  # keeps an untrained recurrence from running away
     network = device.place(network, chosen, options.precisions)
     width, height = (int(side) for side in options.size.split("x"))
-    plan = pipeline.plan_tiles(pipeline.Settings(tile="none"), height, width, network, chosen)
+    plan = plan_tiles(Settings(tile="none"), height, width, network, chosen)
     window = int(options.windows)
     count = window + 2 if window else options.frames
 

@@ -24,6 +24,8 @@ from tests.clips import ffmpeg
 from vdeblur import decode, device, pipeline, weights
 from vdeblur.encode import EncodeOptions, VideoWriter
 from vdeblur.frame import Frame
+from vdeblur.restore import Restorer, plan_tiles
+from vdeblur.settings import Settings
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "square.mp4"
 
@@ -56,7 +58,7 @@ def main() -> None:
 def measure(folder: Path, options: argparse.Namespace) -> None:
     """Measure the parts, the whole, and the memory."""
     clip = make_clip(folder / "clip.mp4", options.size, options.frames)
-    settings = pipeline.Settings(model=options.model, encoding=EncodeOptions(overwrite=True))
+    settings = Settings(model=options.model, encoding=EncodeOptions(overwrite=True))
     chosen = device.choose_device("auto")
 
     begun = time.perf_counter()
@@ -67,10 +69,10 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     network = weights.load_model(options.model)
     precision = device.choose_precision("auto", chosen, network)
     network = device.place(network, chosen, precision)
-    plan = pipeline.plan_tiles(settings, source.info.height, source.info.width, network, chosen)
-    restorer = pipeline.Restorer(network, plan, chosen, settings)
+    plan = plan_tiles(settings, source.info.height, source.info.width, network, chosen)
+    restorer = Restorer(network, plan, chosen, settings)
     list(restorer.restore(iter(frames[:4])))  # warm-up
-    restorer = pipeline.Restorer(network, plan, chosen, settings)
+    restorer = Restorer(network, plan, chosen, settings)
     begun = time.perf_counter()
     restored = list(restorer.restore(iter(frames)))
     restoring = (time.perf_counter() - begun) / len(frames)

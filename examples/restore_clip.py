@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from vdeblur.pipeline import Settings, run
+from vdeblur.pipeline import run
+from vdeblur.settings import Settings
 
 result = run(Path(sys.argv[1]), Path(sys.argv[2]), Settings(model="lite", strength=1.0))
 print(f"{result.frames} frames in {result.seconds:.1f} s")

@@ -196,9 +196,9 @@ def run(
         stop_at = to if duration is None else (start or 0) + duration
         if stop_at is not None and stop_at <= (start or 0):
             raise UsageError("the part asked for is empty", "--to must lie after -ss")
-        from vdeblur import decode, encode, pipeline  # torch and av take seconds to import; --help must not wait
+        from vdeblur import decode, encode, pipeline, settings  # torch and av take seconds; --help must not wait
 
-        settings = pipeline.Settings(
+        told = settings.Settings(
             model=model,
             checkpoint=weights,
             yes=yes,
@@ -213,7 +213,7 @@ def run(
             cut=decode.Cut(start, stop_at, frames),
             encoding=encode.EncodeOptions(codec, crf, preset, e, pix_fmt, lossless, overwrite),
         )
-        pipeline.run(input, Path(output).absolute(), settings, notify=reporter.notify, ask=question(json), stop=stop)
+        pipeline.run(input, Path(output).absolute(), told, notify=reporter.notify, ask=question(json), stop=stop)
 
 
 main.add_command(models)
