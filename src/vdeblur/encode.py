@@ -4,6 +4,7 @@ What the container cannot hold is found out beforehand, by a trial: a header wit
 """
 
 import contextlib
+import dataclasses
 import errno
 import io
 import math
@@ -57,8 +58,17 @@ ENCODERS = {
     "libsvtav1": Encoder("libsvtav1", presets=SVT_PRESETS),
     "libvpx-vp9": Encoder("libvpx-vp9", True, "crf", "cpu-used", VPX_PRESETS, {"b": "0", "row-mt": "1"}),
     "libvpx": Encoder("libvpx", True, "crf", "cpu-used", VPX_PRESETS, {"b": "20M"}),
+    "rawvideo": Encoder("rawvideo", True, "", ""),
     "ffv1": Encoder("ffv1", True, "", "", None, {"level": "3", "slicecrc": "1"}),
 }
+Y4M = "yuv4mpegpipe"
+CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # FFmpeg's names of what people call otherwise
+# What y4m can say; more than 8 bits are an extension of FFmpeg's, which wants to be asked for.
+Y4M_DEPTHS = ("", "9le", "10le", "12le", "14le", "16le")
+Y4M_FORMATS = (
+    *(f"yuv{chroma}p{depth}" for depth in Y4M_DEPTHS for chroma in ("420", "422", "444")),
+    *("yuv411p", "gray", "gray9le", "gray10le", "gray12le", "gray16le"),
+)
 # The encoder for an input's family, and for the family as a user may name it.
 FAMILIES = {
     "h264": "libx264",
@@ -146,13 +156,15 @@ def choose_encoder(info: SourceInfo, suffix: str, options: EncodeOptions, warn: 
     return ENCODERS.get(name, Encoder(name, quality="", speed=""))
 
 
-def choose_format(info: SourceInfo, encoder: Encoder, wanted: str, warn: Warn) -> str:
+def choose_format(info: SourceInfo, encoder: Encoder, wanted: str, warn: Warn, container: str = "") -> str:
     """Choose the pixel format: the input's where the encoder takes it, else the nearest, with a warning.
 
     Raises: OutputError where the encoder does not take the format asked for, or the size in it.
     """
-    video_formats = av.Codec(encoder.name, "w").video_formats or []
-    names = [form.name for form in video_formats]
+    if encoder.name == "rawvideo":
+        names = list(Y4M_FORMATS) if container == Y4M else [info.picture_format, *Y4M_FORMATS]
+    else:
+        names = [form.name for form in av.Codec(encoder.name, "w").video_formats or []]
     source = info.picture_format
     chosen = next((name for name in names if name == source.replace("yuvj", "yuv")), None)
     chosen = chosen or next((name for name in names if planar_name(name) == source), None)
@@ -193,11 +205,17 @@ class VideoEncoding:
     Raises: OutputError where there is no such encoder, or it does not take the size or the pixel format.
     """
 
-    def __init__(self, info: SourceInfo, suffix: str, options: EncodeOptions, warn: Warn) -> None:
-        self.info, self.suffix, self.options = info, suffix, options
+    def __init__(
+        self, info: SourceInfo, suffix: str, options: EncodeOptions, warn: Warn, deterministic: bool = False
+    ) -> None:
+        self.info, self.suffix, self.options, self.deterministic = info, suffix, options, deterministic
+        self.container_format = CONTAINERS.get(options.format, options.format) if options.format else _format_of(suffix)
+        if self.container_format == Y4M and options.codec is None:
+            options = dataclasses.replace(options, codec="rawvideo")
+            if info.variable_rate:
+                warn("W_TIMING", "y4m knows one frame rate only, so uneven times are lost; -f nut keeps them")
         self.encoder = choose_encoder(info, suffix, options, warn)
-        self.format = choose_format(info, self.encoder, options.pix_fmt, warn)
-        self.container_format = options.format or _format_of(suffix)
+        self.format = choose_format(info, self.encoder, options.pix_fmt, warn, self.container_format)
 
     def add_to(self, container: av.container.OutputContainer) -> av.VideoStream:
         """Add the video's stream to a container; its encoder is opened at the first frame, or with the header."""
@@ -210,6 +228,10 @@ class VideoEncoding:
             if presets is not None and self.options.preset not in presets and not self.options.preset.isdigit():
                 raise OutputError(f"unknown preset {self.options.preset!r}", f"choose from {', '.join(PRESETS)}")
             options[encoder.speed] = (presets or {}).get(self.options.preset, self.options.preset)
+        if self.deterministic:
+            options["threads"] = (
+                "1"  # libx264 in PyAV 18.1 gives other bytes now and then with several, on a busy machine
+            )
         options.update(self.options.options)
         stream = container.add_stream(encoder.name, rate=info.rate, options=options)
         assert isinstance(stream, av.VideoStream)
@@ -245,7 +267,6 @@ class Muxer:
         encoding: VideoEncoding,
         source: VideoSource | PictureSource,
         warn: Warn,
-        deterministic: bool = False,
     ) -> None:
         self.encoding, self.warn = encoding, warn
         suffix = self.suffix = encoding.suffix
@@ -256,7 +277,9 @@ class Muxer:
         self.encodes = False  # whether frames are encoded here, and not packets added
         self.offset = source.cut_begin or Fraction(0)
         options = {"avoid_negative_ts": "disabled"} if suffix.lower() in (".mkv", ".webm", ".mka") else {}
-        if deterministic:
+        if encoding.container_format == Y4M:
+            options["strict"] = "unofficial"
+        if encoding.deterministic:
             options["fflags"] = "+bitexact"
         if encoding.container_format in QUICKTIME:
             options["movie_timescale"] = str(_common_clock([encoding.info.time_base, *map(_clock_of, source.extras)]))
@@ -436,6 +459,14 @@ def _common_clock(bases: list[Fraction]) -> int:
     denominators = [base.denominator for base in bases]
     common = math.lcm(*denominators)
     return common if common < 1 << 31 else denominators[0]
+
+
+def is_container(suffix: str) -> bool:
+    """Tell whether a suffix stands for a container that can be written."""
+    try:
+        return bool(_format_of(suffix))
+    except OutputError:
+        return False
 
 
 def _format_of(suffix: str) -> str:

@@ -211,7 +211,6 @@ def assemble(
     warn: Warn,
     *,
     overwrite: bool,
-    deterministic: bool = False,
 ) -> None:
     """Make the output of all segments, which must be there.
 
@@ -225,7 +224,7 @@ def assemble(
             _place_pictures(store)
             return
         draft = store.folder / f"whole{output.suffix}"
-        _join(store, encoding, source, others, warn, draft, deterministic)
+        _join(store, encoding, source, others, warn, draft)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         if output.exists() and not overwrite:
@@ -243,13 +242,12 @@ def _join(
     others: Iterable[av.Packet],
     warn: Warn,
     draft: Path,
-    deterministic: bool,
 ) -> None:
     records = [store.records[index] for index in sorted(store.records)]
     base = encoding.info.time_base
     shift = round((source.cut_begin or 0) / base)
     decoding, step = decoding_times(records)
-    muxer = Muxer(str(draft), encoding, source, warn, deterministic)
+    muxer = Muxer(str(draft), encoding, source, warn)
     try:
         waiting = iter(others)
         other = next(waiting, None)

@@ -26,9 +26,17 @@ from typing import Any
 import av
 import torch
 
-from vdeblur import __version__, choice, decode, device, encode, parts, segments, streams, weights
+from vdeblur import __version__, choice, decode, device, encode, parts, segments, streams, tiles, weights
 from vdeblur.download import Talk
-from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
+from vdeblur.errors import (
+    DamageError,
+    DeviceError,
+    ExitStatus,
+    InputError,
+    InterruptedRunError,
+    OutputError,
+    UsageError,
+)
 from vdeblur.frame import Frame
 from vdeblur.networks.layers import Network
 from vdeblur.restore import Restorer, never, plan_tiles
@@ -36,6 +44,7 @@ from vdeblur.settings import Settings
 
 QUEUE_FRAMES = 6  # between the stages' threads
 BEST = "best"  # the model that is chosen for the machine
+DAMAGE = {"W_INPUT_DAMAGED", "W_INPUT_TRUNCATED", "W_TIMESTAMPS"}  # warnings that speak of a damaged input
 SEEK_BACK = (2, 10, 60)  # seconds before a segment at which its frames are looked for, one after the other
 
 Notify = Callable[[str, dict[str, object]], None]
@@ -110,6 +119,8 @@ class FileRun:
     def run(self) -> Result:
         """Do it all."""
         check_model(self.settings)
+        if self.settings.deterministic:
+            device.make_deterministic()
         source = decode.open_source(self.source_path, self.settings.cut, self.warn)
         try:
             self._probe(source.info)
@@ -120,10 +131,22 @@ class FileRun:
             source.close()
         seconds = time.monotonic() - self.begun
         codes = tuple(code for code, _ in self.warnings)
-        facts = {"input": str(self.source_path), "output": str(self.output), "frames": frames}
-        speed = {"seconds": round(seconds, 3), "fps": round(frames / seconds, 3)}
-        self.notify("file_done", {**facts, **speed, "warnings": list(codes)})
+        if not self.settings.dry_run and self.settings.share is None:
+            facts = {"input": str(self.source_path), "output": str(self.output), "frames": frames}
+            speed = {"seconds": round(seconds, 3), "fps": round(frames / seconds, 3)}
+            self.notify("file_done", {**facts, **speed, "warnings": list(codes)})
+        self._judge(codes)
         return Result(self.output, frames, seconds, codes)
+
+    def _judge(self, codes: tuple[str, ...]) -> None:
+        """Turn warnings into an error, where that is asked for.
+
+        Raises: DamageError; the output is there all the same.
+        """
+        bad = [code for code in codes if self.settings.strict or (self.settings.fail_on_damage and code in DAMAGE)]
+        if bad:
+            option = "--strict" if self.settings.strict else "--on-damage fail"
+            raise DamageError(f"{self.output} is done, but not without {', '.join(bad)}", f"asked for by {option}")
 
     def _probe(self, info: decode.SourceInfo) -> None:
         facts = {"input": str(self.source_path), "width": info.width, "height": info.height}
@@ -136,21 +159,24 @@ class FileRun:
         settings = self.settings
         encode.check_output(self.output, self.source_path, settings.encoding.overwrite)
         encoding = choose_encoding(self.output, source.info, settings, self.warn)
-        kept, dropped = try_container(encoding, source, self.warn)
+        others = try_container(encoding, source, self.warn)
         loaded = self._load(source.info)
         store = self._open_store(loaded, source)
         keep = settings.resume and not source.is_pipe
         try:
             maker = SegmentMaker(self, source, store, encoding, loaded)
-            self._tell_plan(loaded, maker, kept, dropped)
+            done = sum(record.frames for record in store.chain())
+            self._tell_plan(loaded, maker.plan, source.info, others, maker.count, done)
+            if settings.dry_run:
+                return 0
             maker.make()
             if settings.share is not None:
                 return maker.made
             damaged = sum(record.damaged for record in store.records.values())
             if damaged:
                 self.warn("W_INPUT_DAMAGED", f"{damaged} packets of {self.source_path} could not be decoded; left out")
-            others = maker.spool.packets() if maker.spool is not None else source.packets(maker.end())
-            self._assemble(store, encoding, source, others)
+            packets = maker.spool.packets() if maker.spool is not None else source.packets(maker.end())
+            self._assemble(store, encoding, source, packets)
             frames = sum(record.frames for record in store.records.values())
             keep = False
             return frames
@@ -190,17 +216,23 @@ class FileRun:
             self.warn("W_RESUME", f"what an earlier run finished cannot be used: {store.reason}; beginning anew")
         return store
 
-    def _tell_plan(self, loaded: "Loaded", maker: "SegmentMaker", kept: list[str], dropped: list[str]) -> None:
-        facts: dict[str, object] = {"input": str(self.source_path), "model": loaded.model}
-        facts["device"] = str(loaded.device)
-        facts |= {"precision": loaded.precision, "tile": maker.tile, "segments": maker.count}
-        done = sum(record.frames for record in maker.store.chain())
-        estimate = maker.source.info.frames_estimate
-        self.notify("plan", {**facts, "keep": kept, "drop": dropped, "frames_estimate": estimate, "frames_done": done})
+    def _tell_plan(
+        self,
+        loaded: "Loaded",
+        plan: tiles.TilePlan,
+        info: decode.SourceInfo,
+        others: tuple[list[str], list[str]],
+        count: int | None = 1,
+        done: int = 0,
+    ) -> None:
+        facts: dict[str, object] = {"input": str(self.source_path), "model": loaded.model, "device": str(loaded.device)}
+        facts |= {"precision": loaded.precision, "tile": plan.name, "segments": count, "frames_done": done}
+        facts |= {"keep": others[0], "drop": others[1], "frames_estimate": info.frames_estimate}
+        self.notify("plan", {**facts, "dry_run": self.settings.dry_run})
 
     def _assemble(self, store: segments.Store, encoding: Encoding, source: Source, others: Iterable[av.Packet]) -> None:
-        overwrite, same = self.settings.encoding.overwrite, self.settings.deterministic
-        parts.assemble(store, encoding, source, others, self.warn, overwrite=overwrite, deterministic=same)
+        overwrite = self.settings.encoding.overwrite
+        parts.assemble(store, encoding, source, others, self.warn, overwrite=overwrite)
 
     def _interrupted(self, error: InterruptedRunError, store: segments.Store) -> InterruptedRunError:
         """Say what is kept."""
@@ -214,11 +246,16 @@ class FileRun:
 
     def _to_pipe(self, source: Source) -> int:
         """Write frames to standard output as they come."""
-        encoding = encode.VideoEncoding(source.info, ".nut", self.settings.encoding, self.warn)
+        options = self.settings.encoding
+        if options.format == "nut" and options.codec is None:
+            options = dataclasses.replace(options, codec="rawvideo")
+        suffix = ".y4m" if options.format is None else ""
+        encoding = encode.VideoEncoding(source.info, suffix, options, self.warn, self.settings.deterministic)
         loaded = self._load(source.info)
         plan = plan_tiles(self.settings, source.info.height, source.info.width, loaded.network, loaded.device)
         muxer = encode.Muxer("pipe:1", encoding, source, self.warn)
         restorer = Restorer(loaded.network, plan, loaded.device, self.settings, self.stop)
+        self._tell_plan(loaded, plan, source.info, (muxer.kept, muxer.dropped))
         worker = encode.Worker(QUEUE_FRAMES)
         items = decode.threaded(source.items(), QUEUE_FRAMES)
 
@@ -277,15 +314,14 @@ class SegmentMaker:
         settings, info = file.settings, source.info
         if settings.tile == "auto" and "tile" in store.plan:  # free memory may be another, the result must not
             settings = dataclasses.replace(settings, tile=store.plan["tile"])
-        plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device)
-        self.tile = f"{plan.tile[1]}x{plan.tile[0]}" if plan.count > 1 else "none"
-        self.restorer = Restorer(loaded.network, plan, loaded.device, settings, file.stop)
+        self.plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device)
+        self.restorer = Restorer(loaded.network, self.plan, loaded.device, settings, file.stop)
         self.before, self.after = streams.context(loaded.network)
         self.division = segments.Division(source.first_seconds, settings.segment)
         self.count = self.division.count(info.duration_seconds)
         self.share = self._share(settings)
-        store.open({"tile": self.tile, "model": loaded.model}, shared=settings.share is not None)
-        self.spool = parts.Spool(store.folder / "others") if source.is_pipe else None
+        self.model = loaded.model
+        self.spool: parts.Spool | None = None
         self.items: Generator[Frame] | None = None
         self.part: parts.Part | None = None
         self.finished: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
@@ -313,6 +349,9 @@ class SegmentMaker:
 
         Raises: whatever goes wrong; what is finished by then is kept.
         """
+        self.store.open({"tile": self.plan.name, "model": self.model}, shared=self.share is not None)
+        if self.source.is_pipe:
+            self.spool = parts.Spool(self.store.folder / "others")
         worker = encode.Worker(QUEUE_FRAMES)
         try:
             index = self._first_missing()
@@ -467,7 +506,7 @@ def choose_encoding(output: Path, info: decode.SourceInfo, settings: Settings, w
     """Choose what the output's name asks for: pictures where it is a folder or has no suffix, else a video."""
     if settings.pictures or output.is_dir() or not output.suffix:
         return encode.PictureEncoding(info)
-    return encode.VideoEncoding(info, output.suffix, settings.encoding, warn)
+    return encode.VideoEncoding(info, output.suffix, settings.encoding, warn, settings.deterministic)
 
 
 def try_container(encoding: Encoding, source: Source, warn: decode.Warn) -> tuple[list[str], list[str]]:
