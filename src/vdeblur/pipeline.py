@@ -505,9 +505,14 @@ def check_model(settings: Settings) -> None:
 
 def choose_encoding(output: Path, info: decode.SourceInfo, settings: Settings, warn: decode.Warn) -> Encoding:
     """Choose what the output's name asks for: pictures where it is a folder or has no suffix, else a video."""
-    if settings.pictures or output.is_dir() or not output.suffix:
+    if writes_pictures(output, settings):
         return encode.PictureEncoding(info)
     return encode.VideoEncoding(info, output.suffix, settings.encoding, warn, settings.deterministic)
+
+
+def writes_pictures(output: Path, settings: Settings) -> bool:
+    """Tell whether the output is a folder of pictures."""
+    return settings.pictures or output.is_dir() or not output.suffix
 
 
 def try_container(encoding: Encoding, source: Source, warn: decode.Warn) -> tuple[list[str], list[str]]:
