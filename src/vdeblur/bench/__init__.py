@@ -1,0 +1,1 @@
+"""Benchmarks: data sets, the papers' protocols, metrics, and models measured by them."""
