@@ -116,7 +116,7 @@ PROTOCOLS = {
         Protocol("cdvd-tsp", "CDVD-TSP, CVPR 2020", first=2, last=2, crop=4, ssim="2D"),
         Protocol("pvdnet", "PVDNet, TOG 2021", blur="blur_gamma", first=1, crop=16, aligned=True, ssim="2D"),
         Protocol("dstnet", "DSTNet, CVPR 2023", ssim="3D", chunks=True),
-        Protocol("estrnn", "ESTRNN and BSD, IJCV 2022", first=2, last=2, ssim="2D", truncate=True),
+        Protocol("estrnn", "ESTRNN and BSD, IJCV 2023", first=2, last=2, ssim="2D", truncate=True),
         Protocol("vrt", "VRT and RVRT, the papers' tables", ssim="3D"),
     )
 }
