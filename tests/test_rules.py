@@ -15,8 +15,9 @@ from vdeblur.cli import main
 SOURCE = ROOT / "src" / "vdeblur"
 FILES = sorted(SOURCE.rglob("*.py"))
 STAGES = {"decode", "color", "scenes", "tiles", "streams", "encode"}
-CLI = {"cli", "cli_models", "cli_report"}
-OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool"},
+CLI = {"cli", "cli_bench_speed", "cli_models", "cli_report"}
+OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool", "page",
+                 "bench.baselines", "bench.speed"},
           "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
           **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests", "filelock")}}  # fmt: skip
 

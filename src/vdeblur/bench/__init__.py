@@ -1,1 +1,1 @@
-"""Benchmarks: data sets, the papers' protocols, metrics, and models measured by them."""
+"""How good and how fast models are: data sets, protocols, metrics, baselines, speed, and their reports."""
