@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from vdeblur import __version__
+from vdeblur.cli_bench import bench
 from vdeblur.cli_models import models
 from vdeblur.cli_report import HumanReporter, JsonReporter, question, reported
 from vdeblur.errors import UsageError
@@ -216,6 +217,7 @@ def run(
         pipeline.run(input, Path(output).absolute(), told, notify=reporter.notify, ask=question(json), stop=stop)
 
 
+main.add_command(bench)
 main.add_command(models)
 
 if __name__ == "__main__":

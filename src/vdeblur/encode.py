@@ -395,12 +395,7 @@ class PictureWriter:
         self.frames += 1
         name = Path(item.name).with_suffix(self.suffix).name if item.name else f"{self.frames:06}{self.suffix}"
         picture = _convert(item.picture, self.format)
-        encoder = av.CodecContext.create(self.codec, "w")
-        assert isinstance(encoder, av.VideoCodecContext)
-        encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, self.format
-        encoder.time_base = Fraction(1, 25)
-        picture.pts, picture.time_base = None, Fraction(1, 25)
-        data = b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
+        data = picture_bytes(picture, self.codec)
         try:
             with (self.draft / name).open("xb") as file:
                 file.write(data)
@@ -428,6 +423,16 @@ class PictureWriter:
     def abort(self) -> None:
         """Remove the unfinished folder; see Writer."""
         shutil.rmtree(self.draft, ignore_errors=True)
+
+
+def picture_bytes(picture: av.VideoFrame, codec: str = "png") -> bytes:
+    """Encode one picture, in the pixel format that it has, as a file's content; codec: png or tiff."""
+    encoder = av.CodecContext.create(codec, "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, picture.format.name
+    encoder.time_base = Fraction(1, 25)
+    picture.pts, picture.time_base = None, Fraction(1, 25)
+    return b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
 
 
 class WriterThread:

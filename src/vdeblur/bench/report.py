@@ -53,7 +53,7 @@ def check(path: Path) -> None:
 
 def as_json(results: Results) -> str:
     """Give results as JSON; what is no finite number (PSNR of frames that are equal) becomes null."""
-    return json.dumps(_plain(results), indent=1, allow_nan=False) + "\n"
+    return json.dumps(plain(results), indent=1, allow_nan=False) + "\n"
 
 
 def as_csv(results: Results) -> str:
@@ -110,7 +110,7 @@ def as_html(results: Results) -> str:
         _sources(models),
     ]
     shown = {key: value for key, value in results.items() if key != "pictures"}  # paths of this machine
-    return page_html(f"vdeblur bench: {title}", "\n".join(parts), _plain(shown))
+    return page_html(f"vdeblur bench: {title}", "\n".join(parts), plain(shown))
 
 
 KINDS: dict[str, Callable[[Results], str]] = {
@@ -158,7 +158,7 @@ COLUMNS = (
     Column("seconds_per_frame", "s/frame", ".3g"),
     Column("peak_memory_bytes", "peak memory, MB", ".0f", None, 1e-6),
     Column("params", "parameters, M", ".2f", None, 1e-6),
-    Column("flops", "GFLOP/frame", ".1f", None, 1e-9),
+    Column("flops", "GFLOP for 256x256", ".1f", None, 1e-9),
 )
 
 
@@ -397,12 +397,12 @@ def _finite(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Give results with None for what is no finite number, which JSON does not know."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if isinstance(value, Path):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

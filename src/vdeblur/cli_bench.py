@@ -1,0 +1,146 @@
+"""`vdeblur bench`: how good models are on a data set, beside what was published."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vdeblur.cli_report import HumanReporter, JsonReporter, question, reported, show_table
+from vdeblur.errors import UsageError
+
+# The names stand here as well as in vdeblur.bench, since importing that takes seconds and --help must not wait; a test
+# compares them.
+PROTOCOLS = ("plain", "cdvd-tsp", "pvdnet", "dstnet", "estrnn", "vrt")
+HEADS = (
+    *("MODEL", "WEIGHTS", "PSNR", "SSIM-2D", "SSIM-3D", "PUBLISHED", "S/FRAME", "MEMORY", "PARAMETERS"),
+    "GMACS",
+)
+
+
+class Names(click.ParamType):
+    """Names with commas between them."""
+
+    name = "names"
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, context: click.Context | None
+    ) -> tuple[str, ...]:
+        """Give each."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in value.split(","))
+        if not all(names):
+            self.fail(f"{value!r} has an empty name", param, context)
+        return names
+
+
+@click.command(short_help="Measure models on a data set, beside published figures.")
+@click.option("--dataset", metavar="NAME|DIR", help="gopro, dvd, bsd, reds, or a folder of blurry and sharp pictures.")
+@click.option("--data", type=click.Path(path_type=Path), help="Where a copy of the named data set is.")
+@click.option("--split", help="Part of the data set.  [default: test; of reds val]")
+@click.option("-m", "--model", type=Names(), default="lite", show_default=True, help="NAME[@WEIGHTS],...")
+@click.option("--protocol", type=click.Choice(PROTOCOLS), default="plain", show_default=True, help="Whose way it is.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many frames of each sequence.")
+@click.option("--save", type=click.Path(path_type=Path), help="Keep the frames as DIR/MODEL/SEQUENCE/NAME.png.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), multiple=True, help=".html, .md, .csv or .json file; may be repeated."
+)
+@click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps or xpu.")
+@click.option(
+    "-p",
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Of the networks, as for run.",
+)
+@click.option("--yes", is_flag=True, help="Fetch unasked, even what has no published digest.")
+@click.option("--offline", is_flag=True, help="Never use the network.")
+@click.option("--json", is_flag=True, help="Write events as JSON lines to stdout, the report as the last but one.")
+def bench(
+    dataset: str | None,
+    data: Path | None,
+    split: str | None,
+    model: tuple[str, ...],
+    protocol: str,
+    limit: int | None,
+    save: Path | None,
+    report: tuple[Path, ...],
+    device: str,
+    precision: str,
+    yes: bool,
+    offline: bool,
+    json: bool,
+) -> None:
+    """Measure models on a data set: PSNR, SSIM, time, memory and size, beside what was published.
+
+    Known sets are fetched where they are not there (bsd only by hand), a folder's layout is found by looking.
+    Published figures are shown only where data set, protocol and weights are theirs. identity, which passes frames
+    through, and FFmpeg's filters unsharp and cas are always measured, too. An interrupted bench goes on where it was.
+
+    \b
+    Examples:
+      vdeblur bench --dataset gopro --model dstnet,lite --protocol dstnet --report gopro.html
+      vdeblur bench --dataset my_pairs/ --model lite,nafnet-32 --limit 20 --save restored/
+    """
+    reporter = JsonReporter() if json else HumanReporter()
+    with reported(reporter, [dataset or "bench"]) as stop:
+        if dataset is None:
+            raise UsageError("there is nothing to measure on", "name a data set or a folder: --dataset gopro")
+        from vdeblur.bench import evaluate
+        from vdeblur.bench import report as reports
+
+        for path in report:
+            reports.check(path)
+        told = evaluate.Task(dataset, model, protocol, split, limit, data, save, device, precision, yes, offline)
+
+        def write(results: dict[str, Any]) -> None:
+            for path in report:
+                reports.write(results, path)
+
+        results = evaluate.run(told, notify=reporter.notify, ask=question(json), stop=stop, finish=write)
+        if json:
+            reporter.notify("report", reports.plain(results))
+        else:
+            reporter.close()
+            _show(results)
+
+
+def _show(results: dict[str, Any]) -> None:
+    """Write the table, and the protocol below it."""
+    show_table(HEADS, [_row(model) for model in results["models"]])
+    about = results["dataset_details"]
+    part = ", only a part of them" if about["known"] and not about["complete"] else ""
+    click.echo(f"\n{results['dataset']} {about['split']} ({about['blur']}): {about['frames']} frames{part}")
+    click.echo(f"protocol {results['protocol']}: {results['protocol_details']['description']}")
+    for model in results["models"]:
+        if about["complete"] and model["other_protocols"]:
+            names = " or ".join(model["other_protocols"])
+            click.echo(f"{model['model']}: figures were published by protocol {names}")
+    if about["decoder"] != "exact":
+        click.echo(f"JPEG decoder: {about['decoder']}")
+
+
+def _row(model: dict[str, Any]) -> tuple[str, ...]:
+    published = model["published"]
+    return (
+        model["model"],
+        model["weights"],
+        _number(model["psnr"], ".2f"),
+        _number(model["ssim_2d"], ".4f"),
+        _number(model["ssim_3d"], ".4f"),
+        _published(published) if published else "",
+        _number(model["seconds_per_frame"], ".3g"),
+        "" if model["peak_memory_bytes"] is None else f"{model['peak_memory_bytes'] / 1e6:.0f} MB",
+        f"{model['params'] / 1e6:.2f} M" if model["params"] else "",
+        f"{model['flops'] / 2e9:.1f}" if model["flops"] else "",
+    )
+
+
+def _published(score: dict[str, Any]) -> str:
+    known = score["ssim"] is not None and score["ssim_kind"] not in ("", "not stated")
+    return f"{score['psnr']:.2f}" + (f" / {score['ssim']:.4f} ({score['ssim_kind']})" if known else "")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
