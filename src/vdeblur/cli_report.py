@@ -134,6 +134,9 @@ class HumanReporter:
         again = f"; {facts['finished']} sequences of an interrupted bench are kept" if facts["finished"] else ""
         self._say(f"{facts['model']} on {facts['device']} in {facts['precision']}{again}")
 
+    def _on_bench_kept(self, facts: dict[str, Any]) -> None:
+        self._say(f"{facts['sequences']} sequences are kept: the same command goes on")
+
     def _on_sequence_done(self, facts: dict[str, Any]) -> None:
         self._say(f"  {facts['sequence']}: {facts['psnr']:.2f} dB")
 

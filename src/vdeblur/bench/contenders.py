@@ -63,6 +63,20 @@ def check_names(names: tuple[str, ...]) -> None:
             weights.choose(name)
 
 
+def obtain(names: tuple[str, ...], talk: Talk) -> None:
+    """Fetch the weights of all models, before the first one is measured.
+
+    Raises: ModelError where they cannot be had.
+    """
+    for name in names:
+        if name not in BASELINES:
+            entry, chosen = weights.choose(name)
+            if chosen is not None:
+                weights.obtain(entry, chosen, talk)
+            else:
+                weights.load_model(name)  # says why, where there are none
+
+
 def load(name: str, chosen: torch.device, precision: str, talk: Talk) -> "Contender":
     """Load a model, or take a filter, by its name.
 

@@ -104,8 +104,9 @@ def run(
 ) -> dict[str, Any]:
     """Measure; gives the report.
 
-    notify: takes the events bench, bench_model, progress, sequence_done, warning, and those of downloads. ask, stop: as
-    in pipeline.run. finish: is given the report while the pictures that it names are still there.
+    notify: takes the events bench, bench_model, progress, sequence_done, bench_kept (when a signal came), warning, and
+    those of downloads. ask, stop: as in pipeline.run. finish: is given the report while the pictures that it names are
+    still there.
 
     Raises: VdeblurError; what is finished is kept, and the same task goes on there.
     """
@@ -122,13 +123,18 @@ def run(
     )
     _check_lengths(dataset, protocol)
     chosen = device.choose_device(task.device)
+    contenders.obtain(names, talk)
     notify("bench", {**_describe(dataset), "protocol": protocol.description, "models": list(names)})
     results = []
     kept: list[Kept] = []
-    for name in names:
-        contender = contenders.load(name, chosen, task.precision, talk)
-        kept.append(Kept(task, dataset, protocol, contender, chosen))
-        results.append(_measure(Bench(task, dataset, protocol, chosen, notify, stop), contender, kept[-1]))
+    try:
+        for name in names:
+            contender = contenders.load(name, chosen, task.precision, talk)
+            kept.append(Kept(task, dataset, protocol, contender, chosen))
+            results.append(_measure(Bench(task, dataset, protocol, chosen, notify, stop), contender, kept[-1]))
+    except InterruptedRunError:
+        notify("bench_kept", {"sequences": sum(one.count() for one in kept)})
+        raise
     report = _report(task, dataset, protocol, chosen, results)
     report["pictures"] = [
         row for result, one in zip(results, kept, strict=True) for row in _shown(result, one, dataset)
@@ -347,6 +353,10 @@ class Kept:
             temporary.replace(path)
         except OSError as error:
             raise download.cache_error(error) from error
+
+    def count(self) -> int:
+        """Tell how many sequences are finished."""
+        return len(list(self.folder.glob("*.json")))
 
     def picture(self, sequence: str, kind: str) -> Path:
         """Give where a sequence's worst or best frame is."""
