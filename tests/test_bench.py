@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import cli_bench, download, streams, tiles, weights
-from vdeblur.bench import contenders, datasets, evaluate, metrics, pictures, protocols
+from vdeblur.bench import contenders, datasets, evaluate, metrics, pictures, protocols, vmaf
 from vdeblur.bench.datasets import KnownSet, Span
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
 from vdeblur.networks.dstnet import DSTNet
@@ -190,6 +190,39 @@ def test_a_page_shows_the_worst_and_the_best(vdeblur, footage: Path, tmp_path: P
             assert f"{kind} frame of {sequence}" in page
 
 
+def test_vmaf_is_ffmpegs(vdeblur, footage: Path, tmp_path: Path) -> None:
+    result = vdeblur("bench", "--dataset", footage, "--vmaf", "--model", "identity", "--report", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    assert "VMAF" in result.stdout
+    found = by_name(json.loads((tmp_path / "r.json").read_text()))
+    for sequence in found["identity"]["sequences"]:
+        inputs: list[object] = []
+        for kind in ("blur", "sharp"):
+            first = min((footage / sequence["name"] / kind).iterdir())
+            inputs += ["-start_number", int(first.stem), "-i", first.with_name("%08d.png")]
+        formats = "[0]format=yuv420p[a];[1]format=yuv420p[b]"
+        log = tmp_path / f"{sequence['name']}.json"
+        clips.ffmpeg(*inputs, "-lavfi", f"{formats};[a][b]libvmaf=log_fmt=json:log_path={log}", "-f", "null", "-")
+        wanted = json.loads(log.read_text())["pooled_metrics"]["vmaf"]["mean"]
+        assert sequence["vmaf"] == pytest.approx(wanted, abs=1e-3)
+    mean = numpy.mean([sequence["vmaf"] for sequence in found["identity"]["sequences"]])
+    assert found["identity"]["vmaf"] == pytest.approx(mean)
+
+
+def test_an_ffmpeg_without_vmaf(vdeblur, footage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/bin/true")
+    result = vdeblur("bench", "--dataset", footage, "--vmaf")
+    assert result.exit_code == 2
+    assert "/bin/true has no filter libvmaf (leave out --vmaf)" in result.output
+
+
+def test_vmaf_of_pictures_that_it_cannot_measure(vdeblur, footage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vmaf, "GRAPH", vmaf.GRAPH.replace("libvmaf=", "libvmaf=model=path=nowhere:"))
+    result = vdeblur("bench", "--dataset", footage, "--vmaf", "--model", "identity")
+    assert result.exit_code == 2
+    assert "cannot measure these pictures (leave out --vmaf)" in result.output
+
+
 @pytest.mark.cuda
 def test_on_a_gpu(vdeblur, footage: Path, tmp_path: Path) -> None:
     on_gpu, on_cpu = (
@@ -335,13 +368,14 @@ def test_published_figures_only_where_all_matches(
     vdeblur, footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(vdeblur, tmp_path, monkeypatch)
+    monkeypatch.setattr(contenders, "ALWAYS", ("identity",))
     known = ("--dataset", "gopro", "--data", footage, "--model", "tiny")
     result = vdeblur("bench", *known, "--protocol", "dstnet", "--report", tmp_path / "r.json")
     assert "31.50 / 0.9100 (3D)" in result.stdout
     rows = by_name(json.loads((tmp_path / "r.json").read_text()))
     wanted = {"psnr": 31.5, "ssim": 0.91, "ssim_kind": "3D", "protocol": "in words", "data": "GoPro"}
     assert rows["tiny"]["published"] == wanted
-    assert all(rows[name]["published"] is None for name in ("identity", "unsharp", "cas"))
+    assert rows["identity"]["published"] is None
 
     result = vdeblur("bench", *known, "--protocol", "plain")
     assert "31.50" not in result.stdout, "another protocol"

@@ -45,6 +45,7 @@ class Names(click.ParamType):
 @click.option(
     "--report", type=click.Path(path_type=Path), multiple=True, help=".html, .md, .csv or .json file; may be repeated."
 )
+@click.option("--vmaf", is_flag=True, help="Measure VMAF, too, by ffmpeg's libvmaf.")
 @click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps or xpu.")
 @click.option(
     "-p",
@@ -66,6 +67,7 @@ def bench(
     limit: int | None,
     save: Path | None,
     report: tuple[Path, ...],
+    vmaf: bool,
     device: str,
     precision: str,
     yes: bool,
@@ -92,7 +94,7 @@ def bench(
 
         for path in report:
             reports.check(path)
-        told = evaluate.Task(dataset, model, protocol, split, limit, data, save, device, precision, yes, offline)
+        told = evaluate.Task(dataset, model, protocol, split, limit, data, save, vmaf, device, precision, yes, offline)
 
         def write(results: dict[str, Any]) -> None:
             for path in report:
@@ -108,7 +110,12 @@ def bench(
 
 def _show(results: dict[str, Any]) -> None:
     """Write the table, and the protocol below it."""
-    show_table(HEADS, [_row(model) for model in results["models"]])
+    heads: tuple[str, ...] = HEADS
+    rows = [_row(model) for model in results["models"]]
+    if any(model["vmaf"] is not None for model in results["models"]):
+        heads = (*HEADS, "VMAF")
+        rows = [(*row, _number(model["vmaf"], ".2f")) for row, model in zip(rows, results["models"], strict=True)]
+    show_table(heads, rows)
     about = results["dataset_details"]
     part = ", only a part of them" if about["known"] and not about["complete"] else ""
     click.echo(f"\n{results['dataset']} {about['split']} ({about['blur']}): {about['frames']} frames{part}")

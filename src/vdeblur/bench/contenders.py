@@ -8,7 +8,7 @@ the number of its parameters.
 import functools
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -40,9 +40,10 @@ class Waited:
 
     seconds: float = 0.0
 
-    def through(self, blurry: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Give the same pictures, and note how long each took to come."""
+    def through(self, blurry: Iterator[Tensor], check_stop: Callable[[], None]) -> Iterator[Tensor]:
+        """Give the same pictures, and note how long each took to come; before each it is asked whether to stop."""
         while True:
+            check_stop()
             begun = time.perf_counter()
             picture = next(blurry, None)
             self.seconds += time.perf_counter() - begun
@@ -139,11 +140,11 @@ class Model:
 
         def padded() -> Iterator[Tensor]:
             for picture in chain([first], blurry):
-                waiting.append(picture.to(self.device).float())
-                yield plan.pad(waiting[-1][None] / 255)
+                waiting.append(picture.to(self.device))
+                yield plan.pad(waiting[-1][None].float() / 255)
 
         for restored in self._feed(protocol, dataset)(self.network, padded(), plan):
-            before = waiting.popleft()
+            before = waiting.popleft().float()
             # As in restore.py: what the network changed is added to the picture, so that both round alike.
             difference = plan.crop(restored)[0].float() - before / 255
             if not bool(torch.isfinite(difference.sum())):

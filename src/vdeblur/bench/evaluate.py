@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vdeblur import __version__, decode, device, download
-from vdeblur.bench import contenders, memory, pictures, protocols, temporal
+from vdeblur.bench import contenders, memory, metrics, pictures, protocols, temporal, vmaf
 from vdeblur.bench.contenders import Contender
 from vdeblur.bench.datasets import DataSet, Pair, Sequence, open_dataset
 from vdeblur.bench.protocols import PROTOCOLS, Protocol, Quality
@@ -49,6 +49,7 @@ class Task:
     limit: int | None = None
     data: Path | None = None
     save: Path | None = None
+    vmaf: bool = False
     device: str = "auto"
     precision: str = "auto"
     yes: bool = False
@@ -69,7 +70,10 @@ class FrameResult:
 
 @dataclass(frozen=True)
 class SequenceResult:
-    """One sequence: the frames that count; seconds for all its frames, peak memory in bytes (None: not known)."""
+    """One sequence: the frames that count; seconds for all that were restored, peak memory in bytes (None: not known).
+
+    vmaf: the mean over frames, None unless asked for. saved: the folder of the restored frames.
+    """
 
     name: str
     frames: tuple[FrameResult, ...]
@@ -77,6 +81,7 @@ class SequenceResult:
     seconds: float
     memory_bytes: int | None
     warping_error: float | None
+    vmaf: float | None = None
     saved: str | None = None
 
     @property
@@ -113,6 +118,8 @@ def run(
     protocol = PROTOCOLS[task.protocol]
     names = tuple(dict.fromkeys((*task.models, *contenders.ALWAYS)))
     contenders.check_names(names)
+    if task.vmaf:
+        vmaf.check()
     talk = Talk(task.offline, task.yes, notify, ask, stop)
 
     def warn(code: str, message: str) -> None:
@@ -218,16 +225,16 @@ def _measure_sequence(
 ) -> SequenceResult:
     """Restore a sequence, compare each frame with the sharp one, and keep the worst and the best."""
     folder = None if bench.task.save is None else bench.task.save / contender.name / sequence.name
-    comparison = Comparison(bench.protocol, bench.device)
     peak = memory.Peak(bench.device)
     sharp = decode.threaded(_pictures(sequence, "sharp"), AHEAD)
     blurry = decode.threaded(_pictures(sequence, "blurry"), AHEAD)
     total = 0.0
-    with contextlib.closing(sharp), contextlib.closing(blurry):
+    with contextlib.closing(sharp), contextlib.closing(blurry), contextlib.ExitStack() as stack:
+        looks = stack.enter_context(vmaf.Vmaf()) if bench.task.vmaf else None
+        comparison = Comparison(bench.protocol, bench.device, looks)
         waited = contenders.Waited()
-        stream = contender.restore(waited.through(blurry), bench.protocol, bench.dataset.known)
+        stream = contender.restore(waited.through(blurry, bench.check_stop), bench.protocol, bench.dataset.known)
         for index, pair in enumerate(sequence.pairs):
-            bench.check_stop()
             with peak:
                 begun, waited.seconds = time.perf_counter(), 0.0
                 restored = next(stream)
@@ -245,8 +252,16 @@ def _measure_sequence(
     for kind, picture in comparison.extremes.items():
         pictures.write_png(kept.picture(sequence.name, kind), picture)
     saved = None if folder is None else str(folder.absolute())
-    count_all = len(sequence.pairs)
-    return SequenceResult(sequence.name, frames, count_all, total, peak.bytes, comparison.warping_error, saved)
+    return SequenceResult(
+        name=sequence.name,
+        frames=frames,
+        restored=len(sequence.pairs),
+        seconds=total,
+        memory_bytes=peak.bytes,
+        warping_error=comparison.warping_error,
+        vmaf=comparison.vmaf,
+        saved=saved,
+    )
 
 
 def _pictures(sequence: Sequence, kind: str) -> Iterator[Tensor]:
@@ -256,8 +271,9 @@ def _pictures(sequence: Sequence, kind: str) -> Iterator[Tensor]:
 class Comparison:
     """Restored frames of a sequence beside sharp ones, in batches on the device."""
 
-    def __init__(self, protocol: Protocol, chosen: torch.device) -> None:
-        self.protocol = protocol
+    def __init__(self, protocol: Protocol, chosen: torch.device, looks: vmaf.Vmaf | None = None) -> None:
+        self.protocol, self.looks = protocol, looks
+        self.vmaf: float | None = None
         self.device = torch.device("cpu") if chosen.type == "mps" else chosen  # which has no float64
         self.waiting: list[tuple[Pair, Tensor, Tensor, float]] = []
         self.frames: list[FrameResult] = []
@@ -275,6 +291,8 @@ class Comparison:
             if self.before is not None and self.counted % WARPED_EVERY == 1:
                 two = [torch.stack(both).float() / 255 for both in zip(self.before, (restored, sharp), strict=True)]
                 self.warping.append(temporal.warping_error(*two))
+            if self.looks is not None:
+                self.looks.add(*(metrics.crop(one, self.protocol.crop) for one in (restored, sharp)))
             self.before = restored, sharp
             self.counted += 1
             self.waiting.append((pair, restored, sharp, seconds))
@@ -284,6 +302,9 @@ class Comparison:
     def finish(self) -> tuple[FrameResult, ...]:
         """Give the results of all frames."""
         self._compare()
+        if self.looks is not None:
+            scores = self.looks.finish()
+            self.vmaf = math.fsum(scores) / len(scores)
         return tuple(self.frames)
 
     @property
@@ -325,6 +346,7 @@ class Kept:
             "protocol": protocol.name,
             "model": [contender.name, contender.digest, contender.precision, str(chosen)],
             "save": str(task.save.absolute()) if task.save else "",
+            "vmaf": task.vmaf,
             "files": [
                 (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns)
                 for sequence in dataset.sequences
@@ -413,7 +435,6 @@ def _model_facts(result: ModelResult, dataset: DataSet, protocol: Protocol) -> d
     contender, sequences = result.contender, result.sequences
     frames = [frame for one in sequences for frame in one.frames]
     memories = [one.memory_bytes for one in sequences if one.memory_bytes is not None]
-    warping = [one.warping_error for one in sequences if one.warping_error is not None]
     quality = protocols.mean([Quality(one.psnr, one.ssim_2d, one.ssim_3d) for one in frames])
     return {
         "model": contender.model,
@@ -423,7 +444,8 @@ def _model_facts(result: ModelResult, dataset: DataSet, protocol: Protocol) -> d
         "frames": len(frames),
         **asdict(quality),
         "mean_of_videos": asdict(protocols.mean([one.quality for one in sequences])),
-        "warping_error": math.fsum(warping) / len(warping) if warping else None,
+        "vmaf": _mean_of([(one.vmaf, len(one.frames)) for one in sequences]),
+        "warping_error": _mean_of([(one.warping_error, len(one.frames)) for one in sequences]),
         "sharpness": math.fsum(frame.sharpness for frame in frames) / len(frames),
         "seconds_per_frame": sum(one.seconds for one in sequences) / sum(one.restored for one in sequences),
         "peak_memory_bytes": max(memories, default=None),
@@ -435,6 +457,12 @@ def _model_facts(result: ModelResult, dataset: DataSet, protocol: Protocol) -> d
     }
 
 
+def _mean_of(values: list[tuple[float | None, int]]) -> float | None:
+    """Average values that stand for so many frames each; None where there are none."""
+    known = [(value, frames) for value, frames in values if value is not None]
+    return math.fsum(value * frames for value, frames in known) / sum(frames for _, frames in known) if known else None
+
+
 def _sequence_facts(one: SequenceResult) -> dict[str, Any]:
     return {
         "name": one.name,
@@ -442,6 +470,7 @@ def _sequence_facts(one: SequenceResult) -> dict[str, Any]:
         **asdict(one.quality),
         "seconds_per_frame": one.seconds / one.restored,
         "warping_error": one.warping_error,
+        "vmaf": one.vmaf,
         "per_frame": [asdict(frame) for frame in one.frames],
         **({"saved": one.saved} if one.saved else {}),
     }
