@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import cli_bench, download, streams, tiles, weights
-from vdeblur.bench import contenders, datasets, evaluate, metrics, pictures, protocols, vmaf
+from vdeblur.bench import contenders, datasets, evaluate, memory, metrics, pictures, protocols, vmaf
 from vdeblur.bench.datasets import KnownSet, Span
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
 from vdeblur.networks.dstnet import DSTNet
@@ -24,11 +24,6 @@ from vdeblur.networks.dstnet import DSTNet
 FRAMES = 5
 SEQUENCES = ("reds_alley", "reds_wall")
 FILTERS = {"unsharp": "unsharp=5:5:1:5:5:0", "cas": "cas=0.5"}
-
-
-@pytest.fixture(autouse=True)
-def _count_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contenders, "COUNTED_SIDE", 32)
 
 
 @pytest.fixture(scope="module")
@@ -405,6 +400,31 @@ def test_the_registrys_scores_name_protocols_that_there_are() -> None:
     assert set(cli_bench.PROTOCOLS) == protocols.PROTOCOLS.keys()
 
 
+def test_speed_is_asked_for_by_the_same_command(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple] = []
+    monkeypatch.setattr(cli_bench, "run_speed", lambda *facts: told.append(facts[:-1]))
+    report = tmp_path / "speed.md"
+    options = ("--size", "64x48", "--frames", 4, "--repeats", 2, "-d", "cpu", "-p", "fp32,bf16", "--report", report)
+    assert vdeblur("bench", "--speed", "--model", "lite,identity", *options, "--json").exit_code == 0
+    assert told == [(("lite", "identity"), ("fp32", "bf16"), "64x48", 4, "cpu", (), 2, report, True)]
+
+
+def test_memory_that_was_taken_is_seen() -> None:
+    peak = memory.Peak(torch.device("cpu"))
+    with peak:
+        pass
+    before = peak.bytes
+    with peak:
+        torch.ones(30_000_000)
+    if before is None:
+        pytest.skip("this system does not tell")
+    assert peak.bytes > before + 100_000_000
+    taken = peak.bytes
+    with peak:
+        pass
+    assert peak.bytes == taken
+
+
 # Interruptions and faults
 
 
@@ -497,7 +517,7 @@ def test_a_sequence_that_is_too_short(vdeblur, footage: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        ((), 2, "nothing to measure on"),
+        ((), 2, "--dataset gopro, or --speed"),
         (("--dataset", "nowhere"), 3, "no such folder (choose gopro, dvd, reds, bsd, or a folder"),
         (("--dataset", "{}", "--model", "lite,none"), 5, "unknown model 'none'"),
         (("--dataset", "{}", "--model", "lite,spn"), 5, "no weights of spn to be had"),
@@ -505,6 +525,10 @@ def test_a_sequence_that_is_too_short(vdeblur, footage: Path) -> None:
         (("--dataset", "{}", "--model", "best"), 2, "no model of its own"),
         (("--dataset", "{}", "--model", "lite,"), 2, "has an empty name"),
         (("--dataset", "{}", "--protocol", "mine"), 2, "is not one of 'plain', 'cdvd-tsp'"),
+        (("--dataset", "{}", "--precision", "fp32,bf16"), 2, "several only with --speed"),
+        (("--dataset", "{}", "--precision", "int8"), 2, "'int8' is not one of auto, fp32, bf16, fp16"),
+        (("--dataset", "{}", "--speed"), 2, "--speed needs no data set"),
+        (("--speed", "--report", "a.md", "--report", "b.md"), 2, "writes one report"),
         (("--dataset", "{}", "--report", "report.pdf"), 2, "no report of the kind '.pdf'"),
         (("--dataset", "{}", "--data", "{}"), 2, "--data says where a known set is"),
         (("--dataset", "gopro", "--offline"), 5, "GoPro is not in the cache, and the network is off"),

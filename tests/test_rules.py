@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 STAGES = {"decode", "color", "scenes", "tiles", "streams", "encode"}
 CLI = {"cli", "cli_bench", "cli_bench_speed", "cli_models", "cli_report"}
 OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool", "page",
-                 "bench.baselines", "bench.contenders", "bench.pictures", "bench.speed"},
+                 "bench.baselines", "bench.contenders", "bench.parts", "bench.pictures"},
           "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
           **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests", "filelock")}}  # fmt: skip
 

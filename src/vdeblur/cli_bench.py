@@ -1,10 +1,11 @@
-"""`vdeblur bench`: how good models are on a data set, beside what was published."""
+"""`vdeblur bench`: how good models are on a data set, beside what was published; with --speed, how fast they are."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
+from vdeblur.cli_bench_speed import run_speed
 from vdeblur.cli_report import HumanReporter, JsonReporter, question, reported, show_table
 from vdeblur.errors import UsageError
 
@@ -17,10 +18,16 @@ HEADS = (
 )
 
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
 class Names(click.ParamType):
-    """Names with commas between them."""
+    """Names with commas between them, of those that there are to choose from if they are given."""
 
     name = "names"
+
+    def __init__(self, choices: tuple[str, ...] = ()) -> None:
+        self.choices = choices
 
     def convert(
         self, value: str | tuple[str, ...], param: click.Parameter | None, context: click.Context | None
@@ -31,6 +38,9 @@ class Names(click.ParamType):
         names = tuple(name.strip() for name in value.split(","))
         if not all(names):
             self.fail(f"{value!r} has an empty name", param, context)
+        for name in names if self.choices else ():
+            if name not in self.choices:
+                self.fail(f"{name!r} is not one of {', '.join(self.choices)}", param, context)
         return names
 
 
@@ -50,14 +60,28 @@ class Names(click.ParamType):
 @click.option(
     "-p",
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    type=Names(PRECISIONS),
     default="auto",
     show_default=True,
-    help="Of the networks, as for run.",
+    help="Of the networks, as for run; with --speed several, as fp32,bf16.",
 )
 @click.option("--yes", is_flag=True, help="Fetch unasked, even what has no published digest.")
 @click.option("--offline", is_flag=True, help="Never use the network.")
-@click.option("--json", is_flag=True, help="Write events as JSON lines to stdout, the report as the last but one.")
+@click.option("--json", is_flag=True, help="Write events as JSON lines to stdout; with --speed, the report.")
+@click.option("--speed", is_flag=True, help="Measure how fast models are, on a clip of its own.")
+@click.option("--size", default="1280x720", show_default=True, help="For --speed: WIDTHxHEIGHT of the clip, in pixels.")
+@click.option(
+    "--frames", type=click.IntRange(2), default=60, show_default=True, help="For --speed: length of the clip."
+)
+@click.option(
+    "--repeats", type=click.IntRange(1), default=1, show_default=True, help="For --speed: medians of so many."
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="For --speed: script to compare with.",
+)
 def bench(
     dataset: str | None,
     data: Path | None,
@@ -69,32 +93,51 @@ def bench(
     report: tuple[Path, ...],
     vmaf: bool,
     device: str,
-    precision: str,
+    precision: tuple[str, ...],
     yes: bool,
     offline: bool,
     json: bool,
+    speed: bool,
+    size: str,
+    frames: int,
+    repeats: int,
+    reference: tuple[Path, ...],
 ) -> None:
     """Measure models on a data set: PSNR, SSIM, time, memory and size, beside what was published.
 
     Known sets are fetched where they are not there (bsd only by hand), a folder's layout is found by looking.
     Published figures are shown only where data set, protocol and weights are theirs. identity, which passes frames
     through, and FFmpeg's filters unsharp and cas are always measured, too. An interrupted bench goes on where it was.
+    With --speed, measure instead how fast models are: the network alone, the whole run, and each of its stages.
 
     \b
     Examples:
       vdeblur bench --dataset gopro --model dstnet,lite --protocol dstnet --report gopro.html
       vdeblur bench --dataset my_pairs/ --model lite,nafnet-32 --limit 20 --save restored/
+      vdeblur bench --speed --model lite,dstnet --precision fp32,bf16
     """
-    reporter = JsonReporter() if json else HumanReporter()
+    reporter = JsonReporter() if json and not speed else HumanReporter()
     with reported(reporter, [dataset or "bench"]) as stop:
+        if speed:
+            if dataset is not None:
+                raise UsageError("--speed needs no data set", "leave out --dataset, or --speed")
+            if len(report) > 1:
+                raise UsageError("--speed writes one report", "name one .json or .md file")
+            one = report[0] if report else None
+            run_speed(model, precision, size, frames, device, reference, repeats, one, json, stop)
+            return
         if dataset is None:
-            raise UsageError("there is nothing to measure on", "name a data set or a folder: --dataset gopro")
+            raise UsageError("there is nothing to measure", "name a data set or a folder: --dataset gopro, or --speed")
+        if len(precision) > 1:
+            raise UsageError("--precision takes several only with --speed", "choose one of them")
         from vdeblur.bench import evaluate
         from vdeblur.bench import report as reports
 
         for path in report:
             reports.check(path)
-        told = evaluate.Task(dataset, model, protocol, split, limit, data, save, vmaf, device, precision, yes, offline)
+        told = evaluate.Task(
+            dataset, model, protocol, split, limit, data, save, vmaf, device, precision[0], yes, offline
+        )
 
         def write(results: dict[str, Any]) -> None:
             for path in report:

@@ -16,11 +16,11 @@ from itertools import chain
 import av
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from vdeblur import device, streams, tiles, weights
+from vdeblur import device, streams, weights
 from vdeblur.bench import pictures
 from vdeblur.bench.baselines import BASELINES
+from vdeblur.bench.parts import count_flops
 from vdeblur.bench.protocols import Protocol
 from vdeblur.download import Talk
 from vdeblur.errors import DeviceError, UsageError
@@ -30,7 +30,6 @@ from vdeblur.restore import plan_tiles
 from vdeblur.settings import Settings
 
 ALWAYS = ("identity", *BASELINES)  # in every table
-COUNTED_SIDE, SHORT, LONG = 256, 3, 7  # pixels and frames of the clips on which operations are counted
 RATE = Fraction(25)  # frames a second, for filters, which want to know
 
 
@@ -101,8 +100,8 @@ class Filter:
         frames = (pictures.to_frame(picture) for picture in blurry)
         yield from map(pictures.of_frame, BASELINES[self.name](_timed(frames)))
 
-    def flops(self) -> int | None:
-        """Give None."""
+    def flops(self, height: int, width: int) -> float | None:
+        """Give None: nothing counts them."""
         return None
 
 
@@ -157,20 +156,9 @@ class Model:
         return streams.stream if chunk is None else functools.partial(streams.stream_chunks, chunk=chunk)
 
     @torch.inference_mode()
-    def flops(self) -> int | None:
-        """Count convolutions and matrix products by torch's own counter: two for a multiply-add.
-
-        Two lengths of a clip are counted, and the difference is what one more frame takes.
-        """
-        plan = tiles.plan_tiles(COUNTED_SIDE, COUNTED_SIDE, None, 0, self.network.multiple, self.network.smallest)
-        counted = []
-        for length in (SHORT, LONG):
-            frames = (torch.rand(1, 3, COUNTED_SIDE, COUNTED_SIDE, device=self.device) for _ in range(length))
-            with FlopCounterMode(display=False) as counter:
-                for _ in streams.stream(self.network, (plan.pad(frame) for frame in frames), plan):
-                    pass
-            counted.append(counter.get_total_flops())
-        return int(counted[1] - counted[0]) // (LONG - SHORT)
+    def flops(self, height: int, width: int) -> float | None:
+        """Count floating-point operations for a frame of this size; see parts.count_flops."""
+        return count_flops(self.network, self.device, height, width)
 
 
 Contender = Model | Filter

@@ -92,10 +92,10 @@ class SequenceResult:
 
 @dataclass
 class ModelResult:
-    """One contender on all sequences."""
+    """One contender on all sequences; flops: for a frame of the first one's size."""
 
     contender: Contender
-    flops: int | None
+    flops: float | None
     sequences: list[SequenceResult] = field(default_factory=list)
 
 
@@ -194,7 +194,8 @@ def _measure(bench: Bench, contender: Contender, kept: "Kept") -> ModelResult:
             "sequences": len(sequences),
         },
     )
-    result = ModelResult(contender, contender.flops())
+    height, width = pictures.read_rgb(sequences[0].pairs[0].blurry).shape[1:]
+    result = ModelResult(contender, contender.flops(height, width))
     begun, done = time.monotonic(), 0
     ahead = sum(len(one.pairs) for one, there in zip(sequences, finished, strict=True) if there is None)
 

@@ -78,12 +78,12 @@ def as_markdown(results: Results) -> str:
     parts = [
         f"**{_text(results['dataset'])}**, protocol {_text(results['protocol'])}, {_text(results['device'])}, "
         f"{_text(results['precision'])}; {_versions(results)}",
-        _markdown_table(
+        markdown_table(
             ["model", *(column.head for column in columns)],
             [[_name(model, models), *(column.show(model) for column in columns)] for model in models],
         ),
         "PSNR in dB by sequence:",
-        _markdown_table(
+        markdown_table(
             ["sequence", "frames", *(_name(model, models) for model in models)],
             [[name, frames, *cells] for name, frames, cells in _by_sequence(models, "psnr")],
         ),
@@ -91,7 +91,8 @@ def as_markdown(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(heads: list[str], rows: list[list[str]]) -> str:
+def markdown_table(heads: list[str], rows: list[list[str]]) -> str:
+    """Give a table with names on the left and figures on the right."""
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
 
@@ -158,7 +159,7 @@ COLUMNS = (
     Column("seconds_per_frame", "s/frame", ".3g"),
     Column("peak_memory_bytes", "peak memory, MB", ".0f", None, 1e-6),
     Column("params", "parameters, M", ".2f", None, 1e-6),
-    Column("flops", "GFLOP for 256x256", ".1f", None, 1e-9),
+    Column("flops", "GFLOP/frame", ".1f", None, 1e-9),
 )
 
 
