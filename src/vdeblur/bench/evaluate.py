@@ -26,6 +26,7 @@ from vdeblur.bench import contenders, memory, metrics, pictures, protocols, temp
 from vdeblur.bench.contenders import Contender
 from vdeblur.bench.datasets import DataSet, Pair, Sequence, open_dataset
 from vdeblur.bench.protocols import PROTOCOLS, Protocol, Quality
+from vdeblur.bench.speed import device_name_of
 from vdeblur.download import Talk
 from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError
 from vdeblur.restore import never
@@ -406,7 +407,7 @@ def _report(
         "protocol": protocol.name,
         "protocol_details": {"description": protocol.description, **dataclasses.asdict(protocol)},
         "device": str(chosen),
-        "device_name": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else platform.processor(),
+        "device_name": device_name_of(chosen),
         "precision": " ".join(precisions) or task.precision,
         "versions": _versions(),
         "models": [_model_facts(result, dataset, protocol) for result in results],

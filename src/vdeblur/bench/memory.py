@@ -1,5 +1,6 @@
 """The most memory that a piece of work takes."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Self
@@ -36,8 +37,9 @@ class Peak:
     def __enter__(self) -> Self:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        elif RESET.exists():
-            RESET.write_text(RESET_PEAK)
+        else:
+            with contextlib.suppress(OSError):  # where there is no such file, or it is out of bounds
+                RESET.write_text(RESET_PEAK)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -129,6 +129,7 @@ def align(restored: Tensor, sharp: Tensor) -> Aligned:
 
     Of Koehler et al., "Recording and Playback of Camera Shake", ECCV 2012, as PVDNet's evaluation has it: scale by
     least squares, then the peak of the cross-correlation of the channels' means; what is moved in is zero in both.
+    That evaluation also transposes portrait frames, which changes none of the figures.
     """
     z, x = restored.double(), sharp.double()
     scale = (x * z).sum() / z.square().sum().clamp_min(torch.finfo(torch.float64).tiny)

@@ -74,7 +74,7 @@ def measure(
     return {
         "v": 1,
         "device": str(chosen),
-        "device_name": _device_name(chosen),
+        "device_name": device_name_of(chosen),
         "threads": torch.get_num_threads(),
         "versions": {"vdeblur": __version__, "torch": torch.__version__, "av": metadata.version("av")},
         "size": size,
@@ -215,7 +215,7 @@ def _compare(row: Results, first: Results, references: list[Results], shares_cor
     row["reference_ratios"] = {one["name"]: one["seconds_per_frame"] * row["network_fps"] for one in references}
 
 
-def _device_name(chosen: torch.device) -> str:
+def device_name_of(chosen: torch.device) -> str:
     """Name the GPU, or the processor and its cores."""
     if chosen.type == "cuda":
         return torch.cuda.get_device_name(chosen)
