@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdeblur import __version__
+from vdeblur.cli_bench import bench
 from vdeblur.cli_models import models
 from vdeblur.cli_report import HumanReporter, JsonReporter, Session, question, reported
 from vdeblur.errors import UsageError
@@ -258,6 +259,7 @@ def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
     )
 
 
+main.add_command(bench)
 main.add_command(models)
 
 if __name__ == "__main__":

@@ -400,13 +400,17 @@ class PictureEncoding:
 
     def encode(self, frame: Frame) -> bytes:
         """Give a frame as a picture file."""
-        picture = _convert(frame.picture, self.format)
-        encoder = av.CodecContext.create(self.codec, "w")
-        assert isinstance(encoder, av.VideoCodecContext)
-        encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, self.format
-        encoder.time_base = Fraction(1, 25)
-        picture.pts, picture.time_base = None, Fraction(1, 25)
-        return b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
+        return picture_bytes(_convert(frame.picture, self.format), self.codec)
+
+
+def picture_bytes(picture: av.VideoFrame, codec: str = "png") -> bytes:
+    """Encode one picture, in the pixel format that it has, as a file's content; codec: png or tiff."""
+    encoder = av.CodecContext.create(codec, "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, picture.format.name
+    encoder.time_base = Fraction(1, 25)
+    picture.pts, picture.time_base = None, Fraction(1, 25)
+    return b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
 
 
 class Worker:
