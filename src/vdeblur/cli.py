@@ -151,6 +151,16 @@ class KeyValue(click.ParamType):
 @click.option("-e", "e", type=KeyValue(), multiple=True, help="Any option of the encoder; may be repeated.")
 @click.option("--pix-fmt", default="keep", show_default=True, help="Pixel format; keep is the input's.")
 @click.option("--lossless", is_flag=True, help="FFV1 in Matroska (.mkv).")
+@click.option("--no-audio", is_flag=True, help="Leave sound out.")
+@click.option("--no-subtitles", is_flag=True, help="Leave subtitles out.")
+@click.option(
+    "--deinterlace",
+    type=click.Choice(["auto", "off", "on"]),
+    default="auto",
+    show_default=True,
+    help="Interlaced frames become progressive ones; auto where they are flagged.",
+)
+@click.option("--deterministic", is_flag=True, help="The same bytes each time on the same machine.")
 @click.option("-y", "--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--json", is_flag=True, help="Write events as JSON lines to stdout.")
 def run(
@@ -176,6 +186,10 @@ def run(
     e: tuple[tuple[str, str], ...],
     pix_fmt: str,
     lossless: bool,
+    no_audio: bool,
+    no_subtitles: bool,
+    deinterlace: str,
+    deterministic: bool,
     overwrite: bool,
     json: bool,
 ) -> None:
@@ -211,7 +225,19 @@ def run(
             strength=strength,
             pictures=output.endswith(("/", os.sep)),
             cut=decode.Cut(start, stop_at, frames),
-            encoding=encode.EncodeOptions(codec, crf, preset, e, pix_fmt, lossless, overwrite),
+            encoding=encode.EncodeOptions(
+                codec,
+                crf,
+                preset,
+                e,
+                pix_fmt,
+                lossless,
+                overwrite,
+                audio=not no_audio,
+                subtitles=not no_subtitles,
+                deterministic=deterministic,
+                deinterlace=deinterlace,
+            ),
         )
         pipeline.run(input, Path(output).absolute(), told, notify=reporter.notify, ask=question(json), stop=stop)
 

@@ -9,20 +9,25 @@ import contextlib
 import math
 import queue
 import re
+import struct
+import subprocess
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import av
 import av.error
-from av.stream import Disposition
+import imageio_ffmpeg
+from av.sidedata.sidedata import SideData
+from av.stream import Disposition, Stream
 
 from vdeblur.errors import InputError
 from vdeblur.frame import Frame, layout_of, planar_name
+from vdeblur.hdr import Hdr, read_hdr
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
 PICTURE_RATE = Fraction(25)  # frames a second of a folder of pictures, which has none of its own
@@ -33,6 +38,11 @@ SEEKABLE = {
     "avi",
 }  # formats with an index; others are read from their start
 BACKWARD_SLACK = Fraction(1, 1000)
+JUMP_SECONDS = 1  # decoding times that go back further than this are those of another file, joined to the first
+MISSING_SECONDS = Fraction(1, 4)  # how much earlier than announced a file may end without being called cut off
+# Decoders that see transparency, which the ones FFmpeg takes by itself leave away.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+ENCRYPTED_TAGS = {"encv", "drmi"}  # what MP4 calls video that only a licence opens: ISO/IEC 23001-7, FairPlay
 
 T = TypeVar("T")
 
@@ -55,7 +65,9 @@ class Cut:
 class SourceInfo:
     """What is known of a source before its first frame is decoded.
 
-    frames_estimate: None where nothing is known. picture_format: planar, as the frames will have it.
+    frames_estimate: None where nothing is known. picture_format: planar, as the frames will have it. hdr: what there is
+    beyond the colour tags. display_matrix: FFmpeg's nine numbers of rotation and mirroring, or nothing. interlaced:
+    whether the first frame is. field_order: FFmpeg's number (AV_FIELD_*).
     """
 
     path: Path
@@ -68,10 +80,14 @@ class SourceInfo:
     frames_estimate: int | None
     duration_seconds: Fraction | None
     rotation: int = 0
+    display_matrix: tuple[int, ...] = ()
     sample_aspect_ratio: Fraction | None = None
     variable_rate: bool = False  # as far as the container tells
     streams: list[str] = field(default_factory=list)
     color: dict[str, int] = field(default_factory=dict)
+    hdr: Hdr = field(default_factory=Hdr)
+    interlaced: bool = False
+    field_order: int = 0
 
 
 class Warn(Protocol):
@@ -101,38 +117,36 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
 class VideoSource:
     """A video file: its first real video stream decoded, the packets of the other streams passed on."""
 
+    pictures = False
+
     def __init__(self, path: Path, cut: Cut, warn: Warn) -> None:
         self.path, self.cut, self.warn = path, cut, warn
         first = self._peek()  # rotation and colour stand on frames, and not always on the stream
-        self.container = self._open()
+        self.container = open_container(path)
         try:
             self.video = self._choose_video(self.container)
+            self.decoder = _decoder_for(self.video)
             self.info = self._describe(first)
         except BaseException:
             self.container.close()
             raise
 
-    def _open(self) -> av.container.InputContainer:
-        try:
-            return av.open(str(self.path.absolute()), metadata_errors="replace")
-        except (av.error.FFmpegError, OSError) as error:
-            raise InputError(
-                f"{self.path} cannot be read as video: {_reason(error)}", _hint(self.path, error)
-            ) from error
-
     def _peek(self) -> av.VideoFrame:
         """Decode one frame."""
-        with self._open() as container:
-            packets = container.demux(self._choose_video(container))
+        with open_container(self.path) as container:
+            video = self._choose_video(container)
+            decoder = _decoder_for(video)
             with contextlib.suppress(av.error.FFmpegError):
-                for packet in packets:
+                for packet in container.demux(video):
+                    if packet.has_sidedata("encryption_info"):
+                        raise InputError(f"{self.path} is encrypted", "only whoever has its key can read it")
                     with contextlib.suppress(av.error.FFmpegError):
-                        for picture in packet.decode():
+                        for picture in decoder.decode(packet if packet.size else None):
                             return picture
         raise InputError(f"{self.path}: not one frame can be decoded", "the file is damaged")
 
     def _choose_video(self, container: av.container.InputContainer) -> av.VideoStream:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        streams = [stream for stream in container.streams.video if not is_cover(stream)]
         if not streams:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise InputError(f"{self.path} has no video stream (only {kinds})", "give a file that holds video")
@@ -143,8 +157,10 @@ class VideoSource:
         except (AttributeError, av.error.FFmpegError):
             known = False
         if not known:
-            raise InputError(f"{self.path}: its video cannot be decoded here", "convert it with another tool first")
-        video.thread_type = "AUTO"
+            name = _foreign_codec(self.path)
+            raise InputError(f"{self.path}: there is no decoder for its video ({name})", "convert it first")
+        if video.codec_context.codec_tag in ENCRYPTED_TAGS:
+            raise InputError(f"{self.path} is encrypted", "only whoever has its key can read it")
         return video
 
     def _describe(self, first: av.VideoFrame) -> SourceInfo:
@@ -171,9 +187,12 @@ class VideoSource:
             frames_estimate=self._estimate_frames(duration, rate),
             duration_seconds=duration,
             rotation=first.rotation,
+            display_matrix=_display_matrix(first),
             sample_aspect_ratio=self.video.sample_aspect_ratio or None,
             variable_rate=bool(self.video.base_rate) and self.video.base_rate != self.video.average_rate,
         )
+        info.hdr, info.interlaced = read_hdr(first), first.interlaced_frame
+        info.field_order = self.video.codec_context.field_order
         info.streams = [_describe_stream(stream) for stream in self.container.streams]
         info.color = {
             "primaries": int(first.color_primaries),
@@ -198,6 +217,11 @@ class VideoSource:
         return [stream for stream in self.container.streams if stream.index != self.video.index]
 
     @property
+    def seekable(self) -> bool:
+        """Whether the file has an index, so that reading can begin in its middle."""
+        return self.container.format.name in SEEKABLE
+
+    @property
     def start_seconds(self) -> Fraction:
         """When the video's first frame is shown, on the container's clock."""
         return (self.video.start_time or 0) * self.info.time_base
@@ -206,9 +230,10 @@ class VideoSource:
         """Give frames and packets; see Source. Damaged packets are skipped, counted, and reported at the end."""
         begin = None if self.cut.start is None else self.start_seconds + self.cut.start
         end = None if self.cut.stop is None else self.start_seconds + self.cut.stop
-        if begin is not None and self.container.format.name in SEEKABLE:
+        if begin is not None and self.seekable:
             self.container.seek(int(begin / self.info.time_base), stream=self.video)
-        count, damaged, video_over = 0, 0, False
+        count, stored, damaged, video_over, last = 0, 0, 0, False, Fraction(0)
+        rebase = Rebase(self.warn)
         early: deque[av.Packet] = (
             deque()
         )  # with a number of frames the end is only known there: nothing may overtake it
@@ -217,8 +242,11 @@ class VideoSource:
             if packet is None:
                 damaged += 1
                 continue
+            rebase.move(packet)
+            stored += bool(packet.size) and packet.stream.index == self.video.index
+            last = max(last, _packet_end(packet) or last)
             if packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty ones at the end
-                seconds = _packet_seconds(packet)
+                seconds = packet_seconds(packet)
                 if video_over and (seconds is None or seconds > (end or 0) + SECONDS_BEYOND):
                     break
                 inside = seconds is None or ((begin is None or seconds >= begin) and (end is None or seconds < end))
@@ -233,10 +261,11 @@ class VideoSource:
                     break
                 continue
             try:
-                pictures = packet.decode()
+                pictures = self.decoder.decode(packet if packet.size else None)
             except av.error.FFmpegError:
                 damaged += 1
                 continue
+            damaged += packet.is_corrupt or any(picture.is_corrupt for picture in pictures)
             for picture in pictures:
                 frame = self._frame(picture, stamper)
                 if begin is not None and frame.seconds < begin - BACKWARD_SLACK:
@@ -248,22 +277,40 @@ class VideoSource:
                     break
                 count += 1
                 yield frame
-                while early and (_packet_seconds(early[0]) or 0) <= frame.seconds:
+                while early and (packet_seconds(early[0]) or 0) <= frame.seconds:
                     yield early.popleft()
         if not video_over:
             yield from self._rest(begin, stamper)  # after an error, frames may still be in the decoder
-        yield from (packet for packet in early if end is None or (_packet_seconds(packet) or 0) < end)
+        yield from (packet for packet in early if end is None or (packet_seconds(packet) or 0) < end)
         if damaged:
-            self.warn("W_INPUT_DAMAGED", f"{damaged} packets of {self.path} could not be decoded and were left out")
+            message = f"{self.path} is damaged in {damaged} places: {count} frames came out of {stored} packets"
+            self.warn("W_INPUT_DAMAGED", message)
+        if self.cut.whole:
+            self._check_end(last)
         if count == 0:
             if self.cut.whole:
                 raise InputError(f"{self.path}: not one frame could be decoded", "the file is damaged")
             raise InputError(f"{self.path}: there is no frame in the part asked for", "check -ss, -t and --to")
 
+    def _check_end(self, last: Fraction) -> None:
+        """Compare when the last packet ended with the length that the file announced; demuxers do not complain."""
+        if not self.container.duration:
+            return
+        start = Fraction(self.container.start_time or 0, av.time_base)
+        announced = Fraction(self.container.duration, av.time_base)
+        if not self.container.format.name.startswith("matroska"):  # which announces the end, not the length
+            announced += start
+        if announced - last > max(MISSING_SECONDS, 3 / self.info.rate):
+            there, said = float(last - start), float(announced - start)
+            message = (
+                f"{self.path} ends after {there:.2f} s of {said:.2f} s; it is incomplete, and what there is was done"
+            )
+            self.warn("W_INPUT_TRUNCATED", message)
+
     def _rest(self, begin: Fraction | None, stamper: "_Stamper") -> Iterator[Frame]:
         """Give the frames that the decoder still holds."""
         with contextlib.suppress(av.error.FFmpegError, EOFError):
-            for picture in self.video.codec_context.decode(None):
+            for picture in self.decoder.decode(None):
                 frame = self._frame(picture, stamper)
                 if begin is None or frame.seconds >= begin:
                     yield frame
@@ -302,6 +349,40 @@ class VideoSource:
         self.container.close()
 
 
+class Rebase:
+    """Move packets on in time where a stream jumps back, as where two recordings were joined into one file.
+
+    All streams of the second recording are moved by the same time, so that they stay together. Shared by all
+    streams of a file; packets must come in its order.
+    """
+
+    def __init__(self, warn: Warn | None = None) -> None:
+        self.warn = warn
+        self.offsets = [Fraction(0)]  # of the first recording, the second, ...
+        self.recording: dict[int, int] = {}  # in which one each stream is
+        self.last: dict[int, Fraction] = {}  # the last decoding time of each stream, before it was moved
+        self.end = Fraction(0)  # of all that was seen, moved
+
+    def move(self, packet: av.Packet) -> None:
+        """Move a packet to where it belongs."""
+        if packet.dts is None or packet.time_base is None:
+            return
+        index, seconds = packet.stream.index, packet.dts * packet.time_base
+        if seconds < self.last.get(index, seconds) - JUMP_SECONDS:
+            self.recording[index] = self.recording.get(index, 0) + 1
+            if self.recording[index] == len(self.offsets):
+                self.offsets.append(self.end - seconds)
+                if self.warn is not None:
+                    message = f"times jump back from {float(self.last[index]):.2f} to {float(seconds):.2f} s"
+                    self.warn("W_TIMESTAMPS", f"{message}; what follows is moved on")
+        self.last[index] = seconds
+        offset = round(self.offsets[self.recording.get(index, 0)] / packet.time_base)
+        if offset:
+            packet.dts += offset
+            packet.pts = None if packet.pts is None else packet.pts + offset
+        self.end = max(self.end, (packet.dts + (packet.duration or 0)) * packet.time_base)
+
+
 class _Stamper:
     """Give every frame a time: its own, or for streams that carry none the next one at the nominal rate."""
 
@@ -328,6 +409,8 @@ class _Stamper:
 
 class PictureSource:
     """A folder of numbered pictures, in natural order of their names."""
+
+    pictures = True
 
     def __init__(self, path: Path, cut: Cut) -> None:
         self.path = path
@@ -357,6 +440,7 @@ class PictureSource:
             frames_estimate=len(files),
             duration_seconds=len(files) / PICTURE_RATE,
             rotation=picture.rotation,
+            display_matrix=_display_matrix(picture),
             streams=[f"{len(files)} pictures"],
             color={"primaries": 2, "transfer": 2, "matrix": int(picture.colorspace), "range": int(picture.color_range)},
         )
@@ -411,7 +495,58 @@ def _to_planar(picture: av.VideoFrame, name: str) -> av.VideoFrame:
     return planar
 
 
-def _packet_seconds(packet: av.Packet) -> Fraction | None:
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a file for reading.
+
+    Raises: InputError.
+    """
+    try:
+        return av.open(str(path.absolute()), metadata_errors="replace")
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(f"{path} cannot be read as video: {_reason(error)}", _hint(path, error)) from error
+
+
+def _display_matrix(picture: av.VideoFrame) -> tuple[int, ...]:
+    for data in cast(Iterable[SideData], picture.side_data):
+        if data.type.name == "DISPLAYMATRIX":
+            return struct.unpack("=9i", bytes(data))
+    return ()
+
+
+def is_cover(stream: Stream) -> bool:
+    """Whether a video stream is only a picture that belongs to the file."""
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def _decoder_for(video: av.VideoStream) -> av.VideoCodecContext:
+    """Give the decoder: FFmpeg's choice, but where there is transparency one that sees it."""
+    decoder = video.codec_context
+    tags = {key.lower(): value for key, value in video.metadata.items()}
+    if tags.get("alpha_mode") == "1" and decoder.name in ALPHA_DECODERS:
+        usual = decoder
+        decoder = cast(av.VideoCodecContext, av.CodecContext.create(ALPHA_DECODERS[usual.name], "r"))
+        # What the container says of the colour.
+        decoder.color_primaries, decoder.color_trc = usual.color_primaries, usual.color_trc
+        decoder.colorspace, decoder.color_range = usual.colorspace, usual.color_range
+    decoder.thread_type = "AUTO"
+    return decoder
+
+
+def _foreign_codec(path: Path) -> str:
+    """Name the codec of a video that these libraries cannot decode; the ffmpeg beside them may know it."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path.absolute())]
+    told = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stderr  # noqa: S603
+    found = re.search(r"Video: (\S+)", told)
+    return found[1].rstrip(",") if found else "unknown codec"
+
+
+def _packet_end(packet: av.Packet) -> Fraction | None:
+    seconds = packet_seconds(packet)
+    return None if seconds is None else seconds + (packet.duration or 0) * packet.time_base
+
+
+def packet_seconds(packet: av.Packet) -> Fraction | None:
+    """Give when a packet is shown, or else decoded; None where it does not say."""
     time = packet.pts if packet.pts is not None else packet.dts
     return None if time is None or packet.time_base is None else time * packet.time_base
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 import torch
 
-from vdeblur import choice, decode, device, encode, tiles, weights
+from vdeblur import choice, decode, deinterlace, device, encode, tiles, weights
 from vdeblur.download import Talk
 from vdeblur.errors import DeviceError, ExitStatus, UsageError
 from vdeblur.frame import Frame
@@ -95,6 +95,7 @@ def run(
         plan = plan_tiles(settings, info.height, info.width, network, chosen)
         writer = open_writer(output, source, settings, warn)
         try:
+            deinterlace.announce(info, settings.encoding.deinterlace, warn)
             notify("plan", _plan_facts(source_path, model, chosen, precision, plan, writer, info))
             restorer = Restorer(network, plan, chosen, settings, stop)
             frames = _pump(source, writer, restorer, lambda done: _progress(notify, source_path, info, begun, done))
@@ -166,7 +167,8 @@ def _pump(
 ) -> int:
     """Move everything from the source through the restorer to the writer; gives the number of frames."""
     thread = encode.WriterThread(writer, QUEUE_FRAMES)
-    items = decode.threaded(source.items(), QUEUE_FRAMES)
+    progressive = deinterlace.deinterlaced(source.items(), restorer.settings.encoding.deinterlace)
+    items = decode.threaded(progressive, QUEUE_FRAMES)
 
     def frames() -> Iterator[Frame]:
         for item in items:
