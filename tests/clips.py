@@ -55,7 +55,7 @@ def frame_hashes(path: Path) -> list[str]:
 def packet_hashes(path: Path, stream: str) -> list[str]:
     """Give a digest of each packet of a stream, as it stands in the file."""
     text = ffmpeg("-i", path, "-map", f"0:{stream}", "-c", "copy", "-f", "framemd5", "-")
-    return [line.split(",")[-1].strip() for line in text.splitlines() if line and not line.startswith("#")]
+    return [line.split(",")[5].strip() for line in text.splitlines() if line and not line.startswith("#")]
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,10 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         option("-e", "e", type=KeyValue(), multiple=True, help="Any option of the encoder; may be repeated."),
         option("--pix-fmt", default="keep", help="Pixel format; keep is the input's."),
         option("--lossless", is_flag=True, help="FFV1 in Matroska (.mkv)."),
+        option("--no-audio", is_flag=True, help="Leave sound out."),
+        option("--no-subtitles", is_flag=True, help="Leave subtitles out."),
+        option("--deinterlace", type=click.Choice(["auto", "off", "on"]), default="auto",
+               help="Interlaced frames become progressive ones; auto where they are flagged."),
         option("-f", "--format", help="Container, by FFmpeg's name.  [default: by OUTPUT's name; y4m to a pipe]"),
         option("--suffix", help="Write beside each INPUT, with this added to its name; there is no OUTPUT then."),
         option("-y", "--overwrite", is_flag=True, help="Replace an existing output."),
@@ -244,8 +248,13 @@ def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
     from vdeblur.encode import EncodeOptions
     from vdeblur.settings import Settings
 
-    of_encoder = ("codec", "crf", "preset", "pix_fmt", "lossless", "overwrite", "format")
-    encoding = EncodeOptions(**{name: given[name] for name in of_encoder}, options=given["e"])
+    of_encoder = ("codec", "crf", "preset", "pix_fmt", "lossless", "overwrite", "format", "deinterlace")
+    encoding = EncodeOptions(
+        **{name: given[name] for name in of_encoder},
+        options=given["e"],
+        audio=not given["no_audio"],
+        subtitles=not given["no_subtitles"],
+    )
     names = ["model", "yes", "offline", "device", "precision", "tile", "tile_overlap", "scene_detect", "strength"]
     names += ["resume", "share", "deterministic", "strict", "dry_run", "profile"]
     return Settings(

@@ -134,18 +134,9 @@ def _downsample(chroma: Tensor, layout: Layout) -> Tensor:
     return chroma
 
 
-def with_planes(frame: Frame, planes: list[Tensor], space: ColorSpace) -> av.VideoFrame:
-    """Make a picture like the frame's (format, colour tags, alpha) with these colour planes."""
-    source = frame.picture
-    picture = av.VideoFrame(source.width, source.height, source.format.name)
-    for index in range(len(source.planes)):
-        if index in space.layout.colors:
-            plane_array(picture, index)[:] = planes[space.layout.colors.index(index)].cpu().numpy()
-        else:
-            plane_array(picture, index)[:] = plane_array(source, index)
-    picture.duration = source.duration
-    picture.colorspace = source.colorspace
-    picture.color_range = source.color_range
-    picture.color_primaries = source.color_primaries
-    picture.color_trc = source.color_trc
+def with_planes(picture: av.VideoFrame, planes: list[Tensor], space: ColorSpace) -> av.VideoFrame:
+    """Put colour planes into a picture, which is written to, and give it; all else that it carries stays."""
+    for index, plane in zip(space.layout.colors, planes, strict=True):
+        plane_array(picture, index)[:] = plane.cpu().numpy()
+    picture.pict_type = av.video.frame.PictureType.NONE  # the input's choice of keyframes is not the encoder's
     return picture

@@ -9,20 +9,25 @@ import contextlib
 import math
 import queue
 import re
+import struct
+import subprocess
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import av
 import av.error
-from av.stream import Disposition
+import imageio_ffmpeg
+from av.sidedata.sidedata import SideData
+from av.stream import Disposition, Stream
 
 from vdeblur.errors import InputError
 from vdeblur.frame import Frame, layout_of, planar_name
+from vdeblur.hdr import Hdr, read_hdr
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
 PICTURE_RATE = Fraction(25)  # frames a second of a folder of pictures, which has none of its own
@@ -33,6 +38,11 @@ SEEKABLE = {
     "avi",
 }  # formats with an index; others are read from their start
 BACKWARD_SLACK = Fraction(1, 1000)
+JUMP_SECONDS = 1  # decoding times that go back further than this are those of another file, joined to the first
+MISSING_SECONDS = Fraction(1, 4)  # how much earlier than announced a file may end without being called cut off
+# Decoders that see transparency, which the ones FFmpeg takes by itself leave away.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+ENCRYPTED_TAGS = {"encv", "drmi"}  # what MP4 calls video that only a licence opens: ISO/IEC 23001-7, FairPlay
 
 PIPE = Path("-")  # standard input, or output
 
@@ -57,7 +67,9 @@ class Cut:
 class SourceInfo:
     """What is known of a source before its first frame is decoded.
 
-    frames_estimate: None where nothing is known. picture_format: planar, as the frames will have it.
+    frames_estimate: None where nothing is known. picture_format: planar, as the frames will have it. hdr: what there is
+    beyond the colour tags. display_matrix: FFmpeg's nine numbers of rotation and mirroring, or nothing. interlaced:
+    whether the first frame is. field_order: FFmpeg's number (AV_FIELD_*).
     """
 
     path: Path
@@ -70,10 +82,14 @@ class SourceInfo:
     frames_estimate: int | None
     duration_seconds: Fraction | None
     rotation: int = 0
+    display_matrix: tuple[int, ...] = ()
     sample_aspect_ratio: Fraction | None = None
     variable_rate: bool = False  # as far as the container tells
     streams: list[str] = field(default_factory=list)
     color: dict[str, int] = field(default_factory=dict)
+    hdr: Hdr = field(default_factory=Hdr)
+    interlaced: bool = False
+    field_order: int = 0
 
 
 class Warn(Protocol):
@@ -105,14 +121,17 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
 class VideoSource:
     """A video file: its first real video stream decoded, the packets of the other streams passed on."""
 
+    pictures = False
+
     def __init__(self, path: Path, cut: Cut, warn: Warn) -> None:
         self.path, self.cut, self.warn = path, cut, warn
-        self.damaged = 0  # packets that could not be decoded
+        self.damaged = 0  # places where packets could not be decoded, or only in part
         self.was_read = False
         self.held: list[av.VideoFrame | av.Packet] = []  # read of a pipe, but not given yet
-        self.container = self._open()
+        self.container = open_container(path)
         try:
             self.video = self._choose_video(self.container)
+            self.decoder = _decoder_for(self.video)
             first = self._peek()  # rotation and colour stand on frames, and not always on the stream
             self.info = self._describe(first)
             self.first_frame_seconds = (first.pts or 0) * self.info.time_base
@@ -120,29 +139,21 @@ class VideoSource:
             self.container.close()
             raise
 
-    def _open(self) -> av.container.InputContainer:
-        try:
-            file = "pipe:0" if self.is_pipe else str(self.path.absolute())
-            return av.open(file, metadata_errors="replace")
-        except (av.error.FFmpegError, OSError) as error:
-            if self.is_pipe:
-                raise InputError(f"standard input is not a video: {_reason(error)}", "pipe in y4m or nut") from error
-            raise InputError(
-                f"{self.path} cannot be read as video: {_reason(error)}", _hint(self.path, error)
-            ) from error
-
     def _peek(self) -> av.VideoFrame:
         """Decode one frame; what was read of a pipe on the way to it is kept."""
-        container = self.container if self.is_pipe else self._open()
+        container = self.container if self.is_pipe else open_container(self.path)
         video = self._choose_video(container)
+        decoder = self.decoder if self.is_pipe else _decoder_for(video)
         held: list[av.VideoFrame | av.Packet] = []
         try:
-            for packet in _demux(container, None if self.is_pipe else [video]):
+            for packet in _demux(container):
                 if packet is None or packet.stream.index != video.index:
                     held += [] if packet is None else [packet]
                     continue
+                if packet.has_sidedata("encryption_info"):
+                    raise InputError(f"{self.path} is encrypted", "only whoever has its key can read it")
                 with contextlib.suppress(av.error.FFmpegError):
-                    pictures = packet.decode()
+                    pictures = decoder.decode(packet if packet.size else None)
                     if pictures:
                         self.held = [*held, *pictures] if self.is_pipe else []
                         return pictures[0]
@@ -152,7 +163,7 @@ class VideoSource:
         raise InputError(f"{self.path}: not one frame can be decoded", "the file is damaged")
 
     def _choose_video(self, container: av.container.InputContainer) -> av.VideoStream:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        streams = [stream for stream in container.streams.video if not is_cover(stream)]
         if not streams:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise InputError(f"{self.path} has no video stream (only {kinds})", "give a file that holds video")
@@ -163,8 +174,10 @@ class VideoSource:
         except (AttributeError, av.error.FFmpegError):
             known = False
         if not known:
-            raise InputError(f"{self.path}: its video cannot be decoded here", "convert it with another tool first")
-        video.thread_type = "AUTO"
+            name = _foreign_codec(self.path)
+            raise InputError(f"{self.path}: there is no decoder for its video ({name})", "convert it first")
+        if video.codec_context.codec_tag in ENCRYPTED_TAGS:
+            raise InputError(f"{self.path} is encrypted", "only whoever has its key can read it")
         return video
 
     def _describe(self, first: av.VideoFrame) -> SourceInfo:
@@ -191,9 +204,12 @@ class VideoSource:
             frames_estimate=self._estimate_frames(duration, rate),
             duration_seconds=duration,
             rotation=first.rotation,
+            display_matrix=_display_matrix(first),
             sample_aspect_ratio=self.video.sample_aspect_ratio or None,
             variable_rate=bool(self.video.base_rate) and self.video.base_rate != self.video.average_rate,
         )
+        info.hdr, info.interlaced = read_hdr(first), first.interlaced_frame
+        info.field_order = self.video.codec_context.field_order
         info.streams = [_describe_stream(stream) for stream in self.container.streams]
         info.color = {
             "primaries": int(first.color_primaries),
@@ -233,8 +249,9 @@ class VideoSource:
         if self.was_read:
             assert not self.is_pipe, "a pipe is read once"
             self.container.close()
-            self.container = self._open()
+            self.container = open_container(self.path)
             self.video = self._choose_video(self.container)
+            self.decoder = _decoder_for(self.video)
         self.was_read = True
 
     @property
@@ -259,23 +276,6 @@ class VideoSource:
             assert isinstance(item, Frame)
             yield item
 
-    def packets(self, end: Fraction | None = None) -> Iterator[av.Packet]:
-        """Give the packets of the other streams alone: those that begin within the part asked for, and before `end`."""
-        with self._open() as container:
-            others = [stream for stream in container.streams if stream.index != self.video.index]
-            begin = self.cut_begin
-            ends = [time for time in (end, self.cut_end) if time is not None]
-            if begin is not None and self.seekable:
-                container.seek(int(begin * av.time_base))
-            for packet in _demux(container, others) if others else ():
-                if packet is None or packet.dts is None:
-                    continue
-                seconds = packet_seconds(packet)
-                if seconds is not None and ends and seconds > min(ends) + SECONDS_BEYOND:
-                    return
-                if seconds is None or ((begin is None or seconds >= begin) and all(seconds < time for time in ends)):
-                    yield packet
-
     @property
     def cut_begin(self) -> Fraction | None:
         """Where the part asked for begins, on the container's clock."""
@@ -294,6 +294,7 @@ class VideoSource:
         if target is not None and self.seekable:
             self.container.seek(math.floor(target / self.info.time_base), stream=self.video)
         limit = self.cut.frames if seek is None else None
+        self.last_seconds = Fraction(0)
         count, over = 0, False
         early: deque[av.Packet] = (
             deque()
@@ -328,6 +329,8 @@ class VideoSource:
             while early and (packet_seconds(early[0]) or 0) <= frame.seconds:
                 yield early.popleft()
         yield from (packet for packet in early if end is None or (packet_seconds(packet) or 0) < end)
+        if self.cut.whole:
+            self._check_end()
         if count == 0 and seek is None:
             if self.cut.whole:
                 raise InputError(f"{self.path}: not one frame could be decoded", "the file is damaged")
@@ -335,20 +338,47 @@ class VideoSource:
 
     def _decoded(self, others: bool) -> Iterator[av.VideoFrame | av.Packet]:
         """Give pictures as they are decoded and, with others, packets; what was read to look at comes first."""
-        yield from self.held
+        rebase = Rebase(self.warn)
+        for item in self.held:
+            if isinstance(item, av.Packet):
+                rebase.move(item)
+            yield item
         self.held = []
-        for packet in _demux(self.container, None if others else [self.video]):
+        for packet in _demux(self.container):  # all streams, since they jump together where files were joined
             if packet is None:
                 self.damaged += 1
-            elif packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty ones at the end
-                yield packet
-            else:
-                try:
-                    yield from packet.decode()
-                except av.error.FFmpegError:
-                    self.damaged += 1
+                continue
+            rebase.move(packet)
+            self.last_seconds = max(self.last_seconds, _packet_end(packet) or self.last_seconds)
+            if packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty ones at the end
+                if others:
+                    yield packet
+                continue
+            try:
+                pictures = self.decoder.decode(packet if packet.size else None)
+            except av.error.FFmpegError:
+                self.damaged += 1
+                continue
+            self.damaged += packet.is_corrupt or any(picture.is_corrupt for picture in pictures)
+            yield from pictures
         with contextlib.suppress(av.error.FFmpegError, EOFError):
-            yield from self.video.codec_context.decode(None)  # after an error, pictures may still be in the decoder
+            yield from self.decoder.decode(None)  # after an error, pictures may still be in the decoder
+
+    def _check_end(self) -> None:
+        """Compare when the last packet ended with the length that the file announced; demuxers do not complain."""
+        if not self.container.duration:
+            return
+        last = self.last_seconds
+        start = Fraction(self.container.start_time or 0, av.time_base)
+        announced = Fraction(self.container.duration, av.time_base)
+        if not self.container.format.name.startswith("matroska"):  # which announces the end, not the length
+            announced += start
+        if announced - last > max(MISSING_SECONDS, 3 / self.info.rate):
+            there, said = float(last - start), float(announced - start)
+            message = (
+                f"{self.path} ends after {there:.2f} s of {said:.2f} s; it is incomplete, and what there is was done"
+            )
+            self.warn("W_INPUT_TRUNCATED", message)
 
     def _frame(self, picture: av.VideoFrame, stamper: "_Stamper") -> Frame:
         if (picture.width, picture.height) != (self.info.width, self.info.height):
@@ -369,6 +399,40 @@ class VideoSource:
     def close(self) -> None:
         """Close the file."""
         self.container.close()
+
+
+class Rebase:
+    """Move packets on in time where a stream jumps back, as where two recordings were joined into one file.
+
+    All streams of the second recording are moved by the same time, so that they stay together. Shared by all
+    streams of a file; packets must come in its order.
+    """
+
+    def __init__(self, warn: Warn | None = None) -> None:
+        self.warn = warn
+        self.offsets = [Fraction(0)]  # of the first recording, the second, ...
+        self.recording: dict[int, int] = {}  # in which one each stream is
+        self.last: dict[int, Fraction] = {}  # the last decoding time of each stream, before it was moved
+        self.end = Fraction(0)  # of all that was seen, moved
+
+    def move(self, packet: av.Packet) -> None:
+        """Move a packet to where it belongs."""
+        if packet.dts is None or packet.time_base is None:
+            return
+        index, seconds = packet.stream.index, packet.dts * packet.time_base
+        if seconds < self.last.get(index, seconds) - JUMP_SECONDS:
+            self.recording[index] = self.recording.get(index, 0) + 1
+            if self.recording[index] == len(self.offsets):
+                self.offsets.append(self.end - seconds)
+                if self.warn is not None:
+                    message = f"times jump back from {float(self.last[index]):.2f} to {float(seconds):.2f} s"
+                    self.warn("W_TIMESTAMPS", f"{message}; what follows is moved on")
+        self.last[index] = seconds
+        offset = round(self.offsets[self.recording.get(index, 0)] / packet.time_base)
+        if offset:
+            packet.dts += offset
+            packet.pts = None if packet.pts is None else packet.pts + offset
+        self.end = max(self.end, (packet.dts + (packet.duration or 0)) * packet.time_base)
 
 
 class _Stamper:
@@ -398,6 +462,8 @@ class _Stamper:
 class PictureSource:
     """A folder of numbered pictures, in natural order of their names."""
 
+    pictures = True
+
     def __init__(self, path: Path, cut: Cut) -> None:
         self.path = path
         files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()]
@@ -426,6 +492,7 @@ class PictureSource:
             frames_estimate=len(files),
             duration_seconds=len(files) / PICTURE_RATE,
             rotation=picture.rotation,
+            display_matrix=_display_matrix(picture),
             streams=[f"{len(files)} pictures"],
             color={"primaries": 2, "transfer": 2, "matrix": int(picture.colorspace), "range": int(picture.color_range)},
         )
@@ -433,6 +500,7 @@ class PictureSource:
     extras: tuple[av.stream.Stream, ...] = ()
     start_seconds = Fraction(0)
     cut_begin: Fraction | None = None
+    cut_end: Fraction | None = None
     damaged = 0
 
     @property
@@ -442,10 +510,6 @@ class PictureSource:
 
     seekable = True
     is_pipe = False
-
-    def packets(self, end: Fraction | None = None) -> Iterator[av.Packet]:
-        """Give nothing: there is nothing beside the pictures."""
-        return iter(())
 
     def items(self) -> Iterator[Frame | av.Packet]:
         """Give a frame per picture."""
@@ -499,11 +563,22 @@ def _to_planar(picture: av.VideoFrame, name: str) -> av.VideoFrame:
     return planar
 
 
-def _demux(
-    container: av.container.InputContainer, streams: list[av.stream.Stream] | None
-) -> Iterator[av.Packet | None]:
-    """Demux some streams, or all; None for a place that cannot be read. Ends at the end of what can."""
-    packets = container.demux() if streams is None else container.demux(streams)
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a file for reading.
+
+    Raises: InputError.
+    """
+    try:
+        return av.open("pipe:0" if path == PIPE else str(path.absolute()), metadata_errors="replace")
+    except (av.error.FFmpegError, OSError) as error:
+        if path == PIPE:
+            raise InputError(f"standard input is not a video: {_reason(error)}", "pipe in y4m or nut") from error
+        raise InputError(f"{path} cannot be read as video: {_reason(error)}", _hint(path, error)) from error
+
+
+def _demux(container: av.container.InputContainer) -> Iterator[av.Packet | None]:
+    """Demux all streams; None for a place that cannot be read. Ends at the end of what can."""
+    packets = container.demux()
     while True:
         try:
             packet = next(packets)
@@ -515,8 +590,47 @@ def _demux(
         yield packet
 
 
+def _display_matrix(picture: av.VideoFrame) -> tuple[int, ...]:
+    for data in cast(Iterable[SideData], picture.side_data):
+        if data.type.name == "DISPLAYMATRIX":
+            return struct.unpack("=9i", bytes(data))
+    return ()
+
+
+def is_cover(stream: Stream) -> bool:
+    """Whether a video stream is only a picture that belongs to the file."""
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def _decoder_for(video: av.VideoStream) -> av.VideoCodecContext:
+    """Give the decoder: FFmpeg's choice, but where there is transparency one that sees it."""
+    decoder = video.codec_context
+    tags = {key.lower(): value for key, value in video.metadata.items()}
+    if tags.get("alpha_mode") == "1" and decoder.name in ALPHA_DECODERS:
+        usual = decoder
+        decoder = cast(av.VideoCodecContext, av.CodecContext.create(ALPHA_DECODERS[usual.name], "r"))
+        # What the container says of the colour.
+        decoder.color_primaries, decoder.color_trc = usual.color_primaries, usual.color_trc
+        decoder.colorspace, decoder.color_range = usual.colorspace, usual.color_range
+    decoder.thread_type = "AUTO"
+    return decoder
+
+
+def _foreign_codec(path: Path) -> str:
+    """Name the codec of a video that these libraries cannot decode; the ffmpeg beside them may know it."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path.absolute())]
+    told = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stderr  # noqa: S603
+    found = re.search(r"Video: (\S+)", told)
+    return found[1].rstrip(",") if found else "unknown codec"
+
+
+def _packet_end(packet: av.Packet) -> Fraction | None:
+    seconds = packet_seconds(packet)
+    return None if seconds is None else seconds + (packet.duration or 0) * packet.time_base
+
+
 def packet_seconds(packet: av.Packet) -> Fraction | None:
-    """Give when a packet is shown or, where that is unknown, decoded."""
+    """Give when a packet is shown, or else decoded; None where it does not say."""
     time = packet.pts if packet.pts is not None else packet.dts
     return None if time is None or packet.time_base is None else time * packet.time_base
 

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import av
 import numpy
+from av.filter import Graph
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Layout:
 
     name: FFmpeg's name. bits: depth of a sample. colors: indices of the planes that hold Y, Cb, Cr, or R, G, B, or
     Y alone, in that order. rgb: whether they are R, G, B. log2_width, log2_height: chroma subsampling. An alpha plane
-    is in none of these and travels untouched.
+    is in none of these and travels untouched; alpha says that there is one.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Layout:
     rgb: bool
     log2_width: int
     log2_height: int
+    alpha: bool = False
 
     @property
     def gray(self) -> bool:
@@ -68,6 +70,28 @@ PLANAR = {
     "rgba64be": "gbrap16le",
     "monow": "gray",
     "monob": "gray",
+    "ya8": "gbrap",
+    "ya16le": "gbrap16le",
+    "ya16be": "gbrap16le",
+    "nv42": "yuv444p",
+    "nv20le": "yuv422p10le",
+    "nv20be": "yuv422p10le",
+    "p012le": "yuv420p12le",
+    "p212le": "yuv422p12le",
+    "p412le": "yuv444p12le",
+    "p216le": "yuv422p16le",
+    "p416le": "yuv444p16le",
+    "y212le": "yuv422p12le",
+    "uyyvyy411": "yuv411p",
+    "vuya": "yuva444p",
+    "vuyx": "yuv444p",
+    "ayuv64le": "yuva444p16le",
+    "xv30le": "yuv444p10le",
+    "xv36le": "yuv444p12le",
+    "xv48le": "yuv444p16le",
+    "x2rgb10le": "gbrp10le",
+    "x2bgr10le": "gbrp10le",
+    **dict.fromkeys(("rgb565le", "rgb565be", "bgr565le", "rgb555le", "rgb555be", "bgr555le", "rgb8", "bgr8"), "gbrp"),
 }
 
 
@@ -98,7 +122,8 @@ def layout_of(name: str) -> Layout | None:
         return None
     # VideoFormat tells sizes as ceilings of 64, so subsampling by 2 is 32.
     widths, heights = 64 // form.chroma_width(64), 64 // form.chroma_height(64)
-    return Layout(name, bits.pop(), planes, form.is_rgb, widths.bit_length() - 1, heights.bit_length() - 1)
+    alpha = len(color) < len(parts)
+    return Layout(name, bits.pop(), planes, form.is_rgb, widths.bit_length() - 1, heights.bit_length() - 1, alpha)
 
 
 def plane_array(frame: av.VideoFrame, index: int) -> numpy.ndarray:
@@ -108,6 +133,31 @@ def plane_array(frame: av.VideoFrame, index: int) -> numpy.ndarray:
     data = data.reshape(-1, plane.line_size)[: plane.height]
     deep = plane.width * 2 <= plane.line_size and max(part.bits for part in frame.format.components) > 8
     return data.view(numpy.uint16)[:, : plane.width] if deep else data[:, : plane.width]
+
+
+class Copier:
+    """Copies of pictures with all that they carry: tags, field flags, captions. For one thread."""
+
+    def __init__(self) -> None:
+        self.kind: tuple[int, int, str] | None = None
+
+    def copy(self, picture: av.VideoFrame) -> av.VideoFrame:
+        """Give a picture of its own, of the same samples; its time is not kept."""
+        kind = (picture.width, picture.height, picture.format.name)
+        if kind != self.kind:
+            self.kind, self.graph = kind, Graph()
+            source = self.graph.add_buffer(
+                width=picture.width, height=picture.height, format=picture.format, time_base=Fraction(1, 1000)
+            )
+            self.graph.link_nodes(source, self.graph.add("null"), self.graph.add("buffersink")).configure()
+            self.count = 0
+        picture.pts, picture.time_base = self.count, Fraction(1, 1000)
+        self.count += 1
+        self.graph.push(picture)
+        copy = self.graph.pull()
+        assert isinstance(copy, av.VideoFrame)
+        copy.make_writable()  # until then it shares its memory with the original
+        return copy
 
 
 @dataclass

@@ -21,9 +21,10 @@ import av.error
 
 from vdeblur import decode
 from vdeblur.decode import PictureSource, VideoSource, Warn
-from vdeblur.encode import Muxer, PictureEncoding, VideoEncoding, write_error
+from vdeblur.encode import PictureEncoding, VideoEncoding, write_error
 from vdeblur.errors import OutputError, VerificationError
 from vdeblur.frame import Frame
+from vdeblur.mux import Muxer
 from vdeblur.segments import Record, Segment, Store, sync_folder
 
 ALPHA_ENCODERS = ("libvpx", "libvpx-vp9")  # their alpha is beside the packet's bytes, and only Matroska holds it
@@ -63,8 +64,9 @@ class VideoPart:
         self.packets: list[tuple[int, int, int, int]] = []
         self.frames, self.crc = 0, 0
         # The encoder speaks as it does into the output's container; that container itself is written once all is there.
-        self.container = av.open(io.BytesIO(), "w", format=encoding.container_format)
-        self.video = encoding.add_to(self.container)
+        self.container = av.open(io.BytesIO(), "w", format=encoding.form)
+        self.encoder = encoding.open()
+        self.encoder.add_to(self.container)
         self.draft = store.data_of(index).with_suffix(".draft")
         try:
             self.file = _PacketFile(self.draft, encoding)
@@ -74,7 +76,7 @@ class VideoPart:
     def write(self, frame: Frame) -> None:
         """Encode a frame."""
         try:
-            self._keep(self.video.encode(self.encoding.prepare(frame)))
+            self._keep(self.encoder.encode(self.encoding.prepare(frame)))
         except (av.error.FFmpegError, OSError) as error:
             raise write_error(self.store.output, error) from error
         self.frames += 1
@@ -96,11 +98,12 @@ class VideoPart:
         """Flush the encoder and close the file; see Part."""
         try:
             if self.frames:
-                self._keep(self.video.encode(None))
+                self._keep(self.encoder.encode(None))
+            self.encoder.close()
             size = self.file.close()
             if len(self.packets) != self.frames:
                 raise VerificationError(
-                    f"{self.encoding.encoder.name} made {len(self.packets)} packets of {self.frames} frames",
+                    f"{self.encoding.coding.encoder.name} made {len(self.packets)} packets of {self.frames} frames",
                     "try another --codec; the input is untouched",
                 )
             os.replace(self.draft, self.store.data_of(self.index))
@@ -115,6 +118,7 @@ class VideoPart:
 
     def abort(self) -> None:
         """Remove the draft."""
+        self.encoder.close()
         with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
             self.file.close()
         self.draft.unlink(missing_ok=True)
@@ -129,7 +133,7 @@ class _PacketFile:
         self.file: BinaryIO | None = None
         if in_matroska(encoding):
             self.matroska = av.open(str(path), "w", format="matroska")
-            self.stream = encoding.add_to(self.matroska)
+            self.stream = encoding.open().add_to(self.matroska)
         else:
             self.file = path.open("wb")
 
@@ -155,7 +159,7 @@ class _PacketFile:
 
 def in_matroska(encoding: VideoEncoding) -> bool:
     """Tell whether packets carry more than their bytes."""
-    return encoding.encoder.name in ALPHA_ENCODERS and encoding.format.startswith("yuva")
+    return encoding.coding.encoder.name in ALPHA_ENCODERS and encoding.format.startswith("yuva")
 
 
 class PicturePart:
@@ -247,28 +251,24 @@ def _join(
     base = encoding.info.time_base
     shift = round((source.cut_begin or 0) / base)
     decoding, step = decoding_times(records)
-    muxer = Muxer(str(draft), encoding, source, warn)
+    encoder = encoding.open()
+    offset = source.cut_begin or Fraction(0)
+    muxer = Muxer(str(draft), encoding.form, source, encoder.add_to, encoding.muxing, offset=offset, end=source.cut_end)
     try:
-        waiting = iter(others)
-        other = next(waiting, None)
+        muxer.take_others(others)
         for number, packet in enumerate(_packets(store, records, encoding)):
-            packet.dts = decoding[number] - shift
-            time = decoding[number] * base
-            while other is not None and (decode.packet_seconds(other) or 0) <= time:
-                muxer.copy(other)
-                other = next(waiting, None)
             assert packet.pts is not None
-            packet.pts -= shift
+            packet.pts, packet.dts, packet.time_base = packet.pts - shift, decoding[number] - shift, base
             packet.duration = packet.duration or step
-            packet.time_base = base
-            muxer.mux(packet)
-        while other is not None:
-            muxer.copy(other)
-            other = next(waiting, None)
+            muxer.mux_video([packet])
         muxer.close()
     except BaseException:
         muxer.abort()
         raise
+    finally:
+        encoder.close()
+    if muxer.misplaced:
+        warn("W_STREAM_DAMAGED", f"{muxer.misplaced} packets of copied streams went back in time; left out")
     _check(draft, store.output, records, base, shift)
 
 

@@ -10,7 +10,6 @@ beside the output; when all are there they are joined to the output, which appea
 
 import contextlib
 import dataclasses
-import io
 import queue
 import sys
 import time
@@ -26,7 +25,20 @@ from typing import Any
 import av
 import torch
 
-from vdeblur import __version__, choice, decode, device, encode, parts, segments, streams, tiles, weights
+from vdeblur import (
+    __version__,
+    choice,
+    decode,
+    deinterlace,
+    device,
+    encode,
+    mux,
+    parts,
+    segments,
+    streams,
+    tiles,
+    weights,
+)
 from vdeblur.download import Talk
 from vdeblur.errors import (
     DamageError,
@@ -158,15 +170,15 @@ class FileRun:
         """Make the segments that are missing, and of all of them the output."""
         settings = self.settings
         encode.check_output(self.output, self.source_path, settings.encoding.overwrite)
-        encoding = choose_encoding(self.output, source.info, settings, self.warn)
-        others = try_container(encoding, source, self.warn)
+        encoding = choose_encoding(self.output, source, settings, self.warn)
+        plans = self._try_container(encoding, source)
         loaded = self._load(source.info)
         store = self._open_store(loaded, source)
         keep = settings.resume and not source.is_pipe
         try:
             maker = SegmentMaker(self, source, store, encoding, loaded)
             done = sum(record.frames for record in store.chain())
-            self._tell_plan(loaded, maker.plan, source.info, others, maker.count, done)
+            self._tell_plan(loaded, maker.plan, source.info, plans, maker.count, done)
             if settings.dry_run:
                 return 0
             maker.make()
@@ -174,9 +186,11 @@ class FileRun:
                 return maker.made
             damaged = sum(record.damaged for record in store.records.values())
             if damaged:
-                self.warn("W_INPUT_DAMAGED", f"{damaged} packets of {self.source_path} could not be decoded; left out")
-            packets = maker.spool.packets() if maker.spool is not None else source.packets(maker.end())
-            self._assemble(store, encoding, source, packets)
+                came = sum(record.frames for record in store.records.values())
+                self.warn(
+                    "W_INPUT_DAMAGED", f"{self.source_path} is damaged in {damaged} places; {came} frames came out"
+                )
+            self._assemble(store, encoding, source, self._others(source, maker))
             frames = sum(record.frames for record in store.records.values())
             keep = False
             return frames
@@ -216,19 +230,41 @@ class FileRun:
             self.warn("W_RESUME", f"what an earlier run finished cannot be used: {store.reason}; beginning anew")
         return store
 
+    def _try_container(self, encoding: Encoding, source: Source) -> list[mux.StreamPlan]:
+        """Find out, and say, what becomes of the other streams, before any work."""
+        deinterlace.announce(source.info, self.settings.encoding.deinterlace, self.warn)
+        if isinstance(encoding, encode.VideoEncoding):
+            plans = encoding.try_container(source)
+        else:
+            plans = mux.drop_all(source, "has no place in a folder of pictures")
+        encode.warn_of_plans(plans, self.settings.encoding, self.warn)
+        return plans
+
     def _tell_plan(
         self,
         loaded: "Loaded",
         plan: tiles.TilePlan,
         info: decode.SourceInfo,
-        others: tuple[list[str], list[str]],
+        others: list[mux.StreamPlan],
         count: int | None = 1,
         done: int = 0,
     ) -> None:
         facts: dict[str, object] = {"input": str(self.source_path), "model": loaded.model, "device": str(loaded.device)}
         facts |= {"precision": loaded.precision, "tile": plan.name, "segments": count, "frames_done": done}
-        facts |= {"keep": others[0], "drop": others[1], "frames_estimate": info.frames_estimate}
-        self.notify("plan", {**facts, "dry_run": self.settings.dry_run})
+        facts["keep"] = [each.name for each in others if each.action != mux.DROP]
+        facts["convert"] = [f"{each.name} {each.reason}" for each in others if each.action == mux.CONVERT]
+        facts["drop"] = [each.name for each in others if each.action == mux.DROP]
+        facts |= {"frames_estimate": info.frames_estimate, "dry_run": self.settings.dry_run}
+        self.notify("plan", facts)
+
+    def _others(self, source: Source, maker: "SegmentMaker") -> Iterable[av.Packet]:
+        """Give the packets of the other streams: from a pipe as they were kept, else read once more."""
+        if maker.spool is not None:
+            return maker.spool.packets()
+        if isinstance(source, decode.PictureSource):
+            return ()
+        ends = [end for end in (source.cut_end, maker.end()) if end is not None]
+        return mux.other_packets(source, source.cut_begin, min(ends, default=None))
 
     def _assemble(self, store: segments.Store, encoding: Encoding, source: Source, others: Iterable[av.Packet]) -> None:
         overwrite = self.settings.encoding.overwrite
@@ -246,18 +282,23 @@ class FileRun:
 
     def _to_pipe(self, source: Source) -> int:
         """Write frames to standard output as they come."""
-        options = self.settings.encoding
+        settings, info = self.settings, source.info
+        options = settings.encoding
         if options.format == "nut" and options.codec is None:
             options = dataclasses.replace(options, codec="rawvideo")
         suffix = ".y4m" if options.format is None else ""
-        encoding = encode.VideoEncoding(source.info, suffix, options, self.warn, self.settings.deterministic)
-        loaded = self._load(source.info)
-        plan = plan_tiles(self.settings, source.info.height, source.info.width, loaded.network, loaded.device)
-        muxer = encode.Muxer("pipe:1", encoding, source, self.warn)
-        restorer = Restorer(loaded.network, plan, loaded.device, self.settings, self.stop)
-        self._tell_plan(loaded, plan, source.info, (muxer.kept, muxer.dropped))
+        encoding = encode.VideoEncoding(source, suffix, options, self.warn, settings.deterministic)
+        plans = self._try_container(encoding, source)
+        loaded = self._load(info)
+        plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device)
+        self._tell_plan(loaded, plan, info, plans)
+        encoder = encoding.open()
+        offset = source.cut_begin or Fraction(0)
+        muxer = mux.Muxer("pipe:1", encoding.form, source, encoder.add_to, encoding.muxing, offset=offset)
+        restorer = Restorer(loaded.network, plan, loaded.device, settings, self.stop)
         worker = encode.Worker(QUEUE_FRAMES)
-        items = decode.threaded(source.items(), QUEUE_FRAMES)
+        progressive = deinterlace.deinterlaced(source.items(), options.deinterlace)
+        items = decode.threaded(progressive, QUEUE_FRAMES)
 
         def frames() -> Iterator[Frame]:
             for item in items:
@@ -269,18 +310,21 @@ class FileRun:
         count = 0
         try:
             for frame in restorer.restore(frames()):
-                worker.do(muxer.encode, frame)
+                worker.do(lambda frame=frame: muxer.mux_video(encoder.encode(encoding.prepare(frame, offset))))
                 count += 1
                 self.tell_progress(source.info, count, count)
             restorer.check_stop()
+            worker.do(lambda: muxer.mux_video(encoder.encode(None)))
             worker.do(muxer.close)
             worker.finish()
         except BaseException:
             worker.drain()
-            muxer.abort()
+            with contextlib.suppress(av.error.FFmpegError, OSError):
+                muxer.abort()
             raise
         finally:
             items.close()
+            encoder.close()
         return count
 
     def tell_progress(self, info: decode.SourceInfo, done: int, made: int) -> None:
@@ -432,7 +476,8 @@ class SegmentMaker:
         limit = self.file.settings.cut.frames
         if seek is not None and limit is not None:
             frames = self._limited(frames, self.division.begin_of(index), limit - self.done)
-        self.items = decode.threaded(frames, QUEUE_FRAMES)
+        progressive = deinterlace.deinterlaced(frames, self.file.settings.encoding.deinterlace)
+        self.items = decode.threaded(progressive, QUEUE_FRAMES)
         return segments.Divider(self.items, self.division, self.before, self.after)
 
     def _spooling(self) -> Iterator[Frame]:
@@ -503,31 +548,16 @@ def check_model(settings: Settings) -> None:
         raise UsageError("--weights needs the model it is for", f"-m {BEST} takes a model's own weights")
 
 
-def choose_encoding(output: Path, info: decode.SourceInfo, settings: Settings, warn: decode.Warn) -> Encoding:
+def choose_encoding(output: Path, source: Source, settings: Settings, warn: decode.Warn) -> Encoding:
     """Choose what the output's name asks for: pictures where it is a folder or has no suffix, else a video."""
     if writes_pictures(output, settings):
-        return encode.PictureEncoding(info)
-    return encode.VideoEncoding(info, output.suffix, settings.encoding, warn, settings.deterministic)
+        return encode.PictureEncoding(source.info)
+    return encode.VideoEncoding(source, output.suffix, settings.encoding, warn, settings.deterministic)
 
 
 def writes_pictures(output: Path, settings: Settings) -> bool:
     """Tell whether the output is a folder of pictures."""
     return settings.pictures or output.is_dir() or not output.suffix
-
-
-def try_container(encoding: Encoding, source: Source, warn: decode.Warn) -> tuple[list[str], list[str]]:
-    """Try the output's header in memory; gives which of the other streams it will hold, and which not.
-
-    Raises: OutputError where it is refused.
-    """
-    if isinstance(encoding, encode.PictureEncoding):
-        dropped = [encode.describe(stream) for stream in source.extras]
-        for name in dropped:
-            warn("W_STREAM_DROPPED", f"{name} has no place in a folder of pictures; left out")
-        return [], dropped
-    trial = encode.Muxer(io.BytesIO(), encoding, source, warn)
-    trial.abort()
-    return trial.kept, trial.dropped
 
 
 def fingerprint(settings: Settings, loaded: Loaded, source: Source) -> dict[str, Any]:
@@ -551,7 +581,8 @@ def fingerprint(settings: Settings, loaded: Loaded, source: Source) -> dict[str,
         "profile",
     ):
         chosen.pop(name)
-    encoding.pop("overwrite")
+    for name in ("overwrite", "audio", "subtitles"):
+        encoding.pop(name)
     facts = {"the input": uuid.uuid4().hex if source.is_pipe else segments.identity_of(source.path)}
     facts |= {"vdeblur's version": __version__, "the model": loaded.model, "its weights": loaded.digest}
     options = {

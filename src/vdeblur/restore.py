@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vdeblur import color, scenes, streams, tiles
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError
-from vdeblur.frame import Frame
+from vdeblur.frame import Copier, Frame
 from vdeblur.networks.layers import Network
 from vdeblur.settings import Settings
 
@@ -72,6 +72,7 @@ class Restorer:
     ) -> None:
         self.network, self.plan, self.device, self.settings, self.stop = network, plan, chosen, settings, stop
         self.detector: scenes.SceneDetector | None = None
+        self.copier = Copier()
 
     def check_stop(self) -> None:
         """Ask whether a signal came."""
@@ -116,7 +117,7 @@ class Restorer:
                 "use --precision fp32",
             )
         planes = color.add_difference(item.planes, difference, item.space)
-        picture = color.with_planes(item.frame, planes, item.space)
+        picture = color.with_planes(self.copier.copy(item.frame.picture), planes, item.space)
         return Frame(picture, item.frame.pts, item.frame.time_base, item.frame.name)
 
 

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vdeblur import color, decode, device, encode, pipeline, scenes, streams, weights
 from vdeblur.bench.memory import resident_peak
 from vdeblur.errors import DeviceError, VdeblurError
-from vdeblur.frame import Frame
+from vdeblur.frame import Copier, Frame
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.restore import plan_tiles
@@ -231,7 +231,7 @@ def _stages(network: Network, chosen: torch.device, clip: Path, cut: decode.Cut)
     plan = plan_tiles(Settings(), source.info.height, source.info.width, network, chosen)
     watch = Stopwatch(chosen)
     watched = _WatchedPlan(**{one.name: getattr(plan, one.name) for one in fields(plan)}, watch=watch)
-    detector = scenes.SceneDetector()
+    detector, copier = scenes.SceneDetector(), Copier()
     waiting: deque[tuple[Frame, color.ColorSpace, list[Tensor], Tensor]] = deque()
 
     def uploaded() -> Iterator[Tensor]:
@@ -250,7 +250,7 @@ def _stages(network: Network, chosen: torch.device, clip: Path, cut: decode.Cut)
         frame, space, planes, rgb = waiting.popleft()
         with watch.stage("difference"):
             difference = watched.crop(restored)[0].float() - rgb
-            color.with_planes(frame, color.add_difference(planes, difference, space), space)
+            color.with_planes(copier.copy(frame.picture), color.add_difference(planes, difference, space), space)
         count += 1
     source.close()
     return watch.totals, count
@@ -311,29 +311,20 @@ def time_codecs(clip: str, restored: str) -> dict[str, Any]:
     source = decode.open_source(Path(restored), decode.Cut(), quiet)
     pictures = list(frames_of(source))
     with tempfile.TemporaryDirectory() as folder:
-        encoding = _encode(pictures, source.info, Path(folder) / "alone.mp4") / len(pictures)
+        encoding = _encode(pictures, source, Path(folder) / "alone.mp4") / len(pictures)
     return {"decoder_fps": 1 / decoding, "encoder_fps": 1 / encoding}
 
 
-def _encode(frames: list[Frame], info: decode.SourceInfo, path: Path) -> float:
+def _encode(frames: list[Frame], source: decode.VideoSource | decode.PictureSource, path: Path) -> float:
     """Encode frames to a file as a run does by default; gives seconds."""
-    options = encode.EncodeOptions()
-    encoder = encode.choose_encoder(info, path.suffix, options, quiet)
-    preset = (encoder.presets or {}).get(options.preset, options.preset)
-    settings = {**encoder.options, encoder.quality: f"{options.crf:g}", encoder.speed: preset}
+    encoding = encode.VideoEncoding(source, path.suffix, encode.EncodeOptions(), quiet)
+    encoder = encoding.open()
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(encoder.name, rate=info.rate, options=settings)
-        assert isinstance(stream, av.VideoStream)
-        context = stream.codec_context
-        context.width, context.height = info.width, info.height
-        context.pix_fmt = encode.choose_format(info, encoder, options.pix_fmt, quiet)
-        context.time_base = stream.time_base = info.time_base
-        context.thread_type = "AUTO"
+        encoder.add_to(container)
         begun = time.perf_counter()
         for frame in frames:
-            frame.picture.pts, frame.picture.time_base = frame.pts, frame.time_base
-            container.mux(stream.encode(frame.picture))
-        container.mux(stream.encode(None))
+            container.mux(encoder.encode(encoding.prepare(frame)))
+        container.mux(encoder.encode(None))
         return time.perf_counter() - begun
 
 

@@ -1,0 +1,443 @@
+"""Which encoder writes the video, in which pixel format, and how it is spoken to.
+
+Encoders are those of PyAV's libraries; where these have none, or none for the depth and chroma at hand, the ffmpeg of
+imageio-ffmpeg has some more (see external.py).
+"""
+
+import os
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import av
+from av.container import OutputContainer
+from torch.backends.cpu import get_cpu_capability
+
+from vdeblur.decode import SourceInfo, Warn
+from vdeblur.errors import OutputError
+from vdeblur.external import ExternalEncoder, external_formats
+from vdeblur.frame import Layout, layout_of, planar_name
+from vdeblur.hdr import HLG, PQ, Hdr
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How one of FFmpeg's encoders is spoken to.
+
+    odd_sizes: whether it takes odd sizes in subsampled formats. presets: our word for speed to its option's value,
+    None where it takes ours. quality: its option for the quality, and what goes with it; `q` for the quantiser scale
+    of MPEG's older codecs. interlaced: whether it codes fields. counted: whether it knows frames by their number only,
+    at a constant rate. external: whether imageio-ffmpeg's ffmpeg runs it.
+    """
+
+    name: str
+    odd_sizes: bool = False
+    quality: str = "crf"
+    speed: str = "preset"
+    presets: dict[str, str] | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    interlaced: bool = False
+    counted: bool = False
+    external: bool = False
+
+
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+SVT_PRESETS = dict(zip(PRESETS, ("12", "11", "10", "9", "8", "7", "5", "4", "3"), strict=True))
+VPX_PRESETS = dict(zip(PRESETS, ("8", "7", "6", "5", "4", "3", "2", "1", "0"), strict=True))
+RAV1E_PRESETS = dict(zip(PRESETS, ("10", "9", "8", "7", "6", "5", "4", "3", "2"), strict=True))
+
+ENCODERS = {
+    "libx264": Encoder("libx264", interlaced=True),
+    "libx264rgb": Encoder("libx264rgb", odd_sizes=True),
+    "libx265": Encoder("libx265", options={"x265-params": "log-level=error"}),
+    "libsvtav1": Encoder("libsvtav1", presets=SVT_PRESETS),
+    "libvpx-vp9": Encoder("libvpx-vp9", True, "crf", "cpu-used", VPX_PRESETS, {"b": "0", "row-mt": "1"}),
+    "libvpx": Encoder("libvpx", True, "crf", "cpu-used", VPX_PRESETS, {"b": "20M"}),
+    "rawvideo": Encoder("rawvideo", True, "", ""),
+    "ffv1": Encoder("ffv1", True, "", "", None, {"level": "3", "slicecrc": "1"}, interlaced=True),
+    # Profiles follow the pixel format: 422 HQ, or 4444.
+    "prores_ks": Encoder("prores_ks", True, "", "", None, {"vendor": "apl0"}, interlaced=True),
+    "dnxhd": Encoder("dnxhd", quality="", speed="", interlaced=True),
+    "mpeg2video": Encoder("mpeg2video", True, "q", "", interlaced=True, counted=True),
+    "mpeg4": Encoder("mpeg4", True, "q", "", interlaced=True, counted=True),
+    "mjpeg": Encoder("mjpeg", True, "q", ""),
+    "png": Encoder("png", True, "", ""),
+    "qtrle": Encoder("qtrle", True, "", ""),
+    "utvideo": Encoder("utvideo", True, "", ""),
+    "libaom-av1": Encoder("libaom-av1", True, "crf", "cpu-used", VPX_PRESETS, {"b": "0", "row-mt": "1"}),
+    "librav1e": Encoder("librav1e", True, "qp", "speed", RAV1E_PRESETS),
+}
+# What y4m can say; more than 8 bits are an extension of FFmpeg's.
+Y4M_DEPTHS = ("", "9le", "10le", "12le", "14le", "16le")
+Y4M_FORMATS = [
+    *(f"yuv{chroma}p{depth}" for depth in Y4M_DEPTHS for chroma in ("420", "422", "444")),
+    *("yuv411p", "gray", "gray9le", "gray10le", "gray12le", "gray16le"),
+]
+RAW_FORMATS = [*Y4M_FORMATS, "gbrp", "gbrp10le", "gbrp12le", "gbrp16le", "gbrap", "yuva420p", "yuva422p", "yuva444p"]
+# The encoder for an input's family, and for the family as a user may name it.
+FAMILIES = {
+    "h264": "libx264",
+    "hevc": "libx265",
+    "h265": "libx265",
+    "av1": "libsvtav1",
+    "libdav1d": "libsvtav1",
+    "vp9": "libvpx-vp9",
+    "libvpx-vp9": "libvpx-vp9",
+    "vp8": "libvpx",
+    "libvpx": "libvpx",
+    "ffv1": "ffv1",
+    "prores": "prores_ks",
+    "dnxhd": "dnxhd",
+    "dnxhr": "dnxhd",
+    "png": "png",
+    "qtrle": "qtrle",
+    "utvideo": "utvideo",
+    "mpeg2": "mpeg2video",
+    # Without loss, as a whole family: FFV1 holds whatever they hold, in less room.
+    **dict.fromkeys(("huffyuv", "ffvhuff", "magicyuv", "rawvideo", "v210", "v410", "lagarith"), "ffv1"),
+}
+# What a user may mean by a name; these are not followed by themselves: their quality is low for what they take.
+ASKED_ONLY = {"mpeg2", "mpeg2video", "mpeg4", "mjpeg"}
+PICTURE_CODECS = {"png", "mjpeg", "tiff", "webp"}  # of folders of pictures; nobody expects a video in these
+# Containers in which few codecs are at home; the first is the default. Another one can still be asked for.
+NEEDS = {
+    ".webm": ("libvpx-vp9", "libvpx", "libsvtav1"),
+    ".mp4": ("libx264", "libx265", "libsvtav1", "libvpx-vp9"),
+    ".m4v": ("libx264", "libx265"),
+    ".mov": ("libx264", "libx265", "prores_ks", "dnxhd", "png", "qtrle"),
+    ".ts": ("libx264", "libx265", "mpeg2video"),
+    ".m2ts": ("libx264", "libx265", "mpeg2video"),
+    ".avi": ("libx264", "ffv1", "utvideo", "png"),
+    ".mpg": ("mpeg2video",),
+    ".vob": ("mpeg2video",),
+}
+# Where an encoder cannot hold the depth or chroma of its own family, one of the ffmpeg beside us can.
+DEEPER = {"libsvtav1": "libaom-av1", "libvpx-vp9": "libvpx-vp9"}
+HDR_ENCODERS = {"libx265", "libsvtav1"}
+DNXHR_SMALLEST = (256, 120)  # width and height, SMPTE ST 2019-1
+TAG_PARTS = {
+    "libx265": "x265-params",
+    "libsvtav1": "svtav1-params",
+    "libx264": "x264-params",
+    "libx264rgb": "x264-params",
+}
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What is encoded, and how.
+
+    crf, preset, options: as the user said. lossless: leave the quality alone. keep_fields: the frames are interlaced
+    and stay so.
+    """
+
+    encoder: Encoder
+    format: str
+    crf: float
+    preset: str
+    options: tuple[tuple[str, str], ...] = ()
+    lossless: bool = False
+    keep_fields: bool = False
+
+
+def choose_encoder(
+    info: SourceInfo, suffix: str, codec: str | None, *, lossless: bool, pictures: bool, keep: bool, warn: Warn
+) -> Encoder:
+    """Choose the encoder: the one asked for, else that of the input's family, as far as the container takes it.
+
+    pictures: whether the input is a folder of them. keep: whether the input's pixel format is to be kept.
+
+    Raises: OutputError where it does not exist.
+    """
+    if lossless:
+        if suffix.lower() != ".mkv":
+            raise OutputError(f"--lossless writes FFV1 in Matroska, not {suffix}", "name the output *.mkv")
+        return ENCODERS["ffv1"]
+    name = FAMILIES.get(codec, codec) if codec else _family(info, suffix.lower(), pictures, warn)
+    layout = layout_of(info.picture_format)
+    if name == "libx264" and layout is not None and layout.rgb and keep:
+        name = "libx264rgb"
+    if _is_internal(name):
+        if name not in ENCODERS:
+            warn("W_CODEC", f"--crf and --preset mean nothing to {name} here; use its own options with -e")
+        return ENCODERS.get(name, Encoder(name, quality="", speed=""))
+    if not external_formats(name):
+        known = ", ".join(sorted({*ENCODERS, *FAMILIES}))
+        raise OutputError(f"there is no encoder {name!r} here", f"some that there are: {known}")
+    known_one = ENCODERS.get(name, Encoder(name, quality="", speed=""))
+    return _outside(known_one)
+
+
+def _family(info: SourceInfo, suffix: str, pictures: bool, warn: Warn) -> str:
+    """Name the encoder of the input's family, or the nearest that is at home in the container."""
+    known = info.codec in FAMILIES and info.codec not in ASKED_ONLY and not pictures
+    name = FAMILIES[info.codec] if known else "libx264"
+    if name == "dnxhd" and (info.width < DNXHR_SMALLEST[0] or info.height < DNXHR_SMALLEST[1]):
+        name, known = "libx264", False
+    at_home = NEEDS.get(suffix)
+    if at_home is not None and name not in at_home:
+        name, known = at_home[0], known and name in HDR_ENCODERS | {"libvpx", "libvpx-vp9", "libx264"}
+    if not known and not (pictures and info.codec in PICTURE_CODECS):
+        warn("W_CODEC", f"{info.codec} is not written by itself; using {name} (--codec chooses another)")
+    return name
+
+
+def _is_internal(name: str) -> bool:
+    try:
+        av.Codec(name, "w")
+    except ValueError:
+        return False
+    return True
+
+
+def _outside(encoder: Encoder) -> Encoder:
+    return Encoder(
+        encoder.name, encoder.odd_sizes, encoder.quality, encoder.speed, encoder.presets, encoder.options, external=True
+    )
+
+
+def choose_format(info: SourceInfo, encoder: Encoder, suffix: str, wanted: str, warn: Warn) -> tuple[Encoder, str]:
+    """Choose the pixel format: the input's where the encoder takes it, else the nearest, with a warning.
+
+    Gives the encoder, too: another one of its family where only that holds what the input has.
+
+    Raises: OutputError where the encoder does not take the format asked for, or the size in it.
+    """
+    source = info.picture_format
+    names = _held_formats(encoder, suffix)
+    chosen = wanted if wanted != "keep" else _same(source, names)
+    if encoder.name in DEEPER and not encoder.external and (chosen is None or chosen not in names):
+        deeper = _outside(ENCODERS[DEEPER[encoder.name]])
+        deep_names = _held_formats(deeper, suffix)
+        found = wanted if wanted in deep_names else _same(source, deep_names) if wanted == "keep" else None
+        if found is not None:
+            encoder, names, chosen = deeper, deep_names, found
+    if wanted != "keep" and wanted not in names:
+        raise OutputError(f"{encoder.name} does not take {wanted}", f"it takes {', '.join(names)}")
+    if chosen is None:
+        chosen = _nearest(source, names, encoder, warn)
+    layout = layout_of(planar_name(chosen))
+    if layout is not None and not encoder.odd_sizes:
+        odd_width, odd_height = info.width % (1 << layout.log2_width), info.height % (1 << layout.log2_height)
+        if odd_width or odd_height:
+            raise OutputError(
+                f"{encoder.name} cannot write {info.width}x{info.height} in {chosen}",
+                "use --pix-fmt yuv444p, --codec vp9, or --lossless with an .mkv",
+            )
+    return encoder, chosen
+
+
+def _held_formats(encoder: Encoder, suffix: str) -> list[str]:
+    """Give the names of the pixel formats that an encoder takes and its packets hold in such a container."""
+    if encoder.external:
+        names = external_formats(encoder.name)
+    elif encoder.name == "rawvideo":
+        names = Y4M_FORMATS if suffix == ".y4m" else RAW_FORMATS
+    else:
+        names = [form.name for form in av.Codec(encoder.name, "w").video_formats or []]
+    beside = encoder.name.startswith("libvpx")  # its alpha stands beside the packets, where only Matroska keeps it
+    if encoder.name == "libx265" or (beside and suffix.lower() not in (".webm", ".mkv")):
+        names = [name for name in names if not _has_alpha(name)]
+    return names
+
+
+def _has_alpha(name: str) -> bool:
+    layout = layout_of(planar_name(name))
+    return layout is not None and layout.alpha
+
+
+def _same(source: str, names: list[str]) -> str | None:
+    """Find the format that holds the same samples."""
+    chosen = next((name for name in names if name == source.replace("yuvj", "yuv")), None)
+    return chosen or next((name for name in names if planar_name(name) == source), None)
+
+
+def _nearest(source: str, names: list[str], encoder: Encoder, warn: Warn) -> str:
+    have = layout_of(source)
+    assert have is not None
+    options = {name: layout_of(planar_name(name)) for name in names}
+    usable = {name: layout for name, layout in options.items() if layout is not None and "j" not in name}
+    if not usable:
+        raise OutputError(f"{encoder.name} takes no pixel format that is known here", "choose another with -c")
+    chosen = min(usable, key=lambda name: _distance(have, usable[name]))
+    got = usable[chosen]
+    if have.alpha and not got.alpha:
+        warn("W_ALPHA", f"{encoder.name} holds no transparency; it is left out (ffv1 and png in .mkv hold it)")
+        if (have.bits, have.rgb, have.log2_width, have.log2_height) == (
+            got.bits, got.rgb, got.log2_width, got.log2_height
+        ):  # fmt: skip
+            return chosen
+    warn("W_PIX_FMT", f"{encoder.name} cannot hold {source}; writing {chosen}")
+    return chosen
+
+
+def _distance(have: Layout, layout: Layout) -> tuple[int, ...]:
+    """Tell how far a format is from the one at hand: less depth, chroma or alpha, another kind first; then more."""
+    coarser = max(layout.log2_width - have.log2_width, 0) + max(layout.log2_height - have.log2_height, 0)
+    size = layout.bits + 8 * (4 - layout.log2_width - layout.log2_height) + layout.alpha
+    less = (have.gray < layout.gray, have.alpha > layout.alpha, max(have.bits - layout.bits, 0), coarser)
+    return (*less, have.rgb != layout.rgb, layout.alpha, size)
+
+
+class VideoEncoder(Protocol):
+    """Pictures to packets."""
+
+    def add_to(self, container: OutputContainer) -> av.VideoStream:
+        """Add the stream to a container; for trials more than once, the last one counts."""
+        ...
+
+    def encode(self, picture: av.VideoFrame | None) -> list[av.Packet]:
+        """Encode a picture in the format agreed, None at the end; packets carry their time base."""
+        ...
+
+    def check_options(self) -> None:
+        """Refuse options that the encoder did not take, once the container's header is written."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is still held."""
+        ...
+
+
+def open_encoder(info: SourceInfo, coding: Coding, warn: Warn) -> VideoEncoder:
+    """Make the encoder, and name what of the input it cannot carry.
+
+    Raises: OutputError where an option is not known.
+    """
+    name = coding.encoder.name
+    lost = list(info.hdr.dynamic) if name in HDR_ENCODERS and not coding.encoder.external else info.hdr.names
+    if lost:
+        kind = {PQ: "PQ", HLG: "HLG"}.get(info.color["transfer"], "colour")
+        message = f"{name} does not carry {' and '.join(lost)}; the {kind} tags stay (hevc and av1 carry static data)"
+        warn("W_HDR", message)
+    if coding.keep_fields and not coding.encoder.interlaced:
+        warn("W_INTERLACED", f"{name} does not code fields; the lines stay interlaced, but are not flagged so")
+    options = encoder_options(info, coding)
+    if coding.encoder.external:
+        return ExternalEncoder(info, name, coding.format, options)
+    return InternalEncoder(info, coding, options)
+
+
+def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
+    """Give the encoder's options, those of the user last."""
+    encoder = coding.encoder
+    options = dict(encoder.options)
+    if encoder.quality == "q":
+        options |= _quantizer(coding.crf)
+    elif encoder.quality and not coding.lossless:
+        value = round(coding.crf * 255 / 63) if encoder.name == "librav1e" else coding.crf
+        options[encoder.quality] = f"{value:g}"
+    if encoder.speed and coding.preset:
+        presets = encoder.presets
+        if presets is not None and coding.preset not in presets and not coding.preset.isdigit():
+            raise OutputError(f"unknown preset {coding.preset!r}", f"choose from {', '.join(PRESETS)}")
+        options[encoder.speed] = (presets or {}).get(coding.preset, coding.preset)
+    layout = layout_of(planar_name(coding.format))
+    if _has_alpha(coding.format) and encoder.name.startswith("libvpx"):
+        options["auto-alt-ref"] = "0"  # libvpx codes no transparency with it
+    if encoder.name == "dnxhd" and layout is not None:
+        deep = "dnxhr_444" if layout.log2_width == 0 else "dnxhr_hqx"
+        options["profile"] = deep if layout.bits > 8 else "dnxhr_hq"
+    _add_parts(options, encoder.name, _hdr_parts(info.hdr, encoder.name))
+    if encoder.name in ("libx264", "libx264rgb") and get_cpu_capability() == "AVX512":
+        # With these instructions x264 lets memory that was never written decide: the same frames give other bytes now
+        # and then (seen with PyAV 18.1). Without them it is as fast.
+        _add_parts(options, encoder.name, {"asm": "avx2"})
+    for key, told in coding.options:
+        parts = [options.get(key, ""), told] if key == TAG_PARTS.get(encoder.name) else [told]
+        options[key] = ":".join(filter(None, parts))
+    return options
+
+
+def _quantizer(crf: float) -> dict[str, str]:
+    """Give the quantiser scale of MPEG's older codecs for x264's measure.
+
+    H.264's step is 2^((QP - 4) / 6), MPEG-2's is twice the scale.
+    """
+    scale = max(1.0, min(31.0, 2 ** ((crf - 4) / 6) / 2))
+    return {"flags": "+qscale", "global_quality": str(round(118 * scale))}  # 118 is FF_QP2LAMBDA
+
+
+def _hdr_parts(hdr: Hdr, name: str) -> dict[str, str]:
+    if name == "libx265" and hdr.x265_params():
+        return {**hdr.x265_params(), "hdr10": "1", "repeat-headers": "1"}
+    return hdr.svtav1_params() if name == "libsvtav1" else {}
+
+
+def _add_parts(options: dict[str, str], name: str, parts: dict[str, str]) -> None:
+    """Add to the option in which an encoder takes its library's own."""
+    if parts:
+        key = TAG_PARTS[name]
+        options[key] = ":".join([*filter(None, [options.get(key, "")]), *(f"{k}={v}" for k, v in parts.items())])
+
+
+class InternalEncoder:
+    """An encoder of PyAV's libraries."""
+
+    def __init__(self, info: SourceInfo, coding: Coding, options: dict[str, str]) -> None:
+        self.info, self.coding, self.options = info, coding, options
+        self.stream: av.VideoStream | None = None
+        self.times: list[int] = []  # of the frames, for encoders that only count them
+
+    def add_to(self, container: OutputContainer) -> av.VideoStream:
+        """Add the stream to a container; see VideoEncoder."""
+        info, coding = self.info, self.coding
+        os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 fills stderr otherwise: errors only
+        stream = container.add_stream(coding.encoder.name, rate=info.rate, options=dict(self.options))
+        assert isinstance(stream, av.VideoStream)
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = info.width, info.height, coding.format
+        context.time_base = 1 / info.rate if coding.encoder.counted else info.time_base
+        stream.time_base = info.time_base
+        context.thread_type = "AUTO"
+        if info.sample_aspect_ratio:
+            context.sample_aspect_ratio = info.sample_aspect_ratio
+        if info.display_matrix:
+            stream.set_display_matrix(info.display_matrix)
+        context.color_primaries, context.color_trc = info.color["primaries"], info.color["transfer"]
+        context.colorspace, context.color_range = info.color["matrix"], info.color["range"]
+        if coding.keep_fields and coding.encoder.interlaced:
+            context.field_order = info.field_order
+            if coding.encoder.name != "ffv1":
+                context.flags |= av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.interlaced_me
+        if coding.encoder.name == "libx265" and container.format.name in ("mp4", "mov", "ipod"):
+            context.codec_tag = "hvc1"  # without it Apple's players refuse the file
+        if _has_alpha(coding.format) and coding.encoder.name.startswith("libvpx"):
+            stream.metadata["alpha_mode"] = "1"
+        self.stream = stream
+        return stream
+
+    def encode(self, picture: av.VideoFrame | None) -> list[av.Packet]:
+        """Encode a picture; see VideoEncoder."""
+        assert self.stream is not None
+        if not self.coding.encoder.counted:
+            return list(self.stream.encode(picture))
+        if picture is not None:
+            assert picture.pts is not None
+            self.times.append(picture.pts)
+            picture.pts, picture.time_base = len(self.times) - 1, 1 / self.info.rate
+        packets = list(self.stream.encode(picture))
+        for packet in packets:
+            packet.pts, packet.dts = self._time(packet.pts), self._time(packet.dts)
+            packet.time_base = self.info.time_base
+        return packets
+
+    def _time(self, number: int | None) -> int | None:
+        """Give the time of the frame of this number; those before the first are spaced at the nominal rate."""
+        if number is None or number >= 0:
+            return None if number is None else self.times[number]
+        return self.times[0] + round(number / self.info.rate / self.info.time_base)
+
+    def close(self) -> None:
+        """Nothing outlives the container."""
+
+    def check_options(self) -> None:
+        """Refuse options that the encoder did not take; FFmpeg leaves them behind without a word.
+
+        Raises: OutputError.
+        """
+        assert self.stream is not None
+        left = self.stream.codec_context.options
+        unknown = [key for key, _ in self.coding.options if key in left]
+        if unknown:
+            name = self.coding.encoder.name
+            raise OutputError(f"{name} has no option {unknown[0]!r}", f"ffmpeg -h encoder={name} lists them")

@@ -1,0 +1,224 @@
+"""Encoders that PyAV's libraries lack, run by the ffmpeg of imageio-ffmpeg: raw pictures in, packets back.
+
+Both directions are NUT, which keeps every time stamp. What the container must know of the stream before the first
+picture comes (its header, its parameters) is read off a trial with one picture.
+"""
+
+import contextlib
+import functools
+import io
+import queue
+import re
+import subprocess
+import threading
+from fractions import Fraction
+from typing import IO, Any
+
+import av
+import av.error
+import imageio_ffmpeg
+from av.container import InputContainer, OutputContainer
+
+from vdeblur.decode import SourceInfo
+from vdeblur.errors import OutputError
+
+WAIT_SECONDS = 60  # for ffmpeg to end after it has everything
+# Theora gives no packet for a frame like its predecessor, and frames out must be frames in. NUT has no name for VVC,
+# and other containers that can be piped lose the times of its reordered frames.
+UNUSABLE = {"libtheora", "libvvenc"}
+COLOR_OPTIONS = {
+    "primaries": "color_primaries",
+    "transfer": "color_trc",
+    "matrix": "colorspace",
+    "range": "color_range",
+}
+
+
+@functools.cache
+def external_formats(name: str) -> list[str]:
+    """Give the pixel formats that an encoder of the ffmpeg beside us takes; nothing where it has no such encoder."""
+    if name in UNUSABLE or not re.fullmatch(r"[\w-]+", name):
+        return []
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-h", f"encoder={name}"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    found = re.search(r"Supported pixel formats: (.*)", told)
+    return found[1].split() if found and f"Encoder {name} " in told else []
+
+
+class ExternalEncoder:
+    """Pictures through ffmpeg, in a process of its own; see VideoEncoder."""
+
+    def __init__(self, info: SourceInfo, name: str, form: str, options: dict[str, str]) -> None:
+        """Try it with one picture.
+
+        Raises: OutputError with what ffmpeg says, where it refuses.
+        """
+        self.info, self.name, self.form, self.options = info, name, form, options
+        self.template = self._try()
+        self.stream: av.VideoStream | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.count = 0
+
+    def _command(self) -> list[str]:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "nut", "-i", "pipe:0", "-map", "0:v"]
+        command += ["-c:v", self.name, "-pix_fmt", self.form]
+        for key, value in self.options.items():
+            command += [f"-{key}", value]
+        for key, option in COLOR_OPTIONS.items():
+            if self.info.color[key] not in (0, 2) or key == "range":
+                command += [f"-{option}", str(self.info.color[key])]
+        return [*command, "-fps_mode", "passthrough", "-enc_time_base", "demux", "-copyts", "-f", "nut", "pipe:1"]
+
+    def _try(self) -> InputContainer:
+        """Encode one black picture; gives the result, opened."""
+        raw = io.BytesIO()
+        with _RawWriter(raw, self.info, self.form) as writer:
+            black = av.VideoFrame(self.info.width, self.info.height, self.form)
+            for plane in black.planes:
+                plane.update(bytes(plane.buffer_size))  # what stood in the memory may be no picture
+            writer.write(black, 0)
+        done = subprocess.run(self._command(), input=raw.getvalue(), capture_output=True, check=False)  # noqa: S603
+        if done.returncode:
+            lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+            unknown = re.search(r"Unrecognized option '(?:[^']*?)([\w-]+)'", "\n".join(lines))
+            if unknown:
+                raise OutputError(f"{self.name} has no option {unknown[1]!r}", f"ffmpeg -h encoder={self.name}")
+            raise OutputError(f"{self.name} refused: {lines[0]}", "see its options, or choose another --codec")
+        return av.open(io.BytesIO(done.stdout), "r", format="nut")
+
+    def add_to(self, container: OutputContainer) -> av.VideoStream:
+        """Add a stream like that of the trial; see VideoEncoder."""
+        stream = container.add_stream_from_template(self.template.streams.video[0], opaque=True)
+        assert isinstance(stream, av.VideoStream)
+        stream.time_base = self.info.time_base
+        stream.codec_context.framerate = self.info.rate
+        stream.metadata.clear()
+        if self.info.sample_aspect_ratio:
+            stream.codec_context.sample_aspect_ratio = self.info.sample_aspect_ratio
+        if self.info.display_matrix:
+            stream.set_display_matrix(self.info.display_matrix)
+        self.stream = stream
+        return stream
+
+    def check_options(self) -> None:
+        """Do nothing: the trial has refused what is not known."""
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(self._command(), stdin=pipe, stdout=pipe, stderr=pipe)  # noqa: S603
+        assert process.stdin is not None
+        self.packets: queue.SimpleQueue[av.Packet | BaseException | None] = queue.SimpleQueue()
+        self.errors: list[bytes] = []
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._read_packets, self._read_errors)]
+        self.process = process
+        for thread in self.threads:
+            thread.start()
+        self.writer = _RawWriter(process.stdin, self.info, self.form)
+        return process
+
+    def _read_packets(self) -> None:
+        assert self.process is not None
+        try:
+            with av.open(self.process.stdout, "r", format="nut") as container:
+                for packet in container.demux(video=0):
+                    if packet.size:
+                        self.packets.put(_detached(packet))
+        except (av.error.FFmpegError, OSError) as error:
+            self.packets.put(error)
+        self.packets.put(None)
+
+    def _read_errors(self) -> None:
+        assert self.process is not None
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.errors.append(line)
+            del self.errors[:-20]
+
+    def encode(self, picture: av.VideoFrame | None) -> list[av.Packet]:
+        """Hand a picture over, and give the packets that have come back meanwhile; see VideoEncoder.
+
+        Raises: OutputError where ffmpeg ends before its time.
+        """
+        process = self.process or self._start()
+        try:
+            if picture is not None:
+                assert picture.pts is not None
+                self.writer.write(picture, picture.pts)
+            else:
+                self.writer.__exit__(None, None, None)
+                assert process.stdin is not None
+                process.stdin.close()
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._failure() from error
+        return self._ready(wait=picture is None)
+
+    def _ready(self, wait: bool) -> list[av.Packet]:
+        ready = []
+        with contextlib.suppress(queue.Empty):
+            while (packet := self.packets.get(wait, WAIT_SECONDS if wait else None)) is not None:
+                if isinstance(packet, BaseException):
+                    raise self._failure() from packet
+                packet.stream = self.stream
+                ready.append(packet)
+            if self.process is not None and self.process.wait(WAIT_SECONDS):
+                raise self._failure()
+        return ready
+
+    def _failure(self) -> OutputError:
+        said = b"".join(self.errors).decode(errors="replace").strip().splitlines()
+        return OutputError(f"{self.name} failed: {said[0] if said else 'its ffmpeg ended'}", "choose another --codec")
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            for thread in self.threads:
+                thread.join(WAIT_SECONDS)
+            for pipe in (self.process.stdout, self.process.stderr):
+                if pipe is not None:
+                    pipe.close()
+
+
+class _RawWriter:
+    """Raw pictures with their times, as NUT."""
+
+    def __init__(self, file: IO[bytes], info: SourceInfo, form: str) -> None:
+        self.info = info
+        self.container = av.open(_Unseekable(file), "w", format="nut")
+        stream = self.container.add_stream("rawvideo", rate=info.rate)
+        context: Any = stream.codec_context
+        context.width, context.height, context.pix_fmt = info.width, info.height, form
+        context.time_base = stream.time_base = info.time_base
+        context.color_range, context.colorspace = info.color["range"], info.color["matrix"]
+        context.color_primaries, context.color_trc = info.color["primaries"], info.color["transfer"]
+        self.stream: Any = stream
+
+    def __enter__(self) -> "_RawWriter":
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        self.container.close()
+
+    def write(self, picture: av.VideoFrame, pts: int) -> None:
+        picture.pts, picture.time_base = pts, self.info.time_base
+        self.container.mux(self.stream.encode(picture))
+
+
+class _Unseekable:
+    """A file that can only be written on."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def write(self, data: bytes) -> int:
+        return self.file.write(data)
+
+
+def _detached(packet: av.Packet) -> av.Packet:
+    """Copy a packet, so that it outlives the container that it was read from."""
+    copy = av.Packet(bytes(packet))
+    copy.pts, copy.duration, copy.is_keyframe = packet.pts, packet.duration, packet.is_keyframe
+    copy.dts = packet.dts if packet.dts is not None else packet.pts
+    copy.time_base = packet.time_base or Fraction(1, 1)
+    return copy
