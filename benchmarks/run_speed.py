@@ -24,7 +24,8 @@ from tests.clips import ffmpeg
 from vdeblur import decode, device, pipeline, weights
 from vdeblur.encode import EncodeOptions, VideoWriter
 from vdeblur.frame import Frame
-from vdeblur.restore import Restorer, plan_tiles
+from vdeblur.plan import plan_tiles
+from vdeblur.restore import Restorer
 from vdeblur.settings import Settings
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "square.mp4"

@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 STAGES = {"decode", "color", "scenes", "tiles", "streams", "encode"}
 CLI = {"cli", "cli_models", "cli_report"}
 OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool"},
-          "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
+          "psutil": {"memory"}, "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
           **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests", "filelock")}}  # fmt: skip
 
 

@@ -20,7 +20,8 @@ from vdeblur.download import Talk
 from vdeblur.errors import DeviceError, ExitStatus, UsageError
 from vdeblur.frame import Frame
 from vdeblur.networks.layers import Network
-from vdeblur.restore import Restorer, never, plan_tiles
+from vdeblur.plan import plan_tiles
+from vdeblur.restore import Restorer, never
 from vdeblur.settings import Settings
 
 QUEUE_FRAMES = 6  # between the stages' threads
@@ -89,14 +90,13 @@ def run(
                 "color": info.color,
             },
         )
-        chosen = device.choose_device(settings.device)
         talk = Talk(settings.offline, settings.yes, notify, ask, stop)
-        model, network, precision = _load_network(settings, info, chosen, talk, warn)
+        model, network, chosen, precision = _load_network(settings, info, talk, warn)
         plan = plan_tiles(settings, info.height, info.width, network, chosen)
         writer = open_writer(output, source, settings, warn)
         try:
             notify("plan", _plan_facts(source_path, model, chosen, precision, plan, writer, info))
-            restorer = Restorer(network, plan, chosen, settings, stop)
+            restorer = Restorer(network, plan, chosen, settings, stop, warn)
             frames = _pump(source, writer, restorer, lambda done: _progress(notify, source_path, info, begun, done))
         except BaseException:
             writer.abort()
@@ -121,19 +121,27 @@ def run(
 
 
 def _load_network(
-    settings: Settings, info: decode.SourceInfo, chosen: torch.device, talk: Talk, warn: decode.Warn
-) -> tuple[str, Network, str]:
-    """Choose a model where that is asked for, fetch its weights, and place it; gives its name and precision, too."""
+    settings: Settings, info: decode.SourceInfo, talk: Talk, warn: decode.Warn
+) -> tuple[str, Network, torch.device, str]:
+    """Choose a device and, where that is asked for, a model, fetch its weights, and place it.
+
+    Gives the model's name, the network, where it computes and in which precision.
+    """
+    faults: list[str] = []
+    chosen = device.choose_device(settings.device, faults.append)
     model = settings.model
     if model == BEST:
         best = choice.strongest(chosen, settings.precision, info.height, info.width, info.frames_estimate, talk)
         model = best.model
         talk.notify("choice", {"model": model, "reason": best.reason})
     network = weights.load_model(model, settings.checkpoint, talk)
-    precision = device.choose_precision(settings.precision, chosen, network)
-    if precision != "fp32" and precision not in network.half_precision:
-        warn("W_PRECISION", f"{model} loses quality in {precision}; it is meant for fp32")
-    return model, device.place(network, chosen, precision), precision
+    size = (info.height, info.width, info.frames_estimate)
+    placed = choice.settle(network, weights.find_entry(model), chosen, settings, faults, size)
+    if placed.fallback:
+        warn("W_DEVICE", placed.fallback)
+    if placed.precision != "fp32" and placed.precision not in network.half_precision:
+        warn("W_PRECISION", f"{model} loses quality in {placed.precision}; it is meant for fp32")
+    return model, placed.network, placed.device, placed.precision
 
 
 def _plan_facts(

@@ -21,6 +21,8 @@ class Settings:
     tile_overlap: int | None = None  # None: the network's own
     scene_detect: bool = True
     strength: float = 1.0
+    strict: bool = False  # a frame that cannot be restored is an error
+    deterministic: bool = False  # the same plan in every run on a machine, whatever else is going on there
     pictures: bool = False  # write a folder of pictures, whatever the output's name looks like
     cut: Cut = field(default_factory=Cut)
     encoding: EncodeOptions = field(default_factory=EncodeOptions)
