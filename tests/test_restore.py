@@ -1,6 +1,8 @@
 """Restoring goes on where memory does not suffice, half precision overflows or the device fails."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests import clips
+from tests.conftest import ROOT
 from vdeblur import color, device, plan
 from vdeblur.errors import DeviceError, ExitStatus
 from vdeblur.frame import Frame
@@ -131,11 +134,13 @@ STATELESS = [OfFrames, OfNeighbours, OfPairs, OfWindows, OfStages]
 STUBS = [*STATELESS, WithState, BothWays, OfClips]
 
 
-def frames(count: int, brightness: Callable[[int], float] = lambda index: 0.5) -> Iterator[Frame]:
+def frames(
+    count: int, brightness: Callable[[int], float] = lambda index: 0.5, size: tuple[int, int] = (HEIGHT, WIDTH)
+) -> Iterator[Frame]:
     """A texture that pans, from black to `brightness`; frame `index` is shown at index / 25 s."""
-    texture = numpy.random.default_rng(0).random((HEIGHT, WIDTH + 2 * count))
+    texture = numpy.random.default_rng(0).random((size[0], size[1] + 2 * count))
     for index in range(count):
-        part = texture[:, 2 * index : 2 * index + WIDTH] * brightness(index) * 255
+        part = texture[:, 2 * index : 2 * index + size[1]] * brightness(index) * 255
         picture = av.VideoFrame.from_ndarray(part.astype(numpy.uint8), "gray")
         yield Frame(picture, index, Fraction(1, 25))
 
@@ -227,6 +232,31 @@ def test_what_a_cpu_really_says_is_understood() -> None:
     run = Run(OfFrames(look), frames(3))
     assert len(run.pictures) == 3
     assert run.codes == ["W_OUT_OF_MEMORY"]
+
+
+SHORT_OF_MEMORY = """
+import resource
+import torch
+from tests.test_restore import CPU, Settings, NETWORKS, Restorer, frames, pictures, plan
+
+network, settings = NETWORKS["lite"]().eval(), Settings(tile="none")
+def restore(height, width):
+    planned = plan.plan_tiles(settings, height, width, network, CPU)
+    restorer = Restorer(network, planned, CPU, settings, warn=print)
+    assert len(pictures(restorer.restore(frames(3, size=(height, width))))) == 3
+restore(64, 64)
+size = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (size + 80_000_000,) * 2)
+restore(360, 640)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its own memory as Linux does")
+def test_a_real_network_with_too_little_memory() -> None:
+    """lite takes 140 MB for 640x360 pixels."""
+    done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "W_OUT_OF_MEMORY cpu was out of memory; going on with tiles of 320x320" in done.stdout
 
 
 @pytest.mark.parametrize(("kind", "most"), [(BothWays, 10), (OfClips, 12)])

@@ -7,8 +7,15 @@ from pathlib import Path
 import psutil
 import torch
 
-# What allocators, and the libraries above them, say where it is no torch.OutOfMemoryError.
-SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED", "bad allocation")
+# What allocators, and the libraries above them, say where it is no torch.OutOfMemoryError; the last is oneDNN's.
+SIGNS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "bad allocation",
+    "could not create a primitive",
+)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import FewChannelsConv2d, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last
 
 SLOPE = 0.1  # of the leaky ReLUs
 BLOCKS = 5  # gated dynamic blocks
@@ -49,6 +49,8 @@ class DSTNet(Network):
     half_precision = ("fp16", "bf16")  # 72 and 54 dB on the parity cases; layer norms stay in float32
     overlap = 64
     constant_buffers = ("haar",)
+    memory = Memory()
+    half_memory = Memory(tile=1171, frame=344, frame_held=49)
 
     def __init__(self, channels: int = 64, width: int = 64, blocks: int = 15) -> None:
         super().__init__()
