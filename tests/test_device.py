@@ -4,6 +4,7 @@ import functools
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from vdeblur.errors import DeviceError, ExitStatus
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.settings import Settings
+from vdeblur.tiles import TilePlan
 
 CPU = torch.device("cpu")
 
@@ -84,7 +86,7 @@ def test_a_gpu_without_room_for_the_network(monkeypatch: pytest.MonkeyPatch, ask
         if arguments and getattr(arguments[0], "type", "") == "cuda":
             self.half()  # it is not left in the midst of it
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has...")
-        return move(self, *arguments, **named)
+        return move(self, *arguments, **named)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Network, "to", to)
     monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: 1e9)
@@ -174,7 +176,7 @@ def test_pytorch_may_use_again_what_it_keeps(monkeypatch: pytest.MonkeyPatch) ->
 
 def planned(
     name: str, monkeypatch: pytest.MonkeyPatch, gigabytes: float, kind: str = "cpu", **told: object
-) -> plan.TilePlan:
+) -> TilePlan:
     """Plan for 1280x720 with so much memory free."""
     monkeypatch.setattr(memory, "free_bytes", lambda device: gigabytes * 1e9)
     monkeypatch.setattr(memory, "total_bytes", lambda device: 2 * gigabytes * 1e9)
@@ -235,7 +237,7 @@ def test_very_large_frames_and_strips_can_be_planned(
     network = unfilled(name)
     for gigabytes in (0, 4, 64):
         monkeypatch.setattr(memory, "free_bytes", lambda device, gigabytes=gigabytes: gigabytes * 1e9)
-        found = plan.plan_tiles(Settings(), *size, network, CPU)
+        found: TilePlan | None = plan.plan_tiles(Settings(), *size, network, CPU)
         while found is not None:  # every step is smaller, and there is an end
             next_one = plan.smaller(found, network.overlap, network)
             if next_one is not None:
@@ -249,7 +251,7 @@ def test_a_shorter_window_keeps_a_share_of_look_ahead() -> None:
     whole = plan.plan_tiles(Settings(), 16, 16, network, CPU)
     with torch.inference_mode():
         expected = list(streams.stream(network, iter(frames), whole))
-        short = list(streams.stream(network, iter(frames), plan.replace(whole, window=plan.LEAST_WINDOW)))
+        short = list(streams.stream(network, iter(frames), replace(whole, window=plan.LEAST_WINDOW)))
     assert len(short) == len(expected) == 23
     assert any(not torch.equal(a, b) for a, b in zip(short, expected, strict=True)), "it is another window"
 
@@ -257,10 +259,11 @@ def test_a_shorter_window_keeps_a_share_of_look_ahead() -> None:
 @pytest.fixture
 def _undone() -> Iterator[None]:
     cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory
+    filling: bool = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    before = cudnn.benchmark, cudnn.deterministic, filling
     yield
     torch.use_deterministic_algorithms(False)
-    cudnn.benchmark, cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory = before
+    cudnn.benchmark, cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory = before  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("_undone")

@@ -186,7 +186,7 @@ def too_large(pixels: int, after: int = 0) -> Look:
 @pytest.mark.parametrize("after", [0, 13])
 @pytest.mark.parametrize("kind", STUBS)
 def test_out_of_memory_shrinks_tiles_and_loses_no_frame(kind: type[Stub], after: int) -> None:
-    length = 40
+    length = 34
     run = Run(kind(too_large(33 * 33, after)), frames(length))
     assert len(run.pictures) == length
     assert run.codes == ["W_OUT_OF_MEMORY"], "said once, though it took two steps"
@@ -327,19 +327,19 @@ def broken(x: Tensor, dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("kind", STUBS)
 def test_what_overflows_in_half_precision_is_restored_in_float32(kind: type[Stub], precision: str) -> None:
-    exact = Run(kind(), frames(40, bright(17, 18)))
-    half = Run(device.place(kind(), CPU, precision), frames(40, bright(17, 18)))
-    run = Run(device.place(kind(overflowing), CPU, precision), frames(40, bright(17, 18)))
+    exact = Run(kind(), frames(30, bright(17, 18)))
+    half = Run(device.place(kind(), CPU, precision), frames(30, bright(17, 18)))
+    run = Run(device.place(kind(overflowing), CPU, precision), frames(30, bright(17, 18)))
     assert run.codes == ["W_NON_FINITE"]
     assert "at 0.6" in run.warnings[0][1], "when it was"
-    assert 2 <= run.restorer.redone < 40
+    assert 2 <= run.restorer.redone < 30
     assert run.restorer.unrestored == 0
     if kind in STATELESS:  # every frame is exactly one or the other
         equal = [(run.pictures == other.pictures).all((1, 2)) for other in (exact, half)]
         assert (equal[0] | equal[1]).all()
         assert equal[0][17:19].all()
         assert equal[1][:12].all()
-        assert equal[1][-12:].all(), "and half precision is trusted again"
+        assert equal[1][-5:].all(), "and half precision is trusted again"
     else:
         assert abs(run.pictures - exact.pictures).max() <= 8
         assert abs(run.pictures - exact.pictures).mean() < 0.5
@@ -361,9 +361,9 @@ def test_half_precision_that_overflows_always_is_given_up() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("kind", STUBS)
 def test_what_is_no_picture_even_in_float32_stays_as_it_was(kind: type[Stub], precision: str) -> None:
-    source = pictures(frames(60, bright(8, 9, 10)))
+    source = pictures(frames(48, bright(8, 9, 10)))
     network = device.place(kind(broken), CPU, precision)
-    run = Run(network, frames(60, bright(8, 9, 10)))
+    run = Run(network, frames(48, bright(8, 9, 10)))
     kept = [bool((after == before).all()) for after, before in zip(run.pictures, source, strict=True)]
     assert kept[9]
     assert sum(kept) == run.restorer.unrestored
@@ -373,7 +373,7 @@ def test_what_is_no_picture_even_in_float32_stays_as_it_was(kind: type[Stub], pr
     assert len(run.codes) <= 2
     assert "stay as they were" in run.warnings[-1][1]
     with pytest.raises(DeviceError, match="gave no picture at"):
-        Run(network, frames(60, bright(8, 9, 10)), strict=True)
+        Run(network, frames(48, bright(8, 9, 10)), strict=True)
 
 
 def test_nothing_but_black_is_no_picture_unless_it_was_black() -> None:

@@ -16,9 +16,10 @@ SOURCE = ROOT / "src" / "vdeblur"
 FILES = sorted(SOURCE.rglob("*.py"))
 STAGES = {"decode", "color", "scenes", "tiles", "streams", "encode"}
 CLI = {"cli", "cli_models", "cli_report"}
-OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool"},
+OWNERS = {"av": {"decode", "encode", "frame", "color", "parts", "pipeline", "train.synth", "train.pool"},
           "psutil": {"memory"}, "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
-          **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests", "filelock")}}  # fmt: skip
+          "filelock": {"download", "segments"},
+          **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests")}}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:

@@ -30,9 +30,12 @@ CPU_SHARE, GPU_SHARE = 0.6, 0.85
 FRAME_BYTES, WAITING_BYTES = 125, 18
 
 
-def plan_tiles(settings: Settings, height: int, width: int, network: Network, chosen: torch.device) -> TilePlan:
-    """Plan tiles as --tile says, and how many frames a window holds; `auto` as memory allows.
+def plan_tiles(
+    settings: Settings, height: int, width: int, network: Network, chosen: torch.device, window: int | None = None
+) -> TilePlan:
+    """Plan tiles as --tile says, and how many frames a window holds, as memory allows.
 
+    window: what an earlier plan came to, where this one must not be another.
     Where nothing fits, the plan is about the smallest there is.
     Raises: UsageError where the value makes no sense.
     """
@@ -42,9 +45,9 @@ def plan_tiles(settings: Settings, height: int, width: int, network: Network, ch
     room = there * (CPU_SHARE if chosen.type == "cpu" else GPU_SHARE)
     most = 1 if chosen.type == "cpu" else STACK
     plans = []
-    for window in _windows(network):
+    for length in _windows(network) if window is None else (window,):
         for tile in sizes:
-            plan = replace(_cut(height, width, tile, overlap, network, most), window=window)
+            plan = replace(_cut(height, width, tile, overlap, network, most), window=length)
             while needed_bytes(network, plan) > room and plan.at_once > 1:
                 plan = replace(plan, at_once=plan.at_once // 2)
             if needed_bytes(network, plan) <= room:

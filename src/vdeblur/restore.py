@@ -7,7 +7,7 @@ build up again, and then the first that is not. So every frame comes out once, i
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -71,7 +71,7 @@ class Restorer:
             raise InterruptedRunError(status)
 
     @torch.inference_mode()
-    def restore(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+    def restore(self, frames: Iterator[Frame]) -> Generator[Frame]:
         """Give every frame restored, in order, scene by scene.
 
         Raises: DeviceError where memory does not suffice for the smallest plan, the device is lost, or, with --strict,
@@ -83,7 +83,7 @@ class Restorer:
         trust = _Trust(0 if self.is_half else math.inf)
         try:
             while source.has_more():
-                yield from self._restore_scene(_Scene(source, streams.warm_up(self.network)), trust)
+                yield from self._restore_scene(_Scene(source, streams.context(self.network)[0]), trust)
         except RuntimeError as error:
             if memory.is_lacking(error) or not device.is_lost(error):
                 raise

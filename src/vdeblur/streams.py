@@ -21,24 +21,12 @@ from vdeblur.tiles import TilePlan
 WINDOW, AHEAD = 30, 10  # frames held by a bidirectional network, and those of them that only serve as look-ahead
 CLIP, CLIP_OVERLAP = 30, 5  # frames of a clip restored as one, as many as training saw, and those beside it left unused
 WINDOWS = {"bidirectional": WINDOW, "clip": CLIP}  # feedings that hold a window
-STATE_FRAMES = 10  # that a stream which begins in the midst of a scene sees before it is to be trusted, with a state
 RUNAWAY = 8.0  # a state that grows beyond so many times its size after the first window is not to be trusted
 
 
 def stream(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
     """Feed a scene to a network by its own kind of feeding."""
     return FEEDINGS[network.feeding](network, frames, plan)
-
-
-def warm_up(network: Network) -> int:
-    """Give how many earlier frames a stream has to see to go on where another one ended.
-
-    Without a state the result is then the same, else much like it.
-    """
-    exact = {"frame": 0, "neighbours": 1, "pair": 1, "window": network.radius}
-    if network.feeding == "cascade":
-        return int(network.stages)  # type: ignore[arg-type]  # a Cascade
-    return exact.get(network.feeding, STATE_FRAMES)
 
 
 def stream_frames(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
@@ -296,3 +284,22 @@ FEEDINGS: dict[str, Feeding] = {
     "bidirectional": stream_bidirectional,
     "clip": stream_clip,
 }
+
+
+def context(network: Network) -> tuple[int, int]:
+    """Give how many frames before a part of a scene, and after it, it takes to restore that part as within the scene.
+
+    For networks that carry a state on it is as many as they are given anyway to find their state; the others give the
+    very same result.
+    """
+    reach = network.radius if network.feeding == "window" else getattr(network, "stages", 0)
+    return {
+        "frame": (0, 0),
+        "neighbours": (1, 1),
+        "window": (reach, reach),
+        "pair": (1, 1),
+        "recurrent": (AHEAD, 1),
+        "cascade": (reach, reach),
+        "bidirectional": (AHEAD, AHEAD),
+        "clip": (CLIP_OVERLAP, CLIP_OVERLAP),
+    }[network.feeding]

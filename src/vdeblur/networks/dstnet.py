@@ -49,8 +49,8 @@ class DSTNet(Network):
     half_precision = ("fp16", "bf16")  # 72 and 54 dB on the parity cases; layer norms stay in float32
     overlap = 64
     constant_buffers = ("haar",)
-    memory = Memory()
-    half_memory = Memory(tile=1171, frame=344, frame_held=49)
+    memory = Memory(tile=485, frame=1707, frame_held=128)
+    half_memory = Memory(tile=549, frame=1050, frame_held=64)
 
     def __init__(self, channels: int = 64, width: int = 64, blocks: int = 15) -> None:
         super().__init__()

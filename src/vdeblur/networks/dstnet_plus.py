@@ -33,7 +33,7 @@ from vdeblur.networks.dstnet import (
     travel_backward,
     travel_forward,
 )
-from vdeblur.networks.layers import FewChannelsConv2d, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last
 
 
 class DSTNetPlus(Network):
@@ -50,6 +50,8 @@ class DSTNetPlus(Network):
     half_precision = ("fp16", "bf16")
     overlap = 128  # with drawn weights a cut 64 pixels away matters by 2e-4, 128 pixels away by 7e-7
     constant_buffers = ("haar",)
+    memory = Memory(tile=580, frame=661, frame_held=160)
+    half_memory = Memory(tile=147, frame=577, frame_held=84)
 
     def __init__(self, width: int = 64, blocks: int = 15, filter_blocks: int = 3) -> None:
         super().__init__()
