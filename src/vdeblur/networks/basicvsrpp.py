@@ -55,7 +55,7 @@ class BasicVSRPP(Network):
     overlap = 128
     constant_buffers = ("spynet.mean", "spynet.std")
     memory = Memory(tile=519, frame=8, tile_held=49, frame_held=89)
-    half_memory = memory
+    half_memory = Memory(tile=573, frame_held=75)
 
     def __init__(self, width: int = 64, blocks: int = 15) -> None:
         super().__init__()

@@ -55,6 +55,9 @@ class DSTNet(Network):
     def __init__(self, channels: int = 64, width: int = 64, blocks: int = 15) -> None:
         super().__init__()
         # The published large network has 64 channels, too, and propagates 96 of them.
+        if width > channels:
+            self.memory = Memory(tile=485, frame=1215, frame_held=240)
+            self.half_memory = Memory(tile=549, frame=963, frame_held=76)
         self.register_buffer("haar", haar_weights(channels))
         self.feature_extraction = nn.Conv2d(3, channels, 3, padding=1)
         self.high_bands = nn.ModuleList(HighBands(channels) for _ in range(2))

@@ -55,6 +55,9 @@ class DSTNetPlus(Network):
 
     def __init__(self, width: int = 64, blocks: int = 15, filter_blocks: int = 3) -> None:
         super().__init__()
+        if width > 64:
+            self.memory = Memory(tile=870, frame=1235, frame_held=173)
+            self.half_memory = Memory(tile=260, frame=1037, frame_held=122)
         self.register_buffer("haar", haar_weights(width))
         self.feature_extraction = nn.Conv2d(3, width, 3, padding=1)
         self.high_bands = HighBands(width)

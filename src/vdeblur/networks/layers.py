@@ -35,7 +35,7 @@ class Network(nn.Module):
     constant_buffers: tensors that are saved, but never anything else than what the constructor gives.
     overlap: pixels that neighbouring tiles should share; reach: how far away a pixel may be that still matters to
     another, where that is known. whole_pixels: up to which size frames are better not cut up.
-    memory, half_memory: what it takes in float32 and in half precision, in the largest of its sizes in weights.toml.
+    memory, half_memory: what it takes in float32 and in half precision.
     exact_weights: its weights in float32, where it was placed in half precision.
     """
 

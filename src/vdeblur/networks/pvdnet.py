@@ -75,7 +75,7 @@ class PVDNet(Network):
     # The U-net sees 136 pixels each way, large 232, but with random weights what is beyond 55 changes less than 1e-4 of
     # the peak. Motion and volume are of the whole frame in any case.
     overlap = 64
-    memory = Memory(tile=772, frame=1358)
+    memory = Memory(tile=772, frame=1358)  # the larger of what both sizes take
     half_memory = Memory(frame=1468)
 
     def __init__(self, channels: int = 128, blocks: int = 12) -> None:
