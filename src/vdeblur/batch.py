@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: a result or an error; neither where it was left out."""
+    """What came of a job: a result or an error."""
 
     job: Job
     result: pipeline.Result | None = None
@@ -126,12 +126,19 @@ def _check_names(jobs: list[Job]) -> None:
         outputs[job.output] = job.source
 
 
+def without_existing(jobs: list[Job], notify: pipeline.Notify = pipeline.ignore) -> list[Job]:
+    """Leave out the jobs whose output is there."""
+    for job in jobs:
+        if job.output.exists():
+            notify("file_skipped", {"input": str(job.source), "output": str(job.output)})
+    return [job for job in jobs if not job.output.exists()]
+
+
 def run_jobs(
     jobs: list[Job],
     settings: Settings,
     at_once: int = 1,
     *,
-    skip_existing: bool = False,
     notify: pipeline.Notify = pipeline.ignore,
     ask: Callable[[str], bool] | None = None,
     stop: Callable[[], ExitStatus | None] = never,
@@ -143,12 +150,10 @@ def run_jobs(
     Raises: of a single job what pipeline.run raises; of several InterruptedRunError where a signal came.
     """
     if len(jobs) > 1:
-        return _Batch(jobs, settings, at_once, skip_existing, notify, ask, stop).run()
-    job = jobs[0]
-    if skip_existing and job.output.exists():
-        notify("file_skipped", {"input": str(job.source), "output": str(job.output)})
-        return [Outcome(job)]
-    return [Outcome(job, pipeline.run(job.source, job.output, settings, notify=notify, ask=ask, stop=stop))]
+        return _Batch(jobs, settings, at_once, notify, ask, stop).run()
+    return [
+        Outcome(job, pipeline.run(job.source, job.output, settings, notify=notify, ask=ask, stop=stop)) for job in jobs
+    ]
 
 
 class _Batch:
@@ -159,12 +164,11 @@ class _Batch:
         jobs: list[Job],
         settings: Settings,
         at_once: int,
-        skip_existing: bool,
         notify: pipeline.Notify,
         ask: Callable[[str], bool] | None,
         stop: Callable[[], ExitStatus | None],
     ) -> None:
-        self.jobs, self.settings, self.at_once, self.skip_existing = jobs, settings, at_once, skip_existing
+        self.jobs, self.settings, self.at_once = jobs, settings, at_once
         self.notify, self.stop = notify, stop
         self.asking = threading.Lock()
         self.ask = None if ask is None else self._one_at_a_time(ask)
@@ -195,7 +199,7 @@ class _Batch:
         finally:
             torch.set_num_threads(threads)
         done = [outcomes[index] for index in sorted(outcomes)]
-        self.notify("batch", {"files": [_row(outcome) for outcome in done]})
+        self.notify("batch", {"files": [row_of(outcome) for outcome in done]})
         status = self.stop()
         if status is not None:
             raise InterruptedRunError(status)
@@ -207,9 +211,6 @@ class _Batch:
             outcomes[pending.pop(future)] = future.result()
 
     def _one(self, job: Job) -> Outcome:
-        if self.skip_existing and job.output.exists():
-            self.notify("file_skipped", {"input": str(job.source), "output": str(job.output)})
-            return Outcome(job)
         try:
             return Outcome(job, self._restore(job))
         except Exception as error:  # the other files are none the worse
@@ -224,15 +225,14 @@ class _Batch:
         return Outcome(job, error=error)
 
 
-def _row(outcome: Outcome) -> dict[str, object]:
+def row_of(outcome: Outcome) -> dict[str, object]:
+    """Describe an outcome for the table at the end."""
     result, error = outcome.result, outcome.error
-    word = "failed" if error is not None else "restored" if result is not None else "was there"
-    if isinstance(error, InterruptedRunError):
-        word = "stopped"
+    word = "restored" if error is None else "stopped" if isinstance(error, InterruptedRunError) else f"failed: {error}"
     return {
         "input": str(outcome.job.source),
         "output": str(outcome.job.output),
-        "result": word if error is None or word == "stopped" else f"failed: {error}",
+        "result": word,
         "frames": 0 if result is None else result.frames,
         "seconds": 0.0 if result is None else round(result.seconds, 1),
         "warnings": 0 if result is None else len(result.warnings),

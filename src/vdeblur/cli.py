@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdeblur import __version__
+from vdeblur.cli_bench import bench
 from vdeblur.cli_models import models
-from vdeblur.cli_report import HumanReporter, JsonReporter, question, reported
+from vdeblur.cli_report import HumanReporter, JsonReporter, Session, question, reported
 from vdeblur.errors import UsageError
 
 if TYPE_CHECKING:
+    from vdeblur.batch import Job, Outcome
     from vdeblur.settings import Settings
 
 CONFIG_FILE = "vdeblur.toml"
@@ -161,6 +163,9 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         option("--segment", type=click.FloatRange(0), default=10.0,
                help="Seconds that are finished and kept as a whole; 0: all of it."),
         option("--share", type=Share(), help="Make only share K of N, no OUTPUT; run without it joins them."),
+        option("--engine", type=click.Choice(["local", "ray"]), default="local",
+               help="Where the work is done; ray shares segments and files out, see examples/."),
+        option("--ray-address", help="A running cluster's, or auto.  [default: a cluster on this machine]"),
         option("--on-damage", type=click.Choice(["warn", "fail"]), default="warn", help="What damage in INPUT is."),
         option("--strict", is_flag=True, help="Warnings are errors."),
         option("--deterministic", is_flag=True, help="The same bytes each time, on the same machine."),
@@ -200,18 +205,28 @@ def run(paths: tuple[str, ...], **given: Any) -> None:
 
         settings = run_settings(given, output)
         jobs = batch.plan_jobs(inputs, output, given["suffix"], settings)
-        outcomes = batch.run_jobs(
-            jobs,
-            settings,
-            given["jobs"],
-            skip_existing=given["skip_existing"],
-            notify=reporter.notify,
-            ask=question(given["json"]),
-            stop=session,
-        )
+        if given["skip_existing"]:
+            jobs = batch.without_existing(jobs, reporter.notify)
+        if given["engine"] == "ray":
+            outcomes = _run_by_ray(jobs, settings, given, reporter.notify, session)
+        else:
+            ask = question(given["json"])
+            outcomes = batch.run_jobs(jobs, settings, given["jobs"], notify=reporter.notify, ask=ask, stop=session)
         session.files_failed = sum(outcome.error is not None for outcome in outcomes)
         session.files_ok = len(outcomes) - session.files_failed
         batch.check(outcomes)
+
+
+def _run_by_ray(
+    jobs: "list[Job]", settings: "Settings", given: dict[str, Any], notify: Callable[..., None], stop: Session
+) -> "list[Outcome]":
+    from vdeblur import ray_engine
+
+    if given["share"] is not None:
+        raise UsageError("--engine ray shares out by itself", "leave out --share")
+    workers = given["jobs"] if given["jobs"] > 1 else None
+    ask = question(given["json"])
+    return ray_engine.run_jobs(jobs, settings, workers, given["ray_address"], notify=notify, ask=ask, stop=stop)
 
 
 def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
@@ -244,6 +259,7 @@ def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
     )
 
 
+main.add_command(bench)
 main.add_command(models)
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """`vdeblur models`: which models there are, and their weights in the cache."""
 
-import sys
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdeblur.cli_report import HumanReporter, question, reported
+from vdeblur.cli_report import HumanReporter, question, reported, show_table
 from vdeblur.errors import ModelError
 
 if TYPE_CHECKING:
@@ -54,7 +53,8 @@ def list_models(json: bool) -> None:
             facts = [{**_facts(entry, one), "seconds_per_720p_frame": seconds.get(entry.name)} for entry, one in rows]
             click.echo(dumps(facts, indent=1))
             return
-        _show_table([_row(entry, one, seconds.get(entry.name)) for entry, one in rows])
+        heads = ("MODEL", "WEIGHTS", "PSNR", "720P FRAME", "LICENCE", "TRAINED ON")
+        show_table(heads, [_row(entry, one, seconds.get(entry.name)) for entry, one in rows])
 
 
 def _speeds() -> dict[str, float]:
@@ -87,23 +87,6 @@ def _row(entry: "Entry", one: "Weights | None", seconds: float | None) -> tuple[
         entry.license.partition(";")[0] + (", see show" if entry.notice else ""),
         entry.description if one is None else f"{one.trained_on}; {one.blur}".strip("; "),
     )
-
-
-def _show_table(rows: list[tuple[str, ...]]) -> None:
-    """Write a table: drawn on a terminal, plain columns otherwise."""
-    heads = ("MODEL", "WEIGHTS", "PSNR", "720P FRAME", "LICENCE", "TRAINED ON")
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*(head.capitalize() for head in heads), box=None)
-        for row in rows:
-            table.add_row(*row)
-        Console(highlight=False, markup=False).print(table)
-        return
-    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
-    for row in [heads, *rows]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @models.command(short_help="Show all that is known of a model.")

@@ -135,6 +135,30 @@ class HumanReporter:
         }[facts["verification"]]
         self._say(f"  {verified}; SHA-256 {facts['sha256']}")
 
+    def _on_dataset_download(self, facts: dict[str, Any]) -> None:
+        size = "" if facts["megabytes"] is None else f", about {facts['megabytes'] / 1000:.1f} GB as a whole"
+        self._say(f"{facts['dataset']}: fetching the {facts['split']} split of {facts['file']}{size}")
+        self._say(f"  from {facts['source']}; licence: {facts['license']}")
+
+    def _on_dataset_done(self, facts: dict[str, Any]) -> None:
+        self.close()
+        self._say(f"  in {_shown(facts['path'])}")
+
+    def _on_bench(self, facts: dict[str, Any]) -> None:
+        size = f"{facts['sequences']} sequences, {facts['frames']} frames"
+        self._say(f"{facts['title']}, {facts['split']}: {size}, laid out as {facts['layout']}; blurry: {facts['blur']}")
+        self._say(f"protocol: {facts['protocol']}")
+
+    def _on_bench_model(self, facts: dict[str, Any]) -> None:
+        again = f"; {facts['finished']} sequences of an interrupted bench are kept" if facts["finished"] else ""
+        self._say(f"{facts['model']} on {facts['device']} in {facts['precision']}{again}")
+
+    def _on_bench_kept(self, facts: dict[str, Any]) -> None:
+        self._say(f"{facts['sequences']} sequences are kept: the same command goes on")
+
+    def _on_sequence_done(self, facts: dict[str, Any]) -> None:
+        self._say(f"  {facts['sequence']}: {facts['psnr']:.2f} dB")
+
     def _on_warning(self, facts: dict[str, Any]) -> None:
         self._say(f"warning: {facts['message']}")
 
@@ -180,6 +204,22 @@ class HumanReporter:
             self.bar.stop()
             self.bar = None
             self.tasks.clear()
+
+
+def show_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Write a table to stdout: drawn on a terminal, plain columns otherwise."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*(head.capitalize() for head in heads), box=None)
+        for row in rows:
+            table.add_row(*row)
+        Console(highlight=False, markup=False).print(table)
+        return
+    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+    for row in [heads, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _is_lively() -> bool:

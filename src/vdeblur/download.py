@@ -282,6 +282,13 @@ def _first_line(error: Exception) -> str:
     return (lines[0].partition(". ")[0] if lines else type(error).__name__)[:200]
 
 
+def hub_address(repo: str, revision: str, file: str) -> str:
+    """Give the https address of a file of a data set on the Hub, which answers ranges."""
+    import huggingface_hub
+
+    return huggingface_hub.hf_hub_url(repo, file, repo_type="dataset", revision=revision)
+
+
 # The Hub: its library has a cache, locks and resuming of its own.
 
 
@@ -490,7 +497,7 @@ def _reason(error: Exception) -> str:
 def _fetch_zip(source: Source, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
     url = source.facts["url"]
     member = source.facts.get("member", file.name)
-    remote = _RangeFile.open_url(url, file.name, talk)
+    remote = RangeFile.open_url(url, file.name, talk)
     if remote is not None:
         with contextlib.closing(remote), io.BufferedReader(remote, RANGE_BYTES) as opened:
             _extract(opened, member, target, talk)
@@ -546,15 +553,16 @@ def _write(file: Any, chunk: bytes) -> None:
         raise cache_error(error) from error
 
 
-class _RangeFile(io.RawIOBase):
+class RangeFile(io.RawIOBase):
     """A file on a server that answers ranges, to be read and sought in."""
 
-    def __init__(self, session: Any, url: str, size: int, validator: str, talk: Talk) -> None:
-        self.session, self.url, self.size, self.validator, self.talk = session, url, size, validator, talk
+    def __init__(self, session: Any, asked: str, url: str, size: int, validator: str, talk: Talk) -> None:
+        self.session, self.size, self.validator, self.talk = session, size, validator, talk
+        self.asked, self.url = asked, url  # what was asked for, and where that led
         self.position = 0
 
     @classmethod
-    def open_url(cls, url: str, name: str, talk: Talk) -> "_RangeFile | None":
+    def open_url(cls, url: str, name: str, talk: Talk) -> "RangeFile | None":
         """Open it; None where the server gives whole files only."""
         import requests
 
@@ -576,22 +584,27 @@ class _RangeFile(io.RawIOBase):
         if size is None:
             session.close()
             return None
-        return cls(session, location, size, "" if etag.startswith("W/") else etag, talk)
+        return cls(session, url, location, size, "" if etag.startswith("W/") else etag, talk)
 
     def readable(self) -> bool:
+        """Tell that it is."""
         return True
 
     def seekable(self) -> bool:
+        """Tell that it is."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place; nothing is asked of the server yet."""
         self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
         return self.position
 
     def tell(self) -> int:
+        """Give the place, in bytes."""
         return self.position
 
     def readinto(self, buffer: Any) -> int:
+        """Ask for as many bytes as there is room for, several times if need be; gives how many came."""
         import requests
 
         last = min(self.position + len(buffer), self.size) - 1
@@ -609,10 +622,15 @@ class _RangeFile(io.RawIOBase):
                     if answer.status_code != 206 or _content_range(answer)[0] != self.position:
                         raise _GoneError("the archive changed while it was read")
                     data = answer.content
+                    self.url = str(answer.url)
                 break
             except (requests.RequestException, FetchError) as error:
-                if isinstance(error, _GoneError) or attempt == ATTEMPTS - 1:
+                gone = isinstance(error, _GoneError) and self.url == self.asked
+                if gone or attempt == ATTEMPTS - 1:
                     raise FetchError(_reason(error)) from error
+                if isinstance(error, _GoneError):  # stores sign the addresses they lead to for an hour or so
+                    self.url = self.asked
+                    continue
                 _wait(WAIT_SECONDS * 2**attempt, self.talk)
         data = data[: last + 1 - self.position]
         buffer[: len(data)] = data
@@ -620,6 +638,7 @@ class _RangeFile(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
+        """Close the connection."""
         self.session.close()
         super().close()
 

@@ -21,6 +21,7 @@ from typing import BinaryIO
 import av
 import av.error
 from av.stream import Disposition
+from torch.backends.cpu import get_cpu_capability
 
 from vdeblur.decode import PictureSource, SourceInfo, VideoSource, Warn
 from vdeblur.errors import OutputError
@@ -228,11 +229,11 @@ class VideoEncoding:
             if presets is not None and self.options.preset not in presets and not self.options.preset.isdigit():
                 raise OutputError(f"unknown preset {self.options.preset!r}", f"choose from {', '.join(PRESETS)}")
             options[encoder.speed] = (presets or {}).get(self.options.preset, self.options.preset)
-        if self.deterministic:
-            options["threads"] = (
-                "1"  # libx264 in PyAV 18.1 gives other bytes now and then with several, on a busy machine
-            )
         options.update(self.options.options)
+        if encoder.name.startswith("libx264") and get_cpu_capability() == "AVX512":
+            # With these instructions x264 lets memory that was never written decide: the same frames give other bytes
+            # now and then (seen with PyAV 18.1). Without them it is as fast.
+            options["x264-params"] = ":".join(["asm=avx2", *filter(None, [options.get("x264-params")])])
         stream = container.add_stream(encoder.name, rate=info.rate, options=options)
         assert isinstance(stream, av.VideoStream)
         context = stream.codec_context
@@ -399,13 +400,17 @@ class PictureEncoding:
 
     def encode(self, frame: Frame) -> bytes:
         """Give a frame as a picture file."""
-        picture = _convert(frame.picture, self.format)
-        encoder = av.CodecContext.create(self.codec, "w")
-        assert isinstance(encoder, av.VideoCodecContext)
-        encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, self.format
-        encoder.time_base = Fraction(1, 25)
-        picture.pts, picture.time_base = None, Fraction(1, 25)
-        return b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
+        return picture_bytes(_convert(frame.picture, self.format), self.codec)
+
+
+def picture_bytes(picture: av.VideoFrame, codec: str = "png") -> bytes:
+    """Encode one picture, in the pixel format that it has, as a file's content; codec: png or tiff."""
+    encoder = av.CodecContext.create(codec, "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, picture.format.name
+    encoder.time_base = Fraction(1, 25)
+    picture.pts, picture.time_base = None, Fraction(1, 25)
+    return b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
 
 
 class Worker:

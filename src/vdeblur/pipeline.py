@@ -332,6 +332,7 @@ class SegmentMaker:
         self.items: Generator[Frame] | None = None
         self.part: parts.Part | None = None
         self.finished: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
+        self.tail: list[segments.Mark] = []  # of what was finished when this run began
         self.done = 0  # frames before the segment that is being made
         self.made = 0  # frames made here
 
@@ -367,7 +368,7 @@ class SegmentMaker:
             divider = None if index is None else self._open_at(index)
             while divider is not None and index is not None:
                 segment = divider.segment()
-                self._make(segment, index, worker)
+                self._make(segment, worker)
                 index = self._next_missing(segment, divider.marks())
                 if index is None or not divider.skip_to(index):
                     break
@@ -389,22 +390,21 @@ class SegmentMaker:
             return next((index for index in self.share if index not in self.store.records), None)
         chain = self.store.chain()
         self.done = sum(record.frames for record in chain)
+        self.tail = segments.tail_of(chain)
         for code, message in dict.fromkeys(warning for record in chain for warning in record.warnings):
             self.file.warn(code, message)
-        return None if chain and chain[-1].last else len(chain)
+        if not chain:
+            return 0
+        return None if chain[-1].last else chain[-1].index + 1
 
     def _next_missing(self, segment: segments.Segment, marks: list[segments.Mark]) -> int | None:
         """Give what to make after a segment that ends with these marks; others may have made what follows."""
-        index = segment.index + 1
-        if segment.last:
-            return None
-        while (record := self.store.records.get(index)) and record.follows(marks):
+        index, last = segment.index, segment.last
+        while not last and (record := self.store.after(index)) and record.follows(marks):
             self.done += record.frames
-            if record.last:
-                return None
             marks = (marks + record.tail)[-segments.CHECKED :]
-            index += 1
-        return index if self.share is None or index in self.share else None
+            index, last = record.index, record.last
+        return None if last or (self.share is not None and index + 1 not in self.share) else index + 1
 
     def _open_at(self, index: int) -> segments.Divider | None:
         """Read the source so that this segment comes next; None where no frame is left.
@@ -413,23 +413,26 @@ class SegmentMaker:
         before it has seen, and in doubt the file is read from its beginning.
         """
         begin = self.division.begin_of(index)
-        marks = self.store.marks_before(index)
         for back in SEEK_BACK if index and self.source.seekable else ():
             if begin - back <= self.source.first_seconds:
                 break
             divider = self._divider(index, begin - back)
             found = divider.skip_to(index)
-            if found and len(divider.recent) == divider.recent.maxlen and segments.agree(divider.marks(), marks):
+            if found and len(divider.recent) == divider.recent.maxlen and self._vouched(divider):
                 return divider
         divider = self._divider(index, None)
         if not divider.skip_to(index):
             return None
-        if not segments.agree(divider.marks(), marks):
+        if not self._vouched(divider):
             raise InputError(
                 f"{self.source.path} gives other frames than it gave to the run that was interrupted",
                 "begin anew with --no-resume",
             )
         return divider
+
+    def _vouched(self, divider: segments.Divider) -> bool:
+        """Tell whether the last frames that were read are those with which the finished segments end, if there are."""
+        return self.share is not None or divider.marks()[-len(self.tail) :] == self.tail
 
     def _divider(self, index: int, seek: Fraction | None) -> segments.Divider:
         if self.items is not None:
@@ -459,10 +462,8 @@ class SegmentMaker:
                 return
             yield frame
 
-    def _make(self, segment: segments.Segment, wanted: int, worker: encode.Worker) -> None:
-        """Restore and encode one segment; those between the one that was wanted and it have no frames."""
-        for index in range(wanted, segment.index):
-            worker.do(self.store.save, segments.Record(index, 0, False, [], []))
+    def _make(self, segment: segments.Segment, worker: encode.Worker) -> None:
+        """Restore and encode one segment."""
         self.part = part = parts.new_part(self.store, segment.index, self.encoding, self.done)
         damaged = self.source.damaged
         count = 0
@@ -513,9 +514,14 @@ def check_model(settings: Settings) -> None:
 
 def choose_encoding(output: Path, info: decode.SourceInfo, settings: Settings, warn: decode.Warn) -> Encoding:
     """Choose what the output's name asks for: pictures where it is a folder or has no suffix, else a video."""
-    if settings.pictures or output.is_dir() or not output.suffix:
+    if writes_pictures(output, settings):
         return encode.PictureEncoding(info)
     return encode.VideoEncoding(info, output.suffix, settings.encoding, warn, settings.deterministic)
+
+
+def writes_pictures(output: Path, settings: Settings) -> bool:
+    """Tell whether the output is a folder of pictures."""
+    return settings.pictures or output.is_dir() or not output.suffix
 
 
 def try_container(encoding: Encoding, source: Source, warn: decode.Warn) -> tuple[list[str], list[str]]:

@@ -42,13 +42,17 @@ WEIGHTS_KEYS = {"file", "size", "megabytes", "sources", "trained_on", "blur", "s
 
 @dataclass(frozen=True)
 class Score:
-    """A published result: the set, PSNR in dB, SSIM of a kind (2D, 3D, Koehler), and how it was measured."""
+    """A published result: the set, PSNR in dB, SSIM of a kind (2D, 3D, Koehler), and how it was measured.
+
+    bench: the protocols of `vdeblur bench` that measure the same.
+    """
 
     data: str
     psnr: float
     ssim: float | None
     ssim_kind: str
     protocol: str
+    bench: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,14 @@ def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
 
 def _parse_scores(table: dict[str, Any]) -> tuple[Score, ...]:
     return tuple(
-        Score(score["data"], score["psnr"], score.get("ssim"), score.get("ssim_kind", ""), score.get("protocol", ""))
+        Score(
+            data=score["data"],
+            psnr=score["psnr"],
+            ssim=score.get("ssim"),
+            ssim_kind=score.get("ssim_kind", ""),
+            protocol=score.get("protocol", ""),
+            bench=tuple(score.get("bench", ())),
+        )
         for score in table.get("scores", ())
     )
 

@@ -161,14 +161,9 @@ class Record:
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
     def follows(self, tail: list[Mark]) -> bool:
-        """Tell whether it begins after frames of these marks."""
-        return agree(self.before, tail)
-
-
-def agree(before: list[Mark], tail: list[Mark]) -> bool:
-    """Tell whether two notes of the frames before a boundary are about the same; no note agrees with all."""
-    shared = min(len(before), len(tail))
-    return not tail or (shared > 0 and before[-shared:] == tail[-shared:])
+        """Tell whether it begins right after frames of these marks; none: at the beginning."""
+        shared = min(len(self.before), len(tail))
+        return self.before[-shared:] == tail[-shared:] if shared else not self.before and not tail
 
 
 class Store:
@@ -185,7 +180,6 @@ class Store:
         self.records: dict[int, Record] = {}
         self.plan: dict[str, Any] = {}
         self.reason = ""
-        self.shared = False
         self.lock = filelock.FileLock(self.folder / "lock")
         self._read()
 
@@ -235,7 +229,6 @@ class Store:
 
         Raises: OutputError where another run is writing the same output, or the folder cannot be written.
         """
-        self.shared = shared
         try:
             self.folder.mkdir(exist_ok=True)
             self._acquire(60 if shared else 0)
@@ -277,26 +270,22 @@ class Store:
         (self.folder / f"{index:06}.json").unlink(missing_ok=True)
         self.data_of(index).unlink(missing_ok=True)
 
-    def marks_before(self, index: int) -> list[Mark]:
-        """Give what is known of the last frames before a segment; nothing where the one before it is not there."""
-        marks: list[Mark] = []
-        while len(marks) < CHECKED and (record := self.records.get(index := index - 1)):
-            marks = record.tail + marks
-        return marks[-CHECKED:]
-
     def chain(self) -> list[Record]:
         """Give the finished segments from the first one on, as far as they follow one another and vouch for it."""
         whole: list[Record] = []
         tail: list[Mark] = []
-        for index in range(len(self.records)):
-            record = self.records.get(index)
-            if record is None or (whole and whole[-1].last):
-                break
-            if record.frames and not record.follows(tail):
+        for index in sorted(self.records):
+            record = self.records[index]
+            if (whole and whole[-1].last) or not record.follows(tail):
                 break
             tail = (tail + record.tail)[-CHECKED:]
             whole.append(record)
         return whole
+
+    def after(self, index: int) -> Record | None:
+        """Give the next finished segment after one."""
+        later = [other for other in self.records if other > index]
+        return self.records[min(later)] if later else None
 
     def forget(self, reason: str = "") -> None:
         """Take nothing of what an earlier run left."""
@@ -304,9 +293,16 @@ class Store:
 
     def close(self, *, keep: bool) -> None:
         """Let go of the folder; it is removed where nothing in it is worth keeping, or it is not to be kept."""
+        if not self.lock.is_locked:  # never opened, or there are others who work on it
+            return
         self.lock.release()
-        if self.plan and not self.shared and not (keep and self.records):
+        if not (keep and self.records):
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def tail_of(chain: list[Record]) -> list[Mark]:
+    """Give the marks with which finished segments end."""
+    return [mark for record in chain[-CHECKED:] for mark in record.tail][-CHECKED:]
 
 
 def _read_record(path: Path) -> Record | None:

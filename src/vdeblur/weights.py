@@ -481,6 +481,14 @@ def path_of(name: str) -> Path:
     return _in_package(weights) if weights.in_package else _place(entry, weights)
 
 
+def digest_of(entry: Entry, weights: Weights) -> str:
+    """Give the SHA-256 of the file that weights came in, which are there; of the authors' file, where it is theirs."""
+    if weights.in_package:
+        return weights.remote.pins["sha256"]
+    record = _read_record(_place(entry, weights).with_suffix(".json"))
+    return record.digests["sha256"] if record else ""
+
+
 def remove(name: str, forget: bool = False, talk: Talk = QUIET) -> list[str]:
     """Take weights out of the cache: those named, or a model's fetched ones; gives the names of what was there.
 

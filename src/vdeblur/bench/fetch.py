@@ -1,0 +1,233 @@
+"""A split of a known data set from its archives, into the cache: of large zips only the members that are wanted.
+
+A zip on a server that answers ranges stays there; each member's CRC-32 is checked as it is read. Other archives are
+fetched whole, compared with their digest where there is one, unpacked, and removed. What is there already is not
+fetched again.
+"""
+
+import contextlib
+import fnmatch
+import io
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vdeblur import download
+from vdeblur.bench.datasets import Archive, KnownSet, Origin
+from vdeblur.download import FetchError, RemoteFile, Source, Talk
+from vdeblur.errors import ModelError, OutputError
+
+READ_BYTES = 8 << 20  # at once out of a zip on its server: several pictures
+SPARE = 1.02  # of the room that members need, for what file systems round up
+ATTEMPTS = 3  # for a member that arrives damaged
+BAD_TAR = (tarfile.TarError, zlib.error, EOFError, OSError)
+
+
+def obtain(known: KnownSet, split: str, blur: str, talk: Talk) -> Path:
+    """Give the folder that holds a split of a set; fetch it where it is not there.
+
+    blur: the kind of blurry pictures that is wanted; if it is not "blur", only a set's first origin has it.
+
+    Raises: ModelError where it cannot be had, with what to do by hand; OutputError where there is no room.
+    """
+    folder = download.cache_folder() / "datasets" / known.name
+    origins = [origin for origin in known.sources if split in origin.splits][: None if blur == "blur" else 1]
+    if split not in known.splits or (known.sources and not origins):
+        raise ModelError(f"{known.title} has no split {split!r}", f"choose from {', '.join(known.splits)}")
+    if not origins:
+        raise ModelError(f"{known.title} cannot be fetched without a person", _by_hand(known))
+    with download.locked(folder / ".lock", talk):
+        for number, _ in enumerate(origins):
+            if _mark(folder, split, number).is_file():
+                return folder / str(number)
+        if talk.is_offline:
+            raise ModelError(f"{known.title} is not in the cache, and the network is off", _by_hand(known))
+        reasons: list[str] = []
+        for number, origin in enumerate(origins):
+            try:
+                _ask_for_unpinned(known, origin, talk)
+                for archive in origin.archives:
+                    _unpack(known, split, origin, archive, folder / str(number), talk)
+            except ModelError as error:
+                if not isinstance(error, FetchError) and not reasons:
+                    raise
+                reasons.append(error.message)
+                continue
+            _mark(folder, split, number).touch()
+            talk.notify("dataset_done", {"dataset": known.title, "split": split, "path": str(folder / str(number))})
+            return folder / str(number)
+    raise ModelError(f"{known.title} could not be fetched: {'; '.join(reasons)}", _by_hand(known))
+
+
+def _mark(folder: Path, split: str, number: int) -> Path:
+    """Give the file that says that a split is whole."""
+    return folder / f"{number}-{split}.whole"
+
+
+def _by_hand(known: KnownSet) -> str:
+    name = known.name.partition("-")[0]
+    return f"get it from {known.page}, then: vdeblur bench --dataset {name} --data FOLDER"
+
+
+def _ask_for_unpinned(known: KnownSet, origin: Origin, talk: Talk) -> None:
+    """Have archives accepted whose authors published no digest.
+
+    Raises: ModelError where they are not.
+    """
+    unpinned = [archive for archive in origin.archives if not archive.pinned]
+    if not unpinned or talk.yes:
+        return
+    places = " and ".join(archive.url + _size_of(archive) for archive in unpinned)
+    text = f"{known.title} from {places}, licence {known.license}: its authors published no digest to verify it with"
+    if talk.ask is None:
+        raise ModelError(text, "to accept it: --yes")
+    if not talk.ask(f"{text}. Download it?"):
+        raise ModelError(f"{known.title} was not downloaded", _by_hand(known))
+
+
+def _size_of(archive: Archive) -> str:
+    return f" (about {archive.megabytes / 1000:.1f} GB)" if archive.megabytes else ""
+
+
+def _unpack(known: KnownSet, split: str, origin: Origin, archive: Archive, folder: Path, talk: Talk) -> None:
+    """Bring the members of an archive that are wanted into a folder."""
+    url = archive.url or download.hub_address(archive.repo, archive.revision, archive.file)
+    facts = {"dataset": known.title, "split": split, "file": archive.name, "source": url, "license": known.license}
+    verification = "pinned" if archive.pinned else "unpinned"
+    talk.notify("dataset_download", {**facts, "megabytes": archive.megabytes, "verification": verification})
+    patterns = [origin.members.format(split=split, sequence=name) for name in known.splits[split]]
+
+    def is_wanted(name: str) -> bool:
+        return any(fnmatch.fnmatchcase(f"/{name}", f"/{pattern}") for pattern in patterns)
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise download.cache_error(error) from error
+    if archive.name.endswith(".zip"):
+        remote = download.RangeFile.open_url(url, archive.name, talk)
+        if remote is not None:
+            with contextlib.closing(remote), io.BufferedReader(remote, READ_BYTES) as opened:
+                _unpack_zip(opened, archive.name, is_wanted, folder, talk)
+            return
+    with _whole(archive, url, folder, talk) as path, path.open("rb") as file:
+        unpack = _unpack_zip if archive.name.endswith(".zip") else _unpack_tar
+        unpack(file, archive.name, is_wanted, folder, talk)
+
+
+@contextlib.contextmanager
+def _whole(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterator[Path]:
+    """Fetch a whole archive, verified where that can be; it goes when it is unpacked."""
+    _check_room(folder, round((archive.megabytes or 0) * 1e6), archive.name)
+    pins = {"sha256": archive.sha256} if archive.sha256 else {}
+    remote = RemoteFile(archive.name, (Source("https", {"url": url}),), pins)
+    path = download.fetch(remote, folder / "archives", talk).path
+    yield path
+    path.unlink()
+
+
+def _check_room(folder: Path, needed_bytes: int, what: str) -> None:
+    """See whether there is room.
+
+    Raises: OutputError where there is not.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed_bytes * SPARE > free:
+        raise OutputError(
+            f"{what} needs {needed_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free",
+            "make room, or name another folder in VDEBLUR_CACHE",
+        )
+
+
+def _unpack_zip(opened: Any, name: str, is_wanted: Callable[[str], bool], folder: Path, talk: Talk) -> None:
+    """Copy members out of an opened zip, those that are not there yet, in the order in which they lie in it.
+
+    Raises: FetchError where the archive cannot be read, or has none of them.
+    """
+    try:
+        archive = zipfile.ZipFile(opened)
+        wanted = [info for info in archive.infolist() if not info.is_dir() and is_wanted(info.filename)]
+    except download.BAD_ZIP as error:
+        raise FetchError(f"{name} is not a usable zip ({error})") from error
+    if not wanted:
+        raise FetchError(f"{name} holds none of the files wanted")
+    absent = [info for info in wanted if not _is_there(_target(folder, info.filename), info.file_size)]
+    total = sum(info.file_size for info in absent)
+    _check_room(folder, total, f"{name}: what is wanted of it")
+    done = 0
+    for info in sorted(absent, key=lambda info: info.header_offset):
+        data = _read_member(archive, info, name, talk)
+        _write(_target(folder, info.filename), data)
+        done += len(data)
+        talk.show_progress(name, done, total)
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, talk: Talk) -> bytes:
+    """Read one member, some megabytes at most, checked by its CRC-32; again where it arrives damaged."""
+    for attempt in range(ATTEMPTS):
+        talk.check_stop()
+        try:
+            return archive.read(info)
+        except download.BAD_ZIP as error:
+            if attempt == ATTEMPTS - 1:
+                raise FetchError(f"{name} is not a usable zip ({error})") from error
+            _forget_buffered(archive)
+    raise AssertionError
+
+
+def _forget_buffered(archive: zipfile.ZipFile) -> None:
+    """Make the next read ask the server again: seeking within a buffer would give the same bytes."""
+    assert archive.fp is not None
+    archive.fp.seek(0)
+    archive.fp.read(1)
+
+
+def _unpack_tar(opened: Any, name: str, is_wanted: Callable[[str], bool], folder: Path, talk: Talk) -> None:
+    """Copy the wanted members out of an opened, compressed tar.
+
+    Raises: FetchError where the archive cannot be read, or has none of them.
+    """
+    found = 0
+    try:
+        with tarfile.open(fileobj=opened, mode="r|*") as archive:
+            for info in archive:
+                talk.check_stop()
+                stored = archive.extractfile(info) if info.isfile() and is_wanted(info.name) else None
+                if stored is not None:
+                    found += 1
+                    _write(_target(folder, info.name), stored.read())
+    except BAD_TAR as error:
+        raise FetchError(f"{name} is not a usable tar ({error})") from error
+    if not found:
+        raise FetchError(f"{name} holds none of the files wanted")
+
+
+def _target(folder: Path, member: str) -> Path:
+    """Give where a member goes, in the folder and nowhere else.
+
+    Raises: FetchError for names that lead out of it.
+    """
+    path = PurePosixPath(member.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        raise FetchError(f"the archive has a member called {member}")
+    return folder / path
+
+
+def _is_there(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error.strerror}", "make room in the cache") from error

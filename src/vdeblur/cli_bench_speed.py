@@ -1,0 +1,67 @@
+"""`vdeblur bench --speed`: how fast models are on this machine."""
+
+import sys
+from collections.abc import Callable, Sequence
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vdeblur.errors import ExitStatus
+
+WIDE = 200  # columns of a table that no terminal limits
+
+
+def run_speed(
+    models: Sequence[str],
+    precisions: Sequence[str],
+    size: str,
+    frames: int,
+    device: str,
+    references: Sequence[Path],
+    repeats: int,
+    report: Path | None,
+    json: bool,
+    stop: Callable[[], ExitStatus | None],
+) -> None:
+    """Measure, show the result, and write it to a report if one is asked for; see speed.measure.
+
+    json: write it to stdout as JSON instead of tables.
+    """
+    from vdeblur.bench import speed  # torch and av take seconds; --help must not wait
+
+    if report is not None:
+        speed.check(report)
+    results = speed.measure(models, precisions, size, frames, device, references, repeats, _say, stop)
+    if report is not None:
+        speed.write(results, report)
+    if json:
+        click.echo(dumps(results, indent=1))
+    else:
+        show(results)
+
+
+def _say(event: str, facts: dict[str, Any]) -> None:
+    """Tell on stderr what is measured now."""
+    if event == "measuring":
+        click.echo(" ".join(filter(None, (facts["model"], facts["precision"], facts["part"]))), err=True)
+
+
+def show(results: dict[str, Any]) -> None:
+    """Write the tables of a speed report to stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vdeblur.bench import speed
+
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDE)
+    console.print(speed.summary(results), soft_wrap=True)
+    for title, heads, rows in speed.tables(results):
+        table = Table(title=title, title_justify="left", box=None)
+        for index, head in enumerate(heads):
+            table.add_column(head, justify="left" if index < 2 else "right")
+        for row in rows:
+            table.add_row(*row)
+        console.print()
+        console.print(table)
