@@ -1,62 +1,104 @@
-"""How much memory each network takes for a clip, beside what its reference takes.
+"""How much memory each network takes: what `--tile auto` reckons with.
 
-    python -m benchmarks.network_memory [--models dstnet,nafnet-32] [--size 256x256] [--frames 5] [--precisions fp32]
-    python -m benchmarks.network_memory --models dstnet --size 1280x720 --windows 10,30 --precisions bf16
+    python -m benchmarks.network_memory [--models dstnet,nafnet-32] [--precisions fp32,bf16] [--side 512]
 
-Each measurement is a process of its own. On the CPU it prints the peak of the process's resident memory, and what was
-resident before the first frame; on CUDA the peak that was allocated. `--windows` are those of bidirectional networks;
-the clip is then two frames longer, so that the window has been full and has moved on.
+Each measurement is a process of its own, which first restores a small clip, so that libraries are loaded. On the CPU it
+is the peak of the process's resident memory above what was resident then; on CUDA the peak that was allocated. Clips
+are restored as wholes and in tiles, and with windows of two lengths by networks that hold one, and the bytes per pixel
+of layers.Memory follow from the differences. For other sizes, `--frames N --tile N --window N` measures one such clip.
 """
 
 import argparse
-import resource
+import gc
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vdeblur import device, streams, weights
 from vdeblur.networks import NETWORKS
-from vdeblur.restore import plan_tiles
+from vdeblur.networks.layers import Network
+from vdeblur.plan import plan_tiles
 from vdeblur.settings import Settings
 
-# Of the references' own code, in bytes: BasicVSR++ 5 frames of 256x256, peak resident; NAFNet a frame of 1280x720 with
-# exact TLC, above the loaded network; both in float32.
-REFERENCE = {
-    ("basicvsrpp", "256x256"): 445e6,
-    ("nafnet-32", "1280x720"): 1.1e9,
-    ("nafnet-64", "1280x720"): 2.2e9,
-}
+MODELS = "cdvd-tsp,pvdnet,pvdnet-large,dstnet,dstnet-l,dstnet-plus,dstnet-plus-l,basicvsrpp,nafnet-32,nafnet-64"
+MODELS += ",spn,flow-rnn,lite"
+WINDOWS = (6, 12)  # of networks that hold one
+FRAMES = 5  # of clips for the others; after them memory grows no more
 
 
 def main() -> None:
-    """Start a process for each measurement, or measure."""
+    """Start the processes, and print what follows from them; or be one of them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--models", default="cdvd-tsp,pvdnet,dstnet,dstnet-plus,basicvsrpp,nafnet-32,spn,flow-rnn")
-    parser.add_argument("--precisions", default="fp32")
-    parser.add_argument("--size", default="256x256")
-    parser.add_argument("--frames", type=int, default=5)
-    parser.add_argument("--windows", default="0")
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--precisions", default="fp32,bf16")
+    parser.add_argument("--side", type=int, default=512, help="of the frames, in pixels; a multiple of 64")
+    parser.add_argument("--size", help="WIDTHxHEIGHT of the frames, for one measurement")
+    parser.add_argument("--tile", default="none")
+    parser.add_argument("--window", type=int, default=0)
+    parser.add_argument("--frames", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
-        measure(options)
+        print(measure(options))
         return
     for model in options.models.split(","):
         for precision in options.precisions.split(","):
-            for window in options.windows.split(","):
-                command = [sys.executable, "-m", "benchmarks.network_memory", "--here", "--models", model]
-                command += ["--precisions", precision, "--size", options.size, "--device", options.device]
-                command += ["--frames", str(options.frames), "--windows", window]
-                subprocess.run(command, check=True)
+            if options.frames:
+                size = options.size or f"{options.side}x{options.side}"
+                peak = _measured(options, model, precision, size, options.tile, options.window, options.frames)
+                print(f"{model} {precision} {size} tile {options.tile} window {options.window}: {peak / 1e9:.2f} GB")
+            else:
+                facts = per_pixel(options, model, precision)
+                print(f"{model} {precision}: {json.dumps(facts)} bytes per pixel", flush=True)
+
+
+def per_pixel(options: argparse.Namespace, model: str, precision: str) -> dict[str, int]:
+    """Give what layers.Memory tells of a network, in bytes per pixel."""
+    side = options.side
+    size, pixels = f"{side}x{side}", side**2
+    tile = str(side // 2)
+    network = NETWORKS[weights.find_entry(model).network]
+    if network.feeding not in streams.WINDOWS:
+        whole = _measured(options, model, precision, size, "none", 0, FRAMES) / pixels
+        tiled = _measured(options, model, precision, size, tile, 0, FRAMES) / pixels
+        per_tile = max(whole - tiled, 0) / 0.75  # a tile has a quarter of the pixels
+        return {"tile": round(per_tile), "frame": round(max(whole - per_tile, 0))}
+    short, long = WINDOWS
+    whole, whole_long = (_measured(options, model, precision, size, "none", n, n + 2) / pixels for n in WINDOWS)
+    tiled, tiled_long = (_measured(options, model, precision, size, tile, n, n + 2) / pixels for n in WINDOWS)
+    # whole = tile + frame + n (tile_held + frame_held), tiled = tile / 4 + frame + n (tile_held / 4 + frame_held)
+    held, held_tiled = (whole_long - whole) / (long - short), (tiled_long - tiled) / (long - short)
+    rest, rest_tiled = max(whole - short * held, 0), max(tiled - short * held_tiled, 0)
+    tile_held, per_tile = max(held - held_tiled, 0) / 0.75, max(rest - rest_tiled, 0) / 0.75
+    frame, frame_held = max(rest - per_tile, 0), max(held - tile_held, 0)
+    return {
+        "tile": round(per_tile),
+        "frame": round(frame),
+        "tile_held": round(tile_held),
+        "frame_held": round(frame_held),
+    }
+
+
+def _measured(
+    options: argparse.Namespace, model: str, precision: str, size: str, tile: str, window: int, frames: int
+) -> int:
+    command = [sys.executable, "-m", "benchmarks.network_memory", "--here", "--models", model, "--size", size]
+    command += ["--precisions", precision, "--tile", tile, "--window", str(window), "--frames", str(frames)]
+    done = subprocess.run([*command, "--device", options.device], check=True, capture_output=True, text=True)
+    print(f"  {model} {precision} {size} tile {tile} window {window}: {int(done.stdout) / 1e6:.0f} MB", file=sys.stderr)
+    return int(done.stdout)
 
 
 @torch.inference_mode()
-def measure(options: argparse.Namespace) -> None:
-    """Print the peak for one model, precision and window."""
+def measure(options: argparse.Namespace) -> int:
+    """Give the peak for one model, precision, tile and window above the loaded network, in bytes."""
     entry = weights.find_entry(options.models)
     chosen = device.choose_device(options.device)
     torch.manual_seed(0)
@@ -65,35 +107,40 @@ def measure(options: argparse.Namespace) -> None:
         parameter.data.mul_(0.5)  # keeps an untrained recurrence from running away
     network = device.place(network, chosen, options.precisions)
     width, height = (int(side) for side in options.size.split("x"))
-    plan = plan_tiles(Settings(tile="none"), height, width, network, chosen)
-    window = int(options.windows)
-    count = window + 2 if window else options.frames
+    restore_clip(network, chosen, (64, 64), 3, "none", 0)
+    gc.collect()
+    before = _resident("VmRSS")
+    if chosen.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    restore_clip(network, chosen, (height, width), options.frames, options.tile, options.window)
+    if chosen.type == "cuda":
+        return torch.cuda.max_memory_allocated() - allocated
+    return _resident("VmHWM") - before
+
+
+def restore_clip(
+    network: Network, chosen: torch.device, size: tuple[int, int], count: int, tile: str, window: int
+) -> None:
+    """Restore so many frames of noise."""
+    overlap = min(network.overlap, int(tile) // 2) if tile.isdigit() else None
+    plan = replace(plan_tiles(Settings(tile=tile, tile_overlap=overlap), *size, network, chosen), window=window or None)
 
     def frames() -> Iterator[Tensor]:
         for _ in range(count):
-            yield plan.pad(torch.rand(1, 3, height, width, device=chosen))
+            yield plan.pad(torch.rand(1, 3, *size, device=chosen))
 
-    before = _peak(chosen)
-    if window:
-        ahead = min(streams.AHEAD, window // 3)
-        restored = streams.stream_bidirectional(network, frames(), plan, window, ahead)  # type: ignore[arg-type]
-    else:
-        restored = streams.stream(network, frames(), plan)
-    for _ in restored:
+    for _ in streams.stream(network, frames(), plan):
         pass
-    peak = _peak(chosen)
-    line = f"{options.models} {options.size} {options.precisions} on {chosen}, {count} frames"
-    line += f", window {window}: " if window else ": "
-    line += f"peak {peak / 1e9:.2f} GB, {(peak - before) / 1e9:.2f} GB above the loaded network"
-    if (options.models, options.size) in REFERENCE and options.precisions == "fp32":
-        line += f"; reference {REFERENCE[options.models, options.size] / 1e9:.2f} GB"
-    print(line, flush=True)
 
 
-def _peak(chosen: torch.device) -> int:
-    if chosen.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _resident(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(key)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ CLI = {"cli", "cli_bench", "cli_bench_speed", "cli_models", "cli_report"}
 OWNERS = {"av": {"decode", "deinterlace", "hdr", "codecs", "external", "mux", "encode", "parts", "frame", "color",
                  "pipeline", "train.synth", "train.pool", "page",
                  "bench.baselines", "bench.contenders", "bench.parts", "bench.pictures"},
-          "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
+          "psutil": {"memory"}, "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
           "filelock": {"download", "segments"},
           **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests")}}  # fmt: skip
 

@@ -62,8 +62,13 @@ class ColorSpace:
 
 
 def planes_of(frame: Frame, space: ColorSpace, device: torch.device) -> list[Tensor]:
-    """Upload the colour planes as they are: uint8 or uint16 (h, w) tensors in the layout's order."""
+    """Upload the colour planes as they are: uint8 or uint16 (h, w) tensors in the layout's order.
+
+    From pinned memory a GPU fetches them itself, and nothing waits for that.
+    """
     arrays = [numpy.ascontiguousarray(plane_array(frame.picture, index)) for index in space.layout.colors]
+    if device.type == "cuda":
+        return [torch.from_numpy(array).pin_memory().to(device, non_blocking=True) for array in arrays]
     return [torch.from_numpy(array).to(device) for array in arrays]
 
 

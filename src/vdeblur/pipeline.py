@@ -51,7 +51,8 @@ from vdeblur.errors import (
 )
 from vdeblur.frame import Frame
 from vdeblur.networks.layers import Network
-from vdeblur.restore import Restorer, never, plan_tiles
+from vdeblur.plan import plan_tiles
+from vdeblur.restore import Restorer, never
 from vdeblur.settings import Settings
 
 QUEUE_FRAMES = 6  # between the stages' threads
@@ -202,7 +203,8 @@ class FileRun:
     def _load(self, info: decode.SourceInfo) -> "Loaded":
         """Fetch a network's weights and place it on the device."""
         settings = self.settings
-        chosen = device.choose_device(settings.device)
+        faults: list[str] = []
+        chosen = device.choose_device(settings.device, faults.append)
         model = settings.model
         if model == BEST:
             frames = info.frames_estimate
@@ -211,10 +213,14 @@ class FileRun:
             self.notify("choice", {"model": model, "reason": best.reason})
         network = weights.load_model(model, settings.checkpoint, self.talk)
         digest = checksum(network)
-        precision = device.choose_precision(settings.precision, chosen, network)
+        size = (info.height, info.width, info.frames_estimate)
+        placed = choice.settle(network, weights.find_entry(model), chosen, settings, faults, size)
+        precision = placed.precision
+        if placed.fallback:
+            self.warn("W_DEVICE", placed.fallback)
         if precision != "fp32" and precision not in network.half_precision:
             self.warn("W_PRECISION", f"{model} loses quality in {precision}; it is meant for fp32")
-        return Loaded(model, digest, device.place(network, chosen, precision), chosen, precision)
+        return Loaded(model, digest, placed.network, placed.device, precision)
 
     def _open_store(self, loaded: "Loaded", source: Source) -> segments.Store:
         """Open what an earlier run has left, and tell of it."""
@@ -295,7 +301,7 @@ class FileRun:
         encoder = encoding.open()
         offset = source.cut_begin or Fraction(0)
         muxer = mux.Muxer("pipe:1", encoding.form, source, encoder.add_to, encoding.muxing, offset=offset)
-        restorer = Restorer(loaded.network, plan, loaded.device, settings, self.stop)
+        restorer = Restorer(loaded.network, plan, loaded.device, settings, self.stop, self.warn)
         worker = encode.Worker(QUEUE_FRAMES)
         progressive = deinterlace.deinterlaced(source.items(), options.deinterlace)
         items = decode.threaded(progressive, QUEUE_FRAMES)
@@ -358,8 +364,9 @@ class SegmentMaker:
         settings, info = file.settings, source.info
         if settings.tile == "auto" and "tile" in store.plan:  # free memory may be another, the result must not
             settings = dataclasses.replace(settings, tile=store.plan["tile"])
-        self.plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device)
-        self.restorer = Restorer(loaded.network, self.plan, loaded.device, settings, file.stop)
+        window = store.plan.get("window")
+        self.plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device, window)
+        self.restorer = Restorer(loaded.network, self.plan, loaded.device, settings, file.stop, file.warn)
         self.before, self.after = streams.context(loaded.network)
         self.division = segments.Division(source.first_seconds, settings.segment)
         self.count = self.division.count(info.duration_seconds)
@@ -394,7 +401,9 @@ class SegmentMaker:
 
         Raises: whatever goes wrong; what is finished by then is kept.
         """
-        self.store.open({"tile": self.plan.name, "model": self.model}, shared=self.share is not None)
+        self.store.open(
+            {"tile": self.plan.name, "window": self.plan.window, "model": self.model}, shared=self.share is not None
+        )
         if self.source.is_pipe:
             self.spool = parts.Spool(self.store.folder / "others")
         worker = encode.Worker(QUEUE_FRAMES)

@@ -17,8 +17,10 @@ from torch import Tensor
 from vdeblur.networks.layers import Network
 from vdeblur.tiles import TilePlan
 
+# Where memory allows, and in proportion where it does not:
 WINDOW, AHEAD = 30, 10  # frames held by a bidirectional network, and those of them that only serve as look-ahead
 CLIP, CLIP_OVERLAP = 30, 5  # frames of a clip restored as one, as many as training saw, and those beside it left unused
+WINDOWS = {"bidirectional": WINDOW, "clip": CLIP}  # feedings that hold a window
 RUNAWAY = 8.0  # a state that grows beyond so many times its size after the first window is not to be trusted
 
 
@@ -140,14 +142,21 @@ class Bidirectional(Protocol):
 
 
 def stream_bidirectional(
-    network: Bidirectional, frames: Iterator[Tensor], plan: TilePlan, window: int = WINDOW, ahead: int = AHEAD
+    network: Bidirectional,
+    frames: Iterator[Tensor],
+    plan: TilePlan,
+    window: int | None = None,
+    ahead: int | None = None,
 ) -> Iterator[Tensor]:
     """Feed a network that lets features travel through a clip, backward and then forward (DSTNet).
 
-    window: so many frames' features are held, and the backward pass begins at the last of them. Unless that is the
-    clip's last frame, the results for the last `ahead` of them are left for the next window, where more is known. The
-    forward state is carried on from window to window. A clip of at most `window` frames is restored as one.
+    window: so many frames' features are held, by default the plan's, and the backward pass begins at the last of them.
+    Unless that is the clip's last frame, the results for the last `ahead` of them, by default a third, are left for
+    the next window, where more is known. The forward state is carried on from window to window. A clip of at most
+    `window` frames is restored as one.
     """
+    window = window or plan.window or WINDOW
+    ahead = min(AHEAD, window // 3) if ahead is None else ahead
     waiting: deque[Tensor] = deque()
 
     def noted() -> Iterator[Tensor]:
@@ -230,13 +239,20 @@ class Clipwise(Protocol):
 
 
 def stream_clip(
-    network: Clipwise, frames: Iterator[Tensor], plan: TilePlan, window: int = CLIP, overlap: int = CLIP_OVERLAP
+    network: Clipwise,
+    frames: Iterator[Tensor],
+    plan: TilePlan,
+    window: int | None = None,
+    overlap: int | None = None,
 ) -> Iterator[Tensor]:
     """Feed a network for which every frame depends on the whole clip (BasicVSR++).
 
-    window: so many frames are restored as one. Windows share 2 `overlap` frames, and each gives its own share of them:
-    none of the outer `overlap` frames where the clip goes on. A clip of at most `window` frames is restored as one.
+    window: so many frames are restored as one, by default the plan's. Windows share 2 `overlap` frames, by default a
+    third, and each gives its own share of them: none of the outer `overlap` frames where the clip goes on. A clip of
+    at most `window` frames is restored as one.
     """
+    window = window or plan.window or CLIP
+    overlap = min(CLIP_OVERLAP, window // 6) if overlap is None else overlap
     analysed = network.analyse(frames)
     held: list[tuple[Tensor, ...]] = []
     first, ended = 0, False

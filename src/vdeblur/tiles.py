@@ -23,7 +23,7 @@ class TilePlan:
     size: height and width of the frame. tile: of each tile, in pixels, multiples of what the network needs.
     tops, lefts: where tiles begin in the padded frame. padding: how frames are continued, see pad_to.
     at_once: how many tiles are computed together. margin: the pixels at a tile's edge that are not used, where another
-    tile has them.
+    tile has them. window: how many frames a network that wants many holds; None is as many as suit it best.
     """
 
     size: tuple[int, int]
@@ -33,6 +33,7 @@ class TilePlan:
     padding: str = "reflect"
     at_once: int = 1
     margin: int = 0
+    window: int | None = None
 
     @property
     def count(self) -> int:

@@ -25,8 +25,8 @@ from vdeblur.bench.protocols import Protocol
 from vdeblur.download import Talk
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.networks.layers import Network
+from vdeblur.plan import plan_tiles
 from vdeblur.registry import Entry, Weights
-from vdeblur.restore import plan_tiles
 from vdeblur.settings import Settings
 
 ALWAYS = ("identity", *BASELINES)  # in every table

@@ -30,7 +30,7 @@ from vdeblur.errors import DeviceError, VdeblurError
 from vdeblur.frame import Copier, Frame
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
-from vdeblur.restore import plan_tiles
+from vdeblur.plan import plan_tiles
 from vdeblur.settings import Settings
 from vdeblur.tiles import TilePlan
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import FewChannelsConv2d, Network, dtype_of, in_channels_last, warp
+from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last, warp
 from vdeblur.networks.spynet import SPyNet
 
 SLOPE = 0.1  # of the leaky ReLUs
@@ -54,6 +54,8 @@ class BasicVSRPP(Network):
     float32_parts = ("spynet",)
     overlap = 128
     constant_buffers = ("spynet.mean", "spynet.std")
+    memory = Memory(tile=519, frame=8, tile_held=49, frame_held=89)
+    half_memory = Memory(tile=573, frame_held=75)
 
     def __init__(self, width: int = 64, blocks: int = 15) -> None:
         super().__init__()

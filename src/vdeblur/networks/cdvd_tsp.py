@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import FewChannelsConv2d, Network, dtype_of, in_channels_last, is_inside, warp
+from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last, is_inside, warp
 from vdeblur.networks.pwcnet import PWCNet, Pyramid
 
 MEAN_SIDE = 5  # pixels, the window of the prior's means
@@ -39,6 +39,8 @@ class CDVDTSP(Network):
     half_precision = ("fp16",)  # 53 to 56 dB against float32 on the parity cases; bf16 41 to 46 dB only
     float32_parts = ("flow_net",)  # in half precision flow is off by up to a third of a pixel
     overlap = 64
+    memory = Memory(frame=1583)
+    half_memory = Memory(frame=1637)
 
     def __init__(self, channels: int = 32, blocks: int = 3, stages: int = 2) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import FewChannelsConv2d, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last
 
 SLOPE = 0.1  # of the leaky ReLUs
 BLOCKS = 5  # gated dynamic blocks
@@ -49,10 +49,15 @@ class DSTNet(Network):
     half_precision = ("fp16", "bf16")  # 72 and 54 dB on the parity cases; layer norms stay in float32
     overlap = 64
     constant_buffers = ("haar",)
+    memory = Memory(tile=485, frame=1707, frame_held=128)
+    half_memory = Memory(tile=549, frame=1050, frame_held=64)
 
     def __init__(self, channels: int = 64, width: int = 64, blocks: int = 15) -> None:
         super().__init__()
         # The published large network has 64 channels, too, and propagates 96 of them.
+        if width > channels:
+            self.memory = Memory(tile=485, frame=1215, frame_held=240)
+            self.half_memory = Memory(tile=549, frame=963, frame_held=76)
         self.register_buffer("haar", haar_weights(channels))
         self.feature_extraction = nn.Conv2d(3, channels, 3, padding=1)
         self.high_bands = nn.ModuleList(HighBands(channels) for _ in range(2))

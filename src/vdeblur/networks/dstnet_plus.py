@@ -33,7 +33,7 @@ from vdeblur.networks.dstnet import (
     travel_backward,
     travel_forward,
 )
-from vdeblur.networks.layers import FewChannelsConv2d, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last
 
 
 class DSTNetPlus(Network):
@@ -50,9 +50,14 @@ class DSTNetPlus(Network):
     half_precision = ("fp16", "bf16")
     overlap = 128  # with drawn weights a cut 64 pixels away matters by 2e-4, 128 pixels away by 7e-7
     constant_buffers = ("haar",)
+    memory = Memory(tile=580, frame=661, frame_held=160)
+    half_memory = Memory(tile=147, frame=577, frame_held=84)
 
     def __init__(self, width: int = 64, blocks: int = 15, filter_blocks: int = 3) -> None:
         super().__init__()
+        if width > 64:
+            self.memory = Memory(tile=870, frame=1235, frame_held=173)
+            self.half_memory = Memory(tile=260, frame=1037, frame_held=122)
         self.register_buffer("haar", haar_weights(width))
         self.feature_extraction = nn.Conv2d(3, width, 3, padding=1)
         self.high_bands = HighBands(width)

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import Memory, Network, dtype_of, in_channels_last
 
 SLOPE = 0.1  # of every leaky ReLU
 WEIGHT_ORDER = ("right", "down", "left", "up")  # where the state travels to: right is growing x, down growing y
@@ -67,6 +67,8 @@ class FlowRNN(Network):
     # layer, through which the frame itself goes.
     half_precision = ("fp16", "bf16")
     float32_parts = ("d_conv0",)
+    memory = Memory(tile=825, frame=97)
+    half_memory = Memory(tile=707, frame=151)
 
     def __init__(self, width: int = 24) -> None:
         super().__init__()

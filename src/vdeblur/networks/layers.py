@@ -1,5 +1,6 @@
 """What networks share."""
 
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
@@ -7,6 +8,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 BLOCK = 32  # pixels of a row that correlate compares at once
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a network takes beside its weights, at the most, in bytes per pixel.
+
+    Measured by benchmarks.network_memory. tile: for each pixel of the tiles that are computed together; frame: for each
+    pixel of a frame, however it is cut up. tile_held, frame_held: the same, for each frame that is held in a window.
+    """
+
+    tile: int = 0
+    frame: int = 0
+    tile_held: int = 0
+    frame_held: int = 0
 
 
 class Network(nn.Module):
@@ -20,6 +35,8 @@ class Network(nn.Module):
     constant_buffers: tensors that are saved, but never anything else than what the constructor gives.
     overlap: pixels that neighbouring tiles should share; reach: how far away a pixel may be that still matters to
     another, where that is known. whole_pixels: up to which size frames are better not cut up.
+    memory, half_memory: what it takes in float32 and in half precision.
+    exact_weights: its weights in float32, where it was placed in half precision.
     """
 
     feeding: ClassVar[str]
@@ -34,6 +51,9 @@ class Network(nn.Module):
     overlap: ClassVar[int] = 32
     reach: ClassVar[int | None] = None
     whole_pixels: ClassVar[int] = 3_000_000
+    memory: Memory = Memory()
+    half_memory: Memory = Memory()
+    exact_weights: dict[str, Tensor] | None = None
 
     @staticmethod
     def official_name(name: str) -> str:

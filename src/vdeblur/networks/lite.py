@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdeblur.networks import lucas_kanade
-from vdeblur.networks.layers import Network
+from vdeblur.networks.layers import Memory, Network
 
 SCALE = 4  # side of the block of pixels that becomes one position of the features
 SLOPE = 0.1  # of every leaky ReLU
@@ -56,6 +56,8 @@ class Lite(Network):
     feeding = "neighbours"  # wants a frame with the one before and the one after, see streams.py
     multiple = SCALE
     half_precision = ("fp16", "bf16")  # convolutions only; motion and sampling stay in float32
+    memory = Memory(tile=392, frame=118)
+    half_memory = Memory(tile=312, frame=119)
 
     def __init__(self, channels: int = 64, blocks: int = 4) -> None:
         super().__init__()

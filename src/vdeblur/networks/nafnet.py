@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import Memory, Network, dtype_of, in_channels_last
 
 NORM_EPSILON = 1e-6  # under the root of the layer norm
 LEVELS = 4  # each of half the size of the one above, and twice its channels
@@ -78,6 +78,8 @@ class NAFNet(Network):
     # range could not be tried; where they do not, it does not pass unnoticed, since what comes out is not finite.
     half_precision = ("fp16",)
     overlap = 128
+    memory = Memory(tile=1530, frame=543)  # at width 64
+    half_memory = Memory(tile=954, frame=369)
 
     def __init__(
         self,
@@ -93,6 +95,8 @@ class NAFNet(Network):
             raise ValueError(f"train_size must be divisible by 32, not {train_size}")
         if not len(encoder) == len(decoder) == LEVELS:
             raise ValueError(f"there are {LEVELS} levels, not {len(encoder)} and {len(decoder)}")
+        if width <= 32:
+            self.memory, self.half_memory = Memory(tile=788, frame=336), Memory(tile=821, frame=88)
         self.window = train_size * WINDOW[0] // WINDOW[1]
         self.tlc = tlc
 

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdeblur.networks.bimnet import BIMNet, Pyramid
-from vdeblur.networks.layers import FewChannelsConv2d, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last
 
 GRAY = (0.2989, 0.5870, 0.1140)  # of red, green and blue; their sum is 0.9999
 RADIUS = 2  # of the window of neighbours
@@ -75,6 +75,8 @@ class PVDNet(Network):
     # The U-net sees 136 pixels each way, large 232, but with random weights what is beyond 55 changes less than 1e-4 of
     # the peak. Motion and volume are of the whole frame in any case.
     overlap = 64
+    memory = Memory(tile=772, frame=1358)  # the larger of what both sizes take
+    half_memory = Memory(frame=1468)
 
     def __init__(self, channels: int = 128, blocks: int = 12) -> None:
         super().__init__()

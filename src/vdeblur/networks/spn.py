@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import Memory, Network, dtype_of, in_channels_last
 
 LUMA = (0.299, 0.587, 0.114)  # BT.601, of R, G and B
 WEIGHT_SPREAD = 0.01  # standard deviation of all initial weights; with 0.1 the tanh saturates at once
@@ -67,6 +67,8 @@ class SPN(Network):
     # Against float32, with random weights that change the frame by 0.05 (RMS): 54 dB in bf16 (0.009 at most), 71 dB in
     # fp16 (0.0014). Only what is added is rounded, never the frame.
     half_precision = ("fp16", "bf16")
+    memory = Memory(tile=1098, frame=179)
+    half_memory = Memory(tile=612, frame=140)
 
     def __init__(
         self,
