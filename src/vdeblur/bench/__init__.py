@@ -1,1 +1,1 @@
-"""How good and how fast models are: data sets, protocols, metrics, baselines, speed, and their reports."""
+"""Benchmarks: data sets, the papers' protocols, metrics, and models measured by them."""

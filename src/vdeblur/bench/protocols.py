@@ -1,0 +1,122 @@
+"""How the papers measured, so that a figure can be set beside theirs.
+
+Their tables differ by a decibel and more for one and the same output: by frames left out, pixels cropped, alignment,
+luma instead of RGB, and two kinds of SSIM. Each protocol is what the authors' own evaluation does.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vdeblur.bench import metrics
+
+# Frames that the authors feed at once, by network and data set; `run` uses windows that overlap instead.
+CHUNKS = {
+    "dstnet": {"gopro": 30, "dvd": 25, "bsd": 30},
+    "dstnet-plus": {"gopro": 50, "dvd": 25, "bsd": 30},
+}
+OTHER_CHUNK = 30  # for folders that are none of these sets
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured of which frames.
+
+    source: whose it is. blur: which of GoPro's blurry folders; other sets have only one. first, last: so many frames at
+    either end of a sequence are restored, but not counted. crop: pixels cut off each side. aligned: Koehler's alignment
+    and luma instead of RGB. ssim: the kind that its tables show, "2D", "3D" or "both". truncate: to 8 bit by cutting
+    off instead of rounding. chunks: feed a network as its authors do.
+    """
+
+    name: str
+    source: str
+    blur: str = "blur"
+    first: int = 0
+    last: int = 0
+    crop: int = 0
+    aligned: bool = False
+    ssim: str = "both"
+    truncate: bool = False
+    chunks: bool = False
+
+    @property
+    def description(self) -> str:
+        """Say it in a line."""
+        ends = [f"the first {self.first}" if self.first > 1 else "the first"] if self.first else []
+        ends += [f"the last {self.last}" if self.last > 1 else "the last"] if self.last else []
+        parts = [
+            f"without {' and '.join(ends)} of each sequence" if ends else "all frames",
+            f"{self.crop} px cropped" if self.crop else "nothing cropped",
+            "aligned (Koehler), luma, not rounded" if self.aligned else "not aligned, RGB",
+            f"8 bit {'truncated' if self.truncate else 'rounded'}",
+            f"SSIM {'2D and 3D' if self.ssim == 'both' else self.ssim}",
+            "mean over all frames",
+        ]
+        return f"{', '.join(parts)}{'; fed in the chunks of its authors' if self.chunks else ''}"
+
+    def chunk_of(self, network: str, dataset: str) -> int | None:
+        """Give how many frames of this set the network is fed at once; None: as `run` feeds it."""
+        chunks = CHUNKS.get(network) if self.chunks else None
+        return None if chunks is None else chunks.get(dataset.partition(" ")[0].lower(), OTHER_CHUNK)
+
+    def counts(self, index: int, frames: int) -> bool:
+        """Tell whether a frame of a sequence of so many is counted."""
+        return self.first <= index < frames - self.last
+
+    def to_8bit(self, restored: Tensor) -> Tensor:
+        """Quantise values in 0..255 as its authors do: uint8."""
+        whole = restored.floor() if self.truncate else restored.round()
+        return whole.clamp(0, 255).to(torch.uint8)
+
+    def measure(self, restored: Tensor, sharp: Tensor) -> "list[Quality]":
+        """Measure 8-bit RGB pictures, (B, 3, H, W) uint8, one by one.
+
+        Raises: ValueError where they are too small.
+        """
+        restored, sharp = metrics.crop(restored, self.crop), metrics.crop(sharp, self.crop)
+        if self.aligned:
+            return [self._measure_aligned(z, x) for z, x in zip(restored.split(1), sharp.split(1), strict=True)]
+        two, three = metrics.ssim_both(restored, sharp)
+        rows = zip(metrics.psnr(restored, sharp).tolist(), two.tolist(), three.tolist(), strict=True)
+        return [Quality(*row) for row in rows]
+
+    def _measure_aligned(self, restored: Tensor, sharp: Tensor) -> "Quality":
+        aligned = metrics.align(restored, sharp)
+        z, x = metrics.luma(aligned.restored), metrics.luma(aligned.sharp)
+        return Quality(metrics.psnr(z, x).item(), metrics.ssim_2d(z, x).item(), None)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """PSNR in dB (infinite where nothing differs), and SSIM; None where the protocol has none of that kind."""
+
+    psnr: float
+    ssim_2d: float | None
+    ssim_3d: float | None
+
+
+def mean(several: list[Quality]) -> Quality:
+    """Average each figure."""
+
+    def over(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return math.fsum(known) / len(known) if known else None
+
+    psnr = over([one.psnr for one in several])
+    assert psnr is not None
+    return Quality(psnr, over([one.ssim_2d for one in several]), over([one.ssim_3d for one in several]))
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("plain", "nobody's in particular: every frame, every pixel"),
+        Protocol("cdvd-tsp", "CDVD-TSP, CVPR 2020", first=2, last=2, crop=4, ssim="2D"),
+        Protocol("pvdnet", "PVDNet, TOG 2021", blur="blur_gamma", first=1, crop=16, aligned=True, ssim="2D"),
+        Protocol("dstnet", "DSTNet, CVPR 2023", ssim="3D", chunks=True),
+        Protocol("estrnn", "ESTRNN and BSD, IJCV 2022", first=2, last=2, ssim="2D", truncate=True),
+        Protocol("vrt", "VRT and RVRT, the papers' tables", ssim="3D"),
+    )
+}
