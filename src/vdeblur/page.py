@@ -1,0 +1,94 @@
+"""Pages that stand alone: one HTML file with its style, script and pictures in it, which asks nothing of any network.
+
+`page_html` makes the file of a body; `slider_html` gives a part of such a body, pictures on one another with a divide
+that moves, by pointer and by keyboard; `picture_uri` puts a picture into it.
+"""
+
+import base64
+import json
+from fractions import Fraction
+from html import escape
+from importlib import resources
+from typing import Any
+
+import av
+import numpy
+
+# Nothing is loaded from anywhere, even if a browser were told to.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+NAMES = ("blurry", "restored", "sharp")
+
+
+def page_html(title: str, body: str, data: Any = None) -> str:
+    """Give a whole page.
+
+    body: HTML. data: something that the page is made of, to be found in it as JSON under the id `data`.
+    """
+    style, script = (resources.files("vdeblur").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no text in it can end the element
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{escape(title)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+{body}
+<script type="application/json" id="data">{text}</script>
+<script>
+{script}</script>
+</body>
+</html>
+"""
+
+
+def slider_html(
+    before: str, after: str, truth: str | None = None, caption: str = "", names: tuple[str, str, str] = NAMES
+) -> str:
+    """Give a figure in which a divide moves between two pictures; with a truth any two of three can be chosen.
+
+    before, after, truth: addresses of pictures of one size, see picture_uri. caption: text below. names: what the
+    pictures are called.
+    """
+    uris = [before, after] if truth is None else [before, after, truth]
+    sides = ["left", "right", ""]
+    pictures = "".join(
+        f'<img src="{uri}" alt="{escape(name)}: {escape(caption)}" data-name="{escape(name)}"'
+        + (f' data-side="{side}">' if side else ">")
+        for uri, name, side in zip(uris, names, sides, strict=False)
+    )
+    return (
+        '<figure class="slider"><div class="stage">'
+        f"{pictures}"
+        '<span class="divide"></span>'
+        f'<span class="side left">{escape(names[0])}</span><span class="side right">{escape(names[1])}</span>'
+        f'<input type="range" min="0" max="100" value="50" aria-label="Divide between the pictures: {escape(caption)}">'
+        f"</div>{'' if truth is None else _choice(names)}<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _choice(names: tuple[str, str, str]) -> str:
+    """Give buttons to choose two of three pictures."""
+    options = "".join(
+        f'<label><input type="radio" name="pictures" value="{left} {right}"{" checked" * (left + right == 1)}> '
+        f"{escape(names[left])} | {escape(names[right])}</label>"
+        for left, right in ((0, 1), (1, 2), (0, 2))
+    )
+    # Radio buttons of one name belong together within their form.
+    return f'<form><fieldset class="choice"><legend>Pictures</legend>{options}</fieldset></form>'
+
+
+def picture_uri(picture: numpy.ndarray) -> str:
+    """Give an address that holds a picture, uint8 (H, W, 3) RGB, as PNG, so that its detail is what it was."""
+    encoder = av.CodecContext.create("png", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.height, encoder.width, encoder.pix_fmt = picture.shape[0], picture.shape[1], "rgb24"
+    encoder.time_base = Fraction(1, 25)
+    encoder.options = {"pred": "mixed"}
+    frame = av.VideoFrame.from_ndarray(numpy.ascontiguousarray(picture), format="rgb24")
+    data = b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
+    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"

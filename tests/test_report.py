@@ -1,0 +1,265 @@
+"""Reports of a bench: the page in a real browser, and the other kinds read back."""
+
+import base64
+import csv
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy
+import pytest
+
+from vdeblur import page
+from vdeblur.bench import charts, report
+from vdeblur.errors import OutputError, UsageError
+
+COLORS = {"blurry": (200, 30, 30), "restored": (30, 160, 30), "sharp": (30, 30, 200)}
+
+
+def sequences(*psnrs: float) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "frames": 10, "psnr": psnr, "ssim_2d": psnr / 40, "ssim_3d": psnr / 39}
+        for name, psnr in zip(("alley", '<wall> & "door" </script>'), psnrs, strict=True)
+    ]
+
+
+def model(name: str, psnr: float, **facts: Any) -> dict[str, Any]:
+    usual = {
+        "model": name, "weights": None, "weights_sha256": None, "frames": 20, "psnr": psnr, "ssim_2d": 0.81234,
+        "ssim_3d": 0.82345, "seconds_per_frame": 0.001, "peak_memory_bytes": 3.1e8, "params": 0, "flops": 0,
+        "published": None, "sequences": sequences(psnr - 1, psnr + 1),
+    }  # fmt: skip
+    return {**usual, **facts}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> dict[str, Any]:
+    """Two networks, two baselines, and pictures of one colour each."""
+    paths = {}
+    for name, color in COLORS.items():
+        picture = av.VideoFrame.from_ndarray(numpy.full((48, 64, 3), color, numpy.uint8))
+        with av.open(str(tmp_path / f"{name}.png"), "w", format="image2") as container:
+            stream = container.add_stream("png", rate=1)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
+            container.mux([*stream.encode(picture), *stream.encode(None)])
+        paths[name] = tmp_path / f"{name}.png"
+    published = {"psnr": 34.16, "ssim": 0.9679, "ssim_kind": "3D", "protocol": "all frames, RGB"}
+    models = [
+        model("identity", 26.123),
+        model("unsharp", 25.5),
+        model("lite", 27.456, weights_sha256="ab" * 32, params=630_000, seconds_per_frame=0.05, flops=4e9),
+        model("dstnet", 34.001, weights="gopro", params=7.45e6, seconds_per_frame=0.4, published=published),
+    ]
+    shown = {"model": "lite", "sequence": "alley", "frame": 7}
+    return {
+        "v": 1, "dataset": "pairs", "protocol": "plain", "device": "cpu", "precision": "fp32",
+        "versions": {"vdeblur": "0.1.0", "torch": "2"}, "models": models,
+        "pictures": [{**shown, "kind": kind, **paths} for kind in ("worst", "best")],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless browser of this machine's."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip(f"there is no browser on this machine (looked for {', '.join(names)})")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is missing")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
+
+
+def opened(browser: Any, path: Path, **settings: Any) -> tuple[Any, list[str]]:
+    """Open a file; gives the page, and a list that everything is added to which should not happen."""
+    faults: list[str] = []
+    view = browser.new_context(**settings).new_page()
+    view.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
+    view.on("pageerror", lambda error: faults.append(str(error)))
+    view.on("request", lambda request: faults.append(request.url) if request.url.startswith("http") else None)
+    view.goto(path.as_uri())
+    return view, faults
+
+
+def png(data: bytes) -> numpy.ndarray:
+    (picture,) = av.CodecContext.create("png", "r").decode(av.Packet(data))
+    return picture.to_ndarray(format="rgb24")
+
+
+def pixels(view: Any, at: tuple[float, ...]) -> list[str]:
+    """Say which of the three pictures is seen at these shares of the first slider's width."""
+    box = view.locator(".stage").first.bounding_box()
+    picture = png(view.screenshot())
+    seen = [picture[round(box["y"] + box["height"] / 4), round(box["x"] + share * box["width"])] for share in at]
+    return [min(COLORS, key=lambda name: numpy.abs(COLORS[name] - color.astype(int)).sum()) for color in seen]
+
+
+def test_the_page_in_a_browser(browser: Any, results: dict[str, Any], tmp_path: Path) -> None:
+    report.write(results, tmp_path / "report.html")
+    view, faults = opened(browser, tmp_path / "report.html", viewport={"width": 1000, "height": 700})
+
+    rows = view.locator("#models tbody tr").all_inner_texts()
+    ranked = sorted(results["models"], key=lambda one: -one["psnr"])
+    assert [row.split("\t")[:4] for row in rows] == [
+        [one["model"], f"{one['psnr']:.2f}", "0.8123", "0.8235"] for one in ranked
+    ]
+    cells = view.locator("#sequences-psnr tbody tr").nth(1).inner_text().split("\t")
+    assert cells == [ranked[0]["sequences"][1]["name"], "10", *(f"{one['sequences'][1]['psnr']:.2f}" for one in ranked)]
+    assert view.locator(".bars .value").all_inner_texts()[1] == "27.46 dB (+1.33)"
+    embedded = json.loads(view.locator("#data").text_content())
+    assert embedded == {key: value for key, value in results.items() if key != "pictures"}
+    assert "ab" * 32 in view.locator("#weights").inner_text()
+    assert str(tmp_path) not in view.content(), "paths of this machine are nobody's business"
+
+    assert view.locator("#sequences-ssim_3d").is_hidden()
+    view.get_by_label("SSIM (3D)", exact=True).check()
+    assert view.locator("#sequences-ssim_3d").is_visible()
+    assert view.locator("#sequences-psnr").is_hidden()
+    assert faults == []
+
+
+def test_the_slider_moves(browser: Any, results: dict[str, Any], tmp_path: Path) -> None:
+    report.write(results, tmp_path / "report.html")
+    view, faults = opened(browser, tmp_path / "report.html", viewport={"width": 1000, "height": 700})
+    assert view.locator(".slider").count() == 2
+    stage = view.locator(".stage").first
+    stage.scroll_into_view_if_needed()
+    assert pixels(view, (0.1, 0.45, 0.55, 0.9)) == ["blurry", "blurry", "restored", "restored"]
+
+    stage.locator("input").focus()
+    for _ in range(20):
+        view.keyboard.press("ArrowRight")
+    assert pixels(view, (0.1, 0.65, 0.75, 0.9)) == ["blurry", "blurry", "restored", "restored"]
+    assert stage.locator("input").get_attribute("aria-valuetext") == "70 % blurry, the rest restored"
+
+    box = stage.bounding_box()
+    view.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 20)
+    view.mouse.down()
+    view.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 20, steps=5)
+    view.mouse.up()
+    assert pixels(view, (0.15, 0.25, 0.9)) == ["blurry", "restored", "restored"]
+
+    view.locator(".slider").first.get_by_label("restored | sharp").check()
+    assert pixels(view, (0.15, 0.25)) == ["restored", "sharp"]
+    assert view.locator(".slider").nth(1).locator("input").first.input_value() == "50", "the other one stays"
+    assert faults == []
+
+
+def test_the_page_on_a_telephone_and_in_the_dark(browser: Any, results: dict[str, Any], tmp_path: Path) -> None:
+    report.write(results, tmp_path / "report.html")
+    grounds = []
+    for scheme in ("light", "dark"):
+        size = {"width": 400, "height": 800}
+        view, faults = opened(browser, tmp_path / "report.html", viewport=size, color_scheme=scheme)
+        assert view.evaluate("document.documentElement.scrollWidth") <= 400
+        grounds.append(view.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert faults == []
+    light, dark = (sum(map(int, re.findall(r"\d+", ground))) for ground in grounds)
+    assert light > 600
+    assert dark < 150
+
+
+def test_a_slider_of_two_pictures(browser: Any, tmp_path: Path) -> None:
+    uris = [page.picture_uri(numpy.full((40, 90, 3), COLORS[name], numpy.uint8)) for name in ("blurry", "restored")]
+    body = page.slider_html(uris[0], uris[1], caption="a < b", names=("before", "after", ""))
+    (tmp_path / "two.html").write_text(page.page_html("Two & two", body), "utf-8")
+    view, faults = opened(browser, tmp_path / "two.html", viewport={"width": 500, "height": 400})
+    assert view.title() == "Two & two"
+    assert pixels(view, (0.45, 0.55)) == ["blurry", "restored"]
+    assert view.locator(".choice").count() == 0
+    assert view.locator("figcaption").inner_text() == "a < b"
+    assert faults == []
+
+
+def test_pictures_are_kept_exactly() -> None:
+    picture = numpy.random.default_rng(0).integers(0, 256, (31, 17, 3)).astype(numpy.uint8)
+    kind, _, data = page.picture_uri(picture).partition(",")
+    assert kind == "data:image/png;base64"
+    assert (png(base64.b64decode(data)) == picture).all()
+
+
+def test_csv_has_a_line_for_each_model_and_sequence(results: dict[str, Any], tmp_path: Path) -> None:
+    report.write(results, tmp_path / "report.csv")
+    with (tmp_path / "report.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    expected = [(one, sequence) for one in results["models"] for sequence in one["sequences"]]
+    assert len(lines) == len(expected) == 8
+    for line, (one, sequence) in zip(lines, expected, strict=True):
+        assert (line["model"], line["weights_sha256"]) == (one["model"], one["weights_sha256"] or "")
+        assert (line["sequence"], float(line["psnr"])) == (sequence["name"], sequence["psnr"])
+        assert (line["dataset"], line["protocol"], line["precision"]) == ("pairs", "plain", "fp32")
+
+
+def test_markdown_tables(results: dict[str, Any], tmp_path: Path) -> None:
+    report.write(results, tmp_path / "report.md")
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert lines[0] == "**pairs**, protocol plain, cpu, fp32; vdeblur 0.1.0, torch 2"
+    assert lines[4].startswith("| dstnet | 34.00 | 0.8123 | 0.8235 | 34.16 | 0.9679 | 20 | 0.4 |")
+    assert "| alley | 10 | 33.00 | 26.46 | 25.12 | 24.50 |" in lines
+    for table in ("\n".join(lines)).split("\n\n"):
+        assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) <= 1
+
+
+def test_json_is_what_was_measured(results: dict[str, Any], tmp_path: Path) -> None:
+    results["models"][0]["psnr"] = math.inf
+    report.write(results, tmp_path / "report.json")
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["models"][0].pop("psnr") is None, "JSON knows no infinity"
+    assert written["models"][0] == {key: value for key, value in results["models"][0].items() if key != "psnr"}
+    assert written["models"][1:] == results["models"][1:]
+
+
+def test_equal_frames_do_not_stop_a_report(results: dict[str, Any], tmp_path: Path) -> None:
+    for one in results["models"]:
+        one["psnr"] = math.inf
+        one["sequences"][0]["psnr"] = math.inf
+    for kind in report.KINDS:
+        report.write(results, tmp_path / f"report{kind}")
+    assert "∞" in (tmp_path / "report.md").read_text()
+
+
+def test_what_cannot_be_written_is_refused(results: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'\.pdf'"):
+        report.write(results, tmp_path / "report.pdf")
+    with pytest.raises(OutputError, match="does not exist"):
+        report.write(results, tmp_path / "nowhere" / "report.md")
+
+
+def test_models_are_told_apart_by_weights_where_they_have_to() -> None:
+    models = [model("dstnet", 30, weights="gopro"), model("dstnet", 31, weights="dvd"), model("lite", 29, weights="a")]
+    text = report.as_markdown(
+        {"dataset": "d", "protocol": "p", "device": "cpu", "precision": "fp32", "versions": {}, "models": models}
+    )
+    assert "| sequence | frames | dstnet@dvd | dstnet@gopro | lite |" in text
+
+
+def test_pictures_are_cut_out_where_most_changed() -> None:
+    blurry = numpy.zeros((720, 1280, 3), numpy.uint8)
+    restored = blurry.copy()
+    restored[500:520, 900:960] = 40
+    restored[10, 10] = 255
+    y, x = report.largest_change(blurry, restored)
+    assert y <= 500 <= 520 <= y + 240
+    assert x <= 900 <= 960 <= x + 320
+    assert report.largest_change(blurry[:50, :60], restored[:50, :60]) == (0, 0)
+
+
+def test_points_lie_by_their_logarithm_and_names_apart() -> None:
+    points = [charts.Point(f"model-{k}", 10.0**k, 30 + 0.01 * k) for k in (-3, -2, -1, 0)]
+    points += [charts.Point(f"twin-{k}", 0.5, 30.5, True) for k in range(4)] + [charts.Point("nothing", 0, 29, True)]
+    text = charts.scatter(points, "seconds", "PSNR, dB")
+    places = [float(x) for x in re.findall(r'<circle class="point" cx="([\d.]+)"', text)]
+    steps = numpy.diff(sorted(places))
+    assert steps.max() - steps.min() < 0.3
+    labels = re.findall(r'class="label" x="([\d.]+)" y="([\d.]+)">([^<]+)', text)
+    boxes = [(float(x), float(y), len(name) * charts.LETTER) for x, y, name in labels]
+    for index, (x, y, width) in enumerate(boxes):
+        for other_x, other_y, other_width in boxes[:index]:
+            assert x >= other_x + other_width or other_x >= x + width or abs(y - other_y) >= charts.LINE - 0.1
