@@ -15,9 +15,9 @@ from vdeblur.cli import main
 SOURCE = ROOT / "src" / "vdeblur"
 FILES = sorted(SOURCE.rglob("*.py"))
 STAGES = {"decode", "color", "scenes", "tiles", "streams", "encode"}
-CLI = {"cli", "cli_bench_speed", "cli_models", "cli_report"}
-OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool", "page",
-                 "bench.baselines", "bench.speed"},
+CLI = {"cli", "cli_bench_speed", "cli_compare", "cli_doctor", "cli_models", "cli_probe", "cli_report"}
+OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool", "page", "probe",
+                 "bench.baselines", "bench.speed", "compare", "compare_video", "doctor"},
           "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
           **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests", "filelock")}}  # fmt: skip
 
@@ -36,7 +36,7 @@ def imports(path: Path) -> set[str]:
 def test_imports_go_one_way(path: Path) -> None:
     name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
     ours = {module.removeprefix("vdeblur.") for module in imports(path) if module.startswith("vdeblur.")}
-    if name not in {"__main__", "cli", "cli_models"}:
+    if name not in {"__main__", "cli", "cli_compare", "cli_doctor", "cli_models", "cli_probe"}:
         assert not any(module.startswith("cli") for module in ours), "nothing below imports the command line"
     if name.startswith("networks."):
         assert all(module.startswith("networks") for module in ours)
@@ -48,7 +48,7 @@ def test_imports_go_one_way(path: Path) -> None:
             assert name in owners, f"{package} belongs to {owners}"
 
 
-@pytest.mark.parametrize("words", [["run"], ["models", "download"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["run"], ["models", "download"], ["compare"]], ids=" ".join)
 def test_help_does_not_import_torch(words: list[str]) -> None:
     code = f"import sys; from vdeblur.cli import main; main({[*words, '--help']}, standalone_mode=False); "
     code += "assert not {'torch', 'av', 'numpy', 'rich', 'requests', 'huggingface_hub'} & set(sys.modules)"

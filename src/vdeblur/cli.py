@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from vdeblur import __version__
+from vdeblur.cli_compare import compare
 from vdeblur.cli_models import models
 from vdeblur.cli_report import HumanReporter, JsonReporter, question, reported
 from vdeblur.errors import UsageError
@@ -217,6 +218,7 @@ def run(
 
 
 main.add_command(models)
+main.add_command(compare)
 
 if __name__ == "__main__":
     main()

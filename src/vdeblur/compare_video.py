@@ -1,0 +1,136 @@
+"""Frames and a copy of another file's sound into a video file, encoded as `vdeblur run` would."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+
+from vdeblur import encode
+from vdeblur.decode import SourceInfo, Warn
+from vdeblur.errors import OutputError
+from vdeblur.frame import Frame, planar_name
+
+
+class VideoFile:
+    """A video file in the making.
+
+    info: of the frames that will be written. sound: the file whose sound is copied, as far as the container takes it.
+
+    Raises: OutputError where there is no such container, or the encoder refuses.
+    """
+
+    def __init__(self, path: Path, info: SourceInfo, sound: Path | None, warn: Warn) -> None:
+        options = encode.EncodeOptions()
+        encoder = encode.choose_encoder(info, path.suffix, options, warn)
+        self.format = encode.choose_format(info, encoder, options.pix_fmt, warn)
+        try:
+            self.container = av.open(str(path), "w")
+        except (ValueError, av.error.FFmpegError, OSError) as error:
+            hint = "name it *.mp4, *.mkv, *.mov or *.webm" if isinstance(error, ValueError) else "check the path"
+            raise OutputError(f"a video named *{path.suffix} cannot be written: {error}", hint) from error
+        self.sound: _SoundCopy | None = None
+        try:
+            self.video = self._add_video(encoder, info, options)
+            self.sound = None if sound is None else _SoundCopy(sound, self.container)
+            self.container.start_encoding()
+        except (ValueError, av.error.FFmpegError, OSError) as error:
+            self.abort()
+            hint = "choose another container; .mkv takes nearly everything"
+            raise OutputError(f"{encoder.name} in *{path.suffix} was refused: {error}", hint) from error
+
+    def _add_video(self, encoder: encode.Encoder, info: SourceInfo, chosen: encode.EncodeOptions) -> av.VideoStream:
+        options = dict(encoder.options)
+        if encoder.quality:
+            options[encoder.quality] = f"{chosen.crf:g}"
+        if encoder.speed:
+            options[encoder.speed] = (encoder.presets or {}).get(chosen.preset, chosen.preset)
+        stream = self.container.add_stream(encoder.name, rate=info.rate, options=options)
+        assert isinstance(stream, av.VideoStream)
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = info.width, info.height, self.format
+        context.time_base = stream.time_base = info.time_base
+        context.thread_type = "AUTO"
+        if info.sample_aspect_ratio:
+            context.sample_aspect_ratio = info.sample_aspect_ratio
+        context.color_primaries, context.color_trc = info.color["primaries"], info.color["transfer"]
+        context.colorspace, context.color_range = info.color["matrix"], info.color["range"]
+        if encoder.name == "libx265" and self.container.format.name in ("mp4", "mov", "ipod"):
+            context.codec_tag = "hvc1"  # without it Apple's players refuse the file
+        return stream
+
+    def write(self, frame: Frame) -> None:
+        """Add a frame, and the sound up to it."""
+        picture = frame.picture
+        if picture.format.name != self.format:
+            same = planar_name(self.format) == picture.format.name.replace("yuvj", "yuv")
+            matrix = None if same else int(picture.colorspace)
+            converted = picture.reformat(format=self.format, src_colorspace=matrix, dst_colorspace=matrix)
+            converted.colorspace, converted.color_range = picture.colorspace, picture.color_range
+            picture = converted
+        picture.pts, picture.time_base = frame.pts, frame.time_base
+        if self.sound is not None:
+            self.sound.copy_until(frame.seconds)
+        self.container.mux(self.video.encode(picture))
+
+    def finish(self) -> None:
+        """Add what is left, and close the file."""
+        self.container.mux(self.video.encode(None))
+        if self.sound is not None:
+            self.sound.copy_until(None)
+            self.sound.close()
+        self.container.close()
+
+    def abort(self) -> None:
+        """Close the file as it is."""
+        with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
+            if self.sound is not None:
+                self.sound.close()
+            self.container.close()
+
+
+class _SoundCopy:
+    """The packets of a file's sound, into a container that is being set up."""
+
+    def __init__(self, path: Path, target: av.container.OutputContainer) -> None:
+        self.source = av.open(str(path.absolute()), metadata_errors="replace")
+        self.target = target
+        taken = [stream for stream in self.source.streams.audio if _takes(target.format.name, stream)]
+        self.copies = {stream.index: target.add_stream_from_template(stream, opaque=True) for stream in taken}
+        self.packets = self._readable(taken)
+        self.next = next(self.packets, None)
+
+    def _readable(self, streams: list[av.AudioStream]) -> Iterator[av.Packet]:
+        if not streams:
+            return
+        with contextlib.suppress(av.error.FFmpegError):  # what cannot be read is missing
+            yield from (packet for packet in self.source.demux(streams) if packet.dts is not None)
+
+    def copy_until(self, seconds: Fraction | None) -> None:
+        """Copy what comes before a time, None for everything."""
+        while self.next is not None:
+            packet = self.next
+            assert packet.dts is not None
+            if seconds is not None and packet.time_base and packet.dts * packet.time_base > seconds:
+                return
+            packet.stream = self.copies[packet.stream.index]
+            self.target.mux(packet)
+            self.next = next(self.packets, None)
+
+    def close(self) -> None:
+        """Close the file that was read."""
+        self.source.close()
+
+
+def _takes(form: str, stream: av.AudioStream) -> bool:
+    """Try: write a header with this stream alone, to memory."""
+    try:
+        with av.open(io.BytesIO(), "w", format=form) as trial:
+            trial.add_stream_from_template(stream, opaque=True)
+            trial.start_encoding()
+    except (ValueError, av.error.FFmpegError, OSError):
+        return False
+    return True
