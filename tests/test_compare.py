@@ -77,18 +77,21 @@ def test_differences_stand_around_grey(vdeblur, tmp_path: Path) -> None:
 
 def test_times_colour_and_sound_are_the_first_videos(vdeblur, tmp_path: Path) -> None:
     tags = "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
+    uneven = "settb=1/30000,setpts=N*1000+mod(N*N\\,7)*90"
+    times = ("-fps_mode", "vfr", "-enc_time_base", "1/30000")
     a = clips.make(
-        tmp_path / "a.mp4", frames=20, codec=H264, audio=("-c:a", "aac"),
-        extra=("-vf", f"{tags},setpts=N*1000+mod(N*N\\,7)*90", "-fps_mode", "vfr", "-enc_time_base", "1/30000"),
-    )  # fmt: skip
-    b = clips.make(tmp_path / "b.mkv", frames=20, extra=("-vf", "negate,setpts=N*1000+mod(N*N\\,7)*90", *(
-        "-fps_mode", "vfr", "-enc_time_base", "1/30000")))  # fmt: skip
+        tmp_path / "a.mp4", frames=20, codec=H264, audio=("-c:a", "aac"), extra=("-vf", f"{tags},{uneven}", *times)
+    )
+    b = clips.make(tmp_path / "b.mkv", frames=20, extra=("-vf", f"negate,{uneven}", *times))
     output = tmp_path / "side.mp4"
     result = vdeblur("compare", a, b, "-o", output)
     assert result.exit_code == 0, result.output
     assert "warning" not in result.output
     assert clips.facts(output).seconds == clips.facts(a).seconds
-    assert clips.packet_hashes(output, "a:0") == clips.packet_hashes(a, "a:0")
+    with av.open(str(output)) as copied, av.open(str(a)) as original:
+        sounds = [[(packet.pts, bytes(packet)) for packet in file.demux(audio=0)] for file in (copied, original)]
+    assert len(sounds[0]) > 20
+    assert sounds[0] == sounds[1]
     with av.open(str(output)) as container:
         frame = next(container.decode(video=0))
         assert (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc) == (1, 1, 1, 1)

@@ -16,7 +16,8 @@ SOURCE = ROOT / "src" / "vdeblur"
 FILES = sorted(SOURCE.rglob("*.py"))
 STAGES = {"decode", "color", "scenes", "tiles", "streams", "encode"}
 CLI = {"cli", "cli_bench_speed", "cli_compare", "cli_doctor", "cli_models", "cli_probe", "cli_report"}
-OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool", "page", "probe",
+OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool", "packet_times",
+                 "page", "probe", "sample_frames",
                  "bench.baselines", "bench.speed", "compare", "compare_video", "doctor"},
           "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
           **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests", "filelock")}}  # fmt: skip
@@ -48,7 +49,7 @@ def test_imports_go_one_way(path: Path) -> None:
             assert name in owners, f"{package} belongs to {owners}"
 
 
-@pytest.mark.parametrize("words", [["run"], ["models", "download"], ["compare"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["run"], ["models", "download"], ["compare"], ["probe"]], ids=" ".join)
 def test_help_does_not_import_torch(words: list[str]) -> None:
     code = f"import sys; from vdeblur.cli import main; main({[*words, '--help']}, standalone_mode=False); "
     code += "assert not {'torch', 'av', 'numpy', 'rich', 'requests', 'huggingface_hub'} & set(sys.modules)"

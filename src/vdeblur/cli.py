@@ -11,6 +11,7 @@ import click
 from vdeblur import __version__
 from vdeblur.cli_compare import compare
 from vdeblur.cli_models import models
+from vdeblur.cli_probe import probe
 from vdeblur.cli_report import HumanReporter, JsonReporter, question, reported
 from vdeblur.errors import UsageError
 
@@ -219,6 +220,7 @@ def run(
 
 main.add_command(models)
 main.add_command(compare)
+main.add_command(probe)
 
 if __name__ == "__main__":
     main()

@@ -98,7 +98,7 @@ class _SoundCopy:
     def __init__(self, path: Path, target: av.container.OutputContainer) -> None:
         self.source = av.open(str(path.absolute()), metadata_errors="replace")
         self.target = target
-        taken = [stream for stream in self.source.streams.audio if _takes(target.format.name, stream)]
+        taken = [stream for stream in self.source.streams.audio if container_takes(target.format.name, stream)]
         self.copies = {stream.index: target.add_stream_from_template(stream, opaque=True) for stream in taken}
         self.packets = self._readable(taken)
         self.next = next(self.packets, None)
@@ -125,8 +125,8 @@ class _SoundCopy:
         self.source.close()
 
 
-def _takes(form: str, stream: av.AudioStream) -> bool:
-    """Try: write a header with this stream alone, to memory."""
+def container_takes(form: str, stream: av.stream.Stream) -> bool:
+    """Tell whether a container holds a stream, by writing a header with this stream alone to memory."""
     try:
         with av.open(io.BytesIO(), "w", format=form) as trial:
             trial.add_stream_from_template(stream, opaque=True)
