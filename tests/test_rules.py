@@ -49,7 +49,7 @@ def test_imports_go_one_way(path: Path) -> None:
             assert name in owners, f"{package} belongs to {owners}"
 
 
-@pytest.mark.parametrize("words", [["run"], ["models", "download"], ["compare"], ["probe"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["run"], ["models", "download"], ["compare"], ["probe"], ["doctor"]], ids=" ".join)
 def test_help_does_not_import_torch(words: list[str]) -> None:
     code = f"import sys; from vdeblur.cli import main; main({[*words, '--help']}, standalone_mode=False); "
     code += "assert not {'torch', 'av', 'numpy', 'rich', 'requests', 'huggingface_hub'} & set(sys.modules)"

@@ -10,6 +10,7 @@ import click
 
 from vdeblur import __version__
 from vdeblur.cli_compare import compare
+from vdeblur.cli_doctor import doctor
 from vdeblur.cli_models import models
 from vdeblur.cli_probe import probe
 from vdeblur.cli_report import HumanReporter, JsonReporter, question, reported
@@ -221,6 +222,7 @@ def run(
 main.add_command(models)
 main.add_command(compare)
 main.add_command(probe)
+main.add_command(doctor)
 
 if __name__ == "__main__":
     main()
