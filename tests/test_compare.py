@@ -215,6 +215,7 @@ def test_what_cannot_be_compared(vdeblur, tmp_path: Path, dark_and_light) -> Non
         (a, small, ("-o", tmp_path / "o.mkv"), 3, "dark.mkv is 64x48, "),
         (a, tmp_path / "none.mkv", (), 3, "no such file"),
         (tmp_path / "text.mkv", a, (), 3, "cannot be read as video"),
+        ("-", a, (), 2, "a pipe"),
         (a, b, ("-o", tmp_path / "there.mkv"), 4, "exists already"),
         (a, b, ("-o", a, "-y"), 4, "is the input itself"),
         (a, b, ("-o", b, "-y"), 4, "is the input itself"),

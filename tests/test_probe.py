@@ -86,7 +86,8 @@ def test_large_files_are_sampled(vdeblur, tmp_path: Path, suffix: str, monkeypat
     # Twenty seconds whose last tenth has another rhythm: only who looks at the end sees it.
     uneven = "settb=1/30000,setpts='if(lt(N,450),N*1200,450*1200+(N-450)*1200+mod(N*N,7)*100)'"
     source = clips.make(
-        tmp_path / f"in{suffix}", frames=500, codec=(*H264, "-g", "25"),
+        tmp_path / f"in{suffix}", frames=500,
+        codec=("-c:v", "libx264", "-preset", "veryfast", "-x264-params", "open-gop=1:keyint=25:bframes=3"),
         extra=("-vf", uneven, "-fps_mode", "vfr", "-enc_time_base", "1/30000"),
     )  # fmt: skip
     whole = json.loads(vdeblur("probe", "--json", source).stdout)
@@ -150,8 +151,11 @@ def test_damage_is_seen(probed, tmp_path: Path) -> None:
     facts = probed(cut)
     assert "W_INPUT_TRUNCATED" in codes(facts)
     assert 20 < facts["frames"] < 80
-    raw = probed(clips.make(tmp_path / "raw.h264", frames=30, codec=H264))
-    assert "W_TIMESTAMPS" in codes(raw)
+    for frames in (30, 61, 100):
+        assert codes(probed(clips.make(tmp_path / f"{frames}.ts", frames=frames, codec=H264))) == set()
+    raw = probed(clips.make(tmp_path / "raw.h264", frames=700, codec=H264))
+    assert codes(raw) == {"W_TIMESTAMPS", "W_SAMPLED_BEGINNING"}
+    assert raw["sharpness"]["parts"][-1]["end"] == 600 / 25
 
 
 def test_what_would_be_refused_is_said(probed, tmp_path: Path) -> None:
@@ -205,6 +209,7 @@ def test_bad_inputs(vdeblur, tmp_path: Path) -> None:
         assert message in result.stderr
     assert vdeblur("probe", good, "--output-suffix", ".xyz").exit_code == 4
     assert vdeblur("probe").exit_code == 2
+    assert vdeblur("probe", "-").exit_code == 2
     result = vdeblur("probe", "--json", tmp_path / "none.mp4", good)
     assert result.exit_code == 8
     assert json.loads(result.stdout)["input"] == str(good), "the others are told all the same"

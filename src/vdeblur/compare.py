@@ -28,7 +28,7 @@ from torch import Tensor
 from vdeblur import color, decode, encode, page
 from vdeblur.bench import metrics
 from vdeblur.compare_video import VideoFile
-from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
+from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.frame import Frame, layout_of, plane_array
 
 GAIN = 4  # of differences; 16 steps of 256 are then a quarter of the way from grey to white
@@ -128,6 +128,8 @@ def opened(a: Path, b: Path, notify: Notify) -> Iterator["Couple"]:
     def warn(code: str, message: str) -> None:
         notify("warning", {"code": code, "message": message})
 
+    if "-" in (str(a), str(b)):
+        raise UsageError("a pipe can be read only once, and not by compare", "save it to a file first")
     with contextlib.ExitStack() as stack:
         sources = []
         for path in (a, b):

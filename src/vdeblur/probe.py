@@ -11,7 +11,7 @@ import av.error
 
 from vdeblur import choice, decode, device, encode, packet_times, sample_frames, weights
 from vdeblur.compare_video import container_takes
-from vdeblur.errors import OutputError
+from vdeblur.errors import OutputError, UsageError
 from vdeblur.frame import layout_of
 from vdeblur.networks import NETWORKS
 
@@ -50,8 +50,10 @@ def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
     suffix: of the output that is planned, such as ".mp4"; None for what suits the input. Streams are planned, packets'
     times read, and a few frames of every part decoded.
 
-    Raises: InputError where it cannot be read, OutputError where no container has this suffix.
+    Raises: InputError where it cannot be read, OutputError where no container has this suffix, UsageError for a pipe.
     """
+    if str(path) == "-":
+        raise UsageError("a pipe can be read only once, and not by probe", "save it to a file first")
     warnings: dict[str, str] = {}
 
     def warn(code: str, message: str) -> None:

@@ -21,7 +21,7 @@ from vdeblur.bench.temporal import sharpness
 
 PARTS = 8
 GROUP = 3  # frames that are looked at together; the middle value counts
-STEP = 75  # frames between groups, where a file has no index to find its parts by
+STEP = 75  # frames from group to group, at most, where a file has no index to find its parts by
 FEWEST = 6  # frames that are worth a part of their own
 HEIGHT, WIDTH = 720, 1280  # the middle of larger pictures stands for the whole
 # On the 30 real pairs of REDS at 320x180 sharp frames got 0.734 to 0.760, blurred ones 0.525 to 0.727, 0.65 in the
@@ -51,8 +51,8 @@ class Part:
 class Sample:
     """What was seen.
 
-    whole: whether all parts were reached. side_data: FFmpeg's names of its kinds. damaged: frames that could not be
-    decoded, or are marked so.
+    whole: whether all parts were reached. side_data: FFmpeg's names of its kinds. damaged: packets that
+    could not be decoded.
     """
 
     parts: list[Part] = field(default_factory=list)
@@ -66,16 +66,12 @@ def look(source: decode.VideoSource | decode.PictureSource) -> Sample:
     """Look at a source; it is opened once more for this."""
     sample = Sample()
     groups = _of_pictures(source) if isinstance(source, decode.PictureSource) else _of_video(source, sample)
-    found: list[tuple[Fraction, float | None]] = []
-    for begin, pictures in groups:
+    for begin, end, pictures in groups:
         values = [_sharpness(picture) for picture in pictures]
         seen = [value for value in values if value is not None]
-        found.append((begin, statistics.median(seen) if seen else None))
+        sample.parts.append(Part(begin, end, statistics.median(seen) if seen else None))
         sample.interlaced |= any(picture.interlaced_frame for picture in pictures)
-        sample.damaged += sum(picture.is_corrupt for picture in pictures)
         sample.side_data |= {name for picture in pictures for name in _side_data(picture)}
-    ends = [begin for begin, _ in found[1:]] + [source.info.duration_seconds or Fraction(0)]
-    sample.parts = [Part(begin, max(end, begin), value) for (begin, value), end in zip(found, ends, strict=True)]
     return sample
 
 
@@ -91,55 +87,56 @@ def _sharpness(picture: av.VideoFrame) -> float | None:
     return float(sharpness(middle[None])) or None
 
 
-def _begins(frames: int | None, duration: Fraction) -> list[Fraction]:
-    """Give where parts begin, in seconds: as many as are worth it."""
+Group = tuple[Fraction, Fraction, list[av.VideoFrame]]  # begin and end of a part, frames of it
+
+
+def _spans(frames: int | None, duration: Fraction) -> list[tuple[Fraction, Fraction]]:
+    """Give where parts begin and end, in seconds: as many as are worth it."""
     count = PARTS if frames is None else min(max(frames // FEWEST, 1), PARTS)
-    return [duration * index / count for index in range(count)]
+    return [(duration * index / count, duration * (index + 1) / count) for index in range(count)]
 
 
-def _of_pictures(source: decode.PictureSource) -> Iterator[tuple[Fraction, list[av.VideoFrame]]]:
+def _of_pictures(source: decode.PictureSource) -> Iterator[Group]:
     files, duration = source.files, source.info.duration_seconds or Fraction(0)
-    for begin in _begins(len(files), duration):
+    for begin, end in _spans(len(files), duration):
         first = round(begin * source.info.rate)
-        yield begin, [decode.read_picture(file)[0] for file in files[first : first + GROUP]]
+        yield begin, end, [decode.read_picture(file)[0] for file in files[first : first + GROUP]]
 
 
-def _of_video(source: decode.VideoSource, sample: Sample) -> Iterator[tuple[Fraction, list[av.VideoFrame]]]:
+def _of_video(source: decode.VideoSource, sample: Sample) -> Iterator[Group]:
     info = source.info
     with av.open(str(source.path.absolute()), metadata_errors="replace") as container:
         video = container.streams[source.video.index]
         assert isinstance(video, av.VideoStream)
         video.thread_type = "AUTO"
         if container.format.name not in decode.SEEKABLE or not info.duration_seconds:
-            yield from _of_stream(container, video, sample)
+            yield from _of_stream(container, video, sample, info.frames_estimate)
             return
-        start = source.start_seconds
-        begins = _begins(info.frames_estimate, info.duration_seconds)
-        part = info.duration_seconds / len(begins)
-        for begin in begins:
+        for begin, end in _spans(info.frames_estimate, info.duration_seconds):
             # From a keyframe in the first half of the part, if there is one; else from the part's first frame.
+            first = source.start_seconds + begin
             with contextlib.suppress(av.error.FFmpegError, OSError):
-                container.seek(int((start + begin + part / 2) / info.time_base), stream=video)
+                container.seek(int((first + (end - begin) / 2) / info.time_base), stream=video)
             frames = _decoded(container, video, sample)
-            inside = (f for f in frames if f.pts is None or f.pts * info.time_base >= start + begin - info.time_base)
+            inside = (f for f in frames if f.pts is None or f.pts * info.time_base >= first - info.time_base)
             pictures = list(islice(inside, GROUP))
             if pictures:
-                yield begin, pictures
+                yield begin, end, pictures
 
 
 def _of_stream(
-    container: av.container.InputContainer, video: av.VideoStream, sample: Sample
-) -> Iterator[tuple[Fraction, list[av.VideoFrame]]]:
+    container: av.container.InputContainer, video: av.VideoStream, sample: Sample, estimate: int | None
+) -> Iterator[Group]:
     """Read from the beginning: groups with a step between them."""
+    step = STEP if estimate is None else min(max(-(-estimate // PARTS), FEWEST), STEP)
     frames = _decoded(container, video, sample)
     rate = video.average_rate or video.guessed_rate or decode.PICTURE_RATE
     for index in range(PARTS):
         pictures = list(islice(frames, GROUP))
         if not pictures:
             return
-        yield index * STEP / rate, pictures
-        for _ in islice(frames, STEP - GROUP):
-            pass
+        rest = sum(1 for _ in islice(frames, step - GROUP))
+        yield index * step / rate, (index * step + len(pictures) + rest) / rate, pictures
     sample.whole = next(frames, None) is None
 
 
