@@ -150,6 +150,15 @@ def test_frames_without_a_counterpart_are_counted(vdeblur, tmp_path: Path, dark_
     assert len(luma(tmp_path / "o.mkv")) == 4
 
 
+def test_damage_is_told(vdeblur, tmp_path: Path, shared: Path) -> None:
+    broken = shared / "data" / "odd" / "h264_breaks_after_28.mp4"
+    whole = clips.make(tmp_path / "a.mkv", size="1280x720", rate="10", frames=50)
+    result = vdeblur("compare", whole, broken, "-o", tmp_path / "page.html")
+    assert result.exit_code == 0
+    assert "1 packets of" in result.output
+    assert "1 frames of" in result.output
+
+
 def test_metrics_equal_the_independent_ffmpegs(vdeblur, tmp_path: Path) -> None:
     a = clips.make(tmp_path / "a.mkv", pix_fmt="bgr0", frames=3)
     b = clips.make(tmp_path / "b.mkv", pix_fmt="bgr0", frames=3, extra=("-vf", "boxblur=1"))

@@ -16,11 +16,12 @@ SOURCE = ROOT / "src" / "vdeblur"
 FILES = sorted(SOURCE.rglob("*.py"))
 STAGES = {"decode", "color", "scenes", "tiles", "streams", "encode"}
 CLI = {"cli", "cli_bench_speed", "cli_compare", "cli_doctor", "cli_models", "cli_probe", "cli_report"}
-OWNERS = {"av": {"decode", "encode", "frame", "color", "pipeline", "train.synth", "train.pool", "packet_times",
+OWNERS = {"av": {"decode", "encode", "frame", "color", "parts", "pipeline", "train.synth", "train.pool", "packet_times",
                  "page", "probe", "sample_frames",
                  "bench.baselines", "bench.speed", "compare", "compare_video", "doctor"},
           "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
-          **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests", "filelock")}}  # fmt: skip
+          "filelock": {"download", "segments"},
+          **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests")}}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:

@@ -364,7 +364,7 @@ def test_faulty_outputs(vdeblur, tmp_path: Path) -> None:
     assert "is the input itself" in _one_line(vdeblur("run", source, link, "-y"), ExitStatus.OUTPUT)
     nowhere = tmp_path / "nowhere" / "out.mp4"
     assert "does not exist" in _one_line(vdeblur("run", source, nowhere), ExitStatus.OUTPUT)
-    assert "cannot be written" in _one_line(vdeblur("run", source, tmp_path / "out.xyz"), ExitStatus.OUTPUT)
+    assert "cannot be written as .xyz" in _one_line(vdeblur("run", source, tmp_path / "out.xyz"), ExitStatus.OUTPUT)
     mp4 = tmp_path / "out.mp4"
     assert "Matroska" in _one_line(vdeblur("run", source, mp4, "--lossless"), ExitStatus.OUTPUT)
     assert "no encoder 'nosuch'" in _one_line(vdeblur("run", source, mp4, "-c", "nosuch"), ExitStatus.OUTPUT)
@@ -439,7 +439,16 @@ def test_events(vdeblur, tmp_path: Path) -> None:
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert all(event["v"] == 1 for event in events)
     kinds = [event["event"] for event in events]
-    assert list(dict.fromkeys(kinds)) == ["start", "probe", "warning", "plan", "progress", "file_done", "done"]
+    assert list(dict.fromkeys(kinds)) == [
+        "start",
+        "probe",
+        "warning",
+        "plan",
+        "progress",
+        "segment",
+        "file_done",
+        "done",
+    ]
     by_kind = {event["event"]: event for event in events}
     assert by_kind["warning"]["code"] == "W_STREAM_DROPPED"
     assert (by_kind["plan"]["keep"], by_kind["plan"]["drop"]) == ([], ["stream 1 (audio, vorbis)"])

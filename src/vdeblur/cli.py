@@ -2,9 +2,10 @@
 
 import os
 import tomllib
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +17,11 @@ from vdeblur.cli_probe import probe
 from vdeblur.cli_report import HumanReporter, JsonReporter, question, reported
 from vdeblur.errors import UsageError
 
+if TYPE_CHECKING:
+    from vdeblur.settings import Settings
+
 CONFIG_FILE = "vdeblur.toml"
+PATH = click.Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VDEBLUR"})
@@ -107,116 +112,139 @@ class KeyValue(click.ParamType):
         return key, rest
 
 
-@main.command(short_help="Restore a video or a folder of pictures.")
-@click.argument("input", type=click.Path(path_type=Path), metavar="INPUT")
-@click.argument("output", type=click.Path(), metavar="OUTPUT")
-@click.option(
-    "-m", "--model", default="lite", show_default=True, help="NAME or NAME@WEIGHTS, see vdeblur models list; or best."
-)
-@click.option(
-    "--weights", type=click.Path(path_type=Path), help="Checkpoint for the model: .safetensors, .pt, .pth, .pytorch."
-)
-@click.option("--yes", is_flag=True, help="Fetch weights unasked, even if their authors published no digest.")
-@click.option("--offline", is_flag=True, help="Never use the network.")
-@click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps or xpu.")
-@click.option(
-    "-p",
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-    default="auto",
-    show_default=True,
-    help="Of the network; auto is half precision where device and network are good at it.",
-)
-@click.option(
-    "--tile",
-    default="auto",
-    show_default=True,
-    help="auto, none, N or WxH: largest piece, in pixels. flow-rnn wants none.",
-)
-@click.option(
-    "--tile-overlap", type=click.IntRange(0), help="Pixels that neighbours share.  [default: as the model needs]"
-)
-@click.option("--scene-detect/--no-scene-detect", default=True, show_default=True, help="Keep scenes apart.")
-@click.option(
-    "--strength",
-    type=click.FloatRange(0, 1),
-    default=1.0,
-    show_default=True,
-    help="How much of the restoration is added, 0 to 1.",
-)
-@click.option("-ss", "--start", type=Time(), help="Begin here, in time from the first frame.")
-@click.option("-t", "--duration", type=Time(), help="Length of the part to restore.")
-@click.option("--to", type=Time(), help="End here, in time from the first frame.")
-@click.option("--frames", type=click.IntRange(1), help="At most so many frames.")
-@click.option("-c", "--codec", help="h264, hevc, av1, vp9, ffv1 or an encoder's name.  [default: the input's]")
-@click.option("--crf", type=click.FloatRange(0), default=16.0, show_default=True, help="Quality; lower is better.")
-@click.option("--preset", default="medium", show_default=True, help="Encoder's speed, ultrafast to veryslow.")
-@click.option("-e", "e", type=KeyValue(), multiple=True, help="Any option of the encoder; may be repeated.")
-@click.option("--pix-fmt", default="keep", show_default=True, help="Pixel format; keep is the input's.")
-@click.option("--lossless", is_flag=True, help="FFV1 in Matroska (.mkv).")
-@click.option("-y", "--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--json", is_flag=True, help="Write events as JSON lines to stdout.")
-def run(
-    input: Path,
-    output: str,
-    model: str,
-    weights: Path | None,
-    yes: bool,
-    offline: bool,
-    device: str,
-    precision: str,
-    tile: str,
-    tile_overlap: int | None,
-    scene_detect: bool,
-    strength: float,
-    start: Fraction | None,
-    duration: Fraction | None,
-    to: Fraction | None,
-    frames: int | None,
-    codec: str | None,
-    crf: float,
-    preset: str,
-    e: tuple[tuple[str, str], ...],
-    pix_fmt: str,
-    lossless: bool,
-    overwrite: bool,
-    json: bool,
-) -> None:
-    """Restore INPUT, a video file or a folder of numbered pictures, to OUTPUT, a video file or a folder.
+class Share(click.ParamType):
+    """K/N."""
 
-    Every frame keeps its own time, sound and the other streams are copied, depth and colour stay as they are. OUTPUT
-    appears whole or not at all.
+    name = "k/n"
+
+    def convert(
+        self, value: str | tuple[int, int], param: click.Parameter | None, context: click.Context | None
+    ) -> tuple[int, int]:
+        """Give both."""
+        if isinstance(value, tuple):
+            return value
+        first, sign, second = value.partition("/")
+        if not (sign and first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
+            self.fail(f"{value!r} is not K/N, as 3/8: the third of eight shares", param, context)
+        return int(first), int(second)
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `run`, in the order of its help."""
+    option, time = click.option, Time()
+    precisions = click.Choice(["auto", "fp32", "bf16", "fp16"])
+    options = [
+        option("-m", "--model", default="lite", help="NAME or NAME@WEIGHTS, see vdeblur models list; or best."),
+        option("--weights", type=PATH, help="Checkpoint for the model: .safetensors, .pt, .pth, .pytorch."),
+        option("--yes", is_flag=True, help="Fetch weights unasked, even if their authors published no digest."),
+        option("--offline", is_flag=True, help="Never use the network."),
+        option("-d", "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps or xpu."),
+        option("-p", "--precision", type=precisions, default="auto",
+               help="Of the network; auto is half precision where device and network are good at it."),
+        option("--tile", default="auto", help="auto, none, N or WxH: largest piece, in pixels. flow-rnn wants none."),
+        option("--tile-overlap", type=click.IntRange(0), help="Pixels that neighbours share.  [default: the model's]"),
+        option("--scene-detect/--no-scene-detect", default=True, help="Keep scenes apart."),
+        option("--strength", type=click.FloatRange(0, 1), default=1.0, help="How much of the restoration is added."),
+        option("-ss", "--start", type=time, help="Begin here, in time from the first frame."),
+        option("-t", "--duration", type=time, help="Length of the part to restore."),
+        option("--to", type=time, help="End here, in time from the first frame."),
+        option("--frames", type=click.IntRange(1), help="At most so many frames."),
+        option("-c", "--codec", help="h264, hevc, av1, vp9, ffv1 or an encoder's name.  [default: the input's]"),
+        option("--crf", type=click.FloatRange(0), default=16.0, help="Quality; lower is better."),
+        option("--preset", default="medium", help="Encoder's speed, ultrafast to veryslow."),
+        option("-e", "e", type=KeyValue(), multiple=True, help="Any option of the encoder; may be repeated."),
+        option("--pix-fmt", default="keep", help="Pixel format; keep is the input's."),
+        option("--lossless", is_flag=True, help="FFV1 in Matroska (.mkv)."),
+        option("-f", "--format", help="Container, by FFmpeg's name.  [default: by OUTPUT's name; y4m to a pipe]"),
+        option("--suffix", help="Write beside each INPUT, with this added to its name; there is no OUTPUT then."),
+        option("-y", "--overwrite", is_flag=True, help="Replace an existing output."),
+        option("--skip-existing", is_flag=True, help="Leave out inputs whose output is there."),
+        option("-j", "--jobs", type=click.IntRange(1), default=1, help="Files at once."),
+        option("--resume/--no-resume", default=True, help="Go on with what an interrupted run has finished."),
+        option("--segment", type=click.FloatRange(0), default=10.0,
+               help="Seconds that are finished and kept as a whole; 0: all of it."),
+        option("--share", type=Share(), help="Make only share K of N, no OUTPUT; run without it joins them."),
+        option("--on-damage", type=click.Choice(["warn", "fail"]), default="warn", help="What damage in INPUT is."),
+        option("--strict", is_flag=True, help="Warnings are errors."),
+        option("--deterministic", is_flag=True, help="The same bytes each time, on the same machine."),
+        option("--profile", is_flag=True, help="Show seconds per stage and peak memory."),
+        option("--dry-run", is_flag=True, help="Say what would be done, and stop."),
+        option("--json", is_flag=True, help="Write events as JSON lines to stdout."),
+    ]  # fmt: skip
+    for add in reversed(options):
+        command = add(command)
+    return command
+
+
+@main.command(short_help="Restore videos or folders of pictures.", context_settings={"show_default": True})
+@click.argument("paths", type=click.Path(allow_dash=True), nargs=-1, required=True, metavar="INPUT... OUTPUT")
+@run_options
+def run(paths: tuple[str, ...], **given: Any) -> None:
+    """Restore INPUT to OUTPUT: a video file, a folder of numbered pictures, or - for a pipe (y4m or nut).
+
+    With several INPUTs, or a folder of videos, OUTPUT is a folder. Every frame keeps its own time, sound and the other
+    streams are copied, depth and colour stay as they are. OUTPUT appears whole or not at all; after an interruption the
+    same command goes on.
 
     \b
     Examples:
       vdeblur run shaky.mp4 sharp.mp4
       vdeblur run drone.mov preview.mp4 -ss 1:30 -t 5 --strength 0.8
+      vdeblur run clips/ sharp/ --skip-existing -j 2
     """
-    reporter = JsonReporter() if json else HumanReporter()
-    with reported(reporter, [str(input)]) as stop:
-        if duration is not None and to is not None:
-            raise UsageError("-t and --to exclude each other", "give one of them")
-        stop_at = to if duration is None else (start or 0) + duration
-        if stop_at is not None and stop_at <= (start or 0):
-            raise UsageError("the part asked for is empty", "--to must lie after -ss")
-        from vdeblur import decode, encode, pipeline, settings  # torch and av take seconds; --help must not wait
+    reporter = JsonReporter() if given["json"] else HumanReporter()
+    inputs, output = (paths, None) if given["suffix"] is not None else (paths[:-1], paths[-1])
+    with reported(reporter, list(inputs)) as session:
+        if not inputs:
+            raise UsageError("there is no OUTPUT", "name it last, or use --suffix _sharp")
+        if given["json"] and output == "-":
+            raise UsageError("--json and a video cannot both go to standard output", "leave out --json")
+        from vdeblur import batch  # torch and av take seconds to import; --help must not wait
 
-        told = settings.Settings(
-            model=model,
-            checkpoint=weights,
-            yes=yes,
-            offline=offline,
-            device=device,
-            precision=precision,
-            tile=tile,
-            tile_overlap=tile_overlap,
-            scene_detect=scene_detect,
-            strength=strength,
-            pictures=output.endswith(("/", os.sep)),
-            cut=decode.Cut(start, stop_at, frames),
-            encoding=encode.EncodeOptions(codec, crf, preset, e, pix_fmt, lossless, overwrite),
+        settings = run_settings(given, output)
+        jobs = batch.plan_jobs(inputs, output, given["suffix"], settings)
+        outcomes = batch.run_jobs(
+            jobs,
+            settings,
+            given["jobs"],
+            skip_existing=given["skip_existing"],
+            notify=reporter.notify,
+            ask=question(given["json"]),
+            stop=session,
         )
-        pipeline.run(input, Path(output).absolute(), told, notify=reporter.notify, ask=question(json), stop=stop)
+        session.files_failed = sum(outcome.error is not None for outcome in outcomes)
+        session.files_ok = len(outcomes) - session.files_failed
+        batch.check(outcomes)
+
+
+def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
+    """Turn options into settings.
+
+    Raises: UsageError where they do not go together.
+    """
+    start, duration, to = given["start"], given["duration"], given["to"]
+    if duration is not None and to is not None:
+        raise UsageError("-t and --to exclude each other", "give one of them")
+    stop_at = to if duration is None else (start or 0) + duration
+    if stop_at is not None and stop_at <= (start or 0):
+        raise UsageError("the part asked for is empty", "--to must lie after -ss")
+    from vdeblur.decode import Cut
+    from vdeblur.encode import EncodeOptions
+    from vdeblur.settings import Settings
+
+    of_encoder = ("codec", "crf", "preset", "pix_fmt", "lossless", "overwrite", "format")
+    encoding = EncodeOptions(**{name: given[name] for name in of_encoder}, options=given["e"])
+    names = ["model", "yes", "offline", "device", "precision", "tile", "tile_overlap", "scene_detect", "strength"]
+    names += ["resume", "share", "deterministic", "strict", "dry_run", "profile"]
+    return Settings(
+        **{name: given[name] for name in names},
+        checkpoint=given["weights"],
+        pictures=output is not None and output.endswith(("/", os.sep)),
+        cut=Cut(start, stop_at, given["frames"]),
+        encoding=encoding,
+        segment=Fraction(given["segment"]).limit_denominator(1_000_000) or None,
+        fail_on_damage=given["on_damage"] == "fail",
+    )
 
 
 main.add_command(models)

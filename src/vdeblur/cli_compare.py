@@ -55,8 +55,8 @@ def compare(a: Path, b: Path, output: Path | None, mode: str | None, metrics: bo
         notify = comparing.ignore if metrics else reporter.notify  # the same warnings have been shown
         frames = comparing.write_comparison(a, b, output, mode, overwrite=overwrite, notify=notify, stop=stop)
         seconds = time.monotonic() - begun
-        facts = {"output": os.path.abspath(output), "frames": frames, "seconds": seconds, "fps": frames / seconds}
-        reporter.notify("file_done", facts)
+        facts = {"input": str(a), "output": os.path.abspath(output), "frames": frames}
+        reporter.notify("file_done", {**facts, "seconds": seconds, "fps": frames / seconds})
 
 
 def _name_for(a: Path, b: Path, mode: str) -> Path:

@@ -46,7 +46,7 @@ def probe(files: tuple[Path, ...], json: bool, output_suffix: str | None) -> Non
                 if len(files) == 1:
                     raise
                 failed += 1
-                reporter.notify("error", {"message": error.message, "hint": error.hint})
+                reporter.notify("error", {"message": error.message, "hint": error.hint, "input": str(file)})
                 continue
             if json:
                 click.echo(dumps(facts))

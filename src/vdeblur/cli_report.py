@@ -5,18 +5,18 @@ import logging
 import os
 import signal
 import sys
-import tempfile
+import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from json import dumps
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
 
 from vdeblur import __version__
-from vdeblur.errors import ExitStatus, InterruptedRunError, VdeblurError
+from vdeblur.errors import ExitStatus, InterruptedRunError, VdeblurError, error_facts
 
 PROGRESS_SECONDS = 0.5  # at most two progress events a second
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
@@ -26,16 +26,19 @@ class JsonReporter:
     """Writes every event as a line of JSON to stdout."""
 
     def __init__(self) -> None:
-        self.last_progress = 0.0
+        self.last_progress: dict[object, float] = {}  # by file
+        self.lock = threading.Lock()
 
     def notify(self, event: str, facts: dict[str, object]) -> None:
         """Take an event."""
         if event in ("progress", "download_progress"):
             now = time.monotonic()
-            if now - self.last_progress < PROGRESS_SECONDS:
+            name = facts.get("input")
+            if now - self.last_progress.get(name, 0.0) < PROGRESS_SECONDS:
                 return
-            self.last_progress = now
-        click.echo(dumps({"v": 1, "event": event, **facts}))
+            self.last_progress[name] = now
+        with self.lock:
+            click.echo(dumps({"v": 1, "event": event, **facts}))
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -48,31 +51,47 @@ class HumanReporter:
         self.last_line = time.monotonic()
         self.bar: Any = None
         self.task: Any = None
+        self.tasks: dict[str, Any] = {}  # of files that are being restored
+        self.lock = threading.Lock()
 
     def notify(self, event: str, facts: dict[str, object]) -> None:
         """Take an event."""
         handler = getattr(self, f"_on_{event}", None)
         if handler is not None:
-            handler(facts)
+            with self.lock:
+                handler(facts)
 
     def _on_choice(self, facts: dict[str, Any]) -> None:
         self._say(f"best here: {facts['model']}, {facts['reason']}")
 
     def _on_plan(self, facts: dict[str, Any]) -> None:
         tiled = "" if facts["tile"] == "none" else f", tiles of {facts['tile']}"
-        self._say(f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}")
-        if _is_lively():
+        done = f"; {facts['frames_done']} frames are there already" if facts["frames_done"] else ""
+        self._say(f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}{done}")
+        if facts.get("dry_run"):
+            for word in ("keep", "convert", "drop"):
+                for name in facts.get(word, ()):
+                    self._say(f"  {word}: {name}")
+        elif _is_lively():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[fps]} fps"), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task("", total=facts["frames_estimate"], fps="-")
-            self.bar.start()
+            if self.bar is None:
+                columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[fps]} fps"))
+                name = TextColumn("{task.description}")
+                self.bar = Progress(
+                    *columns, TimeRemainingColumn(), name, console=Console(stderr=True), transient=True, expand=False
+                )
+                self.bar.start()
+            name = Path(facts["input"]).name
+            total = facts["frames_estimate"]
+            self.tasks[facts["input"]] = self.bar.add_task(name, total=total, completed=facts["frames_done"], fps="-")
 
     def _on_progress(self, facts: dict[str, Any]) -> None:
-        if self.bar is not None:
-            self.bar.update(self.task, completed=facts["frame"], fps=f"{facts['fps']:.2f}")
+        if facts["input"] in self.tasks:
+            task = self.tasks[facts["input"]]
+            total = max(facts["frames_estimate"] or 0, facts["frame"]) if facts["frames_estimate"] else None
+            self.bar.update(task, completed=facts["frame"], total=total, fps=f"{facts['fps']:.2f}")
             return
         now = time.monotonic()
         if now - self.last_line >= LINE_SECONDS:
@@ -80,7 +99,7 @@ class HumanReporter:
             total = facts["frames_estimate"]
             left = "" if facts["eta_seconds"] is None else f", {clock(facts['eta_seconds'])} left"
             of = "" if total is None else f" of {total}"
-            click.echo(f"  frame {facts['frame']}{of}, {facts['fps']:.2f} fps{left}", err=True)
+            click.echo(f"  {facts['input']}: frame {facts['frame']}{of}, {facts['fps']:.2f} fps{left}", err=True)
 
     def _on_download(self, facts: dict[str, Any]) -> None:
         size = "" if facts["megabytes"] is None else f", about {facts['megabytes']:g} MB"
@@ -120,12 +139,32 @@ class HumanReporter:
         self._say(f"warning: {facts['message']}")
 
     def _on_file_done(self, facts: dict[str, Any]) -> None:
-        self.close()
+        self._end_of(facts["input"])
         spent = clock(facts["seconds"])
         self._say(f"{_shown(facts['output'])}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)")
 
-    def _on_error(self, facts: dict[str, Any]) -> None:
+    def _on_file_skipped(self, facts: dict[str, Any]) -> None:
+        self._say(f"{_shown(facts['output'])}: is there already; left as it is")
+
+    def _on_batch(self, facts: dict[str, Any]) -> None:
         self.close()
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("input", "result", "frames", "seconds", "warnings", box=None)
+        for row in facts["files"]:
+            table.add_row(*(str(row[key]) for key in ("input", "result", "frames", "seconds", "warnings")))
+        Console(stderr=True, highlight=False, markup=False).print(table)
+
+    def _end_of(self, name: str) -> None:
+        """Take a file's bar away, and all with the last one."""
+        if name in self.tasks:
+            self.bar.remove_task(self.tasks.pop(name))
+        if not self.tasks:
+            self.close()
+
+    def _on_error(self, facts: dict[str, Any]) -> None:
+        self._end_of(facts["input"])
         hint = f" ({facts['hint']})" if facts["hint"] else ""
         self._say(f"vdeblur: {facts['message']}{hint}")
 
@@ -140,6 +179,7 @@ class HumanReporter:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+            self.tasks.clear()
 
 
 def _is_lively() -> bool:
@@ -177,54 +217,60 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+class Session:
+    """A command while it runs. Called, it tells whether a signal came, as the status to end with; else None.
+
+    files_ok, files_failed: what came of a batch; None where the command is about one thing.
+    """
+
+    def __init__(self) -> None:
+        self.caught: ExitStatus | None = None
+        self.files_ok: int | None = None
+        self.files_failed = 0
+
+    def __call__(self) -> ExitStatus | None:
+        """Tell whether a signal came."""
+        return self.caught
+
+
 @contextlib.contextmanager
-def reported(reporter: JsonReporter | HumanReporter, inputs: list[str]) -> Iterator[Any]:
+def reported(reporter: JsonReporter | HumanReporter, inputs: list[str]) -> Iterator[Session]:
     """Frame a command with start and done, and turn every exception into one line and an exit status.
 
-    Gives a function that tells whether a signal came, as the status to end with. The first signal only sets that;
-    a second one ends the program at once.
+    Gives what tells whether a signal came. The first signal only sets that; a second one ends the program at once.
     """
     begun = time.monotonic()
-    caught: list[ExitStatus] = []
+    session = Session()
     logging.getLogger("libav").setLevel(logging.CRITICAL)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         status = ExitStatus.INTERRUPTED if number == signal.SIGINT else ExitStatus.TERMINATED
-        if caught:
+        if session.caught is not None:
             os._exit(status)
-        caught.append(status)
+        session.caught = status
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     reporter.notify("start", {"version": __version__, "inputs": inputs})
     status = ExitStatus.DONE
     try:
-        yield lambda: caught[0] if caught else None
+        yield session
     except VdeblurError as error:
         status = error.status
-        facts = {"code": error.code, "exit": int(status), "message": error.message, "hint": error.hint}
-        reporter.notify("error", {**facts, "input": inputs[0]})
+        reporter.notify("error", {**error_facts(error), "input": ", ".join(inputs[:1])})
     except BrokenPipeError:  # whoever read, such as `head`, has enough, and hears no complaint either
         status = ExitStatus.OUTPUT
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except Exception as error:
         status = ExitStatus.INTERNAL
-        log = _keep_traceback()
-        message = f"internal error: {type(error).__name__}: {error}".splitlines()[0]
-        facts = {"code": "E_INTERNAL", "exit": int(status), "message": message, "hint": f"please report {log}"}
-        reporter.notify("error", {**facts, "input": inputs[0]})
+        reporter.notify("error", {**error_facts(error), "input": ", ".join(inputs[:1])})
     finally:
         reporter.close()
         for number, handler in before.items():
             signal.signal(number, handler)
     failed = int(status != ExitStatus.DONE)
     seconds = round(time.monotonic() - begun, 3)
-    reporter.notify("done", {"exit": int(status), "files_ok": 1 - failed, "files_failed": failed, "seconds": seconds})
+    ok, bad = (1 - failed, failed) if session.files_ok is None else (session.files_ok, session.files_failed)
+    reporter.notify("done", {"exit": int(status), "files_ok": ok, "files_failed": bad, "seconds": seconds})
     if failed:
         raise SystemExit(int(status))
-
-
-def _keep_traceback() -> str:
-    with tempfile.NamedTemporaryFile("w", prefix="vdeblur-", suffix=".log", delete=False) as file:
-        traceback.print_exc(file=file)
-    return file.name

@@ -128,7 +128,7 @@ def opened(a: Path, b: Path, notify: Notify) -> Iterator["Couple"]:
     def warn(code: str, message: str) -> None:
         notify("warning", {"code": code, "message": message})
 
-    if "-" in (str(a), str(b)):
+    if decode.PIPE in (a, b):
         raise UsageError("a pipe can be read only once, and not by compare", "save it to a file first")
     with contextlib.ExitStack() as stack:
         sources = []
@@ -156,7 +156,7 @@ class Couple:
 
         Raises: InputError where there are none.
         """
-        left, right = (_Counted(_frames(source)) for source in (self.a, self.b))
+        left, right = (_Counted(source.frames()) for source in (self.a, self.b))
         pictures = isinstance(self.a, decode.PictureSource) or isinstance(self.b, decode.PictureSource)
         slack = max(1 / (2 * self.a.info.rate), LEAST_SLACK)
         given = 0
@@ -171,6 +171,10 @@ class Couple:
             raise InputError(
                 f"no frame of {self.a.path} has one of {self.b.path} at its time", "are they of one scene?"
             )
+        for source in (self.a, self.b):
+            damaged = source.damaged if isinstance(source, decode.VideoSource) else 0
+            if damaged:
+                self.warn("W_INPUT_DAMAGED", f"{damaged} packets of {source.path} could not be decoded; left out")
         if max(left.count, right.count) > given:
             self.warn("W_UNMATCHED", f"{alone} have no counterpart at their time and were left out")
 
@@ -192,10 +196,6 @@ class _Counted(Iterator[T]):
         item = next(self.items)
         self.count += 1
         return item
-
-
-def _frames(source: Source) -> Iterator[Frame]:
-    return (item for item in source.items() if isinstance(item, Frame))
 
 
 def upright_size(info: decode.SourceInfo) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import av.error
 from vdeblur import encode
 from vdeblur.decode import SourceInfo, Warn
 from vdeblur.errors import OutputError
-from vdeblur.frame import Frame, planar_name
+from vdeblur.frame import Frame
 
 
 class VideoFile:
@@ -24,57 +24,26 @@ class VideoFile:
     """
 
     def __init__(self, path: Path, info: SourceInfo, sound: Path | None, warn: Warn) -> None:
-        options = encode.EncodeOptions()
-        encoder = encode.choose_encoder(info, path.suffix, options, warn)
-        self.format = encode.choose_format(info, encoder, options.pix_fmt, warn)
+        self.encoding = encode.VideoEncoding(info, path.suffix, encode.EncodeOptions(), warn)
         try:
-            self.container = av.open(str(path), "w")
-        except (ValueError, av.error.FFmpegError, OSError) as error:
-            hint = "name it *.mp4, *.mkv, *.mov or *.webm" if isinstance(error, ValueError) else "check the path"
-            raise OutputError(f"a video named *{path.suffix} cannot be written: {error}", hint) from error
+            self.container = av.open(str(path), "w", format=self.encoding.container_format)
+        except (av.error.FFmpegError, OSError) as error:
+            raise OutputError(f"a video in {path.parent} cannot be written: {error}", "check the path") from error
         self.sound: _SoundCopy | None = None
         try:
-            self.video = self._add_video(encoder, info, options)
+            self.video = self.encoding.add_to(self.container)
             self.sound = None if sound is None else _SoundCopy(sound, self.container)
             self.container.start_encoding()
         except (ValueError, av.error.FFmpegError, OSError) as error:
             self.abort()
             hint = "choose another container; .mkv takes nearly everything"
-            raise OutputError(f"{encoder.name} in *{path.suffix} was refused: {error}", hint) from error
-
-    def _add_video(self, encoder: encode.Encoder, info: SourceInfo, chosen: encode.EncodeOptions) -> av.VideoStream:
-        options = dict(encoder.options)
-        if encoder.quality:
-            options[encoder.quality] = f"{chosen.crf:g}"
-        if encoder.speed:
-            options[encoder.speed] = (encoder.presets or {}).get(chosen.preset, chosen.preset)
-        stream = self.container.add_stream(encoder.name, rate=info.rate, options=options)
-        assert isinstance(stream, av.VideoStream)
-        context = stream.codec_context
-        context.width, context.height, context.pix_fmt = info.width, info.height, self.format
-        context.time_base = stream.time_base = info.time_base
-        context.thread_type = "AUTO"
-        if info.sample_aspect_ratio:
-            context.sample_aspect_ratio = info.sample_aspect_ratio
-        context.color_primaries, context.color_trc = info.color["primaries"], info.color["transfer"]
-        context.colorspace, context.color_range = info.color["matrix"], info.color["range"]
-        if encoder.name == "libx265" and self.container.format.name in ("mp4", "mov", "ipod"):
-            context.codec_tag = "hvc1"  # without it Apple's players refuse the file
-        return stream
+            raise OutputError(f"{self.encoding.encoder.name} in *{path.suffix} was refused: {error}", hint) from error
 
     def write(self, frame: Frame) -> None:
         """Add a frame, and the sound up to it."""
-        picture = frame.picture
-        if picture.format.name != self.format:
-            same = planar_name(self.format) == picture.format.name.replace("yuvj", "yuv")
-            matrix = None if same else int(picture.colorspace)
-            converted = picture.reformat(format=self.format, src_colorspace=matrix, dst_colorspace=matrix)
-            converted.colorspace, converted.color_range = picture.colorspace, picture.color_range
-            picture = converted
-        picture.pts, picture.time_base = frame.pts, frame.time_base
         if self.sound is not None:
             self.sound.copy_until(frame.seconds)
-        self.container.mux(self.video.encode(picture))
+        self.container.mux(self.video.encode(self.encoding.prepare(frame)))
 
     def finish(self) -> None:
         """Add what is left, and close the file."""

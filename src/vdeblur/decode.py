@@ -34,6 +34,8 @@ SEEKABLE = {
 }  # formats with an index; others are read from their start
 BACKWARD_SLACK = Fraction(1, 1000)
 
+PIPE = Path("-")  # standard input, or output
+
 T = TypeVar("T")
 
 
@@ -86,6 +88,8 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
 
     Raises: InputError where it is missing, empty, unreadable, or has no video.
     """
+    if path == PIPE:
+        return VideoSource(path, cut, warn)
     try:
         if path.is_dir():
             return PictureSource(path, cut)
@@ -103,32 +107,48 @@ class VideoSource:
 
     def __init__(self, path: Path, cut: Cut, warn: Warn) -> None:
         self.path, self.cut, self.warn = path, cut, warn
-        first = self._peek()  # rotation and colour stand on frames, and not always on the stream
+        self.damaged = 0  # packets that could not be decoded
+        self.was_read = False
+        self.held: list[av.VideoFrame | av.Packet] = []  # read of a pipe, but not given yet
         self.container = self._open()
         try:
             self.video = self._choose_video(self.container)
+            first = self._peek()  # rotation and colour stand on frames, and not always on the stream
             self.info = self._describe(first)
+            self.first_frame_seconds = (first.pts or 0) * self.info.time_base
         except BaseException:
             self.container.close()
             raise
 
     def _open(self) -> av.container.InputContainer:
         try:
-            return av.open(str(self.path.absolute()), metadata_errors="replace")
+            file = "pipe:0" if self.is_pipe else str(self.path.absolute())
+            return av.open(file, metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
+            if self.is_pipe:
+                raise InputError(f"standard input is not a video: {_reason(error)}", "pipe in y4m or nut") from error
             raise InputError(
                 f"{self.path} cannot be read as video: {_reason(error)}", _hint(self.path, error)
             ) from error
 
     def _peek(self) -> av.VideoFrame:
-        """Decode one frame."""
-        with self._open() as container:
-            packets = container.demux(self._choose_video(container))
-            with contextlib.suppress(av.error.FFmpegError):
-                for packet in packets:
-                    with contextlib.suppress(av.error.FFmpegError):
-                        for picture in packet.decode():
-                            return picture
+        """Decode one frame; what was read of a pipe on the way to it is kept."""
+        container = self.container if self.is_pipe else self._open()
+        video = self._choose_video(container)
+        held: list[av.VideoFrame | av.Packet] = []
+        try:
+            for packet in _demux(container, None if self.is_pipe else [video]):
+                if packet is None or packet.stream.index != video.index:
+                    held += [] if packet is None else [packet]
+                    continue
+                with contextlib.suppress(av.error.FFmpegError):
+                    pictures = packet.decode()
+                    if pictures:
+                        self.held = [*held, *pictures] if self.is_pipe else []
+                        return pictures[0]
+        finally:
+            if not self.is_pipe:
+                container.close()
         raise InputError(f"{self.path}: not one frame can be decoded", "the file is damaged")
 
     def _choose_video(self, container: av.container.InputContainer) -> av.VideoStream:
@@ -202,84 +222,133 @@ class VideoSource:
         """When the video's first frame is shown, on the container's clock."""
         return (self.video.start_time or 0) * self.info.time_base
 
-    def items(self) -> Iterator[Frame | av.Packet]:
-        """Give frames and packets; see Source. Damaged packets are skipped, counted, and reported at the end."""
-        begin = None if self.cut.start is None else self.start_seconds + self.cut.start
-        end = None if self.cut.stop is None else self.start_seconds + self.cut.stop
-        if begin is not None and self.container.format.name in SEEKABLE:
-            self.container.seek(int(begin / self.info.time_base), stream=self.video)
-        count, damaged, video_over = 0, 0, False
+    @property
+    def first_seconds(self) -> Fraction:
+        """From when on segments are counted: the first frame's time, or where the part asked for begins."""
+        begin = self.cut_begin
+        return self.first_frame_seconds if begin is None else begin
+
+    def _rewind(self) -> None:
+        """Open the file again if it was read before: not every format finds back to its beginning."""
+        if self.was_read:
+            assert not self.is_pipe, "a pipe is read once"
+            self.container.close()
+            self.container = self._open()
+            self.video = self._choose_video(self.container)
+        self.was_read = True
+
+    @property
+    def is_pipe(self) -> bool:
+        """Whether it can be read only once."""
+        return self.path == PIPE
+
+    @property
+    def seekable(self) -> bool:
+        """Whether reading can begin in the middle, because the format has an index."""
+        return self.container.format.name in SEEKABLE and not self.is_pipe
+
+    def frames(self, seek: Fraction | None = None) -> Iterator[Frame]:
+        """Give the frames alone.
+
+        seek: begin at any frame not after this time, on the container's clock, where the format allows; the number of
+        frames is not limited then.
+
+        Raises: InputError where the part asked for holds no frame, or the picture changes its size or format.
+        """
+        for item in self.items(seek, others=False):
+            assert isinstance(item, Frame)
+            yield item
+
+    def packets(self, end: Fraction | None = None) -> Iterator[av.Packet]:
+        """Give the packets of the other streams alone: those that begin within the part asked for, and before `end`."""
+        with self._open() as container:
+            others = [stream for stream in container.streams if stream.index != self.video.index]
+            begin = self.cut_begin
+            ends = [time for time in (end, self.cut_end) if time is not None]
+            if begin is not None and self.seekable:
+                container.seek(int(begin * av.time_base))
+            for packet in _demux(container, others) if others else ():
+                if packet is None or packet.dts is None:
+                    continue
+                seconds = packet_seconds(packet)
+                if seconds is not None and ends and seconds > min(ends) + SECONDS_BEYOND:
+                    return
+                if seconds is None or ((begin is None or seconds >= begin) and all(seconds < time for time in ends)):
+                    yield packet
+
+    @property
+    def cut_begin(self) -> Fraction | None:
+        """Where the part asked for begins, on the container's clock."""
+        return None if self.cut.start is None else self.start_seconds + self.cut.start
+
+    @property
+    def cut_end(self) -> Fraction | None:
+        """Where it ends."""
+        return None if self.cut.stop is None else self.start_seconds + self.cut.stop
+
+    def items(self, seek: Fraction | None = None, others: bool = True) -> Iterator[Frame | av.Packet]:
+        """Give frames and, with others, between them the packets of the other streams; see `frames`."""
+        self._rewind()
+        begin, end = self.cut_begin, self.cut_end
+        target = begin if seek is None else max(seek, begin or seek)
+        if target is not None and self.seekable:
+            self.container.seek(math.floor(target / self.info.time_base), stream=self.video)
+        limit = self.cut.frames if seek is None else None
+        count, over = 0, False
         early: deque[av.Packet] = (
             deque()
         )  # with a number of frames the end is only known there: nothing may overtake it
         stamper = _Stamper(self.info, self.warn)
-        for packet in self._packets():
-            if packet is None:
-                damaged += 1
-                continue
-            if packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty ones at the end
-                seconds = _packet_seconds(packet)
-                if video_over and (seconds is None or seconds > (end or 0) + SECONDS_BEYOND):
+        for item in self._decoded(others):
+            if isinstance(item, av.Packet):
+                seconds = packet_seconds(item)
+                if over and (seconds is None or seconds > (end or 0) + SECONDS_BEYOND):
                     break
                 inside = seconds is None or ((begin is None or seconds >= begin) and (end is None or seconds < end))
-                if inside and packet.dts is not None:
-                    if self.cut.frames is None:
-                        yield packet
+                if inside and item.dts is not None:
+                    if limit is None:
+                        yield item
                     else:
-                        early.append(packet)
+                        early.append(item)
                 continue
-            if video_over:
-                if (packet.pts or 0) * self.info.time_base > (end or 0) + SECONDS_BEYOND:
+            if over:
+                if not others or (item.pts or 0) * self.info.time_base > (end or 0) + SECONDS_BEYOND:
                     break
                 continue
-            try:
-                pictures = packet.decode()
-            except av.error.FFmpegError:
-                damaged += 1
+            frame = self._frame(item, stamper)
+            if begin is not None and frame.seconds < begin - BACKWARD_SLACK:
                 continue
-            for picture in pictures:
-                frame = self._frame(picture, stamper)
-                if begin is not None and frame.seconds < begin - BACKWARD_SLACK:
-                    continue
-                past = end is not None and frame.seconds >= end - BACKWARD_SLACK
-                if past or (self.cut.frames is not None and count >= self.cut.frames):
-                    video_over = True
-                    end = frame.seconds if end is None else min(end, frame.seconds)
-                    break
-                count += 1
-                yield frame
-                while early and (_packet_seconds(early[0]) or 0) <= frame.seconds:
-                    yield early.popleft()
-        if not video_over:
-            yield from self._rest(begin, stamper)  # after an error, frames may still be in the decoder
-        yield from (packet for packet in early if end is None or (_packet_seconds(packet) or 0) < end)
-        if damaged:
-            self.warn("W_INPUT_DAMAGED", f"{damaged} packets of {self.path} could not be decoded and were left out")
-        if count == 0:
+            past = end is not None and frame.seconds >= end - BACKWARD_SLACK
+            if past or (limit is not None and count >= limit):
+                over = True
+                end = frame.seconds if end is None else min(end, frame.seconds)
+                continue
+            count += 1
+            yield frame
+            while early and (packet_seconds(early[0]) or 0) <= frame.seconds:
+                yield early.popleft()
+        yield from (packet for packet in early if end is None or (packet_seconds(packet) or 0) < end)
+        if count == 0 and seek is None:
             if self.cut.whole:
                 raise InputError(f"{self.path}: not one frame could be decoded", "the file is damaged")
             raise InputError(f"{self.path}: there is no frame in the part asked for", "check -ss, -t and --to")
 
-    def _rest(self, begin: Fraction | None, stamper: "_Stamper") -> Iterator[Frame]:
-        """Give the frames that the decoder still holds."""
+    def _decoded(self, others: bool) -> Iterator[av.VideoFrame | av.Packet]:
+        """Give pictures as they are decoded and, with others, packets; what was read to look at comes first."""
+        yield from self.held
+        self.held = []
+        for packet in _demux(self.container, None if others else [self.video]):
+            if packet is None:
+                self.damaged += 1
+            elif packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty ones at the end
+                yield packet
+            else:
+                try:
+                    yield from packet.decode()
+                except av.error.FFmpegError:
+                    self.damaged += 1
         with contextlib.suppress(av.error.FFmpegError, EOFError):
-            for picture in self.video.codec_context.decode(None):
-                frame = self._frame(picture, stamper)
-                if begin is None or frame.seconds >= begin:
-                    yield frame
-
-    def _packets(self) -> Iterator[av.Packet | None]:
-        """Demux, None for a place that cannot be read; ends at the end of what can."""
-        packets = self.container.demux()
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except av.error.FFmpegError:
-                yield None  # FFmpeg's demuxers do not go on after an error
-                return
-            yield packet
+            yield from self.video.codec_context.decode(None)  # after an error, pictures may still be in the decoder
 
     def _frame(self, picture: av.VideoFrame, stamper: "_Stamper") -> Frame:
         if (picture.width, picture.height) != (self.info.width, self.info.height):
@@ -363,10 +432,29 @@ class PictureSource:
 
     extras: tuple[av.stream.Stream, ...] = ()
     start_seconds = Fraction(0)
+    cut_begin: Fraction | None = None
+    damaged = 0
+
+    @property
+    def first_seconds(self) -> Fraction:
+        """From when on segments are counted."""
+        return self.first / PICTURE_RATE
+
+    seekable = True
+    is_pipe = False
+
+    def packets(self, end: Fraction | None = None) -> Iterator[av.Packet]:
+        """Give nothing: there is nothing beside the pictures."""
+        return iter(())
 
     def items(self) -> Iterator[Frame | av.Packet]:
         """Give a frame per picture."""
-        for index, file in enumerate(self.files, self.first):
+        return self.frames()
+
+    def frames(self, seek: Fraction | None = None) -> Iterator[Frame]:
+        """Give a frame per picture; see VideoSource.frames."""
+        skipped = 0 if seek is None else max(math.floor(seek * PICTURE_RATE) - self.first, 0)
+        for index, file in enumerate(self.files[skipped:], self.first + skipped):
             picture, _ = read_picture(file)
             if (picture.width, picture.height) != (self.info.width, self.info.height):
                 raise InputError(
@@ -411,7 +499,24 @@ def _to_planar(picture: av.VideoFrame, name: str) -> av.VideoFrame:
     return planar
 
 
-def _packet_seconds(packet: av.Packet) -> Fraction | None:
+def _demux(
+    container: av.container.InputContainer, streams: list[av.stream.Stream] | None
+) -> Iterator[av.Packet | None]:
+    """Demux some streams, or all; None for a place that cannot be read. Ends at the end of what can."""
+    packets = container.demux() if streams is None else container.demux(streams)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.error.FFmpegError:
+            yield None  # FFmpeg's demuxers do not go on after an error
+            return
+        yield packet
+
+
+def packet_seconds(packet: av.Packet) -> Fraction | None:
+    """Give when a packet is shown or, where that is unknown, decoded."""
     time = packet.pts if packet.pts is not None else packet.dts
     return None if time is None or packet.time_base is None else time * packet.time_base
 

@@ -1,5 +1,7 @@
 """Which device computes, and in which precision."""
 
+import os
+
 import torch
 
 from vdeblur.errors import DeviceError
@@ -57,3 +59,17 @@ def place(network: Network, device: torch.device, precision: str) -> Network:
         torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     moved: Network = network.to(device).to_precision(DTYPES[precision])
     return moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def make_deterministic() -> None:
+    """Have PyTorch give the same bytes for the same input on the same machine, at some cost in speed on GPUs.
+
+    On a CPU that holds for one number of threads: sums are split among them. PyTorch takes as many as there are cores
+    unless OMP_NUM_THREADS says otherwise, so that is to stay the same. Call it before a GPU is used first: cuBLAS reads
+    its workspace's size then. An operation that has no such way warns, and goes on.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads what was not written
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True

@@ -1,30 +1,32 @@
-"""Frames, and copied packets, to a video file or a folder of pictures that appears whole or not at all.
+"""How frames are encoded, as a video or as pictures, and the container that a video and all else goes into.
 
-Everything is written under another name beside the output and renamed at the end. What the container cannot hold is
-found out beforehand, by a trial: a header with just that stream, written to memory.
+What the container cannot hold is found out beforehand, by a trial: a header with just that stream, written to memory.
 """
 
 import contextlib
+import dataclasses
+import errno
 import io
+import math
 import os
 import queue
-import shutil
 import threading
-import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO
 
 import av
 import av.error
 from av.stream import Disposition
 
-from vdeblur.decode import Cut, PictureSource, SourceInfo, VideoSource, Warn, read_picture
-from vdeblur.errors import OutputError, VerificationError
+from vdeblur.decode import PictureSource, SourceInfo, VideoSource, Warn
+from vdeblur.errors import OutputError
 from vdeblur.frame import Frame, Layout, layout_of, planar_name
 
+QUICKTIME = {"mp4", "mov", "ipod", "3gp", "3g2", "psp", "f4v"}  # formats that FFmpeg's movenc writes
 PICTURE_CODECS = {"png", "mjpeg", "tiff", "webp"}  # of folders of pictures; nobody expects a video in these
 CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # say how the input was written
 
@@ -56,8 +58,17 @@ ENCODERS = {
     "libsvtav1": Encoder("libsvtav1", presets=SVT_PRESETS),
     "libvpx-vp9": Encoder("libvpx-vp9", True, "crf", "cpu-used", VPX_PRESETS, {"b": "0", "row-mt": "1"}),
     "libvpx": Encoder("libvpx", True, "crf", "cpu-used", VPX_PRESETS, {"b": "20M"}),
+    "rawvideo": Encoder("rawvideo", True, "", ""),
     "ffv1": Encoder("ffv1", True, "", "", None, {"level": "3", "slicecrc": "1"}),
 }
+Y4M = "yuv4mpegpipe"
+CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # FFmpeg's names of what people call otherwise
+# What y4m can say; more than 8 bits are an extension of FFmpeg's, which wants to be asked for.
+Y4M_DEPTHS = ("", "9le", "10le", "12le", "14le", "16le")
+Y4M_FORMATS = (
+    *(f"yuv{chroma}p{depth}" for depth in Y4M_DEPTHS for chroma in ("420", "422", "444")),
+    *("yuv411p", "gray", "gray9le", "gray10le", "gray12le", "gray16le"),
+)
 # The encoder for an input's family, and for the family as a user may name it.
 FAMILIES = {
     "h264": "libx264",
@@ -89,28 +100,7 @@ class EncodeOptions:
     pix_fmt: str = "keep"
     lossless: bool = False
     overwrite: bool = False
-
-
-class Writer(Protocol):
-    """Something that takes frames and packets and makes an output of them.
-
-    kept, dropped: the input's other streams that it copies, and those that it cannot hold.
-    """
-
-    kept: list[str]
-    dropped: list[str]
-
-    def write(self, item: Frame | av.Packet) -> None:
-        """Add a frame or a copied packet."""
-        ...
-
-    def finish(self) -> None:
-        """Complete, check and rename the output."""
-        ...
-
-    def abort(self) -> None:
-        """Remove what was written."""
-        ...
+    format: str | None = None  # of the container; None: by the output's name
 
 
 def check_output(path: Path, source: Path, overwrite: bool) -> None:
@@ -166,13 +156,15 @@ def choose_encoder(info: SourceInfo, suffix: str, options: EncodeOptions, warn: 
     return ENCODERS.get(name, Encoder(name, quality="", speed=""))
 
 
-def choose_format(info: SourceInfo, encoder: Encoder, wanted: str, warn: Warn) -> str:
+def choose_format(info: SourceInfo, encoder: Encoder, wanted: str, warn: Warn, container: str = "") -> str:
     """Choose the pixel format: the input's where the encoder takes it, else the nearest, with a warning.
 
     Raises: OutputError where the encoder does not take the format asked for, or the size in it.
     """
-    video_formats = av.Codec(encoder.name, "w").video_formats or []
-    names = [form.name for form in video_formats]
+    if encoder.name == "rawvideo":
+        names = list(Y4M_FORMATS) if container == Y4M else [info.picture_format, *Y4M_FORMATS]
+    else:
+        names = [form.name for form in av.Codec(encoder.name, "w").video_formats or []]
     source = info.picture_format
     chosen = next((name for name in names if name == source.replace("yuvj", "yuv")), None)
     chosen = chosen or next((name for name in names if planar_name(name) == source), None)
@@ -207,47 +199,27 @@ def _distance(have: Layout, layout: Layout) -> tuple[int, ...]:
     return (have.gray < layout.gray, max(have.bits - layout.bits, 0), coarser, have.rgb != layout.rgb, size)
 
 
-class VideoWriter:
-    """Encode frames and copy packets into a video file."""
+class VideoEncoding:
+    """How a video is encoded: decided once, used for each of its parts.
+
+    Raises: OutputError where there is no such encoder, or it does not take the size or the pixel format.
+    """
 
     def __init__(
-        self, path: Path, source: VideoSource | PictureSource, cut: Cut, options: EncodeOptions, warn: Warn
+        self, info: SourceInfo, suffix: str, options: EncodeOptions, warn: Warn, deterministic: bool = False
     ) -> None:
-        self.path, self.options, self.warn = path, options, warn
-        info = source.info
-        encoder = choose_encoder(info, path.suffix, options, warn)
-        self.format = choose_format(info, encoder, options.pix_fmt, warn)
-        self.frames = 0
-        self.kept: list[str] = []
-        self.dropped: list[str] = []
-        self.last_dts: dict[int, int] = {}
-        self.misplaced = 0
-        self.draft = path.absolute().with_name(f".vdeblur-{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
-        self.offset = Fraction(0) if cut.start is None else source.start_seconds + cut.start
-        try:
-            self.container = av.open(str(self.draft), "w", container_options=self._container_options())
-        except (ValueError, av.error.FFmpegError, OSError) as error:
-            hint = "name it *.mp4, *.mkv, *.mov or *.webm" if isinstance(error, ValueError) else "check the path"
-            raise OutputError(f"{path} cannot be written: {error}", hint) from error
-        try:
-            self.video = self._add_video(encoder, info)
-            self.copies = self._add_copies(source.extras)
-            self._copy_tags(source)
-            self.container.start_encoding()
-            self._check_options()
-        except (ValueError, av.error.FFmpegError, OSError) as error:
-            self.abort()
-            hint = "try another container (.mkv takes nearly everything) or another --codec"
-            raise OutputError(f"{path.suffix} with {encoder.name} refused: {error}", hint) from error
-        except BaseException:
-            self.abort()
-            raise
+        self.info, self.suffix, self.options, self.deterministic = info, suffix, options, deterministic
+        self.container_format = CONTAINERS.get(options.format, options.format) if options.format else _format_of(suffix)
+        if self.container_format == Y4M and options.codec is None:
+            options = dataclasses.replace(options, codec="rawvideo")
+            if info.variable_rate:
+                warn("W_TIMING", "y4m knows one frame rate only, so uneven times are lost; -f nut keeps them")
+        self.encoder = choose_encoder(info, suffix, options, warn)
+        self.format = choose_format(info, self.encoder, options.pix_fmt, warn, self.container_format)
 
-    def _container_options(self) -> dict[str, str]:
-        """Matroska needs no decoding times; let FFmpeg not move late streams because of negative ones."""
-        return {"avoid_negative_ts": "disabled"} if self.path.suffix.lower() in (".mkv", ".webm", ".mka") else {}
-
-    def _add_video(self, encoder: Encoder, info: SourceInfo) -> av.VideoStream:
+    def add_to(self, container: av.container.OutputContainer) -> av.VideoStream:
+        """Add the video's stream to a container; its encoder is opened at the first frame, or with the header."""
+        encoder, info = self.encoder, self.info
         options = dict(encoder.options)
         if encoder.quality and not self.options.lossless:
             options[encoder.quality] = f"{self.options.crf:g}"
@@ -256,8 +228,12 @@ class VideoWriter:
             if presets is not None and self.options.preset not in presets and not self.options.preset.isdigit():
                 raise OutputError(f"unknown preset {self.options.preset!r}", f"choose from {', '.join(PRESETS)}")
             options[encoder.speed] = (presets or {}).get(self.options.preset, self.options.preset)
+        if self.deterministic:
+            options["threads"] = (
+                "1"  # libx264 in PyAV 18.1 gives other bytes now and then with several, on a busy machine
+            )
         options.update(self.options.options)
-        stream = self.container.add_stream(encoder.name, rate=info.rate, options=options)
+        stream = container.add_stream(encoder.name, rate=info.rate, options=options)
         assert isinstance(stream, av.VideoStream)
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = info.width, info.height, self.format
@@ -269,14 +245,67 @@ class VideoWriter:
             stream.set_display_rotation(info.rotation)
         context.color_primaries, context.color_trc = info.color["primaries"], info.color["transfer"]
         context.colorspace, context.color_range = info.color["matrix"], info.color["range"]
-        if encoder.name == "libx265" and self.path.suffix.lower() in (".mp4", ".mov", ".m4v"):
+        if encoder.name == "libx265" and self.suffix.lower() in (".mp4", ".mov", ".m4v"):
             context.codec_tag = "hvc1"  # without it Apple's players refuse the file
         return stream
+
+    def prepare(self, frame: Frame) -> av.VideoFrame:
+        """Give a frame's picture as the encoder takes it, with the frame's time."""
+        picture = frame.picture
+        if picture.format.name != self.format:
+            picture = _convert(picture, self.format)
+        picture.pts, picture.time_base = frame.pts, frame.time_base
+        return picture
+
+
+class Muxer:
+    """An output container: the encoded video, and beside it what is copied from the input."""
+
+    def __init__(
+        self,
+        target: str | BinaryIO,
+        encoding: VideoEncoding,
+        source: VideoSource | PictureSource,
+        warn: Warn,
+    ) -> None:
+        self.encoding, self.warn = encoding, warn
+        suffix = self.suffix = encoding.suffix
+        self.kept: list[str] = []
+        self.dropped: list[str] = []
+        self.last_dts: dict[int, int] = {}
+        self.misplaced = 0
+        self.encodes = False  # whether frames are encoded here, and not packets added
+        self.offset = source.cut_begin or Fraction(0)
+        options = {"avoid_negative_ts": "disabled"} if suffix.lower() in (".mkv", ".webm", ".mka") else {}
+        if encoding.container_format == Y4M:
+            options["strict"] = "unofficial"
+        if encoding.deterministic:
+            options["fflags"] = "+bitexact"
+        if encoding.container_format in QUICKTIME:
+            options["movie_timescale"] = str(_common_clock([encoding.info.time_base, *map(_clock_of, source.extras)]))
+        try:
+            self.container = av.open(target, "w", format=encoding.container_format, container_options=options)
+        except (ValueError, av.error.FFmpegError, OSError) as error:
+            hint = "name it *.mp4, *.mkv, *.mov or *.webm" if isinstance(error, ValueError) else "check the path"
+            raise OutputError(f"{target} cannot be written: {error}", hint) from error
+        try:
+            self.video = encoding.add_to(self.container)
+            self.copies = self._add_copies(source.extras)
+            self._copy_tags(source)
+            self.container.start_encoding()
+            self._check_options()
+        except (ValueError, av.error.FFmpegError, OSError) as error:
+            self.abort()
+            hint = "try another container (.mkv takes nearly everything) or another --codec"
+            raise OutputError(f"{suffix} with {encoding.encoder.name} refused: {error}", hint) from error
+        except BaseException:
+            self.abort()
+            raise
 
     def _check_options(self) -> None:
         """Refuse options that the encoder did not take; FFmpeg leaves them behind without a word."""
         left = self.video.codec_context.options
-        unknown = [key for key, _ in self.options.options if key in left]
+        unknown = [key for key, _ in self.encoding.options.options if key in left]
         if unknown:
             name = self.video.codec_context.name
             raise OutputError(f"{name} has no option {unknown[0]!r}", f"ffmpeg -h encoder={name} lists them")
@@ -285,10 +314,10 @@ class VideoWriter:
         """Give the output's stream for the index of each input stream that the container takes."""
         copies = {}
         for stream in streams:
-            name = _describe(stream)
+            name = describe(stream)
             if not _container_takes(self.container.format.name, stream):
                 self.dropped.append(name)
-                why = "is not copied yet" if _is_attachment(stream) else f"cannot be held by {self.path.suffix}"
+                why = "is not copied yet" if _is_attachment(stream) else f"cannot be held by {self.suffix}"
                 self.warn("W_STREAM_DROPPED", f"{name} {why}; left out")
                 continue
             self.kept.append(name)
@@ -308,69 +337,51 @@ class VideoWriter:
         if source.cut.whole and source.container.chapters():
             self.container.set_chapters(source.container.chapters())
 
-    def write(self, item: Frame | av.Packet) -> None:
-        """Add a frame or a copied packet; see Writer."""
-        try:
-            if isinstance(item, Frame):
-                picture = item.picture
-                if picture.format.name != self.format:
-                    picture = _convert(picture, self.format)
-                picture.pts = item.pts - round(self.offset / item.time_base)
-                picture.time_base = item.time_base
-                self.container.mux(self.video.encode(picture))
-                self.frames += 1
-            elif item.stream.index in self.copies and item.time_base:
-                index, shift = item.stream.index, round(self.offset / item.time_base)
-                if item.dts is not None and item.dts <= self.last_dts.get(index, item.dts - 1):
-                    self.misplaced += 1  # a jump back, as where two files were joined: no container takes it
-                    return
-                self.last_dts[index] = item.dts if item.dts is not None else self.last_dts.get(index, 0)
-                item.stream = self.copies[index]
-                item.pts = None if item.pts is None else item.pts - shift
-                item.dts = None if item.dts is None else item.dts - shift
-                self.container.mux(item)
-        except (av.error.FFmpegError, OSError) as error:
-            raise _write_error(self.path, error) from error
+    def mux(self, packet: av.Packet) -> None:
+        """Add an encoded packet of the video."""
+        packet.stream = self.video
+        self.container.mux(packet)
 
-    def finish(self) -> None:
-        """Flush, close, count what stands in the file, and give it its name."""
-        try:
+    def encode(self, frame: Frame) -> None:
+        """Encode a frame right into the container."""
+        picture = self.encoding.prepare(frame)
+        picture.pts = frame.pts - round(self.offset / frame.time_base)
+        self.encodes = True
+        self.container.mux(self.video.encode(picture))
+
+    def copy(self, packet: av.Packet) -> None:
+        """Add a packet of one of the input's other streams."""
+        index = packet.stream.index
+        if index not in self.copies or not packet.time_base:
+            return
+        shift = round(self.offset / packet.time_base)
+        if packet.dts is not None and packet.dts <= self.last_dts.get(index, packet.dts - 1):
+            self.misplaced += 1  # a jump back, as where two files were joined: no container takes it
+            return
+        self.last_dts[index] = packet.dts if packet.dts is not None else self.last_dts.get(index, 0)
+        packet.stream = self.copies[index]
+        packet.pts = None if packet.pts is None else packet.pts - shift
+        packet.dts = None if packet.dts is None else packet.dts - shift
+        self.container.mux(packet)
+
+    def close(self) -> None:
+        """Complete the container."""
+        if self.encodes:
             self.container.mux(self.video.encode(None))
-            self.container.close()
-            if self.misplaced:
-                self.warn("W_STREAM_DAMAGED", f"{self.misplaced} packets of copied streams went back in time; left out")
-            written = _count_frames(self.draft)
-            if written != self.frames:
-                raise VerificationError(
-                    f"{self.path}: {written} frames stand in the file, {self.frames} were written",
-                    "try another container or --codec; the input is untouched",
-                )
-            _sync(self.draft)
-            if self.path.exists() and not self.options.overwrite:
-                raise OutputError(f"{self.path} has appeared meanwhile", "choose another name, or replace it with -y")
-            os.replace(self.draft, self.path)
-        except (av.error.FFmpegError, OSError) as error:
-            raise _write_error(self.path, error) from error
-        finally:
-            self.draft.unlink(missing_ok=True)
+        self.container.close()
+        if self.misplaced:
+            self.warn("W_STREAM_DAMAGED", f"{self.misplaced} packets of copied streams went back in time; left out")
 
     def abort(self) -> None:
-        """Remove the unfinished file; see Writer."""
+        """Close it as it is."""
         with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
             self.container.close()
-        self.draft.unlink(missing_ok=True)
 
 
-class PictureWriter:
-    """Write frames as numbered pictures: TIFF where they came from TIFF, else PNG; both without loss."""
+class PictureEncoding:
+    """How frames become numbered pictures: TIFF where they came from TIFF, else PNG; both without loss."""
 
-    def __init__(self, path: Path, source: VideoSource | PictureSource, options: EncodeOptions, warn: Warn) -> None:
-        self.path, self.options = path, options
-        self.kept: list[str] = []
-        self.dropped = [_describe(stream) for stream in source.extras]
-        for name in self.dropped:
-            warn("W_STREAM_DROPPED", f"{name} has no place in a folder of pictures; left out")
-        info = source.info
+    def __init__(self, info: SourceInfo) -> None:
         self.codec = "tiff" if info.codec == "tiff" else "png"
         self.suffix = ".tiff" if self.codec == "tiff" else ".png"
         layout = layout_of(info.picture_format)
@@ -381,92 +392,57 @@ class PictureWriter:
             self.format = f"gray16{end}" if deep else "gray"
         else:
             self.format = f"{'rgba64' if alpha else 'rgb48'}{end}" if deep else "rgba" if alpha else "rgb24"
-        self.frames = 0
-        self.draft = path.absolute().with_name(f".vdeblur-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-        try:
-            self.draft.mkdir()
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror}", "check the folder") from error
 
-    def write(self, item: Frame | av.Packet) -> None:
-        """Write a frame; packets of other streams have no place here."""
-        if not isinstance(item, Frame):
-            return
-        self.frames += 1
-        name = Path(item.name).with_suffix(self.suffix).name if item.name else f"{self.frames:06}{self.suffix}"
-        picture = _convert(item.picture, self.format)
+    def name_of(self, frame: Frame, number: int) -> str:
+        """Give a frame's file name: that of the picture it was, else its number, counted from 1."""
+        return Path(frame.name).with_suffix(self.suffix).name if frame.name else f"{number:06}{self.suffix}"
+
+    def encode(self, frame: Frame) -> bytes:
+        """Give a frame as a picture file."""
+        picture = _convert(frame.picture, self.format)
         encoder = av.CodecContext.create(self.codec, "w")
         assert isinstance(encoder, av.VideoCodecContext)
         encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, self.format
         encoder.time_base = Fraction(1, 25)
         picture.pts, picture.time_base = None, Fraction(1, 25)
-        data = b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
-        try:
-            with (self.draft / name).open("xb") as file:
-                file.write(data)
-        except FileExistsError as error:
-            raise OutputError(f"two pictures would be written as {name}", "rename the inputs") from error
-        except OSError as error:
-            raise _write_error(self.path, error) from error
-
-    def finish(self) -> None:
-        """Give the folder its name, or move the pictures into the one that stands there."""
-        files = sorted(self.draft.iterdir())
-        if len(files) != self.frames:
-            raise VerificationError(f"{self.path}: {len(files)} pictures of {self.frames} were written")
-        read_picture(files[-1])
-        try:
-            if not self.path.exists():
-                os.replace(self.draft, self.path)
-                return
-            for file in files:
-                os.replace(file, self.path / file.name)
-            self.draft.rmdir()
-        except OSError as error:
-            raise _write_error(self.path, error) from error
-
-    def abort(self) -> None:
-        """Remove the unfinished folder; see Writer."""
-        shutil.rmtree(self.draft, ignore_errors=True)
+        return b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
 
 
-class WriterThread:
-    """Run a writer in a thread of its own, behind a bounded queue; its errors come out at the next call."""
+class Worker:
+    """Do what it is told in a thread of its own, one thing after the other, behind a bounded queue.
 
-    def __init__(self, writer: Writer, depth: int) -> None:
-        self.writer = writer
-        self.queue: queue.Queue[Frame | av.Packet | None] = queue.Queue(depth)
+    What fails there comes out at the next call here, and nothing more is done.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self.queue: queue.Queue[Callable[[], object] | None] = queue.Queue(depth)
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._work, name="encode", daemon=True)
         self.thread.start()
 
     def _work(self) -> None:
-        while (item := self.queue.get()) is not None:
+        while (task := self.queue.get()) is not None:
             if self.error is None:
                 try:
-                    self.writer.write(item)
+                    task()
                 except BaseException as error:
                     self.error = error  # the queue is emptied all the same, so that nobody waits for room
 
-    def put(self, item: Frame | av.Packet) -> None:
-        """Hand over a frame or packet; waits while the queue is full."""
+    def do(self, function: Callable[..., object], *arguments: object) -> None:
+        """Hand over something to do; waits while the queue is full."""
         if self.error is not None:
             raise self.error
-        self.queue.put(item)
+        self.queue.put(partial(function, *arguments))
 
     def finish(self) -> None:
-        """Wait for everything handed over, then finish the output."""
+        """Wait until everything handed over is done."""
         self._join()
         if self.error is not None:
             raise self.error
-        self.writer.finish()
 
-    def abort(self) -> None:
-        """Stop, and remove what was written."""
-        if self.error is None:
-            self.error = RuntimeError("aborted")
+    def drain(self) -> None:
+        """Wait as `finish` does, but tell of nothing: something else went wrong before."""
         self._join()
-        self.writer.abort()
 
     def _join(self) -> None:
         if self.thread.is_alive():
@@ -474,7 +450,41 @@ class WriterThread:
             self.thread.join()
 
 
-def _describe(stream: av.stream.Stream) -> str:
+def _clock_of(stream: av.stream.Stream) -> Fraction:
+    return stream.time_base or Fraction(1, 1000)
+
+
+def _common_clock(bases: list[Fraction]) -> int:
+    """Give ticks a second in which every stream's first time is a whole number: edit lists count in these."""
+    denominators = [base.denominator for base in bases]
+    common = math.lcm(*denominators)
+    return common if common < 1 << 31 else denominators[0]
+
+
+def is_container(suffix: str) -> bool:
+    """Tell whether a suffix stands for a container that can be written."""
+    try:
+        return bool(_format_of(suffix))
+    except OutputError:
+        return False
+
+
+def _format_of(suffix: str) -> str:
+    """Give FFmpeg's name of the container that a suffix stands for.
+
+    Raises: OutputError where it stands for none.
+    """
+    try:
+        return str(av.open(f"trial{suffix}", "w").format.name)  # no file is made before there is a header
+    except ValueError as error:
+        raise OutputError(
+            f"a video cannot be written as {suffix or 'a file without a suffix'}",
+            "name it *.mp4, *.mkv, *.mov or *.webm",
+        ) from error
+
+
+def describe(stream: av.stream.Stream) -> str:
+    """Name a stream in messages."""
     codec = getattr(getattr(stream, "codec_context", None), "name", None) or "unknown codec"
     return f"stream {stream.index} ({stream.type}, {codec})"
 
@@ -509,18 +519,9 @@ def _convert(picture: av.VideoFrame, name: str) -> av.VideoFrame:
     return converted
 
 
-def _count_frames(path: Path) -> int:
-    with av.open(str(path.absolute())) as container:
-        video = container.streams.video[0]
-        return sum(1 for packet in container.demux(video) if packet.size)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _write_error(path: Path, error: BaseException) -> OutputError:
-    full = getattr(error, "errno", None) == 28
+def write_error(path: Path, error: BaseException) -> OutputError:
+    """Say why a path cannot be written."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     what = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
-    return OutputError(f"{path} cannot be written: {what}", "free some space and run it again" if full else "")
+    hint = "free some space and run the same command again; what is finished is kept" if full else ""
+    return OutputError(f"{path} cannot be written: {what}", hint)

@@ -1,6 +1,8 @@
 """Errors a user can cause, and the exit status each kind ends the program with."""
 
 import enum
+import tempfile
+import traceback
 
 
 class ExitStatus(enum.IntEnum):
@@ -77,6 +79,20 @@ class VerificationError(VdeblurError):
     code = "E_VERIFICATION"
 
 
+class DamageError(VdeblurError):
+    """It is done, but what came in was damaged, or something was left out, and that was not to be borne."""
+
+    status = ExitStatus.DAMAGE
+    code = "E_DAMAGE"
+
+
+class BatchError(VdeblurError):
+    """Some files of several failed."""
+
+    status = ExitStatus.BATCH
+    code = "E_BATCH"
+
+
 class InterruptedRunError(VdeblurError):
     """A signal asked the program to stop."""
 
@@ -85,3 +101,14 @@ class InterruptedRunError(VdeblurError):
     def __init__(self, status: ExitStatus) -> None:
         super().__init__("stopped; nothing was written")
         self.status = status
+
+
+def error_facts(error: BaseException) -> dict[str, object]:
+    """Describe an error for the event of that name; of one that is our own mistake the traceback is kept in a file."""
+    if isinstance(error, VdeblurError):
+        return {"code": error.code, "exit": int(error.status), "message": error.message, "hint": error.hint}
+    with tempfile.NamedTemporaryFile("w", prefix="vdeblur-", suffix=".log", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    message = f"internal error: {type(error).__name__}: {error}".splitlines()[0]
+    hint = f"please report {file.name}"
+    return {"code": VdeblurError.code, "exit": int(ExitStatus.INTERNAL), "message": message, "hint": hint}

@@ -52,7 +52,7 @@ def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
 
     Raises: InputError where it cannot be read, OutputError where no container has this suffix, UsageError for a pipe.
     """
-    if str(path) == "-":
+    if path == decode.PIPE:
         raise UsageError("a pipe can be read only once, and not by probe", "save it to a file first")
     warnings: dict[str, str] = {}
 
@@ -214,13 +214,11 @@ def _output_facts(info: decode.SourceInfo, output: Path, warn: decode.Warn) -> d
     if not output.suffix:
         return facts
     try:
-        options = encode.EncodeOptions()
-        encoder = encode.choose_encoder(info, output.suffix, options, warn)
-        pixel_format = encode.choose_format(info, encoder, options.pix_fmt, warn)
+        encoding = encode.VideoEncoding(info, output.suffix, encode.EncodeOptions(), warn)
     except OutputError as error:
         warn(error.code, str(error))
         return facts
-    return {**facts, "encoder": encoder.name, "pixel_format": pixel_format}
+    return {**facts, "encoder": encoding.encoder.name, "pixel_format": encoding.format}
 
 
 def _sharpness_facts(sample: sample_frames.Sample) -> dict[str, Any]:

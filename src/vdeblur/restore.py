@@ -1,7 +1,7 @@
 """Frames to restored frames, on the device: how they are cut up, and the stages between decoding and encoding."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -71,7 +71,7 @@ class Restorer:
         stop: Callable[[], ExitStatus | None] = never,
     ) -> None:
         self.network, self.plan, self.device, self.settings, self.stop = network, plan, chosen, settings, stop
-        self.detector = scenes.SceneDetector() if settings.scene_detect else None
+        self.detector: scenes.SceneDetector | None = None
 
     def check_stop(self) -> None:
         """Ask whether a signal came."""
@@ -80,8 +80,9 @@ class Restorer:
             raise InterruptedRunError(status)
 
     @torch.inference_mode()
-    def restore(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+    def restore(self, frames: Iterator[Frame]) -> Generator[Frame]:
         """Give every frame restored, in order, scene by scene."""
+        self.detector = scenes.SceneDetector() if self.settings.scene_detect else None
         uploaded = self._upload(frames)
         first = next(uploaded, None)
         while first is not None:

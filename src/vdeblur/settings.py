@@ -1,6 +1,7 @@
 """What a run is told."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 from vdeblur.decode import Cut
@@ -24,3 +25,11 @@ class Settings:
     pictures: bool = False  # write a folder of pictures, whatever the output's name looks like
     cut: Cut = field(default_factory=Cut)
     encoding: EncodeOptions = field(default_factory=EncodeOptions)
+    resume: bool = True  # go on with what an interrupted run has finished
+    segment: Fraction | None = Fraction(10)  # seconds that are finished and kept as a whole; None: all of it
+    share: tuple[int, int] | None = None  # make only every n-th segment, from the k-th on (k, n), and no output
+    deterministic: bool = False  # the same bytes from the same input on the same machine
+    strict: bool = False  # warnings are errors
+    fail_on_damage: bool = False  # a damaged or cut off input is an error in the end
+    dry_run: bool = False  # plan only
+    profile: bool = False  # measure seconds per stage and peak memory

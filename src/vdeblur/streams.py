@@ -268,3 +268,22 @@ FEEDINGS: dict[str, Feeding] = {
     "bidirectional": stream_bidirectional,
     "clip": stream_clip,
 }
+
+
+def context(network: Network) -> tuple[int, int]:
+    """Give how many frames before a part of a scene, and after it, it takes to restore that part as within the scene.
+
+    For networks that carry a state on it is as many as they are given anyway to find their state; the others give the
+    very same result.
+    """
+    reach = network.radius if network.feeding == "window" else getattr(network, "stages", 0)
+    return {
+        "frame": (0, 0),
+        "neighbours": (1, 1),
+        "window": (reach, reach),
+        "pair": (1, 1),
+        "recurrent": (AHEAD, 1),
+        "cascade": (reach, reach),
+        "bidirectional": (AHEAD, AHEAD),
+        "clip": (CLIP_OVERLAP, CLIP_OVERLAP),
+    }[network.feeding]

@@ -44,6 +44,11 @@ class TilePlan:
         """Height and width of the frame after padding."""
         return self.tops[-1] + self.tile[0], self.lefts[-1] + self.tile[1]
 
+    @property
+    def name(self) -> str:
+        """The tiles' size as --tile takes it."""
+        return f"{self.tile[1]}x{self.tile[0]}" if self.count > 1 else "none"
+
     def pad(self, frame: Tensor) -> Tensor:
         """Continue (B, C, H, W) to the right and the bottom to the padded size."""
         return pad_to(frame, *self.padded, self.padding)

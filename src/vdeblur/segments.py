@@ -1,0 +1,364 @@
+"""What is finished is kept: a run goes in segments, and each that is done is a closed file beside the output.
+
+    frames -> Divider -> segments -> (restored, encoded) -> Store -> assemble.py
+
+Segments are stretches of time, counted from the first frame, the same in every run. Each is restored and encoded by
+itself: the network sees some frames before and after it, the encoder begins anew. So it does not matter in which run,
+in which order or on which machine a segment is made, and after any stop the same command goes on with the first one
+that is missing. Neighbours vouch for each other: each notes digests of the last frames before it and of its own last
+frames, as they were decoded, and these must agree.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy
+
+from vdeblur.errors import InputError, OutputError
+from vdeblur.frame import Frame, layout_of, plane_array
+
+CHECKED = 2  # frames before a boundary whose digests both sides note
+FORMAT = 1  # of the records; others are not read
+SAMPLE_BYTES = 1 << 16  # of a file's beginning, middle and end, for its identity
+NAME_BYTES = 100  # of the output's name that are repeated in the folder's
+
+Mark = tuple[int, int]  # pts and CRC-32 of a decoded frame
+
+
+@dataclass(frozen=True)
+class Division:
+    """How time is divided.
+
+    first: when the first segment begins, in seconds on the source's clock. length: seconds of each; None: all is one.
+    """
+
+    first: Fraction
+    length: Fraction | None
+
+    def index_of(self, seconds: Fraction) -> int:
+        """Give the segment that a frame shown at this time is in."""
+        return 0 if self.length is None else max(math.floor((seconds - self.first) / self.length), 0)
+
+    def begin_of(self, index: int) -> Fraction:
+        """Give when a segment begins."""
+        return self.first if self.length is None else self.first + index * self.length
+
+    def count(self, duration: Fraction | None) -> int | None:
+        """Give the number of segments that so many seconds take; None where nothing is known."""
+        if self.length is None:
+            return 1
+        return None if duration is None else max(math.ceil(duration / self.length), 1)
+
+
+@dataclass
+class Segment:
+    """A stretch of frames with those around it; `frames` is read once, then the rest is known.
+
+    lead: how many frames come before its own. own: its own frames so far; closed: whether these are all.
+    last: whether no frame follows.
+    """
+
+    index: int
+    frames: Iterator[Frame]
+    lead: int
+    before: list[Mark]
+    own: int = 0
+    closed: bool = False
+    last: bool = False
+    tail: list[Mark] = field(default_factory=list)
+
+
+class Divider:
+    """Give the segments of a stream of frames, one after the other, each with so many frames before and after it."""
+
+    def __init__(self, frames: Iterator[Frame], division: Division, before: int, after: int) -> None:
+        self.source, self.division, self.before, self.after = frames, division, before, after
+        self.recent: deque[Frame] = deque(maxlen=max(before, CHECKED))
+        self.ahead: deque[Frame] = deque()
+
+    def skip_to(self, index: int) -> bool:
+        """Pass over what comes before this segment; tells whether a frame is left."""
+        while frame := self._peek():
+            if self.division.index_of(frame.seconds) >= index:
+                return True
+            self.recent.append(self.ahead.popleft())
+        return False
+
+    def segment(self) -> Segment:
+        """Give the next segment that has frames; it must be read to its end before the next one."""
+        first = self._peek()
+        assert first is not None, "skip_to tells whether there is one"
+        lead = list(self.recent)[len(self.recent) - min(self.before, len(self.recent)) :]
+        segment = Segment(self.division.index_of(first.seconds), iter(()), len(lead), self.marks())
+        segment.frames = self._frames(segment, lead)
+        return segment
+
+    def marks(self) -> list[Mark]:
+        """Give what is to be remembered of the last frames that were read."""
+        return [(frame.pts, digest(frame)) for frame in list(self.recent)[-CHECKED:]]
+
+    def _frames(self, segment: Segment, lead: list[Frame]) -> Iterator[Frame]:
+        yield from lead
+        while (frame := self._peek()) and self.division.index_of(frame.seconds) <= segment.index:
+            self.recent.append(self.ahead.popleft())
+            segment.own += 1
+            yield frame
+        segment.tail = self.marks()[-segment.own :]
+        segment.last = frame is None
+        segment.closed = True
+        self._peek(self.after)
+        yield from list(islice(self.ahead, self.after))
+
+    def _peek(self, count: int = 1) -> Frame | None:
+        while len(self.ahead) < count and (frame := next(self.source, None)) is not None:
+            self.ahead.append(frame)
+        return self.ahead[0] if self.ahead else None
+
+
+def digest(frame: Frame) -> int:
+    """Give the CRC-32 of a frame's samples."""
+    layout = layout_of(frame.picture.format.name)
+    assert layout is not None
+    crc = 0
+    for plane in layout.colors:
+        crc = zlib.crc32(numpy.ascontiguousarray(plane_array(frame.picture, plane)).data, crc)
+    return crc
+
+
+@dataclass
+class Record:
+    """What is known of a finished segment.
+
+    packets: of each encoded packet its size in bytes, time, duration (in units of the video's time base), and whether
+    it is a key frame, in decoding order; none for pictures. names: of pictures. damaged: packets of the input that
+    could not be decoded on the way. warnings: codes and messages so far.
+    """
+
+    index: int
+    frames: int
+    last: bool
+    before: list[Mark]
+    tail: list[Mark]
+    packets: list[tuple[int, int, int, int]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    bytes: int = 0
+    crc: int = 0
+    damaged: int = 0
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+
+    def follows(self, tail: list[Mark]) -> bool:
+        """Tell whether it begins right after frames of these marks; none: at the beginning."""
+        shared = min(len(self.before), len(tail))
+        return self.before[-shared:] == tail[-shared:] if shared else not self.before and not tail
+
+
+class Store:
+    """The folder beside an output in which its finished segments wait for the rest.
+
+    fingerprint: everything that the result depends on, under names that tell a person what has changed. Opening reads
+    what is there. `reason` says why what was there is not used, if so.
+    """
+
+    def __init__(self, output: Path, fingerprint: dict[str, Any]) -> None:
+        self.output = output
+        self.folder = folder_of(output)
+        self.fingerprint: dict[str, Any] = json.loads(json.dumps(fingerprint))
+        self.records: dict[int, Record] = {}
+        self.plan: dict[str, Any] = {}
+        self.reason = ""
+        self.lock = filelock.FileLock(self.folder / "lock")
+        self._read()
+
+    def _read(self) -> None:
+        """Read what an earlier run has left, if it was about the same."""
+        try:
+            state = json.loads((self.folder / "state.json").read_text("utf-8"))
+            before = state["fingerprint"] if state["format"] == FORMAT else {"version": "other"}
+            plan = state["plan"]
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError):
+            self.reason = "its notes cannot be read"
+            return
+        keys = [key for key in {**self.fingerprint, **before} if before.get(key) != self.fingerprint.get(key)]
+        if keys:
+            self.reason = f"{' and '.join(sorted(keys))} changed since"
+            return
+        self.plan = plan
+        for path in self.folder.glob("*.json"):
+            record = _read_record(path)
+            if record is not None and self._is_whole(record):
+                self.records[record.index] = record
+
+    def _is_whole(self, record: Record) -> bool:
+        try:
+            if record.names:
+                return all((self.pictures / name).stat().st_size for name in record.names)
+            return not record.frames or self.data_of(record.index).stat().st_size == record.bytes
+        except OSError:
+            return False
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of finished pictures, where pictures are written."""
+        return self.folder / "pictures"
+
+    def data_of(self, index: int) -> Path:
+        """Give where a segment's packets are."""
+        return self.folder / f"{index:06}.packets"
+
+    def open(self, plan: dict[str, Any], shared: bool = False) -> None:
+        """Begin or go on; what an earlier run left and cannot be used is removed.
+
+        plan: what was decided for this run and must be the same in the next, such as tiles. shared: whether other
+        processes may work on the same output meanwhile.
+
+        Raises: OutputError where another run is writing the same output, or the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._acquire(60 if shared else 0)
+            if shared and not self.plan:
+                self._read()  # another process may have been here while this one waited
+            if not self.plan:
+                self._begin(plan)
+            if shared:
+                self.lock.release()
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be written: {error.strerror}", "check the folder") from error
+
+    def _begin(self, plan: dict[str, Any]) -> None:
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
+        self.plan = plan
+        state = {"format": FORMAT, "output": self.output.name, "fingerprint": self.fingerprint, "plan": plan}
+        write_whole(self.folder / "state.json", json.dumps(state, indent=1).encode())
+
+    def _acquire(self, seconds: float) -> None:
+        try:
+            self.lock.acquire(timeout=seconds)
+        except filelock.Timeout as error:
+            raise OutputError(
+                f"another run is writing {self.output}", "wait for it, or choose another output"
+            ) from error
+
+    def save(self, record: Record) -> None:
+        """Note a finished segment; its data must be on the disk."""
+        write_whole(self.folder / f"{record.index:06}.json", json.dumps(dataclasses.asdict(record)).encode())
+        self.records[record.index] = record
+
+    def drop(self, index: int) -> None:
+        """Forget a segment."""
+        self.records.pop(index, None)
+        (self.folder / f"{index:06}.json").unlink(missing_ok=True)
+        self.data_of(index).unlink(missing_ok=True)
+
+    def chain(self) -> list[Record]:
+        """Give the finished segments from the first one on, as far as they follow one another and vouch for it."""
+        whole: list[Record] = []
+        tail: list[Mark] = []
+        for index in sorted(self.records):
+            record = self.records[index]
+            if (whole and whole[-1].last) or not record.follows(tail):
+                break
+            tail = (tail + record.tail)[-CHECKED:]
+            whole.append(record)
+        return whole
+
+    def after(self, index: int) -> Record | None:
+        """Give the next finished segment after one."""
+        later = [other for other in self.records if other > index]
+        return self.records[min(later)] if later else None
+
+    def forget(self, reason: str = "") -> None:
+        """Take nothing of what an earlier run left."""
+        self.plan, self.records, self.reason = {}, {}, reason
+
+    def close(self, *, keep: bool) -> None:
+        """Let go of the folder; it is removed where nothing in it is worth keeping, or it is not to be kept."""
+        if not self.lock.is_locked:  # never opened, or there are others who work on it
+            return
+        self.lock.release()
+        if not (keep and self.records):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def tail_of(chain: list[Record]) -> list[Mark]:
+    """Give the marks with which finished segments end."""
+    return [mark for record in chain[-CHECKED:] for mark in record.tail][-CHECKED:]
+
+
+def _read_record(path: Path) -> Record | None:
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+        for key in ("before", "tail", "packets", "warnings"):
+            facts[key] = [tuple(item) for item in facts[key]]
+        return Record(**facts)
+    except (OSError, ValueError, KeyError, TypeError):  # state.json, or one that was not written to its end
+        return None
+
+
+def folder_of(output: Path) -> Path:
+    """Give where an output's finished segments wait: a hidden folder beside it."""
+    name = os.fsencode(output.name)[:NAME_BYTES].decode("utf-8", "ignore")
+    code = hashlib.sha256(os.fsencode(output.name)).hexdigest()[:8]
+    return output.absolute().parent / f".vdeblur-{name}-{code}"
+
+
+def identity_of(path: Path) -> dict[str, Any]:
+    """Tell an input from what it may be changed to: size, time of the last change, digest of samples.
+
+    Raises: InputError where it cannot be read.
+    """
+    try:
+        if path.is_dir():
+            names = sorted(entry.name for entry in os.scandir(path))
+            sizes = [(name, (path / name).stat().st_size, (path / name).stat().st_mtime_ns) for name in names]
+            return {"pictures": hashlib.sha256(repr(sizes).encode()).hexdigest()}
+        facts = path.stat()
+        samples = hashlib.sha256()
+        with path.open("rb") as file:
+            for place in (0, facts.st_size // 2, max(facts.st_size - SAMPLE_BYTES, 0)):
+                file.seek(place)
+                samples.update(file.read(SAMPLE_BYTES))
+        return {"bytes": facts.st_size, "changed": facts.st_mtime_ns, "samples": samples.hexdigest()}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", "check the path and its permissions") from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that after any stop it is there as a whole or not at all."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
