@@ -90,3 +90,12 @@ def psnr(a: numpy.ndarray, b: numpy.ndarray) -> float:
     """Give the mean over frames of the PSNR in dB of 8-bit pictures (T, H, W, 3)."""
     error = ((a.astype(numpy.float64) - b) ** 2).mean((1, 2, 3))
     return float((10 * numpy.log10(255**2 / error)).mean())
+
+
+def ffmpeg_rgb(path: Path) -> numpy.ndarray:
+    """Decode the first frame with the independent ffmpeg, turned as players do: uint8 (H, W, 3)."""
+    command = [FFMPEG, "-v", "error", "-i", str(path), "-frames:v", "1", "-f", "image2pipe", "-c:v", "ppm", "-"]
+    data = subprocess.run(command, capture_output=True, check=True).stdout
+    _, size, _, samples = data.split(b"\n", 3)
+    width, height = map(int, size.split())
+    return numpy.frombuffer(samples, numpy.uint8).reshape(height, width, 3)

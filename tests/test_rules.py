@@ -24,9 +24,10 @@ BESIDE = {
     "mux": {"decode"},
     "encode": {"decode", "codecs", "mux"},
 }
-CLI = {"cli", "cli_bench", "cli_bench_speed", "cli_models", "cli_report"}
+CLI = {"cli", "cli_bench", "cli_bench_speed", "cli_compare", "cli_doctor", "cli_models", "cli_probe", "cli_report"}
 OWNERS = {"av": {"decode", "deinterlace", "hdr", "codecs", "external", "mux", "encode", "parts", "frame", "color",
-                 "pipeline", "train.synth", "train.pool", "page",
+                 "pipeline", "train.synth", "train.pool", "page", "packet_times",
+                 "probe", "sample_frames", "compare", "compare_video", "doctor",
                  "bench.baselines", "bench.contenders", "bench.parts", "bench.pictures"},
           "psutil": {"memory"}, "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
           "filelock": {"download", "segments"},
@@ -47,7 +48,7 @@ def imports(path: Path) -> set[str]:
 def test_imports_go_one_way(path: Path) -> None:
     name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
     ours = {module.removeprefix("vdeblur.") for module in imports(path) if module.startswith("vdeblur.")}
-    if name not in {"__main__", "cli", "cli_bench", "cli_models"}:
+    if not name.startswith("cli") and name != "__main__":
         assert not any(module.startswith("cli") for module in ours), "nothing below imports the command line"
     if name.startswith("networks."):
         assert all(module.startswith("networks") for module in ours)
@@ -59,7 +60,9 @@ def test_imports_go_one_way(path: Path) -> None:
             assert name in owners, f"{package} belongs to {owners}"
 
 
-@pytest.mark.parametrize("words", [["run"], ["models", "download"], ["bench"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["run"], ["models", "download"], ["bench"], ["compare"], ["probe"], ["doctor"]], ids=" ".join
+)
 def test_help_does_not_import_torch(words: list[str]) -> None:
     code = f"import sys; from vdeblur.cli import main; main({[*words, '--help']}, standalone_mode=False); "
     code += "assert not {'torch', 'av', 'numpy', 'rich', 'requests', 'huggingface_hub'} & set(sys.modules)"

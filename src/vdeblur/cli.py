@@ -11,7 +11,10 @@ import click
 
 from vdeblur import __version__
 from vdeblur.cli_bench import bench
+from vdeblur.cli_compare import compare
+from vdeblur.cli_doctor import doctor
 from vdeblur.cli_models import models
+from vdeblur.cli_probe import probe
 from vdeblur.cli_report import HumanReporter, JsonReporter, Session, question, reported
 from vdeblur.errors import UsageError
 
@@ -270,6 +273,9 @@ def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
 
 main.add_command(bench)
 main.add_command(models)
+main.add_command(compare)
+main.add_command(probe)
+main.add_command(doctor)
 
 if __name__ == "__main__":
     main()

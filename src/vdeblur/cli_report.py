@@ -97,7 +97,7 @@ class HumanReporter:
         if now - self.last_line >= LINE_SECONDS:
             self.last_line = now
             total = facts["frames_estimate"]
-            left = "" if facts["eta_seconds"] is None else f", {_clock(facts['eta_seconds'])} left"
+            left = "" if facts["eta_seconds"] is None else f", {clock(facts['eta_seconds'])} left"
             of = "" if total is None else f" of {total}"
             click.echo(f"  {facts['input']}: frame {facts['frame']}{of}, {facts['fps']:.2f} fps{left}", err=True)
 
@@ -164,7 +164,7 @@ class HumanReporter:
 
     def _on_file_done(self, facts: dict[str, Any]) -> None:
         self._end_of(facts["input"])
-        spent = _clock(facts["seconds"])
+        spent = clock(facts["seconds"])
         self._say(f"{_shown(facts['output'])}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)")
 
     def _on_file_skipped(self, facts: dict[str, Any]) -> None:
@@ -250,7 +250,8 @@ def _shown(path: str) -> str:
     return min(os.path.normpath(path), os.path.relpath(path), key=len)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Write a length of time as people read it: [H:]MM:SS."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

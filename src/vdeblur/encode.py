@@ -77,13 +77,16 @@ class VideoEncoding:
 
     def __init__(
         self,
-        source: VideoSource | PictureSource,
+        info: SourceInfo,
         suffix: str,
         options: EncodeOptions,
         warn: Warn,
+        *,
+        pictures: bool = False,
         deterministic: bool = False,
     ) -> None:
-        self.info, self.warn = source.info, warn
+        """Decide; pictures: whether the input is a folder of them, whose codec is not to be followed."""
+        self.info, self.warn = info, warn
         named = options.format and CONTAINERS.get(options.format, options.format)
         self.form = named or container_format(Path(f"output{suffix}"))
         self.muxing = MuxOptions(options.audio, options.subtitles, deterministic)
@@ -96,7 +99,7 @@ class VideoEncoding:
             suffix,
             options.codec,
             lossless=options.lossless,
-            pictures=source.pictures,
+            pictures=pictures,
             keep=options.pix_fmt == "keep",
             warn=warn,
         )

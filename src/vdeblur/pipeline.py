@@ -293,7 +293,9 @@ class FileRun:
         if options.format == "nut" and options.codec is None:
             options = dataclasses.replace(options, codec="rawvideo")
         suffix = ".y4m" if options.format is None else ""
-        encoding = encode.VideoEncoding(source, suffix, options, self.warn, settings.deterministic)
+        encoding = encode.VideoEncoding(
+            info, suffix, options, self.warn, pictures=source.pictures, deterministic=settings.deterministic
+        )
         plans = self._try_container(encoding, source)
         loaded = self._load(info)
         plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device)
@@ -561,7 +563,10 @@ def choose_encoding(output: Path, source: Source, settings: Settings, warn: deco
     """Choose what the output's name asks for: pictures where it is a folder or has no suffix, else a video."""
     if writes_pictures(output, settings):
         return encode.PictureEncoding(source.info)
-    return encode.VideoEncoding(source, output.suffix, settings.encoding, warn, settings.deterministic)
+    pictures, deterministic = source.pictures, settings.deterministic
+    return encode.VideoEncoding(
+        source.info, output.suffix, settings.encoding, warn, pictures=pictures, deterministic=deterministic
+    )
 
 
 def writes_pictures(output: Path, settings: Settings) -> bool:

@@ -311,13 +311,13 @@ def time_codecs(clip: str, restored: str) -> dict[str, Any]:
     source = decode.open_source(Path(restored), decode.Cut(), quiet)
     pictures = list(frames_of(source))
     with tempfile.TemporaryDirectory() as folder:
-        encoding = _encode(pictures, source, Path(folder) / "alone.mp4") / len(pictures)
+        encoding = _encode(pictures, source.info, Path(folder) / "alone.mp4") / len(pictures)
     return {"decoder_fps": 1 / decoding, "encoder_fps": 1 / encoding}
 
 
-def _encode(frames: list[Frame], source: decode.VideoSource | decode.PictureSource, path: Path) -> float:
+def _encode(frames: list[Frame], info: decode.SourceInfo, path: Path) -> float:
     """Encode frames to a file as a run does by default; gives seconds."""
-    encoding = encode.VideoEncoding(source, path.suffix, encode.EncodeOptions(), quiet)
+    encoding = encode.VideoEncoding(info, path.suffix, encode.EncodeOptions(), quiet)
     encoder = encoding.open()
     with av.open(str(path), "w") as container:
         encoder.add_to(container)

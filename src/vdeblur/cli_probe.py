@@ -1,0 +1,120 @@
+"""`vdeblur probe`: what a video is, and what `run` would make of it."""
+
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vdeblur.cli_report import HumanReporter, clock, reported
+from vdeblur.errors import ExitStatus, VdeblurError
+
+CLOCK_SECONDS = 60  # from here on times are shown as minutes and seconds
+BAR = 24  # characters for a sharpness of 1
+
+
+class _SomeFailedError(VdeblurError):
+    status = ExitStatus.BATCH
+    code = "E_BATCH"
+
+
+@click.command(short_help="Tell what a video is, how blurry, and what run would keep of it.")
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE...")
+@click.option("--json", is_flag=True, help="Write a JSON object a line for each FILE.")
+@click.option("--output-suffix", metavar=".SUFFIX", help="Plan for such an output, say .mp4.  [default: as suits FILE]")
+def probe(files: tuple[Path, ...], json: bool, output_suffix: str | None) -> None:
+    """Tell of each FILE, a video or a folder of pictures, what it is and how blurry each part looks.
+
+    Says what `vdeblur run` would keep, convert or drop, what it writes, and about how long that takes here. Nothing is
+    written. How blurry a part is, is measured on a few frames without knowing any better ones: a rough guide.
+
+    \b
+    Examples:
+      vdeblur probe shaky.mp4
+      vdeblur probe --json --output-suffix .mkv *.mp4
+    """
+    reporter = HumanReporter()
+    with reported(reporter, [str(file) for file in files]):
+        from vdeblur import probe as probing  # torch and av take seconds; --help must not wait
+
+        failed = 0
+        suffix = output_suffix if output_suffix is None or output_suffix.startswith(".") else f".{output_suffix}"
+        for index, file in enumerate(files):
+            try:
+                facts = probing.probe(file, suffix)
+            except VdeblurError as error:
+                if len(files) == 1:
+                    raise
+                failed += 1
+                reporter.notify("error", {"message": error.message, "hint": error.hint, "input": str(file)})
+                continue
+            if json:
+                click.echo(dumps(facts))
+            else:
+                click.echo("\n" * (index > 0) + "\n".join(_lines(facts)))
+        if failed:
+            raise _SomeFailedError(f"{failed} of {len(files)} could not be probed")
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    aspect = facts["sample_aspect_ratio"]
+    picture = [
+        f"{facts['width']}x{facts['height']}", facts["codec"], facts["pixel_format"],
+        f"{facts['bits']} bit", facts["chroma"],
+        "" if aspect in (None, "1:1") else f"pixels {aspect}",
+        f"turned by {facts['rotation']} degrees" if facts["rotation"] else "",
+        "interlaced" if facts["interlaced"] else "",
+    ]  # fmt: skip
+    color = facts["color"]
+    tags = " / ".join(color[key] or "untagged" for key in ("primaries", "transfer", "matrix"))
+    lines = [
+        f"{facts['input']} ({facts['container']})",
+        f"  picture   {', '.join(word for word in picture if word)}",
+        f"  timing    {_timing(facts)}",
+        f"  colour    {tags}, {color['range'] or 'untagged'} range{', ' + color['hdr'] if color['hdr'] else ''}",
+    ]
+    for stream in facts["streams"]:
+        language = f", {stream['language']}" if stream["language"] else ""
+        reason = f": {stream['reason']}" if stream["reason"] else ""
+        lines.append(
+            f"  stream {stream['index']}  {stream['action']} {stream['type']}, {stream['codec']}{language}{reason}"
+        )
+    output = facts["output"]
+    how = f"{output['encoder']}, {output['pixel_format']}" if output["encoder"] else "pictures"
+    lines.append(f"  output    {output['file']} ({how})")
+    lines += [f"  warning   {warning['message']}" for warning in facts["warnings"]]
+    return lines + _sharpness(facts["sharpness"]) + _suggestion(facts["suggestion"])
+
+
+def _timing(facts: dict[str, Any]) -> str:
+    duration = "duration unknown" if facts["duration"] is None else f"{facts['duration']:.3f} s"
+    counted = "" if facts["frames_counted"] else "about "
+    frames = "frames unknown" if facts["frames"] is None else f"{counted}{facts['frames']} frames"
+    rate = f"{facts['rate']:g} fps, evenly spaced"
+    if facts["gaps"]:
+        rate += f" but for {facts['gaps']} {'gap' if facts['gaps'] == 1 else 'gaps'}"
+    if facts["variable_rate"]:
+        least, _, most = facts["interval_seconds"]
+        rate = f"variable rate, {1000 * least:.1f} to {1000 * most:.1f} ms between frames"
+    return f"{rate}, {duration}, {frames}"
+
+
+def _sharpness(facts: dict[str, Any]) -> list[str]:
+    lines = [f"  sharpness, a rough guide; from {facts['sharp_from']} sharp, "
+             f"from {facts['slightly_blurred_from']} slightly blurred:"]  # fmt: skip
+    span = clock if any(part["end"] >= CLOCK_SECONDS for part in facts["parts"]) else "{:.2f} s".format
+    for part in facts["parts"]:
+        value = "    " if part["value"] is None else f"{part['value']:.2f}"
+        bar = "#" * round(BAR * (part["value"] or 0))
+        times = f"{span(part['begin']):>7} - {span(part['end']):>7}"
+        lines.append(f"    {times}  {value}  {bar:{BAR}}  {part['word']}")
+    return lines
+
+
+def _suggestion(facts: dict[str, Any]) -> list[str]:
+    lines = [f"  try       {facts['command']}"]
+    if facts["network_seconds"] is not None:
+        spent = clock(facts["network_seconds"])
+        lines.append(f"            about {spent} for {facts['model']} on {facts['device']} in {facts['precision']}, "
+                     "and more for decoding and encoding where they share its cores")  # fmt: skip
+    return lines + [f"            {note}" for note in facts["notes"]]

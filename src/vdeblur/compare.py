@@ -1,0 +1,466 @@
+"""Two videos of the same scene beside, over or against each other, as a video or a page, and how alike they are.
+
+Frames are put together by their times, from each video's first frame on; pictures of a folder by their order. What is
+put together stays in the first video's pixel format, depth and colour, so nothing is lost in showing it, and what was
+filmed upright stands upright.
+"""
+
+import contextlib
+import itertools
+import math
+import os
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from html import escape
+from pathlib import Path
+from typing import TypeVar
+
+import av
+import av.error
+import numpy
+import torch
+from torch import Tensor
+
+from vdeblur import color, decode, encode, page
+from vdeblur.bench import metrics
+from vdeblur.compare_video import VideoFile
+from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
+from vdeblur.frame import Frame, layout_of, plane_array
+
+GAIN = 4  # of differences; 16 steps of 256 are then a quarter of the way from grey to white
+WIPE_SECONDS = 4  # to and fro
+WIPE_REACH = 0.45  # of the width, to either side of the middle
+LINE_SHARE = 400  # the divide is this part of the width
+LEAST_SLACK = Fraction(1, 400)  # seconds; clocks of 1 ms, and guessed rates, need some
+PAGE_FRAMES = 12  # at most
+PAGE_PIXELS = 15_000_000  # of one of the videos; a photograph takes about 1.5 bytes a pixel as PNG
+SMALLEST_SSIM = 11  # pixels, its window
+
+Source = decode.VideoSource | decode.PictureSource
+Notify = Callable[[str, dict[str, object]], None]
+Stop = Callable[[], ExitStatus | None]
+Planes = list[numpy.ndarray]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike two frames are. psnr: dB, of RGB, infinite for equal ones. ssim: 2D; None where they are too small."""
+
+    seconds: float
+    psnr: float
+    ssim: float | None
+
+
+def ignore(event: str, facts: dict[str, object]) -> None:
+    """Take an event and do nothing with it."""
+
+
+def never() -> ExitStatus | None:
+    """Never ask to stop."""
+    return None
+
+
+def write_comparison(
+    a: Path,
+    b: Path,
+    output: Path,
+    mode: str,
+    *,
+    overwrite: bool,
+    notify: Notify = ignore,
+    stop: Stop = never,
+) -> int:
+    """Show two videos, or folders of pictures, in one; gives the number of frames in which.
+
+    mode: `side` (a left, b right), `split` (the left half of a, the right half of b), `wipe` (so, with a divide that
+    moves), `diff` (what b adds to a and takes away, four times, around grey), or `html` (a page with a slider over at
+    most twelve frames). Videos keep a's times, colour tags and sound. notify: takes the events progress and warning.
+
+    Raises: InputError where they cannot be read or do not fit together, OutputError where the output must not or cannot
+    be written; it appears whole or not at all.
+    """
+    if (mode == "html") != (output.suffix.lower() in (".html", ".htm")):
+        what = "a page with a slider is named *.html" if mode == "html" else f"{output.suffix} is no kind of video"
+        raise OutputError(f"{output} cannot hold a comparison of mode {mode}: {what}", "choose another -o or --mode")
+    with opened(a, b, notify) as couple:
+        for path in (a, b):
+            encode.check_output(output, path, overwrite)
+        pairs = _watched(couple, notify, stop)
+        with _draft(output, overwrite) as draft:
+            if mode == "html":
+                return _write_page(draft, couple, pairs)
+            return _write_video(draft, couple, pairs, MODES[mode])
+
+
+def measure(a: Path, b: Path, *, notify: Notify = ignore, stop: Stop = never) -> Iterator[Likeness]:
+    """Tell of every frame of a how much the one of b is like it.
+
+    Raises: see write_comparison.
+    """
+    with opened(a, b, notify) as couple:
+        for left, right in _watched(couple, notify, stop):
+            rgb_a, rgb_b = (255 * picture[None] for picture in couple.rgb(left, right))
+            fits = min(rgb_a.shape[-2:]) >= SMALLEST_SSIM
+            ssim = float(metrics.ssim_2d(rgb_b, rgb_a)) if fits else None
+            yield Likeness(float(left.seconds), float(metrics.psnr(rgb_b, rgb_a)), ssim)
+
+
+def side_by_side(left: Iterator[Frame], right: Iterator[Frame], rotation: int = 0) -> Iterator[Frame]:
+    """Put frames next to each other: the first with the first, and so on; times and colour are the left ones'.
+
+    rotation: degrees by which players turn them, counterclockwise; the result needs none.
+
+    Raises: ValueError where they are not equally many.
+    """
+    for a, b in zip(left, right, strict=True):
+        yield compose(a, b, _side, rotation, rotation, 0.0)
+
+
+@contextlib.contextmanager
+def opened(a: Path, b: Path, notify: Notify, cut: decode.Cut | None = None) -> Iterator["Couple"]:
+    """Open two videos or folders of pictures, and close them in the end; cut: the part of a that b is of."""
+
+    def warn(code: str, message: str) -> None:
+        notify("warning", {"code": code, "message": message})
+
+    if decode.PIPE in (a, b):
+        raise UsageError("a pipe can be read only once, and not by compare", "save it to a file first")
+    with contextlib.ExitStack() as stack:
+        sources = []
+        for path, part in ((a, cut or decode.Cut()), (b, decode.Cut())):
+            sources.append(decode.open_source(path, part, warn))
+            stack.callback(sources[-1].close)
+        yield Couple(sources[0], sources[1], warn)
+
+
+class Couple:
+    """Two sources that are put together frame by frame.
+
+    Raises: InputError where their sizes differ.
+    """
+
+    def __init__(self, a: Source, b: Source, warn: decode.Warn) -> None:
+        self.a, self.b, self.warn = a, b, warn
+        size_a, size_b = upright_size(a.info), upright_size(b.info)
+        if size_a != size_b:
+            found = f"{a.path} is {size_a[0]}x{size_a[1]}, {b.path} is {size_b[0]}x{size_b[1]}"
+            raise InputError(f"only pictures of one size can be compared; {found}", "scale one of them first")
+
+    def pairs(self) -> Iterator[tuple[Frame, Frame]]:
+        """Give frames that belong together; those without a counterpart are left out and, in the end, counted.
+
+        Raises: InputError where there are none.
+        """
+        left, right = (_Counted(source.frames()) for source in (self.a, self.b))
+        pictures = isinstance(self.a, decode.PictureSource) or isinstance(self.b, decode.PictureSource)
+        slack = max(1 / (2 * self.a.info.rate), LEAST_SLACK)
+        given = 0
+        for pair in zip(left, right, strict=False) if pictures else matched(left, right, slack):
+            given += 1
+            yield pair
+        for rest in (left, right):
+            for _ in rest:
+                pass
+        alone = f"{left.count - given} frames of {self.a.path} and {right.count - given} of {self.b.path}"
+        if not given:
+            raise InputError(
+                f"no frame of {self.a.path} has one of {self.b.path} at its time", "are they of one scene?"
+            )
+        for source in (self.a, self.b):
+            damaged = source.damaged if isinstance(source, decode.VideoSource) else 0
+            if damaged:
+                self.warn("W_INPUT_DAMAGED", f"{source.path} is damaged in {damaged} places")
+        if max(left.count, right.count) > given:
+            self.warn("W_UNMATCHED", f"{alone} have no counterpart at their time and were left out")
+
+    def rgb(self, left: Frame, right: Frame) -> tuple[Tensor, Tensor]:
+        """Give two frames as RGB, upright: float32 (3, H, W) in [0, 1], each by its own matrix and range."""
+        pictures = []
+        for frame, source in ((left, self.a), (right, self.b)):
+            space = color.ColorSpace.of(frame.picture)
+            rgb = color.to_rgb(color.planes_of(frame, space, torch.device("cpu")), space)
+            pictures.append(torch.rot90(rgb, source.info.rotation // 90, (1, 2)))
+        return pictures[0], pictures[1]
+
+
+class _Counted(Iterator[T]):
+    def __init__(self, items: Iterable[T]) -> None:
+        self.items, self.count = iter(items), 0
+
+    def __next__(self) -> T:
+        item = next(self.items)
+        self.count += 1
+        return item
+
+
+def upright_size(info: decode.SourceInfo) -> tuple[int, int]:
+    """Give width and height as they are seen."""
+    return (info.height, info.width) if info.rotation % 180 else (info.width, info.height)
+
+
+def matched(left: Iterator[Frame], right: Iterator[Frame], slack: Fraction) -> Iterator[tuple[Frame, Frame]]:
+    """Give each frame with the other video's nearest one, where that is at most `slack` seconds away.
+
+    Times count from each video's first frame. No frame is given twice.
+    """
+    first = next(right, None)
+    begin_left: Fraction | None = None
+    waiting: deque[Frame] = deque([first] if first else [])
+    for frame in left:
+        begin_left = frame.seconds if begin_left is None else begin_left
+        wanted = frame.seconds - begin_left + (first.seconds if first else 0)
+        while True:  # the nearest is found when the one after it is farther away
+            waiting.extend(itertools.islice(right, 2 - len(waiting)))
+            if len(waiting) < 2 or abs(waiting[1].seconds - wanted) > abs(waiting[0].seconds - wanted):
+                break
+            waiting.popleft()
+        if not waiting:
+            return
+        if abs(waiting[0].seconds - wanted) <= slack:
+            yield frame, waiting.popleft()
+
+
+def _watched(couple: Couple, notify: Notify, stop: Stop) -> Iterator[tuple[Frame, Frame]]:
+    """Give the pairs, tell of progress, and end where a signal came."""
+    begun, total = time.monotonic(), couple.a.info.frames_estimate
+    for done, pair in enumerate(couple.pairs(), 1):
+        status = stop()
+        if status is not None:
+            raise InterruptedRunError(status)
+        yield pair
+        rate = done / max(time.monotonic() - begun, 1e-6)
+        left = None if total is None else round(max(total - done, 0) / rate, 1)
+        facts = {"input": str(couple.a.path), "frame": done, "frames_estimate": total}
+        notify("progress", {**facts, "fps": round(rate, 3), "eta_seconds": left})
+
+
+def _write_video(draft: Path, couple: Couple, pairs: Iterator[tuple[Frame, Frame]], mode: "Composer") -> int:
+    """Compose and encode."""
+    info_a, info_b = couple.a.info, couple.b.info
+    frames, file = 0, None
+    begin: Fraction | None = None
+    try:
+        for left, right in pairs:
+            begin = left.seconds if begin is None else begin
+            both = compose(left, right, mode, info_a.rotation, info_b.rotation, float(left.seconds - begin))
+            if file is None:
+                file = VideoFile(draft, _composed_info(info_a, both), couple.a, couple.warn)
+            file.write(both)
+            frames += 1
+        assert file is not None, "pairs raises where there are none"
+        file.finish()
+    except BaseException:
+        if file is not None:
+            file.abort()
+        raise
+    return frames
+
+
+def _composed_info(info: decode.SourceInfo, frame: Frame) -> decode.SourceInfo:
+    aspect = info.sample_aspect_ratio
+    if aspect and info.rotation % 180:
+        aspect = 1 / aspect
+    picture = frame.picture
+    return replace(
+        info,
+        width=picture.width,
+        height=picture.height,
+        picture_format=picture.format.name,
+        rotation=0,
+        display_matrix=(),
+        sample_aspect_ratio=aspect,
+    )
+
+
+def compose(a: Frame, b: Frame, mode: "Composer", rotation_a: int, rotation_b: int, seconds: float) -> Frame:
+    """Make one frame of two, with the first one's time and colour tags, in its format.
+
+    rotation_a, rotation_b: degrees by which players turn them, counterclockwise; the result needs none. seconds: since
+    the first frame, for divides that move.
+    """
+    picture_a = _upright(a.picture, rotation_a)
+    picture_b = _in_colors_of(picture_a, _upright(b.picture, rotation_b))
+    space = color.ColorSpace.of(picture_a)
+    pair = Pair(_whole_planes(picture_a, space), _whole_planes(picture_b, space), space, seconds)
+    return Frame(_picture(mode(pair), picture_a, space), a.pts, a.time_base, a.name)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures as planes of the same format and size, alpha among them, filled up to whole blocks of chroma."""
+
+    a: Planes
+    b: Planes
+    space: color.ColorSpace
+    seconds: float
+
+    def level(self, index: int, share: float) -> float:
+        """Give the code of a grey between black (0) and white (1) in a plane."""
+        layout = self.space.layout
+        if index not in layout.colors or layout.rgb:
+            return share * layout.peak
+        black, extent = self.space.luma
+        return black + share * extent if index == layout.colors[0] else self.space.chroma[0]
+
+    def divided(self, share: float) -> Planes:
+        """Give a's pictures left of a white line, at this share of the width, and b's right of it."""
+        block = 1 << self.space.layout.log2_width
+        width = max(plane.shape[1] for plane in self.a)
+        line = max(round(width / LINE_SHARE / block), 1) * block
+        begin = round((share * width - line / 2) / block) * block
+        joined = []
+        for index, (a, b) in enumerate(zip(self.a, self.b, strict=True)):
+            scale = width // a.shape[1]
+            plane = a.copy()
+            plane[:, begin // scale :] = b[:, begin // scale :]
+            plane[:, begin // scale : (begin + line) // scale] = round(self.level(index, 1))
+            joined.append(plane)
+        return joined
+
+
+def _side(pair: Pair) -> Planes:
+    return [numpy.concatenate(both, 1) for both in zip(pair.a, pair.b, strict=True)]
+
+
+def _split(pair: Pair) -> Planes:
+    return pair.divided(0.5)
+
+
+def _wipe(pair: Pair) -> Planes:
+    return pair.divided(0.5 - WIPE_REACH * math.cos(2 * math.pi * pair.seconds / WIPE_SECONDS))
+
+
+def _difference(pair: Pair) -> Planes:
+    planes = []
+    for index, (a, b) in enumerate(zip(pair.a, pair.b, strict=True)):
+        changed = pair.level(index, 0.5) + GAIN * (b.astype(numpy.float32) - a)
+        seen = index in pair.space.layout.colors
+        planes.append(changed.round().clip(0, pair.space.layout.peak).astype(a.dtype) if seen else a)
+    return planes
+
+
+Composer = Callable[[Pair], Planes]
+MODES: dict[str, Composer] = {"side": _side, "split": _split, "wipe": _wipe, "diff": _difference}
+
+
+def _upright(picture: av.VideoFrame, rotation: int) -> av.VideoFrame:
+    """Turn a picture as players would, by quarter turns; where chroma is coarser one way only, it becomes as fine."""
+    turns = rotation // 90 % 4
+    if not turns:
+        return picture
+    layout = layout_of(picture.format.name)
+    assert layout is not None, picture.format.name
+    if layout.log2_width != layout.log2_height:
+        finer = picture.format.name
+        for chroma in ("422", "440", "411"):
+            finer = finer.replace(chroma, "444")
+        picture = _with_tags(picture.reformat(format=finer), picture)
+    size = (picture.height, picture.width) if turns % 2 else (picture.width, picture.height)
+    turned = av.VideoFrame(*size, picture.format.name)
+    for index in range(len(picture.planes)):
+        plane_array(turned, index)[:] = numpy.rot90(plane_array(picture, index), turns)
+    return _with_tags(turned, picture)
+
+
+def _in_colors_of(like: av.VideoFrame, picture: av.VideoFrame) -> av.VideoFrame:
+    """Give a picture in the format, matrix and range of another one."""
+    form = like.format.name
+    there, here = color.ColorSpace.of(like), color.ColorSpace.of(picture)
+    if form == picture.format.name and (there.kr, there.full_range) == (here.kr, here.full_range):
+        return picture
+    converted = picture.reformat(
+        format=form,
+        src_colorspace=_matrix(here),
+        dst_colorspace=_matrix(there),
+        src_color_range=2 if here.full_range else 1,
+        dst_color_range=2 if there.full_range else 1,
+    )
+    return _with_tags(converted, like)
+
+
+def _matrix(space: color.ColorSpace) -> int:
+    """Give FFmpeg's number of a matrix by its first coefficient."""
+    return next(number for number, (kr, _) in color.MATRICES.items() if kr == space.kr)
+
+
+def _with_tags(picture: av.VideoFrame, source: av.VideoFrame) -> av.VideoFrame:
+    picture.colorspace, picture.color_range = source.colorspace, source.color_range
+    picture.color_primaries, picture.color_trc = source.color_primaries, source.color_trc
+    return picture
+
+
+def _whole_planes(picture: av.VideoFrame, space: color.ColorSpace) -> Planes:
+    """Copy the planes, the last column and line repeated where chroma has no whole block of them."""
+    layout = space.layout
+    planes = []
+    for index in range(len(picture.planes)):
+        plane = plane_array(picture, index)
+        if index not in layout.colors[1:] or layout.rgb:
+            rows, columns = -plane.shape[0] % (1 << layout.log2_height), -plane.shape[1] % (1 << layout.log2_width)
+            plane = numpy.pad(plane, ((0, rows), (0, columns)), mode="edge")
+        planes.append(plane)
+    return planes
+
+
+def _picture(planes: Planes, like: av.VideoFrame, space: color.ColorSpace) -> av.VideoFrame:
+    first = planes[space.layout.colors[0]]
+    picture = av.VideoFrame(first.shape[1], first.shape[0], like.format.name)
+    for index, plane in enumerate(planes):
+        plane_array(picture, index)[:] = plane
+    return _with_tags(picture, like)
+
+
+def _write_page(draft: Path, couple: Couple, pairs: Iterator[tuple[Frame, Frame]]) -> int:
+    """Write a page with a slider for each of a few frames."""
+    info = couple.a.info
+    chosen = evenly(pairs, min(max(PAGE_PIXELS // (info.width * info.height), 3), PAGE_FRAMES))
+    names = (couple.a.path.name, couple.b.path.name)
+    parts = [f"<h1>{escape(names[0])} | {escape(names[1])}</h1>"]
+    for left, right in chosen:
+        uris = [page.picture_uri(_rgb24(rgb)) for rgb in couple.rgb(left, right)]
+        parts.append(
+            page.slider_html(uris[0], uris[1], None, f"at {float(left.seconds):.3f} s", ("before", "after", ""))
+        )
+    draft.write_text(page.page_html(" | ".join(names), "\n".join(parts)), "utf-8")
+    return len(chosen)
+
+
+def _rgb24(rgb: Tensor) -> numpy.ndarray:
+    array: numpy.ndarray = (rgb * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return array
+
+
+def evenly(items: Iterator[T], most: int) -> list[T]:
+    """Keep at most so many of a stream of unknown length, the first one and others at even distances."""
+    kept: list[T] = []
+    step = 1
+    for index, item in enumerate(items):
+        if index % step == 0:
+            if len(kept) == most:
+                kept, step = kept[::2], step * 2
+                if index % step:
+                    continue
+            kept.append(item)
+    return kept
+
+
+@contextlib.contextmanager
+def _draft(output: Path, overwrite: bool) -> Iterator[Path]:
+    """Give a name beside the output; what was written there gets the output's name where nothing was raised."""
+    draft = output.absolute().with_name(f".vdeblur-{os.getpid()}-{uuid.uuid4().hex[:8]}{output.suffix}")
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        if output.exists() and not overwrite:
+            raise OutputError(f"{output} has appeared meanwhile", "choose another name, or replace it with -y")
+        os.replace(draft, output)
+    except (av.error.FFmpegError, OSError) as error:
+        raise OutputError(f"{output} cannot be written: {error.strerror or error}", "check the path") from error
+    finally:
+        draft.unlink(missing_ok=True)

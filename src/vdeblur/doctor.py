@@ -1,0 +1,325 @@
+"""Is everything here that vdeblur needs, and does it work? Versions, devices, codecs, folders, settings, a self test.
+
+What can be tried is tried: encoders encode, decoders decode, devices compute, a clip is restored. Nothing touches the
+network.
+"""
+
+import enum
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib import metadata
+from pathlib import Path
+
+import av
+import av.error
+import imageio_ffmpeg
+import numpy
+import torch
+
+from vdeblur import __version__, device, download, memory, pipeline, weights
+from vdeblur.encode import EncodeOptions
+from vdeblur.errors import ExitStatus, OutputError, VdeblurError
+from vdeblur.settings import Settings
+
+SIDE, TRIAL_FRAMES = 64, 2  # of the trials; some encoders take nothing smaller
+CLIP = (48, 64, 6)  # height, width and frames of the self test's clip
+LIKE_DB = 20.0  # what lite makes of that clip is like it: 35 dB where all is well, 6 of a black picture
+LITTLE_MEMORY, LITTLE_DISK = 2e9, 1e8  # bytes
+# Encoders with a pixel format and the container of the trial. Without the first ones the usual runs fail.
+NEEDED = (("libx264", "yuv420p"), ("ffv1", "yuv420p"), ("png", "rgb24"))
+WELCOME = (
+    ("libx264rgb", "rgb24"), ("libx265", "yuv420p"), ("libx265", "yuv420p10le"), ("libsvtav1", "yuv420p10le"),
+    ("libvpx-vp9", "yuv420p"), ("prores_ks", "yuv422p10le"), ("tiff", "rgb48le"),
+)  # fmt: skip
+DECODERS = ("h264", "hevc", "vp9", "libdav1d", "mpeg2video", "mpeg4", "prores", "dnxhd", "mjpeg", "png", "tiff", "webp")
+AV1_DECODER = "libdav1d"  # FFmpeg's own needs a GPU
+FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "neon", "sve", "arm_bf16")  # that networks are quick with
+PACKAGES = ("torch", "av", "numpy", "safetensors", "huggingface_hub", "click", "rich")
+
+
+class State(enum.StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at, and what was found. hint: what to do. status: with which the program ends because of it."""
+
+    group: str
+    name: str
+    found: str
+    state: State = State.OK
+    hint: str = ""
+    status: ExitStatus = ExitStatus.DONE
+
+
+def examine(configuration: list[Path]) -> Iterator[Check]:
+    """Check everything, one after the other.
+
+    configuration: files with options that are read, as far as they are there.
+    """
+    yield from _versions()
+    yield from _devices()
+    yield from _codecs()
+    yield from _room()
+    yield from _caches()
+    yield from _settings(configuration)
+    yield from _self_test()
+
+
+def _versions() -> Iterator[Check]:
+    yield Check("versions", "vdeblur", f"{__version__}, in {Path(__file__).parent}")
+    yield Check("versions", "python", f"{platform.python_version()} on {platform.platform()}")
+    for package in PACKAGES:
+        try:
+            yield Check("versions", package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Check("versions", package, "runs, but is not installed as a package", State.WARNING)
+    libraries = ", ".join(f"{name} {'.'.join(map(str, number))}" for name, number in av.library_versions.items())
+    yield Check("versions", "FFmpeg", f"{av.ffmpeg_version_info}: {libraries}")
+    try:
+        yield Check("versions", "ffmpeg program", f"{imageio_ffmpeg.get_ffmpeg_version()}")
+    except (RuntimeError, OSError) as error:
+        hint = "pip install --force-reinstall imageio-ffmpeg"
+        yield Check("versions", "ffmpeg program", str(error).splitlines()[0], State.WARNING, hint)
+
+
+def _devices() -> Iterator[Check]:
+    facts = torch.cpu.get_capabilities()
+    named = ", ".join(name for name in FEATURES if facts.get(name)) or "none of " + ", ".join(FEATURES)
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of PyTorch; {named}"
+    precision = "bf16" if device.computes_bf16() else "fp32"
+    yield Check("devices", "cpu", f"{platform.machine()}, {cores}; auto precision {precision}")
+    yield _guarded("devices", "cpu computes", lambda: _compute(torch.device("cpu")), ExitStatus.DEVICE)
+    for index in range(torch.cuda.device_count()):
+        there = torch.device("cuda", index)
+        yield _guarded("devices", str(there), lambda there=there: _cuda_facts(there), ExitStatus.DEVICE)  # type: ignore[misc]
+    for kind, backend in (("mps", torch.backends.mps), ("xpu", torch.xpu)):
+        if backend.is_available():
+            yield _guarded("devices", kind, lambda kind=kind: _compute(torch.device(kind)), ExitStatus.DEVICE)  # type: ignore[misc]
+    if device.choose_device("auto").type == "cpu":
+        yield _no_gpu()
+
+
+def _no_gpu() -> Check:
+    if shutil.which("nvidia-smi") is None:
+        return Check("devices", "gpu", "none; runs use the cpu")
+    if torch.version.cuda is None:
+        hint = "install PyTorch with CUDA: https://pytorch.org/get-started"
+        return Check("devices", "gpu", "there is an NVIDIA driver, but this PyTorch has no CUDA", State.WARNING, hint)
+    hint = "see what nvidia-smi says; the driver may be too old for this CUDA, or CUDA_VISIBLE_DEVICES empty"
+    return Check("devices", "gpu", f"PyTorch's CUDA {torch.version.cuda} finds no device", State.WARNING, hint)
+
+
+def _cuda_facts(there: torch.device) -> str:
+    free, total = torch.cuda.mem_get_info(there)
+    properties = torch.cuda.get_device_properties(there)
+    memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    version = f"capability {properties.major}.{properties.minor}, CUDA {torch.version.cuda}"
+    return f"{properties.name}, {memory}, {version}; {_compute(there)}"
+
+
+def _compute(there: torch.device) -> str:
+    """Try a convolution, against one that is computed by other means."""
+    x = torch.arange(64.0, device=there).reshape(1, 1, 8, 8)
+    blurred = torch.nn.functional.conv2d(x, torch.ones(1, 1, 3, 3, device=there))
+    if not torch.allclose(blurred, 9 * x[..., 1:-1, 1:-1]):
+        raise RuntimeError("a convolution gave wrong numbers")
+    return "computes"
+
+
+def _codecs() -> Iterator[Check]:
+    for needed, codecs in ((True, NEEDED), (False, WELCOME)):
+        for name, pixel_format in codecs:
+            state = State.FAIL if needed else State.WARNING
+            hint = "reinstall PyAV: pip install --force-reinstall av" if needed else "choose another --codec"
+            check = _guarded(
+                "codecs", f"{name}, {pixel_format}", lambda n=name, f=pixel_format: _encode(n, f), ExitStatus.OUTPUT  # type: ignore[misc]
+            )  # fmt: skip
+            if check.state is State.FAIL:
+                status = ExitStatus.OUTPUT if needed else ExitStatus.DONE
+                check = Check(check.group, check.name, check.found, state, hint, status)
+            yield check
+    missing = [name for name in DECODERS if not _is_decoder(name)]
+    if missing:
+        hint = "reinstall PyAV: pip install --force-reinstall av"
+        yield Check("codecs", "decoders", f"not here: {', '.join(missing)}", State.WARNING, hint)
+    else:
+        yield Check("codecs", "decoders", ", ".join(DECODERS))
+
+
+def _encode(name: str, pixel_format: str) -> str:
+    """Encode some frames, and decode what came of it."""
+    os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 writes to stderr by itself
+    encoder = av.CodecContext.create(name, "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width = encoder.height = SIDE
+    encoder.pix_fmt, encoder.time_base, encoder.framerate = pixel_format, Fraction(1, 25), Fraction(25)
+    encoder.options = {"x265-params": "log-level=none"} if name == "libx265" else {}
+    packets = []
+    for index in range(TRIAL_FRAMES):
+        picture = av.VideoFrame.from_ndarray(_drawing(SIDE, SIDE, index)).reformat(format=pixel_format)
+        picture.pts, picture.time_base = index, encoder.time_base
+        packets += encoder.encode(picture)
+    packets += encoder.encode(None)
+    family = encoder.codec.canonical_name
+    decoder = av.CodecContext.create(AV1_DECODER if family == "av1" else family, "r")
+    assert isinstance(decoder, av.VideoCodecContext)
+    if encoder.extradata:
+        decoder.extradata = encoder.extradata
+    decoder.width, decoder.height, decoder.pix_fmt = SIDE, SIDE, pixel_format
+    decoded = [picture for packet in [*packets, None] for picture in decoder.decode(packet)]
+    if len(decoded) != TRIAL_FRAMES:
+        raise RuntimeError(f"{len(decoded)} frames of {TRIAL_FRAMES} came back")
+    return "writes and reads"
+
+
+def _is_decoder(name: str) -> bool:
+    try:
+        av.Codec(name, "r")
+    except ValueError:
+        return False
+    return True
+
+
+def _room() -> Iterator[Check]:
+    free = memory.free_bytes(torch.device("cpu"))
+    low = free < LITTLE_MEMORY
+    hint = "close other programs, or give run a small --tile" if low else ""
+    yield Check("room", "memory", f"{free / 1e9:.1f} GB free", State.WARNING if low else State.OK, hint)
+    for name, folder in (("disk here", Path.cwd), ("disk for temporary files", _temporary)):
+        yield _guarded("room", name, lambda folder=folder: _disk(folder()), ExitStatus.OUTPUT)  # type: ignore[misc]
+
+
+def _temporary() -> Path:
+    return Path(tempfile.gettempdir())  # raises where none can be written to
+
+
+def _disk(folder: Path) -> str:
+    free = shutil.disk_usage(folder).free
+    if free < LITTLE_DISK:
+        what = f"only {free / 1e9:.1f} GB are free in {folder}"
+        raise OutputError(what, "make room: an output and its finished parts need about twice its size")
+    return f"{free / 1e9:.1f} GB free in {folder}"
+
+
+def _caches() -> Iterator[Check]:
+    hint = "VDEBLUR_CACHE puts it elsewhere"
+    own = download.cache_folder()
+    hub = Path(download.hub_folder() or os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub").expanduser()
+    for name, folder in (("weights", own), ("Hugging Face Hub", hub)):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+        found = f"{folder}, {size / 1e6:.1f} MB" if folder.exists() else f"{folder}, not yet there"
+        writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+        if writable:
+            yield Check("caches", name, found)
+        else:
+            yield Check("caches", name, f"{found}; {there} is not writable", State.WARNING, hint)
+    yield _guarded("caches", "models", lambda: f"{len(weights.entries())} are known", ExitStatus.MODEL)
+
+
+def _hub_home() -> Path:
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(home)
+
+
+def _settings(configuration: list[Path]) -> Iterator[Check]:
+    for path in configuration:
+        yield Check("settings", "file", str(path))
+    ours = {name: value for name, value in os.environ.items() if name.startswith("VDEBLUR_")}
+    ours |= {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME", "NO_COLOR") if name in os.environ}
+    for name, value in sorted(ours.items()):
+        yield Check("settings", "environment", f"{name}={value}")
+    if not configuration and not ours:
+        yield Check("settings", "options", "none but those of the command line")
+    names = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name).isatty()]
+    terminal = f"{' and '.join(names) or 'nothing'} on a terminal, TERM={os.environ.get('TERM', '')}"
+    terminal += f", {shutil.get_terminal_size().columns} columns, {sys.stdout.encoding}"
+    if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8":
+        yield Check("settings", "terminal", terminal)
+    else:
+        yield Check("settings", "terminal", terminal, State.WARNING, "set LANG to a UTF-8 locale, say C.UTF-8")
+
+
+def _self_test() -> Iterator[Check]:
+    with tempfile.TemporaryDirectory(prefix="vdeblur-") as name:
+        folder = Path(name)
+        source = folder / "in.mkv"
+        made = _guarded("self test", "clip", lambda: _make_clip(source), ExitStatus.OUTPUT)
+        if made.state is State.FAIL:
+            yield made
+            return
+        yield _guarded("self test", "identity", lambda: _identity(source, folder), ExitStatus.VERIFICATION)
+        yield _guarded("self test", "lite", lambda: _lite(source, folder), ExitStatus.VERIFICATION)
+
+
+def _drawing(height: int, width: int, index: int) -> numpy.ndarray:
+    """Draw a smeared pattern that moves: uint8 (height, width, 3)."""
+    y, x = numpy.mgrid[:height, :width].astype(numpy.float64)
+    waves = [numpy.sin((x - 3 * index) * step / 5) * numpy.cos(y * step / 7) for step in (1, 2, 3)]
+    drawing: numpy.ndarray = (127.5 + 100 * numpy.stack(waves, -1)).round().astype(numpy.uint8)
+    return drawing
+
+
+def _make_clip(path: Path) -> str:
+    height, width, frames = CLIP
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for index in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(_drawing(height, width, index))))
+        container.mux(stream.encode(None))
+    return f"{frames} frames of {width}x{height}"
+
+
+def _planes(path: Path) -> numpy.ndarray:
+    with av.open(str(path)) as container:
+        return numpy.stack([picture.to_ndarray() for picture in container.decode(video=0)])
+
+
+def _run(model: str, source: Path, folder: Path) -> numpy.ndarray:
+    output = folder / f"{model}.mkv"
+    pipeline.run(source, output, Settings(model=model, offline=True, encoding=EncodeOptions(lossless=True)))
+    return _planes(output)
+
+
+def _identity(source: Path, folder: Path) -> str:
+    if not numpy.array_equal(_run("identity", source, folder), _planes(source)):
+        raise RuntimeError("identity changed samples")
+    return "the same to the bit"
+
+
+def _lite(source: Path, folder: Path) -> str:
+    before, after = _planes(source).astype(numpy.float64), _run("lite", source, folder)
+    if before.shape != after.shape:
+        raise RuntimeError(f"{len(after)} frames came of {len(before)}")
+    error = ((after - before) ** 2).mean()
+    if error == 0:
+        raise RuntimeError("lite changed nothing")
+    likeness = 10 * numpy.log10(255**2 / error)
+    if likeness < LIKE_DB:
+        raise RuntimeError(f"what lite gives is unlike the clip ({likeness:.0f} dB): the device computes wrongly")
+    return f"restores on {device.choose_device('auto')} ({likeness:.0f} dB from the input)"
+
+
+def _guarded(group: str, name: str, look: Callable[[], str], status: ExitStatus) -> Check:
+    """Look, and make a failed check of whatever goes wrong, since that is what is asked for here."""
+    try:
+        return Check(group, name, look())
+    except VdeblurError as error:
+        return Check(group, name, error.message, State.FAIL, error.hint, error.status)
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        hint = "reinstall vdeblur and what it needs: pip install --force-reinstall vdeblur"
+        return Check(group, name, f"{type(error).__name__}: {lines[0]}", State.FAIL, hint, status)

@@ -1,0 +1,256 @@
+"""What a video is, how blurry its parts are, and what `vdeblur run` would make of it: before any work is done."""
+
+import shlex
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vdeblur import choice, decode, device, encode, mux, packet_times, sample_frames, weights
+from vdeblur.errors import OutputError, UsageError
+from vdeblur.frame import layout_of
+from vdeblur.networks import NETWORKS
+
+OWN_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".m4v", ".ts")  # of inputs whose outputs are named likewise
+BRIEF_SECONDS = 3600  # a run that takes longer is better tried on a part
+FAITHFUL = ".mkv"  # holds nearly everything
+# ITU-T H.273, tables 2 to 4, in FFmpeg's words.
+PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020", 11: "smpte431",
+             12: "smpte432"}  # fmt: skip
+TRANSFERS = {1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear", 13: "iec61966-2-1",
+             14: "bt2020-10", 15: "bt2020-12", 16: "smpte2084", 18: "arib-std-b67"}  # fmt: skip
+MATRICES = {0: "gbr", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco", 9: "bt2020nc",
+            10: "bt2020c"}  # fmt: skip
+RANGES = {1: "limited", 2: "full"}
+PQ, HLG = 16, 18
+CHROMA = {(0, 0): "4:4:4", (1, 0): "4:2:2", (1, 1): "4:2:0", (2, 0): "4:1:1", (0, 1): "4:4:0", (2, 2): "4:1:0"}
+METHOD = "blur effect (Crete et al. 2007) of sampled frames, 0 to 1; depends on the scene, too: a rough guide"
+
+
+def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
+    """Examine a video file or a folder of pictures; gives what README.md lists, ready for JSON.
+
+    suffix: of the output that is planned, such as ".mp4"; None for what suits the input. Streams are planned, packets'
+    times read, and a few frames of every part decoded.
+
+    Raises: InputError where it cannot be read, OutputError where no container has this suffix, UsageError for a pipe.
+    """
+    if path == decode.PIPE:
+        raise UsageError("a pipe can be read only once, and not by probe", "save it to a file first")
+    warnings: dict[str, str] = {}
+
+    def warn(code: str, message: str) -> None:
+        warnings.setdefault(code, message)
+
+    source = decode.open_source(path, decode.Cut(), warn)
+    try:
+        sample = sample_frames.look(source)
+        times = packet_times.read(source) if isinstance(source, decode.VideoSource) else None
+        output = _output_for(source, suffix)
+        warnings |= _findings(source, sample, times)
+        return {
+            "v": 1,
+            "input": str(path),
+            **_picture_facts(source, sample),
+            "color": _color_facts(source.info, sample),
+            **_timing_facts(source, times),
+            "streams": [asdict(plan) for plan in planned_streams(source, output.suffix)],
+            "output": _output_facts(source.info, output, warn),
+            "warnings": [{"code": code, "message": message} for code, message in warnings.items()],
+            "sharpness": _sharpness_facts(sample),
+            "suggestion": _suggestion(source, output, sample, times),
+        }
+    finally:
+        source.close()
+
+
+def planned_streams(source: decode.VideoSource | decode.PictureSource, suffix: str) -> list[mux.StreamPlan]:
+    """Plan what becomes of the streams beside the video in a container of this suffix; none for a folder of pictures.
+
+    Raises: OutputError where there is no such container.
+    """
+    if not suffix or isinstance(source, decode.PictureSource):
+        return []
+    return mux.plan_streams(source, mux.container_format(Path(f"output{suffix}")), mux.MuxOptions())
+
+
+def _output_for(source: decode.VideoSource | decode.PictureSource, suffix: str | None) -> Path:
+    """Name an output beside the input: with the suffix asked for, else the input's, or one that holds more."""
+    path = source.path
+    if isinstance(source, decode.PictureSource):
+        return path.with_name(f"{path.resolve().name}_sharp{suffix or ''}")
+    if suffix is None:
+        suffix = path.suffix.lower() if path.suffix.lower() in OWN_SUFFIXES else ".mp4"
+        if _dropped(source, suffix) > _dropped(source, FAITHFUL):
+            suffix = FAITHFUL
+    return path.with_name(f"{path.stem}_sharp{suffix}")
+
+
+def _dropped(source: decode.VideoSource, suffix: str) -> int:
+    return sum(plan.action == "drop" for plan in planned_streams(source, suffix))
+
+
+def _picture_facts(source: decode.VideoSource | decode.PictureSource, sample: sample_frames.Sample) -> dict[str, Any]:
+    info = source.info
+    layout = layout_of(info.picture_format)
+    assert layout is not None, "open_source refuses others"
+    aspect = info.sample_aspect_ratio
+    chroma = CHROMA.get((layout.log2_width, layout.log2_height), "other")
+    return {
+        "container": source.container.format.name if isinstance(source, decode.VideoSource) else "pictures",
+        "codec": info.codec,
+        "width": info.width,
+        "height": info.height,
+        "pixel_format": info.picture_format,
+        "bits": layout.bits,
+        "chroma": "gray" if layout.gray else "RGB" if layout.rgb else chroma,
+        "rotation": info.rotation,
+        "sample_aspect_ratio": f"{aspect.numerator}:{aspect.denominator}" if aspect else None,
+        "interlaced": sample.interlaced,
+    }
+
+
+def _color_facts(info: decode.SourceInfo, sample: sample_frames.Sample) -> dict[str, Any]:
+    transfer = info.color["transfer"]
+    hdr = None
+    if transfer == HLG:
+        hdr = "HLG"
+    elif transfer == PQ:
+        hdr = "PQ"
+        if "MASTERING_DISPLAY_METADATA" in sample.side_data:
+            hdr = "HDR10+" if "DYNAMIC_HDR_PLUS" in sample.side_data else "HDR10"
+    return {
+        "primaries": _name(PRIMARIES, info.color["primaries"]),
+        "transfer": _name(TRANSFERS, transfer),
+        "matrix": _name(MATRICES, info.color["matrix"]),
+        "range": _name(RANGES, info.color["range"]),
+        "hdr": hdr,
+    }
+
+
+def _name(names: dict[int, str], number: int) -> str | None:
+    """Name a tag; None where it says that nothing is known."""
+    return names.get(number, None if number in (0, 2) else str(number))
+
+
+def _timing_facts(
+    source: decode.VideoSource | decode.PictureSource, times: packet_times.PacketTimes | None
+) -> dict[str, Any]:
+    info = source.info
+    intervals = times.intervals if times else []
+    return {
+        "rate": round(float((times.rate if times else None) or info.rate), 3),
+        "variable_rate": times.variable if times else False,
+        "gaps": times.gaps if times and not times.variable else 0,
+        "interval_seconds": [float(min(intervals)), float(times.usual or 0), float(max(intervals))]
+        if times and intervals
+        else None,
+        "duration": None if info.duration_seconds is None else round(float(info.duration_seconds), 6),
+        "frames": _frames(info, times),
+        "frames_counted": times is None or times.frames is not None,
+    }
+
+
+def _frames(info: decode.SourceInfo, times: packet_times.PacketTimes | None) -> int | None:
+    return times.frames if times and times.frames is not None else info.frames_estimate
+
+
+def _findings(
+    source: decode.VideoSource | decode.PictureSource,
+    sample: sample_frames.Sample,
+    times: packet_times.PacketTimes | None,
+) -> dict[str, str]:
+    found = {}
+    if sample.damaged or (times and times.damaged):
+        found["W_INPUT_DAMAGED"] = "the file is damaged; run leaves out what cannot be decoded, and counts it"
+    if times and times.missing_seconds:
+        missing = float(times.missing_seconds)
+        found["W_INPUT_TRUNCATED"] = f"the last {missing:.2f} s that the header promises are missing: copy it again"
+    if times and times.untimed:
+        found["W_TIMESTAMPS"] = "frames carry no times; run spaces them at the nominal rate"
+    if isinstance(source, decode.VideoSource) and source.video.metadata.get("alpha_mode") == "1":
+        found["W_ALPHA"] = "its transparency is kept apart, where no decoder here sees it, and is left out"
+    if sample.interlaced:
+        found["W_INTERLACED"] = "the material is interlaced, and blur is measured on whole frames"
+    if not sample.whole:
+        found["W_SAMPLED_BEGINNING"] = "the file has no index, so only its beginning was looked at"
+    return found
+
+
+def _output_facts(info: decode.SourceInfo, output: Path, warn: decode.Warn) -> dict[str, Any]:
+    """Tell what is written; a refusal is among the warnings, and then nothing would be."""
+    facts = {"file": str(output), "encoder": None, "pixel_format": None}
+    if not output.suffix:
+        return facts
+    try:
+        encoding = encode.VideoEncoding(info, output.suffix, encode.EncodeOptions(), warn)
+    except OutputError as error:
+        warn(error.code, str(error))
+        return facts
+    return {**facts, "encoder": encoding.coding.encoder.name, "pixel_format": encoding.format}
+
+
+def _sharpness_facts(sample: sample_frames.Sample) -> dict[str, Any]:
+    return {
+        "method": METHOD,
+        "sharp_from": sample_frames.SHARP,
+        "slightly_blurred_from": sample_frames.SLIGHT,
+        "parts": [
+            {
+                "begin": round(float(part.begin), 3),
+                "end": round(float(part.end), 3),
+                "value": None if part.sharpness is None else round(part.sharpness, 3),
+                "word": part.word,
+            }
+            for part in sample.parts
+        ],
+    }
+
+
+def _suggestion(
+    source: decode.VideoSource | decode.PictureSource,
+    output: Path,
+    sample: sample_frames.Sample,
+    times: packet_times.PacketTimes | None,
+) -> dict[str, Any]:
+    """Suggest a command line, and estimate how long lite takes for it on this machine."""
+    info = source.info
+    frames = _frames(info, times)
+    chosen, precision, per_frame = _lite_speed(info.height, info.width)
+    seconds = None if frames is None else frames * per_frame
+    named = [_safe(source.path), _safe(output) + ("" if output.suffix else "/")]
+    words = ["vdeblur", "run", *named]
+    notes = []
+    if seconds is not None and seconds > BRIEF_SECONDS:
+        notes.append("try a part first: -ss 0:30 -t 10")
+    seen = [part for part in sample.parts if part.sharpness is not None]
+    if seen and all(part.word == "sharp" for part in seen):
+        notes.append("what was looked at is sharp already; there may be little to gain")
+    return {
+        "command": shlex.join(words),
+        "notes": notes,
+        "model": choice.ALWAYS,
+        "device": chosen,
+        "precision": precision,
+        "network_seconds": None if seconds is None else round(seconds, 3),
+    }
+
+
+def _safe(path: Path) -> str:
+    """Write a path so that it is not taken for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
+def _lite_speed(height: int, width: int) -> tuple[str, str, float]:
+    """Give lite's device, precision and estimated seconds for a frame."""
+    name, precision, rate = _measured()
+    return name, precision, choice.seconds_per_frame(weights.find_entry(choice.ALWAYS), height, width, rate)
+
+
+@cache
+def _measured() -> tuple[str, str, float]:
+    chosen = device.choose_device("auto")
+    entry = weights.find_entry(choice.ALWAYS)
+    assert entry.network is not None
+    precision = device.choose_precision("auto", chosen, NETWORKS[entry.network])
+    return str(chosen), precision, choice.multiply_adds_per_second(chosen, precision)
