@@ -52,6 +52,7 @@ from vdeblur.errors import (
 from vdeblur.frame import Frame
 from vdeblur.networks.layers import Network
 from vdeblur.plan import plan_tiles
+from vdeblur.profile import Profile
 from vdeblur.restore import Restorer, never
 from vdeblur.settings import Settings
 
@@ -95,9 +96,9 @@ def run(
     """Restore one video file or folder of pictures.
 
     source_path, output: `-` is standard input and output. notify: takes the events probe, plan, progress, segment,
-    warning and file_done, and download, download_progress and download_done where weights are fetched, each with its
-    facts. ask: puts to a person whether to fetch weights whose authors published no digest; None where there is nobody
-    to ask. stop: asked before every frame; a status means that a signal came, and the run ends with
+    warning, file_done and profile, and download, download_progress and download_done where weights are fetched, each
+    with its facts. ask: puts to a person whether to fetch weights whose authors published no digest; None where there
+    is nobody to ask. stop: asked before every frame; a status means that a signal came, and the run ends with
     InterruptedRunError.
 
     Raises: VdeblurError, one kind for each fault; the output's name then holds what it held before.
@@ -121,6 +122,7 @@ class FileRun:
         self.notify, self.stop = notify, stop
         self.talk = Talk(settings.offline, settings.yes, notify, ask, stop)
         self.begun = time.monotonic()
+        self.profile = Profile(settings.profile)
         self.warnings: list[tuple[str, str]] = []
 
     def warn(self, code: str, message: str) -> None:
@@ -134,7 +136,8 @@ class FileRun:
         check_model(self.settings)
         if self.settings.deterministic:
             device.make_deterministic()
-        source = decode.open_source(self.source_path, self.settings.cut, self.warn)
+        with self.profile.main.stage("start"):
+            source = decode.open_source(self.source_path, self.settings.cut, self.warn)
         try:
             self._probe(source.info)
             frames = self._to_pipe(source) if self.output == decode.PIPE else self._to_file(source)
@@ -148,6 +151,8 @@ class FileRun:
             facts = {"input": str(self.source_path), "output": str(self.output), "frames": frames}
             speed = {"seconds": round(seconds, 3), "fps": round(frames / seconds, 3)}
             self.notify("file_done", {**facts, **speed, "warnings": list(codes)})
+        if self.settings.profile and not self.settings.dry_run:
+            self.notify("profile", {"input": str(self.source_path), **self.profile.facts()})
         self._judge(codes)
         return Result(self.output, frames, seconds, codes)
 
@@ -172,8 +177,9 @@ class FileRun:
         settings = self.settings
         encode.check_output(self.output, self.source_path, settings.encoding.overwrite)
         encoding = choose_encoding(self.output, source, settings, self.warn)
-        plans = self._try_container(encoding, source)
-        loaded = self._load(source.info)
+        with self.profile.main.stage("start"):
+            plans = self._try_container(encoding, source)
+            loaded = self._load(source.info)
         store = self._open_store(loaded, source)
         keep = settings.resume and not source.is_pipe
         try:
@@ -191,7 +197,8 @@ class FileRun:
                 self.warn(
                     "W_INPUT_DAMAGED", f"{self.source_path} is damaged in {damaged} places; {came} frames came out"
                 )
-            self._assemble(store, encoding, source, self._others(source, maker))
+            with self.profile.main.stage("assemble"):
+                self._assemble(store, encoding, source, self._others(source, maker))
             frames = sum(record.frames for record in store.records.values())
             keep = False
             return frames
@@ -205,12 +212,7 @@ class FileRun:
         settings = self.settings
         faults: list[str] = []
         chosen = device.choose_device(settings.device, faults.append)
-        model = settings.model
-        if model == BEST:
-            frames = info.frames_estimate
-            best = choice.strongest(chosen, settings.precision, info.height, info.width, frames, self.talk)
-            model = best.model
-            self.notify("choice", {"model": model, "reason": best.reason})
+        model = choose_model(settings, info, chosen, self.talk)
         network = weights.load_model(model, settings.checkpoint, self.talk)
         digest = checksum(network)
         size = (info.height, info.width, info.frames_estimate)
@@ -220,6 +222,7 @@ class FileRun:
             self.warn("W_DEVICE", placed.fallback)
         if precision != "fp32" and precision not in network.half_precision:
             self.warn("W_PRECISION", f"{model} loses quality in {precision}; it is meant for fp32")
+        self.profile.use(placed.device)
         return Loaded(model, digest, placed.network, placed.device, precision)
 
     def _open_store(self, loaded: "Loaded", source: Source) -> segments.Store:
@@ -296,20 +299,21 @@ class FileRun:
         encoding = encode.VideoEncoding(
             info, suffix, options, self.warn, pictures=source.pictures, deterministic=settings.deterministic
         )
-        plans = self._try_container(encoding, source)
-        loaded = self._load(info)
+        with self.profile.main.stage("start"):
+            plans = self._try_container(encoding, source)
+            loaded = self._load(info)
         plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device)
         self._tell_plan(loaded, plan, info, plans)
         encoder = encoding.open()
         offset = source.cut_begin or Fraction(0)
         muxer = mux.Muxer("pipe:1", encoding.form, source, encoder.add_to, encoding.muxing, offset=offset)
-        restorer = Restorer(loaded.network, plan, loaded.device, settings, self.stop, self.warn)
-        worker = encode.Worker(QUEUE_FRAMES)
+        restorer = Restorer(loaded.network, plan, loaded.device, settings, self.stop, self.warn, self.profile.main)
+        worker = self.profile.worker(QUEUE_FRAMES)
         progressive = deinterlace.deinterlaced(source.items(), options.deinterlace)
-        items = decode.threaded(progressive, QUEUE_FRAMES)
+        items = decode.threaded(self.profile.decoding.each(progressive, "decode"), QUEUE_FRAMES)
 
         def frames() -> Iterator[Frame]:
-            for item in items:
+            for item in self.profile.main.each(items, "wait_decode"):
                 if isinstance(item, av.Packet):
                     worker.do(muxer.copy, item)  # overtakes the frames that the network holds back
                 else:
@@ -363,12 +367,14 @@ class SegmentMaker:
         self, file: FileRun, source: Source, store: segments.Store, encoding: Encoding, loaded: Loaded
     ) -> None:
         self.file, self.source, self.store, self.encoding = file, source, store, encoding
-        settings, info = file.settings, source.info
+        settings, info, self.profile = file.settings, source.info, file.profile
         if settings.tile == "auto" and "tile" in store.plan:  # free memory may be another, the result must not
             settings = dataclasses.replace(settings, tile=store.plan["tile"])
         window = store.plan.get("window")
         self.plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device, window)
-        self.restorer = Restorer(loaded.network, self.plan, loaded.device, settings, file.stop, file.warn)
+        self.restorer = Restorer(
+            loaded.network, self.plan, loaded.device, settings, file.stop, file.warn, self.profile.main
+        )
         self.before, self.after = streams.context(loaded.network)
         self.division = segments.Division(source.first_seconds, settings.segment)
         self.count = self.division.count(info.duration_seconds)
@@ -408,7 +414,7 @@ class SegmentMaker:
         )
         if self.source.is_pipe:
             self.spool = parts.Spool(self.store.folder / "others")
-        worker = encode.Worker(QUEUE_FRAMES)
+        worker = self.profile.worker(QUEUE_FRAMES)
         try:
             index = self._first_missing()
             divider = None if index is None else self._open_at(index)
@@ -488,8 +494,9 @@ class SegmentMaker:
         if seek is not None and limit is not None:
             frames = self._limited(frames, self.division.begin_of(index), limit - self.done)
         progressive = deinterlace.deinterlaced(frames, self.file.settings.encoding.deinterlace)
-        self.items = decode.threaded(progressive, QUEUE_FRAMES)
-        return segments.Divider(self.items, self.division, self.before, self.after)
+        self.items = decode.threaded(self.profile.decoding.each(progressive, "decode"), QUEUE_FRAMES)
+        waited = self.profile.main.each(self.items, "wait_decode")
+        return segments.Divider(waited, self.division, self.before, self.after)
 
     def _spooling(self) -> Iterator[Frame]:
         """Give a pipe's frames and keep its other packets."""
@@ -559,6 +566,15 @@ def check_model(settings: Settings) -> None:
         raise UsageError("--weights needs the model it is for", f"-m {BEST} takes a model's own weights")
 
 
+def choose_model(settings: Settings, info: decode.SourceInfo, chosen: torch.device, talk: Talk) -> str:
+    """Give the model's name; `best` becomes one for this device and this video, which is told."""
+    if settings.model != BEST:
+        return settings.model
+    best = choice.strongest(chosen, settings.precision, info.height, info.width, info.frames_estimate, talk)
+    talk.notify("choice", {"model": best.model, "reason": best.reason})
+    return best.model
+
+
 def choose_encoding(output: Path, source: Source, settings: Settings, warn: decode.Warn) -> Encoding:
     """Choose what the output's name asks for: pictures where it is a folder or has no suffix, else a video."""
     if writes_pictures(output, settings):
@@ -593,6 +609,8 @@ def fingerprint(settings: Settings, loaded: Loaded, source: Source) -> dict[str,
         "fail_on_damage",
         "dry_run",
         "profile",
+        "compare",
+        "sample",
     ):
         chosen.pop(name)
     for name in ("overwrite", "audio", "subtitles"):
