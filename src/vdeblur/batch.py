@@ -3,6 +3,7 @@
 `restore` does all that is asked for of one of them: its output and the comparison beside it, or a sample.
 """
 
+import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -35,10 +36,15 @@ VIDEO_SUFFIXES = {
 
 @dataclass(frozen=True)
 class Job:
-    """An input and its output."""
+    """An input and its output; pictures: whether that is a folder of them whatever its name looks like."""
 
     source: Path
     output: Path
+    pictures: bool = False
+
+    def settings(self, settings: Settings) -> Settings:
+        """Give the settings for this job."""
+        return dataclasses.replace(settings, pictures=self.pictures)
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,9 @@ def plan_jobs(inputs: Iterable[str], output: str | None, suffix: str | None, set
             raise UsageError(f"--suffix {suffix!r} is not something to add to a name", "use --suffix _sharp")
         jobs = [Job(path, _written(path.with_name(f"{path.stem}{suffix}{path.suffix}"), settings)) for path in sources]
     elif not several:
-        return [Job(sources[0], decode.PIPE if output == "-" else Path(output).absolute())]
+        return [Job(sources[0], decode.PIPE if output == "-" else Path(output).absolute(), settings.pictures)]
     else:
-        folder = _folder(output)
+        folder = _folder(output)  # its slash does not ask for pictures, then
         names = [path.name if path.suffix or path.is_dir() else f"{path.name}.mkv" for path in sources]
         jobs = [Job(path, _written(folder / name, settings)) for path, name in zip(sources, names, strict=True)]
     _check_names(jobs, settings)
@@ -109,7 +115,7 @@ def _folder(output: str) -> Path:
 
 def _written(path: Path, settings: Settings) -> Path:
     """Give an output a name that stands for a container that can be written, with the codec that is asked for."""
-    if settings.pictures or not path.suffix:
+    if not path.suffix:
         return path.absolute()
     if settings.encoding.lossless:
         return path.with_suffix(".mkv").absolute()
@@ -135,7 +141,7 @@ def check_extras(settings: Settings) -> None:
 
 def comparison_of(job: Job, settings: Settings) -> Path:
     """Give the name of the comparison of a job's input and output, beside the output."""
-    output = job.output
+    output, settings = job.output, job.settings(settings)
     if settings.compare == "html":
         suffix = ".html"
     else:
@@ -202,6 +208,7 @@ def restore(
     Raises: what pipeline.run, sample.run and compare raise. An output that is done stays, whatever comes of the
     comparison.
     """
+    settings = job.settings(settings)
     check_extras(settings)
     if settings.sample:
         return sample.run(job.source, job.output, settings, notify=notify, ask=ask, stop=stop)

@@ -168,6 +168,7 @@ class PicturePart:
     def __init__(self, store: Store, index: int, encoding: PictureEncoding, done: int) -> None:
         self.store, self.index, self.encoding, self.done = store, index, encoding, done
         self.names: list[str] = []
+        self.taken = {name for record in store.records.values() for name in record.names}
         self.bytes = 0
         try:
             store.pictures.mkdir(exist_ok=True)
@@ -177,7 +178,7 @@ class PicturePart:
     def write(self, frame: Frame) -> None:
         """Write a picture."""
         name = self.encoding.name_of(frame, self.done + len(self.names) + 1)
-        if name in self.names or any(name in record.names for record in self.store.records.values()):
+        if name in self.taken:
             raise OutputError(f"two pictures would be written as {name}", "rename the inputs")
         data = self.encoding.encode(frame)
         try:
@@ -186,6 +187,7 @@ class PicturePart:
         except OSError as error:
             raise write_error(self.store.output, error) from error
         self.names.append(name)
+        self.taken.add(name)
         self.bytes += len(data)
 
     def finish(self, segment: Segment, damaged: int, warnings: list[tuple[str, str]]) -> None:

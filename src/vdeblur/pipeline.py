@@ -11,6 +11,7 @@ beside the output; when all are there they are joined to the output, which appea
 import contextlib
 import dataclasses
 import queue
+import shutil
 import sys
 import time
 import uuid
@@ -59,6 +60,8 @@ from vdeblur.settings import Settings
 QUEUE_FRAMES = 6  # between the stages' threads
 BEST = "best"  # the model that is chosen for the machine
 DAMAGE = {"W_INPUT_DAMAGED", "W_INPUT_TRUNCATED", "W_TIMESTAMPS"}  # warnings that speak of a damaged input
+# What a pixel may take, in bits: five clips took 0.18 to 0.76 with x264 at CRF 16, 2.3 to 4.6 with FFV1 in 4:2:0.
+USUAL_BITS, FFV1_BITS, PNG_BITS = 0.4, 4.0, 12.0
 SEEK_BACK = (2, 10, 60)  # seconds before a segment at which its frames are looked for, one after the other
 
 Notify = Callable[[str, dict[str, object]], None]
@@ -70,14 +73,13 @@ Encoding = encode.VideoEncoding | encode.PictureEncoding
 class Result:
     """What came of one file.
 
-    frames: in the output. seconds: that this run took. damaged: whether the input was damaged or cut off.
+    frames: in the output. seconds: that this run took. warnings: their codes.
     """
 
     output: Path
     frames: int
     seconds: float
     warnings: tuple[str, ...]
-    damaged: bool = False
 
 
 def ignore(event: str, facts: dict[str, object]) -> None:
@@ -134,6 +136,8 @@ class FileRun:
     def run(self) -> Result:
         """Do it all."""
         check_model(self.settings)
+        if self.output == decode.PIPE and (self.settings.share is not None or self.settings.pictures):
+            raise UsageError("a pipe is written by one process, as a video", "leave out --share")
         if self.settings.deterministic:
             device.make_deterministic()
         with self.profile.main.stage("start"):
@@ -191,17 +195,19 @@ class FileRun:
             maker.make()
             if settings.share is not None:
                 return maker.made
-            damaged = sum(record.damaged for record in store.records.values())
-            if damaged:
-                came = sum(record.frames for record in store.records.values())
-                self.warn(
-                    "W_INPUT_DAMAGED", f"{self.source_path} is damaged in {damaged} places; {came} frames came out"
-                )
-            with self.profile.main.stage("assemble"):
-                self._assemble(store, encoding, source, self._others(source, maker))
             frames = sum(record.frames for record in store.records.values())
+            damaged = max(sum(record.damaged for record in store.records.values()), source.damaged)
+            if damaged:
+                message = f"{self.source_path} is damaged in {damaged} places; {frames} frames came out"
+                self.warn("W_INPUT_DAMAGED", message)
+            overwrite = settings.encoding.overwrite
+            with self.profile.main.stage("assemble"):
+                parts.assemble(store, encoding, source, self._others(source, maker), self.warn, overwrite=overwrite)
             keep = False
             return frames
+        except InputError:
+            keep = False  # the next run would come to the same place
+            raise
         except InterruptedRunError as error:
             raise self._interrupted(error, store) from error
         finally:
@@ -212,7 +218,11 @@ class FileRun:
         settings = self.settings
         faults: list[str] = []
         chosen = device.choose_device(settings.device, faults.append)
-        model = choose_model(settings, info, chosen, self.talk)
+        earlier = segments.earlier_plan(self.output).get("model") if settings.resume else None
+        if settings.model == BEST and earlier is not None:  # a busier moment must not choose another
+            model = earlier
+        else:
+            model = choose_model(settings, info, chosen, self.talk)
         network = weights.load_model(model, settings.checkpoint, self.talk)
         digest = checksum(network)
         size = (info.height, info.width, info.frames_estimate)
@@ -274,10 +284,6 @@ class FileRun:
             return ()
         ends = [end for end in (source.cut_end, maker.end()) if end is not None]
         return mux.other_packets(source, source.cut_begin, min(ends, default=None))
-
-    def _assemble(self, store: segments.Store, encoding: Encoding, source: Source, others: Iterable[av.Packet]) -> None:
-        overwrite = self.settings.encoding.overwrite
-        parts.assemble(store, encoding, source, others, self.warn, overwrite=overwrite)
 
     def _interrupted(self, error: InterruptedRunError, store: segments.Store) -> InterruptedRunError:
         """Say what is kept."""
@@ -409,6 +415,8 @@ class SegmentMaker:
 
         Raises: whatever goes wrong; what is finished by then is kept.
         """
+        if self.share is None:
+            self._check_room()
         self.store.open(
             {"tile": self.plan.name, "window": self.plan.window, "model": self.model}, shared=self.share is not None
         )
@@ -436,6 +444,22 @@ class SegmentMaker:
         finally:
             if self.items is not None:
                 self.items.close()
+
+    def _check_room(self) -> None:
+        """Warn where the disk is likely to become full: the parts and the output stand there together for a while."""
+        info, encoding = self.source.info, self.encoding
+        frames = info.frames_estimate
+        if frames is None:
+            return
+        if isinstance(encoding, encode.PictureEncoding):
+            bits = PNG_BITS
+        else:
+            bits = 2 * (FFV1_BITS if encoding.coding.lossless else USUAL_BITS)
+        wanted = bits * info.width * info.height * frames / 8e9
+        free = shutil.disk_usage(self.store.folder.parent).free / 1e9
+        if free < wanted:
+            message = f"{free:.2g} GB are free beside {self.file.output}, and about {wanted:.2g} GB may be needed"
+            self.file.warn("W_DISK_SPACE", message)
 
     def _first_missing(self) -> int | None:
         if self.share is not None:

@@ -300,6 +300,14 @@ class Store:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def earlier_plan(output: Path) -> dict[str, Any]:
+    """Give what an earlier run decided for this output, whatever it was about; nothing where there was none."""
+    try:
+        return dict(json.loads((folder_of(output) / "state.json").read_text("utf-8"))["plan"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def tail_of(chain: list[Record]) -> list[Mark]:
     """Give the marks with which finished segments end."""
     return [mark for record in chain[-CHECKED:] for mark in record.tail][-CHECKED:]
