@@ -15,7 +15,7 @@ from vdeblur.cli_compare import compare
 from vdeblur.cli_doctor import doctor
 from vdeblur.cli_models import models
 from vdeblur.cli_probe import probe
-from vdeblur.cli_report import HumanReporter, JsonReporter, Session, question, reported
+from vdeblur.cli_report import HumanReporter, JsonReporter, Program, Session, question, reported
 from vdeblur.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ CONFIG_FILE = "vdeblur.toml"
 PATH = click.Path(path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VDEBLUR"})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VDEBLUR"})
 @click.version_option(__version__, prog_name="vdeblur")
 @click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="TOML file with options.")
 @click.pass_context

@@ -1,25 +1,53 @@
 """What commands have in common: how they show events, and how they end."""
 
 import contextlib
+import io
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from json import dumps
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from vdeblur import __version__
-from vdeblur.errors import ExitStatus, InterruptedRunError, VdeblurError, error_facts
+from vdeblur.errors import ExitStatus, InterruptedRunError, UsageError, VdeblurError, error_facts
 
+EVENTFUL = {"run", "bench"}  # commands whose --json is a line for each event
 PROGRESS_SECONDS = 0.5  # at most two progress events a second
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
+
+
+class Program(click.Group):
+    """All commands; wrong usage is told in one line, or as events, as every other error is."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command that the arguments name, and end the program."""
+        if not standalone_mode:
+            return super().main(args, *rest, standalone_mode=False, **extra)
+        arguments = list(sys.argv[1:] if args is None else args)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            status = super().main(arguments, *rest, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            status = ExitStatus.USAGE
+        except click.UsageError as error:
+            wrong = " ".join(error.format_message().split()).removesuffix(".")
+            command = "vdeblur" if error.ctx is None else error.ctx.command_path
+            with_events = "--json" in arguments and not EVENTFUL.isdisjoint(arguments)
+            with reported(JsonReporter() if with_events else HumanReporter(), []):
+                raise UsageError(wrong[:1].lower() + wrong[1:], f"see {command} --help") from error
+        except click.Abort:
+            status = ExitStatus.INTERRUPTED
+        raise SystemExit(int(status or 0))
 
 
 class JsonReporter:
@@ -208,7 +236,7 @@ class HumanReporter:
 
 def show_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Write a table to stdout: drawn on a terminal, plain columns otherwise."""
-    if sys.stdout.isatty():
+    if _is_terminal(sys.stdout):
         from rich.console import Console
         from rich.table import Table
 
@@ -224,12 +252,17 @@ def show_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 def _is_lively() -> bool:
     """Tell whether there is a terminal that can draw a bar."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return _is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether a stream is a terminal; where it was closed beforehand, Python has None for it."""
+    return stream is not None and stream.isatty()
 
 
 def question(json: bool = False) -> Callable[[str], bool] | None:
     """Give a function that puts a question to the person at the terminal; None where there is none."""
-    if json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if json or not (_is_terminal(sys.stdin) and _is_terminal(sys.stderr)):
         return None
 
     def ask(text: str) -> bool:

@@ -73,6 +73,8 @@ Y4M_FORMATS = [
     *("yuv411p", "gray", "gray9le", "gray10le", "gray12le", "gray16le"),
 ]
 RAW_FORMATS = [*Y4M_FORMATS, "gbrp", "gbrp10le", "gbrp12le", "gbrp16le", "gbrap", "yuva420p", "yuva422p", "yuva444p"]
+# Codecs without loss. FFV1 holds whatever they hold, in less room, so it follows them; asked for, they are themselves.
+LOSSLESS = ("huffyuv", "ffvhuff", "magicyuv", "rawvideo", "v210", "v410", "lagarith")
 # The encoder for an input's family, and for the family as a user may name it.
 FAMILIES = {
     "h264": "libx264",
@@ -92,8 +94,7 @@ FAMILIES = {
     "qtrle": "qtrle",
     "utvideo": "utvideo",
     "mpeg2": "mpeg2video",
-    # Without loss, as a whole family: FFV1 holds whatever they hold, in less room.
-    **dict.fromkeys(("huffyuv", "ffvhuff", "magicyuv", "rawvideo", "v210", "v410", "lagarith"), "ffv1"),
+    **dict.fromkeys(LOSSLESS, "ffv1"),
 }
 # What a user may mean by a name; these are not followed by themselves: their quality is low for what they take.
 ASKED_ONLY = {"mpeg2", "mpeg2video", "mpeg4", "mjpeg"}
@@ -152,7 +153,10 @@ def choose_encoder(
         if suffix.lower() != ".mkv":
             raise OutputError(f"--lossless writes FFV1 in Matroska, not {suffix}", "name the output *.mkv")
         return ENCODERS["ffv1"]
-    name = FAMILIES.get(codec, codec) if codec else _family(info, suffix.lower(), pictures, warn)
+    if codec:
+        name = codec if codec in LOSSLESS else FAMILIES.get(codec, codec)
+    else:
+        name = _family(info, suffix.lower(), pictures, warn)
     layout = layout_of(info.picture_format)
     if name == "libx264" and layout is not None and layout.rgb and keep:
         name = "libx264rgb"
@@ -387,7 +391,8 @@ class InternalEncoder:
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = info.width, info.height, coding.format
         context.time_base = 1 / info.rate if coding.encoder.counted else info.time_base
-        stream.time_base = info.time_base
+        # y4m's header has a rate, which it takes from here; its frames have no times.
+        stream.time_base = 1 / info.rate if container.format.name == "yuv4mpegpipe" else info.time_base
         context.thread_type = "AUTO"
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
