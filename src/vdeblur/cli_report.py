@@ -21,6 +21,8 @@ from vdeblur.errors import ExitStatus, InterruptedRunError, UsageError, VdeblurE
 
 EVENTFUL = {"run", "bench"}  # commands whose --json is a line for each event
 PROGRESS_SECONDS = 0.5  # at most two progress events a second
+NARROW = 80  # columns; a terminal of fewer has no room for tables
+UNBOUND = 10_000  # columns of a file, in which nothing has to be wrapped
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 
 
@@ -104,14 +106,14 @@ class HumanReporter:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+            console = Console(stderr=True)
             if self.bar is None:
-                columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[fps]} fps"))
-                name = TextColumn("{task.description}")
-                self.bar = Progress(
-                    *columns, TimeRemainingColumn(), name, console=Console(stderr=True), transient=True, expand=False
-                )
+                rate = [TextColumn("{task.fields[fps]} fps")] if console.width >= NARROW else []
+                columns = (BarColumn(), MofNCompleteColumn(), *rate, TimeRemainingColumn(compact=True))
+                name = TextColumn("{task.description}", markup=False)
+                self.bar = Progress(*columns, name, console=console, transient=True, expand=False)
                 self.bar.start()
-            name = Path(facts["input"]).name
+            name = _shortened(Path(facts["input"]).name, console.width // 3)
             total = facts["frames_estimate"]
             self.tasks[facts["input"]] = self.bar.add_task(name, total=total, completed=facts["frames_done"], fps="-")
 
@@ -206,7 +208,13 @@ class HumanReporter:
         table = Table("input", "result", "frames", "seconds", "warnings", box=None)
         for row in facts["files"]:
             table.add_row(*(str(row[key]) for key in ("input", "result", "frames", "seconds", "warnings")))
-        Console(stderr=True, highlight=False, markup=False).print(table)
+        width = None if _is_terminal(sys.stderr) else UNBOUND
+        console = Console(stderr=True, highlight=False, markup=False, width=width)
+        if console.width >= NARROW:
+            console.print(table)
+            return
+        for row in facts["files"]:
+            self._say(f"{_shown(row['input'])}: {row['result']}, {row['frames']} frames")
 
     def _end_of(self, name: str) -> None:
         """Take a file's bar away, and all with the last one."""
@@ -281,6 +289,11 @@ def question(json: bool = False) -> Callable[[str], bool] | None:
 def _shown(path: str) -> str:
     """Give a path as it is seen from here, where that is shorter."""
     return min(os.path.normpath(path), os.path.relpath(path), key=len)
+
+
+def _shortened(name: str, most: int) -> str:
+    """Give a name of at most so many characters: its beginning and its end."""
+    return name if len(name) <= most else f"{name[: most - most // 2 - 1]}…{name[-(most // 2) :]}"
 
 
 def clock(seconds: float) -> str:
