@@ -30,7 +30,7 @@ def test_no_difference_changes_no_sample(name: str) -> None:
     space = color.ColorSpace.of(frame.picture)
     planes = color.planes_of(frame, space, CPU)
     same = color.add_difference(planes, torch.zeros(3, 23, 37), space)
-    picture = color.with_planes(frame, same, space)
+    picture = color.with_planes(frame.picture, same, space)
     for index in range(len(picture.planes)):
         assert numpy.array_equal(plane_array(picture, index), plane_array(frame.picture, index))
 

@@ -1,5 +1,6 @@
 """Several inputs: which output each has, and how they are restored one after the other, or some at once."""
 
+import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -31,10 +32,15 @@ VIDEO_SUFFIXES = {
 
 @dataclass(frozen=True)
 class Job:
-    """An input and its output."""
+    """An input and its output; pictures: whether that is a folder of them whatever its name looks like."""
 
     source: Path
     output: Path
+    pictures: bool = False
+
+    def settings(self, settings: Settings) -> Settings:
+        """Give the settings for this job."""
+        return dataclasses.replace(settings, pictures=self.pictures)
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,9 @@ def plan_jobs(inputs: Iterable[str], output: str | None, suffix: str | None, set
             raise UsageError(f"--suffix {suffix!r} is not something to add to a name", "use --suffix _sharp")
         jobs = [Job(path, _written(path.with_name(f"{path.stem}{suffix}{path.suffix}"), settings)) for path in sources]
     elif not several:
-        return [Job(sources[0], decode.PIPE if output == "-" else Path(output).absolute())]
+        return [Job(sources[0], decode.PIPE if output == "-" else Path(output).absolute(), settings.pictures)]
     else:
-        folder = _folder(output)
+        folder = _folder(output)  # its slash does not ask for pictures, then
         names = [path.name if path.suffix or path.is_dir() else f"{path.name}.mkv" for path in sources]
         jobs = [Job(path, _written(folder / name, settings)) for path, name in zip(sources, names, strict=True)]
     _check_names(jobs)
@@ -104,7 +110,7 @@ def _folder(output: str) -> Path:
 
 def _written(path: Path, settings: Settings) -> Path:
     """Give an output a name that stands for a container that can be written, with the codec that is asked for."""
-    if settings.pictures or not path.suffix:
+    if not path.suffix:
         return path.absolute()
     if settings.encoding.lossless:
         return path.with_suffix(".mkv").absolute()
@@ -152,7 +158,8 @@ def run_jobs(
     if len(jobs) > 1:
         return _Batch(jobs, settings, at_once, notify, ask, stop).run()
     return [
-        Outcome(job, pipeline.run(job.source, job.output, settings, notify=notify, ask=ask, stop=stop)) for job in jobs
+        Outcome(job, pipeline.run(job.source, job.output, job.settings(settings), notify=notify, ask=ask, stop=stop))
+        for job in jobs
     ]
 
 
@@ -218,7 +225,8 @@ class _Batch:
             return self._failed(job, error)
 
     def _restore(self, job: Job) -> pipeline.Result:
-        return pipeline.run(job.source, job.output, self.settings, notify=self.notify, ask=self.ask, stop=self.stop)
+        settings = job.settings(self.settings)
+        return pipeline.run(job.source, job.output, settings, notify=self.notify, ask=self.ask, stop=self.stop)
 
     def _failed(self, job: Job, error: Exception) -> Outcome:
         if not isinstance(error, InterruptedRunError):

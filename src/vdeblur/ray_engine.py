@@ -45,8 +45,10 @@ def run_jobs(
     try:
         resources, workers = _resources(ray, settings, workers)
         task: Any = ray.remote(**resources)(_work)
-        shares = {job: _shares(job, settings, workers) for job in jobs}
-        running = {task.remote(job, settings, share): (job, share) for job in jobs for share in shares[job]}
+        shares = {job: _shares(job, job.settings(settings), workers) for job in jobs}
+        running = {
+            task.remote(job, job.settings(settings), share): (job, share) for job in jobs for share in shares[job]
+        }
         notify("engine", {"engine": "ray", "workers": workers, "tasks": len(running)})
         outcomes: dict[Job, Outcome] = {}
         left = {job: len(shares[job]) for job in jobs}
@@ -68,7 +70,7 @@ def run_jobs(
                     }
                     notify("warning", facts)
                 if not left[job]:
-                    outcomes[job] = _finish(job, share, result, settings, notify, ask, stop)
+                    outcomes[job] = _finish(job, share, result, job.settings(settings), notify, ask, stop)
     finally:
         ray.shutdown()
     done_jobs = [outcomes[job] for job in jobs]
