@@ -29,15 +29,23 @@ LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 class Program(click.Group):
     """All commands; wrong usage is told in one line, or as events, as every other error is."""
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run the command that the arguments name, and end the program."""
         if not standalone_mode:
-            return super().main(args, *rest, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, standalone_mode, **extra)
         arguments = list(sys.argv[1:] if args is None else args)
         if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
-            sys.stdout.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):
+                sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            status = super().main(arguments, *rest, standalone_mode=False, **extra)
+            status = super().main(arguments, prog_name, complete_var, False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             status = ExitStatus.USAGE

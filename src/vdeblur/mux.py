@@ -512,7 +512,7 @@ class Muxer:
             packet.stream = self.video
             if self.counted:
                 packet.pts = packet.dts = self.frames
-                packet.time_base = self.video.time_base
+                packet.time_base = self.video.time_base or Fraction(1)
                 self.frames += 1
             due = packet.dts if packet.dts is not None else packet.pts
             if due is not None and packet.time_base is not None:
