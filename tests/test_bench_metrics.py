@@ -220,11 +220,13 @@ def test_a_protocol_says_what_it_does(name: str, counted: list[int], words: str)
     assert (protocol.blur == "blur_gamma") == (name == "pvdnet")
 
 
-def test_only_dstnets_protocol_feeds_chunks() -> None:
+def test_only_dstnets_protocol_feeds_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocols, "OTHER_CHUNK", 7)
     chunks = [PROTOCOLS["dstnet"].chunk_of(*which) for which in (("dstnet", "gopro"), ("dstnet", "dvd"))]
     assert chunks == [30, 25]
     assert PROTOCOLS["dstnet"].chunk_of("dstnet-plus", "gopro") == 50
-    assert PROTOCOLS["dstnet"].chunk_of("dstnet-plus", "elsewhere") == protocols.OTHER_CHUNK
+    assert PROTOCOLS["dstnet"].chunk_of("dstnet", "bsd-2ms16ms") == 30
+    assert PROTOCOLS["dstnet"].chunk_of("dstnet-plus", "") == 7
     assert PROTOCOLS["dstnet"].chunk_of("lite", "gopro") is None
     assert PROTOCOLS["plain"].chunk_of("dstnet", "gopro") is None
 

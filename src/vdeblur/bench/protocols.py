@@ -57,9 +57,12 @@ class Protocol:
         return f"{', '.join(parts)}{'; fed in the chunks of its authors' if self.chunks else ''}"
 
     def chunk_of(self, network: str, dataset: str) -> int | None:
-        """Give how many frames of this set the network is fed at once; None: as `run` feeds it."""
+        """Give how many frames of this set the network is fed at once; None: as `run` feeds it.
+
+        dataset: its name in datasets.toml, empty for a folder that is none of those.
+        """
         chunks = CHUNKS.get(network) if self.chunks else None
-        return None if chunks is None else chunks.get(dataset.partition(" ")[0].lower(), OTHER_CHUNK)
+        return None if chunks is None else chunks.get(dataset.partition("-")[0], OTHER_CHUNK)  # bsd has three exposures
 
     def counts(self, index: int, frames: int) -> bool:
         """Tell whether a frame of a sequence of so many is counted."""
