@@ -162,6 +162,7 @@ def test_events(vdeblur, footage: Path) -> None:
     assert {"bench_model", "progress", "sequence_done"} <= set(kinds)
     assert all(event["v"] == 1 for event in events)
     assert [model["model"] for model in events[-2]["models"]] == ["lite", "identity", "unsharp", "cas"]
+    assert str(download.cache_folder()) not in result.stdout, "nothing is named that is gone afterwards"
 
 
 def test_save_keeps_what_run_writes(vdeblur, footage: Path, expected: dict, tmp_path: Path) -> None:

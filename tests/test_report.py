@@ -55,7 +55,7 @@ def results(tmp_path: Path) -> dict[str, Any]:
         model("lite", 27.456, weights_sha256="ab" * 32, params=630_000, seconds_per_frame=0.05, flops=4e9),
         model("dstnet", 34.001, weights="gopro", params=7.45e6, seconds_per_frame=0.4, published=published),
     ]
-    shown = {"model": "lite", "sequence": "alley", "frame": 7}
+    shown = {"model": "lite", "weights": None, "sequence": "alley", "frame": 7}
     return {
         "v": 1, "dataset": "pairs", "protocol": "plain", "device": "cpu", "precision": "fp32",
         "versions": {"vdeblur": "0.1.0", "torch": "2"}, "models": models,
@@ -214,6 +214,7 @@ def test_json_is_what_was_measured(results: dict[str, Any], tmp_path: Path) -> N
     assert written["models"][0].pop("psnr") is None, "JSON knows no infinity"
     assert written["models"][0] == {key: value for key, value in results["models"][0].items() if key != "psnr"}
     assert written["models"][1:] == results["models"][1:]
+    assert "pictures" not in written, "they are gone when the bench is through"
 
 
 def test_equal_frames_do_not_stop_a_report(results: dict[str, Any], tmp_path: Path) -> None:
@@ -238,6 +239,20 @@ def test_models_are_told_apart_by_weights_where_they_have_to() -> None:
         {"dataset": "d", "protocol": "p", "device": "cpu", "precision": "fp32", "versions": {}, "models": models}
     )
     assert "| sequence | frames | dstnet@dvd | dstnet@gopro | lite |" in text
+
+
+def test_pictures_of_two_weights_of_a_model_are_kept_apart(results: dict[str, Any]) -> None:
+    weights = ("dvd", "gopro")
+    results["models"] = [model("dstnet", 30 + index, weights=name) for index, name in enumerate(weights)]
+    (row, _) = results["pictures"]
+    results["pictures"] = [{**row, "model": "dstnet", "weights": name, "sequence": f"of {name}"} for name in weights]
+    text = report.as_html(results)
+    assert re.findall(r"<h3>(.*?)</h3>|<figcaption>worst frame of (.*?):", text) == [
+        ("dstnet@gopro", ""),
+        ("", "of gopro"),
+        ("dstnet@dvd", ""),
+        ("", "of dvd"),
+    ]
 
 
 def test_pictures_are_cut_out_where_most_changed() -> None:

@@ -1,8 +1,8 @@
 """Results of a bench as files: a page for people, tables for a README, lines for a spreadsheet, JSON for programs.
 
 `results` is what `vdeblur bench` writes as JSON (see the README). Two keys are only for the page: `pictures`, a list of
-{"model", "sequence", "frame", "kind", "blurry", "restored", "sharp"} where kind is "worst" or "best" and the last three
-are paths of picture files, and `per_frame` in sequences.
+{"model", "weights", "sequence", "frame", "kind", "blurry", "restored", "sharp"} where kind is "worst" or "best" and the
+last three are paths of picture files that may be gone later, and `per_frame` in sequences.
 """
 
 import csv
@@ -53,7 +53,12 @@ def check(path: Path) -> None:
 
 def as_json(results: Results) -> str:
     """Give results as JSON; what is no finite number (PSNR of frames that are equal) becomes null."""
-    return json.dumps(plain(results), indent=1, allow_nan=False) + "\n"
+    return json.dumps(plain(_lasting(results)), indent=1, allow_nan=False) + "\n"
+
+
+def _lasting(results: Results) -> Results:
+    """Leave out the pictures: paths of this machine, of files that are gone when a bench is through."""
+    return {key: value for key, value in results.items() if key != "pictures"}
 
 
 def as_csv(results: Results) -> str:
@@ -110,8 +115,7 @@ def as_html(results: Results) -> str:
         _pictures(results.get("pictures", []), models),
         _sources(models),
     ]
-    shown = {key: value for key, value in results.items() if key != "pictures"}  # paths of this machine
-    return page_html(f"vdeblur bench: {title}", "\n".join(parts), plain(shown))
+    return page_html(f"vdeblur bench: {title}", "\n".join(parts), plain(_lasting(results)))
 
 
 KINDS: dict[str, Callable[[Results], str]] = {
@@ -322,13 +326,11 @@ def _by_sequence(models: list[Results], key: str) -> list[tuple[str, str, list[s
 def _pictures(pictures: list[dict[str, Any]], models: list[Results]) -> str:
     """Give sliders, each model's worst and best frames beside each other, the best models first."""
     parts = []
-    rank = {model["model"]: place for place, model in enumerate(models)}
-    names = dict.fromkeys(one["model"] for one in pictures)
-    for name in sorted(names, key=lambda name: rank.get(name, len(rank))):
-        own = sorted((one for one in pictures if one["model"] == name), key=lambda one: one["kind"] != "worst")
+    for model in models:
+        own = [one for one in pictures if (one["model"], one["weights"]) == (model["model"], model["weights"])]
         if own:
-            sliders = "".join(_slider(one) for one in own)
-            parts.append(f'<h3>{escape(str(name))}</h3><div class="sliders">{sliders}</div>')
+            sliders = "".join(_slider(one) for one in sorted(own, key=lambda one: one["kind"] != "worst"))
+            parts.append(f'<h3>{escape(_name(model, models))}</h3><div class="sliders">{sliders}</div>')
     if not parts:
         return ""
     return (
