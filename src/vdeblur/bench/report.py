@@ -64,14 +64,14 @@ def _lasting(results: Results) -> Results:
 def as_csv(results: Results) -> str:
     """Give a line for each model and sequence."""
     text = io.StringIO()
-    heads = ["dataset", "protocol", "device", "model", "weights", "weights_sha256", "precision", "sequence"]
-    measures = ["frames", "psnr", "ssim_2d", "ssim_3d"]
+    heads = ["dataset", "protocol", "device", "versions", "model", "weights", "weights_sha256", "precision"]
+    measures = ["frames", "psnr", "ssim_2d", "ssim_3d", "warping_error", "vmaf", "seconds_per_frame"]
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(heads + measures)
+    lines.writerow([*heads, "sequence", *measures])
     for model in results["models"]:
-        facts = {**results, **model}  # a model may have a precision of its own
+        facts = {**results, **model, "versions": _versions(results)}  # a model may have a precision of its own
         for sequence in model["sequences"]:
-            named = [facts.get(head) for head in heads[:-1]]
+            named = [facts.get(head) for head in heads]
             lines.writerow([*named, sequence["name"], *(sequence.get(measure) for measure in measures)])
     return text.getvalue()
 
@@ -81,8 +81,8 @@ def as_markdown(results: Results) -> str:
     models = _ranked(results)
     columns = [column for column in COLUMNS if any(column.value(model) is not None for model in models)]
     parts = [
-        f"**{_text(results['dataset'])}**, protocol {_text(results['protocol'])}, {_text(results['device'])}, "
-        f"{_text(results['precision'])}; {_versions(results)}",
+        f"**{results['dataset']}**",
+        "\n".join(f"- {key}: {fact}" for key, fact in _facts(results).items()),
         markdown_table(
             ["model", *(column.head for column in columns)],
             [[_name(model, models), *(column.show(model) for column in columns)] for model in models],
@@ -92,6 +92,8 @@ def as_markdown(results: Results) -> str:
             ["sequence", "frames", *(_name(model, models) for model in models)],
             [[name, frames, *cells] for name, frames, cells in _by_sequence(models, "psnr")],
         ),
+        "What was measured:",
+        markdown_table(SOURCE_HEADS, [[_name(model, models), *_source(model)] for model in models]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -105,9 +107,9 @@ def markdown_table(heads: list[str], rows: list[list[str]]) -> str:
 def as_html(results: Results) -> str:
     """Give a page that stands alone."""
     models = _ranked(results)
-    title = f"{_text(results['dataset'])}: {len(models)} models"
+    title = f"{results['dataset']}: {len(models)} models"
     parts = [
-        _header(results, models),
+        _header(results),
         _bars(models),
         _scatters(models),
         _model_table(models),
@@ -155,7 +157,6 @@ COLUMNS = (
     Column("ssim_3d", "SSIM (3D)", ".4f", max),
     Column("published_psnr", "published PSNR, dB", ".2f"),
     Column("published_ssim", "published SSIM", ".4f"),
-    Column("lpips", "LPIPS", ".4f", min),
     Column("vmaf", "VMAF", ".2f", max),
     Column("warping_error", "warping error, 10⁻³", ".3f", min, 1e3),
     Column("sharpness", "sharpness", ".3f"),
@@ -185,17 +186,26 @@ def _name(model: Results, models: list[Results]) -> str:
     return f"{name} {model['precision']}" if precise and model.get("precision") else name
 
 
-def _header(results: Results, models: list[Results]) -> str:
-    facts = {
-        "Protocol": _text(results["protocol"]),
-        "Device": _text(results["device"]),
-        "Precision": _text(results["precision"]),
-        "Frames": _number(max((model.get("frames") or 0 for model in models), default=0), ".0f"),
+def _facts(results: Results) -> dict[str, str]:
+    """Say what was measured, how, and on what, without which no figure means anything."""
+    frames = max((model["frames"] for model in results["models"]), default=0)
+    data, protocol = results["dataset_details"], results["protocol_details"]
+    part = "" if data["complete"] or not data["known"] else ", only a part of the set"
+    return {
+        "Protocol": f"{results['protocol']}: {protocol['description']}",
+        "Data": f"{data['split']}, {data['blur']}, {data['sequences']} sequences, {frames} frames counted{part}",
+        "Layout": data["layout"],
+        "Decoder of pictures": data["decoder"],
+        "Device": f"{results['device']} ({results['device_name']})",
+        "Precision": results["precision"],
         "Versions": _versions(results),
     }
-    items = "".join(f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
+
+
+def _header(results: Results) -> str:
+    items = "".join(f"<div><dt>{key}</dt><dd>{escape(fact)}</dd></div>" for key, fact in _facts(results).items())
     return (
-        f"<header><h1>Deblurring on {escape(_text(results['dataset']))}</h1>"
+        f"<header><h1>Deblurring on {escape(results['dataset'])}</h1>"
         f'<p class="quiet">Measured by vdeblur bench. Figures of different protocols cannot be compared.</p>'
         f'<dl class="facts">{items}</dl></header>'
     )
@@ -360,34 +370,29 @@ def largest_change(blurry: numpy.ndarray, restored: numpy.ndarray) -> tuple[int,
     return int(y), int(x)
 
 
+SOURCE_HEADS = ["model", "weights", "precision", "SHA-256 of the weights", "published with"]
+
+
+def _source(model: Results) -> list[str]:
+    """Say which weights were measured, in which precision, and how those figures were taken that were published."""
+    published = model.get("published") or {}
+    kind = published.get("ssim_kind")
+    protocol = ", ".join(filter(None, (published.get("protocol"), kind and f"SSIM {kind}")))
+    facts = (model.get("weights"), model.get("precision"), model.get("weights_sha256"), protocol)
+    return [str(fact or UNKNOWN) for fact in facts]
+
+
 def _sources(models: list[Results]) -> str:
-    """Say which weights were measured."""
     rows = []
     for model in models:
-        published = model.get("published") or {}
-        protocol = ", ".join(
-            part
-            for part in (published.get("protocol"), published.get("ssim_kind") and f"SSIM {published['ssim_kind']}")
-            if part
-        )
-        digest = f"<code>{escape(model['weights_sha256'])}</code>" if model.get("weights_sha256") else UNKNOWN
-        cells = [escape(_text(model.get("weights"))), digest, escape(protocol or UNKNOWN)]
-        row = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f'<tr><th scope="row">{escape(_name(model, models))}</th>{row}</tr>')
-    heads = ["model", "weights", "SHA-256 of the weights", "published with"]
-    return f"<section><h2>Weights</h2>{_table('What was measured', heads, rows, 'weights', 'texts')}</section>"
+        weights, precision, digest, protocol = map(escape, _source(model))
+        cells = "".join(f"<td>{cell}</td>" for cell in (weights, precision, f"<code>{digest}</code>", protocol))
+        rows.append(f'<tr><th scope="row">{escape(_name(model, models))}</th>{cells}</tr>')
+    return f"<section><h2>Weights</h2>{_table('What was measured', SOURCE_HEADS, rows, 'weights', 'texts')}</section>"
 
 
 def _versions(results: Results) -> str:
-    versions = results.get("versions") or {}
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def _text(value: Any) -> str:
-    """Give a fact as text; a protocol may come as a name with its particulars."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {part}" for key, part in value.items())
-    return UNKNOWN if value is None else str(value)
+    return ", ".join(f"{name} {version}" for name, version in results["versions"].items())
 
 
 def _number(value: float | None, form: str) -> str:
