@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import cli_bench, download, streams, tiles, weights
-from vdeblur.bench import contenders, datasets, evaluate, memory, metrics, pictures, protocols, vmaf
+from vdeblur.bench import contenders, datasets, evaluate, memory, metrics, pictures, protocols, temporal, vmaf
 from vdeblur.bench.datasets import KnownSet, Span
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
 from vdeblur.networks.dstnet import DSTNet
@@ -141,6 +141,21 @@ def test_3d_ssim_is_higher_and_in_the_report(vdeblur, footage: Path, expected: d
     )
     assert found["ssim_3d"] == pytest.approx(metrics.ssim_3d(z, x).mean().item(), abs=1e-9)
     assert found["ssim_3d"] > found["ssim_2d"]
+
+
+def test_steadiness_and_sharpness_are_those_of_the_frames(vdeblur, footage: Path, tmp_path: Path) -> None:
+    found = by_name(bench(vdeblur, "--dataset", footage, "--model", "identity", folder=tmp_path))["identity"]
+    errors = []
+    for sequence in found["sequences"]:
+        blurry, sharp = (
+            torch.from_numpy(read(footage / sequence["name"] / kind)).permute(0, 3, 1, 2).float() / 255
+            for kind in ("blur", "sharp")
+        )
+        errors.append(temporal.warping_error(blurry[:2], sharp[:2]))  # of every fifth pair the first, so one of four
+        assert sequence["warping_error"] == pytest.approx(errors[-1], rel=1e-6)
+        wanted = temporal.sharpness(blurry).tolist()
+        assert [frame["sharpness"] for frame in sequence["per_frame"]] == pytest.approx(wanted, abs=1e-9)
+    assert found["warping_error"] == pytest.approx(numpy.mean(errors), rel=1e-6)
 
 
 def test_what_is_said(vdeblur, footage: Path, tmp_path: Path) -> None:
@@ -490,6 +505,23 @@ def test_what_is_kept_serves_only_the_same(footage: Path, tmp_path: Path, change
     models: list[int] = []
     evaluate.run(task, notify=lambda event, facts: models.append(facts.get("finished", 0)))
     assert not any(models)
+
+
+def test_saved_frames_that_are_gone_are_made_again(footage: Path, tmp_path: Path) -> None:
+    task = evaluate.Task(str(footage), ("identity",), save=tmp_path / "kept")
+    seen: list[str] = []
+    with pytest.raises(InterruptedRunError):
+        evaluate.run(
+            task,
+            notify=lambda event, facts: seen.append(event),
+            stop=lambda: ExitStatus.INTERRUPTED if seen.count("sequence_done") == 2 else None,
+        )
+    first, second = (tmp_path / "kept" / "identity" / name for name in SEQUENCES)
+    min(first.iterdir()).unlink()
+    models: list[int] = []
+    evaluate.run(task, notify=lambda event, facts: models.append(facts.get("finished", 0)))
+    assert max(models) == 1, "the other sequence's frames are there"
+    assert len(list(first.iterdir())) == len(list(second.iterdir())) == FRAMES
 
 
 def test_a_signal_ends_it_cleanly(vdeblur, footage: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -358,11 +358,13 @@ class Kept:
         self.folder = download.cache_folder() / "bench" / key
 
     def read(self, sequence: str) -> SequenceResult | None:
-        """Give what is known of a sequence; None where it is not finished."""
+        """Give what is known of a sequence; None where it is not finished, or its saved frames are gone."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             facts = json.loads((self.folder / f"{sequence}.json").read_text("utf-8"))
             facts["frames"] = tuple(FrameResult(**frame) for frame in facts["frames"])
-            return SequenceResult(**facts)
+            result = SequenceResult(**facts)
+            there = result.saved is None or len(list(Path(result.saved).glob("*.png"))) >= result.restored
+            return result if there else None
         return None
 
     def write(self, result: SequenceResult) -> None:
