@@ -204,7 +204,11 @@ def test_pictures_smaller_than_the_window() -> None:
     [
         ("plain", [0, 1, 2, 3, 4, 5], "all frames, nothing cropped, not aligned, RGB"),
         ("cdvd-tsp", [2, 3], "without the first 2 and the last 2 of each sequence, 4 px cropped"),
-        ("pvdnet", [1, 2, 3, 4, 5], "without the first of each sequence, 16 px cropped, aligned (Koehler), luma"),
+        (
+            "pvdnet",
+            [1, 2, 3, 4, 5],
+            "without the first of each sequence, 16 px cropped, aligned (Koehler), luma, 8 bit rounded before",
+        ),
         ("dstnet", [0, 1, 2, 3, 4, 5], "SSIM 3D, mean over all frames; fed in the chunks of its authors"),
         ("estrnn", [2, 3], "8 bit truncated, SSIM 2D"),
         ("vrt", [0, 1, 2, 3, 4, 5], "SSIM 3D"),

@@ -49,8 +49,8 @@ class Protocol:
         parts = [
             f"without {' and '.join(ends)} of each sequence" if ends else "all frames",
             f"{self.crop} px cropped" if self.crop else "nothing cropped",
-            "aligned (Koehler), luma, not rounded" if self.aligned else "not aligned, RGB",
-            f"8 bit {'truncated' if self.truncate else 'rounded'}",
+            "aligned (Koehler), luma" if self.aligned else "not aligned, RGB",
+            f"8 bit {'truncated' if self.truncate else 'rounded'}{' before that, not after' if self.aligned else ''}",
             f"SSIM {'2D and 3D' if self.ssim == 'both' else self.ssim}",
             "mean over all frames",
         ]
