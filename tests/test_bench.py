@@ -562,7 +562,7 @@ def test_a_sequence_that_is_too_short(vdeblur, footage: Path) -> None:
         (("--dataset", "{}", "--precision", "int8"), 2, "'int8' is not one of auto, fp32, bf16, fp16"),
         (("--dataset", "{}", "--speed"), 2, "--speed needs no data set"),
         (("--speed", "--report", "a.md", "--report", "b.md"), 2, "writes one report"),
-        (("--dataset", "{}", "--report", "report.pdf"), 2, "no report of the kind '.pdf'"),
+        (("--dataset", "{}", "--report", "report.pdf"), 2, "a report cannot be of the kind '.pdf'"),
         (("--dataset", "{}", "--data", "{}"), 2, "--data says where a known set is"),
         (("--dataset", "gopro", "--offline"), 5, "GoPro is not in the cache, and the network is off"),
         (("--dataset", "bsd"), 5, "cannot be fetched without a person"),

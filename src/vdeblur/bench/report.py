@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any
 import numpy
 
 from vdeblur.bench import charts
+from vdeblur.bench.baselines import BASELINES
 from vdeblur.decode import read_picture
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.page import page_html, picture_uri, slider_html
 
 CROP = (240, 320)  # lines and columns of the pictures on the page
 BLURRY = "identity"  # the model that returns what it gets: what is to be gained on
-BASELINES = ("identity", "unsharp", "cas")  # no networks; drawn in gray
+GRAY = (BLURRY, *BASELINES)  # no networks
 UNKNOWN = "-"
 
 Results = dict[str, Any]
@@ -36,17 +37,28 @@ def write(results: Results, path: Path) -> None:
     Raises: UsageError for a suffix that is not among KINDS, OutputError where the file cannot be written.
     """
     check(path)
-    text = KINDS[path.suffix.lower()](results)
+    write_text(KINDS[path.suffix.lower()](results), path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a report that is made.
+
+    Raises: OutputError where that cannot be.
+    """
     try:
         path.write_text(text, "utf-8", newline="")
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}", "check the folder") from error
 
 
-def check(path: Path) -> None:
-    """Refuse a report that cannot be written, before the long work begins; raises as write does."""
-    if path.suffix.lower() not in KINDS:
-        raise UsageError(f"there is no report of the kind {path.suffix!r}", f"name it {' or '.join(KINDS)}")
+def check(path: Path, kinds: Iterable[str] = (), what: str = "a report") -> None:
+    """Refuse a report that cannot be written, before the long work begins; raises as write does.
+
+    kinds: suffixes to choose from, those of KINDS if none are given. what: its name in the message.
+    """
+    kinds = tuple(kinds or KINDS)
+    if path.suffix.lower() not in kinds:
+        raise UsageError(f"{what} cannot be of the kind {path.suffix!r}", f"name it {' or '.join(kinds)}")
     if not path.absolute().parent.is_dir():
         raise OutputError(f"the folder {path.absolute().parent} does not exist", "make it, or choose another")
 
@@ -251,7 +263,7 @@ def _key(more: str = "") -> str:
 
 
 def _baseline(model: Results) -> str:
-    return ' class="baseline"' if model["model"] in BASELINES else ""
+    return ' class="baseline"' if model["model"] in GRAY else ""
 
 
 def _scatters(models: list[Results]) -> str:
@@ -262,7 +274,7 @@ def _scatters(models: list[Results]) -> str:
         ("params", "parameters, in millions", 1e-6),
     ):
         points = [
-            charts.Point(_name(model, models), model[key] * scale, model["psnr"], model["model"] in BASELINES)
+            charts.Point(_name(model, models), model[key] * scale, model["psnr"], model["model"] in GRAY)
             for model in models
             if _finite(model.get(key)) and _finite(model.get("psnr"))
         ]

@@ -21,9 +21,8 @@ from typing import Any
 import torch
 
 from vdeblur import __version__, device, errors, weights
-from vdeblur.bench import parts
-from vdeblur.bench.report import markdown_table
-from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, OutputError, UsageError
+from vdeblur.bench import parts, report
+from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError
 
 POLL_SECONDS = 0.2  # between questions whether a signal came
 KINDS = (".json", ".md")
@@ -230,10 +229,7 @@ def check(path: Path) -> None:
 
     Raises: UsageError, OutputError.
     """
-    if path.suffix.lower() not in KINDS:
-        raise UsageError(f"there is no report of speed of the kind {path.suffix!r}", f"name it {' or '.join(KINDS)}")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"the folder {path.absolute().parent} does not exist", "make it, or choose another")
+    report.check(path, KINDS, "a report of speed")
 
 
 def write(results: Results, path: Path) -> None:
@@ -243,15 +239,12 @@ def write(results: Results, path: Path) -> None:
     """
     check(path)
     text = as_markdown(results) if path.suffix.lower() == ".md" else json.dumps(results, indent=1) + "\n"
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}", "check the folder") from error
+    report.write_text(text, path)
 
 
 def as_markdown(results: Results) -> str:
     """Give the tables that are shown on a terminal, too."""
-    titled = (f"{title}:\n\n{markdown_table(heads, rows)}" for title, heads, rows in tables(results))
+    titled = (f"{title}:\n\n{report.markdown_table(heads, rows)}" for title, heads, rows in tables(results))
     return "\n\n".join([summary(results), *titled]) + "\n"
 
 
