@@ -209,6 +209,13 @@ def test_repeats_take_turns_and_give_medians(monkeypatch: pytest.MonkeyPatch) ->
         assert row["peak_device_memory_bytes"] is None
 
 
+def test_json_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(speed, "run_part", in_this_process)
+    run_speed(["identity"], ["fp32"], "64x48", 4, "cpu", [], 1, None, True, lambda: None)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["models"][0]["model"] == "identity"
+
+
 @pytest.mark.parametrize("size", ["large", "64", "64x48x3", "0x48", "65x48", "-64x48"])
 def test_sizes_that_make_no_sense(size: str) -> None:
     with pytest.raises(UsageError, match=size):
