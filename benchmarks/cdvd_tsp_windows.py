@@ -11,6 +11,7 @@ import time
 
 import torch
 
+from vdeblur import profile
 from vdeblur.bench import parts
 
 WINDOWS = 2  # timed; each costs the same
@@ -25,10 +26,10 @@ def main() -> None:
     with torch.inference_mode():
         for index in range(WINDOWS + 1):
             if index == 1:  # the first one warms up
-                parts.synchronize(chosen)
+                profile.synchronize(chosen)
                 begun = time.perf_counter()
             network(*(network(*window[place : place + 3]) for place in range(3)))
-    parts.synchronize(chosen)
+    profile.synchronize(chosen)
     print((time.perf_counter() - begun) / WINDOWS)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests import clips
+from vdeblur import profile
 from vdeblur.bench import parts, speed
 from vdeblur.cli_bench_speed import run_speed
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, ModelError, OutputError, UsageError
@@ -68,7 +69,7 @@ def test_flops_are_those_of_the_paper_and_grow_with_the_area() -> None:
 
 
 def test_a_stage_within_another_stops_its_time() -> None:
-    watch = parts.Stopwatch(CPU)
+    watch = profile.Stopwatch(CPU)
     with watch.stage("outer"):
         time.sleep(0.02)
         with watch.stage("inner"):

@@ -1,4 +1,7 @@
-"""Several inputs: which output each has, and how they are restored one after the other, or some at once."""
+"""Several inputs: which output each has, and how they are restored one after the other, or some at once.
+
+`restore` does all that is asked for of one of them: its output and the comparison beside it, or a sample.
+"""
 
 import dataclasses
 import os
@@ -10,9 +13,10 @@ from pathlib import Path
 
 import torch
 
-from vdeblur import decode, encode, pipeline
+from vdeblur import compare, decode, encode, pipeline, sample
 from vdeblur.errors import (
     BatchError,
+    DamageError,
     ExitStatus,
     InputError,
     InterruptedRunError,
@@ -57,8 +61,9 @@ def plan_jobs(inputs: Iterable[str], output: str | None, suffix: str | None, set
 
     output: a file, or a folder for several inputs; None: beside the inputs, with the suffix added to their names.
 
-    Raises: InputError where a folder holds nothing of use, UsageError where the output does not fit.
+    Raises: InputError where a folder holds nothing of use, UsageError where the output or options do not fit.
     """
+    check_extras(settings)
     paths = [Path(name) for name in inputs]
     sources = [source for path in paths for source in _sources(path)]
     several = len(paths) > 1 or sources != paths
@@ -73,7 +78,7 @@ def plan_jobs(inputs: Iterable[str], output: str | None, suffix: str | None, set
         folder = _folder(output)  # its slash does not ask for pictures, then
         names = [path.name if path.suffix or path.is_dir() else f"{path.name}.mkv" for path in sources]
         jobs = [Job(path, _written(folder / name, settings)) for path, name in zip(sources, names, strict=True)]
-    _check_names(jobs)
+    _check_names(jobs, settings)
     return jobs
 
 
@@ -117,7 +122,36 @@ def _written(path: Path, settings: Settings) -> Path:
     return path.absolute() if encode.is_container(path.suffix) else path.with_suffix(".mkv").absolute()
 
 
-def _check_names(jobs: list[Job]) -> None:
+def check_extras(settings: Settings) -> None:
+    """Refuse what --compare and --sample do not go together with.
+
+    Raises: UsageError.
+    """
+    asked = [f"--{name}" for name in ("compare", "sample") if getattr(settings, name)]
+    if len(asked) == 2:
+        raise UsageError("--sample shows the input beside the output already", "leave out --compare")
+    for option in asked:
+        if settings.share is not None:
+            raise UsageError(f"{option} needs an output, and --share makes none", "give it to the run that joins them")
+        if settings.dry_run:
+            raise UsageError(f"{option} needs an output, and --dry-run makes none", "leave out one of them")
+    if settings.sample and settings.profile:
+        raise UsageError("--profile is of a whole run, not of samples", "leave out one of them")
+
+
+def comparison_of(job: Job, settings: Settings) -> Path:
+    """Give the name of the comparison of a job's input and output, beside the output."""
+    output, settings = job.output, job.settings(settings)
+    if settings.compare == "html":
+        suffix = ".html"
+    else:
+        is_video = not pipeline.writes_pictures(output, settings) and encode.is_container(output.suffix)
+        suffix = output.suffix if is_video else ".mp4"
+    stem = output.name if pipeline.writes_pictures(output, settings) else output.stem
+    return output.with_name(f"{stem}_{settings.compare}{suffix}")
+
+
+def _check_names(jobs: list[Job], settings: Settings) -> None:
     """Refuse outputs of one name, and outputs that are inputs.
 
     Raises: UsageError.
@@ -125,11 +159,12 @@ def _check_names(jobs: list[Job]) -> None:
     outputs: dict[Path, Path] = {}
     inputs = {job.source.resolve() for job in jobs}
     for job in jobs:
-        if job.output in outputs:
-            raise UsageError(f"{outputs[job.output]} and {job.source} would both become {job.output}", "rename one")
-        if job.output.resolve() in inputs:
-            raise UsageError(f"{job.output} is one of the inputs", "choose another folder for the outputs")
-        outputs[job.output] = job.source
+        for output in [job.output] + ([comparison_of(job, settings)] if settings.compare else []):
+            if output in outputs:
+                raise UsageError(f"{outputs[output]} and {job.source} would both become {output}", "rename one")
+            if output.resolve() in inputs:
+                raise UsageError(f"{output} is one of the inputs", "choose another folder for the outputs")
+            outputs[output] = job.source
 
 
 def without_existing(jobs: list[Job], notify: pipeline.Notify = pipeline.ignore) -> list[Job]:
@@ -157,10 +192,92 @@ def run_jobs(
     """
     if len(jobs) > 1:
         return _Batch(jobs, settings, at_once, notify, ask, stop).run()
-    return [
-        Outcome(job, pipeline.run(job.source, job.output, job.settings(settings), notify=notify, ask=ask, stop=stop))
-        for job in jobs
-    ]
+    return [Outcome(job, restore(job, settings, notify=notify, ask=ask, stop=stop)) for job in jobs]
+
+
+def restore(
+    job: Job,
+    settings: Settings,
+    *,
+    notify: pipeline.Notify = pipeline.ignore,
+    ask: Callable[[str], bool] | None = None,
+    stop: Callable[[], ExitStatus | None] = never,
+) -> pipeline.Result:
+    """Restore one file, or with --sample samples of it, and with --compare show it beside its input, too.
+
+    Raises: what pipeline.run, sample.run and compare raise. An output that is done stays, whatever comes of the
+    comparison.
+    """
+    settings = job.settings(settings)
+    check_extras(settings)
+    if settings.sample:
+        return sample.run(job.source, job.output, settings, notify=notify, ask=ask, stop=stop)
+    if settings.compare:
+        check_comparison(job, settings)
+        notify = _once(notify)  # the input is read again, and says the same again
+    try:
+        result = pipeline.run(job.source, job.output, settings, notify=notify, ask=ask, stop=stop)
+    except DamageError:  # the output is there all the same
+        if settings.compare:
+            write_comparison(job, settings, notify, stop)
+        raise
+    if settings.compare:
+        write_comparison(job, settings, notify, stop)
+    return result
+
+
+def _once(notify: pipeline.Notify) -> pipeline.Notify:
+    """Pass events on, but no warning twice."""
+    told: set[tuple[object, object]] = set()
+
+    def pass_on(event: str, facts: dict[str, object]) -> None:
+        warning = (facts.get("code"), facts.get("message"))
+        if event != "warning" or warning not in told:
+            notify(event, facts)
+        if event == "warning":
+            told.add(warning)
+
+    return pass_on
+
+
+def check_comparison(job: Job, settings: Settings) -> None:
+    """Refuse a comparison that must not or cannot be written, before any work.
+
+    Raises: UsageError for pipes, OutputError.
+    """
+    if decode.PIPE in (job.source, job.output):
+        raise UsageError("--compare takes no pipes: input and output are read once more", "use files")
+    encode.check_output(comparison_of(job, settings), job.source, settings.encoding.overwrite)
+
+
+def write_comparison(
+    job: Job, settings: Settings, notify: pipeline.Notify, stop: Callable[[], ExitStatus | None]
+) -> None:
+    """Show a job's input, or the part of it that was asked for, and its output in one file beside the output."""
+    assert settings.compare is not None
+    path = comparison_of(job, settings)
+    told: dict[str, object] = {"input": str(job.source), "output": str(path), "mode": settings.compare}
+
+    def notify_warning(event: str, facts: dict[str, object]) -> None:
+        if event == "warning":  # progress is of the work that is done by now
+            notify(event, facts)
+
+    try:
+        compare.write_comparison(
+            job.source,
+            job.output,
+            path,
+            settings.compare,
+            overwrite=settings.encoding.overwrite,
+            cut=settings.cut,
+            notify=notify_warning,
+            stop=stop,
+        )
+    except InterruptedRunError as error:
+        error.message = f"stopped; {job.output} is done, {path.name} is not"
+        error.hint = f"vdeblur compare {job.source} {job.output} makes it"
+        raise
+    notify("comparison", told)
 
 
 class _Batch:
@@ -220,13 +337,9 @@ class _Batch:
 
     def _one(self, job: Job) -> Outcome:
         try:
-            return Outcome(job, self._restore(job))
+            return Outcome(job, restore(job, self.settings, notify=self.notify, ask=self.ask, stop=self.stop))
         except Exception as error:  # the other files are none the worse
             return self._failed(job, error)
-
-    def _restore(self, job: Job) -> pipeline.Result:
-        settings = job.settings(self.settings)
-        return pipeline.run(job.source, job.output, settings, notify=self.notify, ask=self.ask, stop=self.stop)
 
     def _failed(self, job: Job, error: Exception) -> Outcome:
         if not isinstance(error, InterruptedRunError):

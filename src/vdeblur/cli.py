@@ -11,7 +11,7 @@ import click
 
 from vdeblur import __version__
 from vdeblur.cli_bench import bench
-from vdeblur.cli_compare import compare
+from vdeblur.cli_compare import MODES, compare
 from vdeblur.cli_doctor import doctor
 from vdeblur.cli_models import models
 from vdeblur.cli_probe import probe
@@ -151,6 +151,8 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         option("-t", "--duration", type=time, help="Length of the part to restore."),
         option("--to", type=time, help="End here, in time from the first frame."),
         option("--frames", type=click.IntRange(1), help="At most so many frames."),
+        option("--sample", is_flag=True,
+               help="Restore three short samples beside the input, and predict time and size of the whole."),
         option("-c", "--codec", help="h264, hevc, av1, vp9, ffv1 or an encoder's name.  [default: the input's]"),
         option("--crf", type=click.FloatRange(0), default=16.0, help="Quality; lower is better."),
         option("--preset", default="medium", help="Encoder's speed, ultrafast to veryslow."),
@@ -169,6 +171,8 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         option("--resume/--no-resume", default=True, help="Go on with what an interrupted run has finished."),
         option("--segment", type=click.FloatRange(0), default=10.0,
                help="Seconds that are finished and kept as a whole; 0: all of it."),
+        option("--compare", type=click.Choice(MODES),
+               help="Also write OUTPUT_MODE, the input and the output in one video, or page with sliders."),
         option("--share", type=Share(), help="Make only share K of N, no OUTPUT; run without it joins them."),
         option("--engine", type=click.Choice(["local", "ray"]), default="local",
                help="Where the work is done; ray shares segments and files out, see examples/."),
@@ -233,6 +237,9 @@ def _run_by_ray(
 
     if given["share"] is not None:
         raise UsageError("--engine ray shares out by itself", "leave out --share")
+    for option in ("sample", "profile"):
+        if given[option]:
+            raise UsageError(f"--{option} is of one process, and --engine ray has many", "leave out one of them")
     workers = given["jobs"] if given["jobs"] > 1 else None
     ask = question(given["json"])
     return ray_engine.run_jobs(jobs, settings, workers, given["ray_address"], notify=notify, ask=ask, stop=stop)
@@ -261,7 +268,7 @@ def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
         subtitles=not given["no_subtitles"],
     )
     names = ["model", "yes", "offline", "device", "precision", "tile", "tile_overlap", "scene_detect", "strength"]
-    names += ["resume", "share", "deterministic", "strict", "dry_run", "profile"]
+    names += ["resume", "share", "deterministic", "strict", "dry_run", "profile", "compare", "sample"]
     return Settings(
         **{name: given[name] for name in names},
         checkpoint=given["weights"],

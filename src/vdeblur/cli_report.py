@@ -24,6 +24,18 @@ PROGRESS_SECONDS = 0.5  # at most two progress events a second
 NARROW = 80  # columns; a terminal of fewer has no room for tables
 UNBOUND = 10_000  # columns of a file, in which nothing has to be wrapped
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
+# Stages of --profile in words: one after the other, and then those that go on beside them.
+PROFILE_STAGES = {
+    "start": "opening the input, loading the network",
+    "wait_decode": "waiting for the decoder",
+    "color": "upload, conversion to RGB",
+    "scenes": "scene detection",
+    "network": "network, tiles",
+    "difference": "difference, download",
+    "wait_encode": "waiting for the encoder",
+    "assemble": "joining the segments",
+}
+PROFILE_BESIDE = {"decode": "decoding, in a thread of its own", "encode": "encoding, in a thread of its own"}
 
 
 class Program(click.Group):
@@ -204,6 +216,30 @@ class HumanReporter:
         self._end_of(facts["input"])
         spent = clock(facts["seconds"])
         self._say(f"{_shown(facts['output'])}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)")
+
+    def _on_comparison(self, facts: dict[str, Any]) -> None:
+        self._end_of(facts["input"])
+        self._say(f"{_shown(facts['output'])}: the input and the output, {facts['mode']}")
+
+    def _on_sample(self, facts: dict[str, Any]) -> None:
+        self._end_of(facts["input"])
+        predicted = "how long the whole takes cannot be told, since the input's length is not known"
+        if facts["seconds_estimate"] is not None:
+            size = facts["bytes_estimate"] / 1e6
+            predicted = f"the whole takes about {clock(facts['seconds_estimate'])} and {size:.3g} MB"
+        self._say(f"{_shown(facts['output'])}: {facts['frames']} frames, left as they were; {predicted}")
+
+    def _on_profile(self, facts: dict[str, Any]) -> None:
+        self._end_of(facts["input"])
+        device = facts["peak_device_bytes"]
+        host = "?" if facts["peak_memory_bytes"] is None else f"{facts['peak_memory_bytes'] / 1e6:.0f}"
+        on_device = "" if device is None else f", {device / 1e6:.0f} MB on the device"
+        seconds = facts["seconds"]
+        self._say(f"{facts['input']}: at most {host} MB of memory{on_device}; seconds:")
+        for names in (PROFILE_STAGES, PROFILE_BESIDE):
+            for name in names:
+                if name in seconds:
+                    self._say(f"  {seconds[name]:9.2f}  {names[name]}")
 
     def _on_file_skipped(self, facts: dict[str, Any]) -> None:
         self._say(f"{_shown(facts['output'])}: is there already; left as it is")

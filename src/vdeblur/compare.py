@@ -72,6 +72,7 @@ def write_comparison(
     mode: str,
     *,
     overwrite: bool,
+    cut: decode.Cut | None = None,
     notify: Notify = ignore,
     stop: Stop = never,
 ) -> int:
@@ -79,7 +80,8 @@ def write_comparison(
 
     mode: `side` (a left, b right), `split` (the left half of a, the right half of b), `wipe` (so, with a divide that
     moves), `diff` (what b adds to a and takes away, four times, around grey), or `html` (a page with a slider over at
-    most twelve frames). Videos keep a's times, colour tags and sound. notify: takes the events progress and warning.
+    most twelve frames). Videos keep a's times, colour tags and sound. cut: the part of a that b is of. notify: takes
+    the events progress and warning.
 
     Raises: InputError where they cannot be read or do not fit together, OutputError where the output must not or cannot
     be written; it appears whole or not at all.
@@ -87,11 +89,11 @@ def write_comparison(
     if (mode == "html") != (output.suffix.lower() in (".html", ".htm")):
         what = "a page with a slider is named *.html" if mode == "html" else f"{output.suffix} is no kind of video"
         raise OutputError(f"{output} cannot hold a comparison of mode {mode}: {what}", "choose another -o or --mode")
-    with opened(a, b, notify) as couple:
+    with opened(a, b, notify, cut) as couple:
         for path in (a, b):
             encode.check_output(output, path, overwrite)
-        pairs = _watched(couple, notify, stop)
-        with _draft(output, overwrite) as draft:
+        pairs = watched(couple, notify, stop)
+        with drafted(output, overwrite) as draft:
             if mode == "html":
                 return _write_page(draft, couple, pairs)
             return _write_video(draft, couple, pairs, MODES[mode])
@@ -103,7 +105,7 @@ def measure(a: Path, b: Path, *, notify: Notify = ignore, stop: Stop = never) ->
     Raises: see write_comparison.
     """
     with opened(a, b, notify) as couple:
-        for left, right in _watched(couple, notify, stop):
+        for left, right in watched(couple, notify, stop):
             rgb_a, rgb_b = (255 * picture[None] for picture in couple.rgb(left, right))
             fits = min(rgb_a.shape[-2:]) >= SMALLEST_SSIM
             ssim = float(metrics.ssim_2d(rgb_b, rgb_a)) if fits else None
@@ -225,7 +227,7 @@ def matched(left: Iterator[Frame], right: Iterator[Frame], slack: Fraction) -> I
             yield frame, waiting.popleft()
 
 
-def _watched(couple: Couple, notify: Notify, stop: Stop) -> Iterator[tuple[Frame, Frame]]:
+def watched(couple: Couple, notify: Notify, stop: Stop) -> Iterator[tuple[Frame, Frame]]:
     """Give the pairs, tell of progress, and end where a signal came."""
     begun, total = time.monotonic(), couple.a.info.frames_estimate
     for done, pair in enumerate(couple.pairs(), 1):
@@ -249,7 +251,7 @@ def _write_video(draft: Path, couple: Couple, pairs: Iterator[tuple[Frame, Frame
             begin = left.seconds if begin is None else begin
             both = compose(left, right, mode, info_a.rotation, info_b.rotation, float(left.seconds - begin))
             if file is None:
-                file = VideoFile(draft, _composed_info(info_a, both), couple.a, couple.warn)
+                file = VideoFile(draft, composed_info(info_a, both), couple.warn, beside=couple.a)
             file.write(both)
             frames += 1
         assert file is not None, "pairs raises where there are none"
@@ -261,7 +263,8 @@ def _write_video(draft: Path, couple: Couple, pairs: Iterator[tuple[Frame, Frame
     return frames
 
 
-def _composed_info(info: decode.SourceInfo, frame: Frame) -> decode.SourceInfo:
+def composed_info(info: decode.SourceInfo, frame: Frame) -> decode.SourceInfo:
+    """Describe a video of frames like this one, which `compose` made of those of a source."""
     aspect = info.sample_aspect_ratio
     if aspect and info.rotation % 180:
         aspect = 1 / aspect
@@ -450,7 +453,7 @@ def evenly(items: Iterator[T], most: int) -> list[T]:
 
 
 @contextlib.contextmanager
-def _draft(output: Path, overwrite: bool) -> Iterator[Path]:
+def drafted(output: Path, overwrite: bool) -> Iterator[Path]:
     """Give a name beside the output; what was written there gets the output's name where nothing was raised."""
     draft = output.absolute().with_name(f".vdeblur-{os.getpid()}-{uuid.uuid4().hex[:8]}{output.suffix}")
     try:

@@ -1,6 +1,7 @@
-"""Frames and a copy of another file's sound into a video file, encoded as `vdeblur run` would."""
+"""Frames, and if wanted a copy of another file's sound, into a video file, encoded as `vdeblur run` would."""
 
 import contextlib
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,38 +13,57 @@ from vdeblur.decode import PictureSource, SourceInfo, VideoSource, Warn
 from vdeblur.errors import OutputError
 from vdeblur.frame import Frame
 
+DEFAULT = encode.EncodeOptions()
+
 
 class VideoFile:
     """A video file in the making.
 
-    info: of the frames that will be written. beside: whose other streams are copied, if the container takes them.
+    info: of the frames that will be written. beside: whose other streams are copied, if the container takes them; None:
+    there are none. pictures: whether the frames come from a folder of them, whose codec is not to be followed.
 
     Raises: OutputError where there is no such container, or the encoder refuses.
     """
 
-    def __init__(self, path: Path, info: SourceInfo, beside: VideoSource | PictureSource, warn: Warn) -> None:
-        options = encode.EncodeOptions()
-        self.encoding = encode.VideoEncoding(info, path.suffix, options, warn)
+    def __init__(
+        self,
+        path: Path,
+        info: SourceInfo,
+        warn: Warn,
+        options: encode.EncodeOptions = DEFAULT,
+        *,
+        beside: VideoSource | PictureSource | None = None,
+        pictures: bool = False,
+        deterministic: bool = False,
+    ) -> None:
+        self.encoding = encode.VideoEncoding(
+            info, path.suffix, options, warn, pictures=pictures, deterministic=deterministic
+        )
         self.encoder = self.encoding.open()
-        self.offset = beside.cut_begin or Fraction(0)
+        self.offset = (beside.cut_begin if beside is not None else None) or Fraction(0)
         try:
-            self.muxer = mux.Muxer(
-                str(path),
-                self.encoding.form,
-                beside,
-                self.encoder.add_to,
-                self.encoding.muxing,
-                offset=self.offset,
-                end=beside.cut_end,
-            )
+            self.muxer = _Alone(path, self) if beside is None else self._muxer_beside(path, beside)
         except (ValueError, av.error.FFmpegError, OSError) as error:
             self.encoder.close()
             hint = "choose another container; .mkv takes nearly everything"
             name = self.encoding.coding.encoder.name
             raise OutputError(f"{name} in *{path.suffix} was refused: {error}", hint) from error
-        encode.warn_of_plans(self.muxer.plans, options, warn)
+        if isinstance(self.muxer, mux.Muxer):
+            encode.warn_of_plans(self.muxer.plans, options, warn)
+
+    def _muxer_beside(self, path: Path, beside: VideoSource | PictureSource) -> mux.Muxer:
+        muxer = mux.Muxer(
+            str(path),
+            self.encoding.form,
+            beside,
+            self.encoder.add_to,
+            self.encoding.muxing,
+            offset=self.offset,
+            end=beside.cut_end,
+        )
         if isinstance(beside, VideoSource):
-            self.muxer.take_others(mux.other_packets(beside, beside.cut_begin, beside.cut_end))
+            muxer.take_others(mux.other_packets(beside, beside.cut_begin, beside.cut_end))
+        return muxer
 
     def write(self, frame: Frame) -> None:
         """Add a frame, and the sound up to it."""
@@ -60,3 +80,30 @@ class VideoFile:
         with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
             self.muxer.abort()
         self.encoder.close()
+
+
+class _Alone:
+    """A container of the video alone; see mux.Muxer."""
+
+    def __init__(self, path: Path, file: VideoFile) -> None:
+        form, muxing = file.encoding.form, file.encoding.muxing
+        options = mux.container_options(form, muxing, [file.encoding.info.time_base])
+        self.container = av.open(str(path), "w", format=form, container_options=options)
+        try:
+            self.video = file.encoder.add_to(self.container)
+            self.container.start_encoding()
+        except BaseException:
+            self.container.close()
+            raise
+
+    def mux_video(self, packets: Iterable[av.Packet]) -> None:
+        """Add encoded video."""
+        for packet in packets:
+            packet.stream = self.video
+            self.container.mux(packet)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self.container.close()
+
+    abort = close

@@ -1,6 +1,8 @@
-"""How much memory a device has left, and how its lack shows."""
+"""How much memory a device has left, how its lack shows, and how much this process has taken."""
 
+import contextlib
 import gc
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,9 @@ SIGNS = (
     "bad allocation",
     "could not create a primitive",
 )
+
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET_PEAK = "5"  # proc(5): sets the peak resident set size to the current one
 
 
 def free_bytes(device: torch.device) -> int:
@@ -91,3 +96,21 @@ def release(device: torch.device) -> None:
         torch.xpu.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def resident_peak() -> int | None:
+    """Give the most bytes that this process has had resident; None where the system does not tell."""
+    if STATUS.exists():  # getrusage would count what the parent held, too, when it began this process
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def reset_resident_peak() -> None:
+    """Let that peak begin anew; only Linux can, elsewhere it stays that of all that the process did."""
+    with contextlib.suppress(OSError):  # where there is no such file, or it is out of bounds
+        RESET.write_text(RESET_PEAK)

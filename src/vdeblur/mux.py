@@ -230,7 +230,7 @@ def _try(
     Without add_video it is read, too: MPEG-TS takes what it does not know, and nobody knows it afterwards.
     """
     file = io.BytesIO()
-    with av.open(file, "w", format=form, container_options=_container_options(form, MuxOptions())) as trial:
+    with av.open(file, "w", format=form, container_options=container_options(form, MuxOptions())) as trial:
         if add_video is not None:
             add_video(trial)
         tracks = {plan.index: _track(trial, source, plan, first) for plan in plans if plan.action != DROP}
@@ -267,7 +267,8 @@ def _copy_packet(packet: av.Packet, stream: Stream) -> av.Packet:
     return copy
 
 
-def _container_options(form: str, options: MuxOptions, clocks: Sequence[Fraction] = ()) -> dict[str, str]:
+def container_options(form: str, options: MuxOptions, clocks: Sequence[Fraction] = ()) -> dict[str, str]:
+    """Give FFmpeg's options of a container; clocks: time bases of its streams."""
     chosen = {}
     if form in MP4_LIKE:
         # When each stream begins is written in this unit, a millisecond by itself; then all that follows would be off.
@@ -465,7 +466,7 @@ class Muxer:
         if isinstance(source, PictureSource):
             _try_video(form, add_video)
         clocks = [source.info.time_base, *(stream.time_base or Fraction(1, 1000) for stream in source.extras)]
-        self.container = av.open(target, "w", format=form, container_options=_container_options(form, options, clocks))
+        self.container = av.open(target, "w", format=form, container_options=container_options(form, options, clocks))
         try:
             self.video = add_video(self.container)
             self.tracks = self._add_tracks(source)

@@ -10,14 +10,10 @@ beside the output; when all are there they are joined to the output, which appea
 
 import contextlib
 import dataclasses
-import queue
-import shutil
-import sys
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -36,7 +32,6 @@ from vdeblur import (
     mux,
     parts,
     segments,
-    streams,
     tiles,
     weights,
 )
@@ -51,21 +46,17 @@ from vdeblur.errors import (
     UsageError,
 )
 from vdeblur.frame import Frame
+from vdeblur.maker import QUEUE_FRAMES, Encoding, Loaded, SegmentMaker, Source
 from vdeblur.networks.layers import Network
 from vdeblur.plan import plan_tiles
+from vdeblur.profile import Profile
 from vdeblur.restore import Restorer, never
 from vdeblur.settings import Settings
 
-QUEUE_FRAMES = 6  # between the stages' threads
 BEST = "best"  # the model that is chosen for the machine
 DAMAGE = {"W_INPUT_DAMAGED", "W_INPUT_TRUNCATED", "W_TIMESTAMPS"}  # warnings that speak of a damaged input
-# What a pixel may take, in bits: five clips took 0.18 to 0.76 with x264 at CRF 16, 2.3 to 4.6 with FFV1 in 4:2:0.
-USUAL_BITS, FFV1_BITS, PNG_BITS = 0.4, 4.0, 12.0
-SEEK_BACK = (2, 10, 60)  # seconds before a segment at which its frames are looked for, one after the other
 
 Notify = Callable[[str, dict[str, object]], None]
-Source = decode.VideoSource | decode.PictureSource
-Encoding = encode.VideoEncoding | encode.PictureEncoding
 
 
 @dataclass(frozen=True)
@@ -97,9 +88,9 @@ def run(
     """Restore one video file or folder of pictures.
 
     source_path, output: `-` is standard input and output. notify: takes the events probe, plan, progress, segment,
-    warning and file_done, and download, download_progress and download_done where weights are fetched, each with its
-    facts. ask: puts to a person whether to fetch weights whose authors published no digest; None where there is nobody
-    to ask. stop: asked before every frame; a status means that a signal came, and the run ends with
+    warning, file_done and profile, and download, download_progress and download_done where weights are fetched, each
+    with its facts. ask: puts to a person whether to fetch weights whose authors published no digest; None where there
+    is nobody to ask. stop: asked before every frame; a status means that a signal came, and the run ends with
     InterruptedRunError.
 
     Raises: VdeblurError, one kind for each fault; the output's name then holds what it held before.
@@ -123,6 +114,7 @@ class FileRun:
         self.notify, self.stop = notify, stop
         self.talk = Talk(settings.offline, settings.yes, notify, ask, stop)
         self.begun = time.monotonic()
+        self.profile = Profile(settings.profile)
         self.warnings: list[tuple[str, str]] = []
 
     def warn(self, code: str, message: str) -> None:
@@ -138,7 +130,8 @@ class FileRun:
             raise UsageError("a pipe is written by one process, as a video", "leave out --share")
         if self.settings.deterministic:
             device.make_deterministic()
-        source = decode.open_source(self.source_path, self.settings.cut, self.warn)
+        with self.profile.main.stage("start"):
+            source = decode.open_source(self.source_path, self.settings.cut, self.warn)
         try:
             self._probe(source.info)
             frames = self._to_pipe(source) if self.output == decode.PIPE else self._to_file(source)
@@ -152,6 +145,8 @@ class FileRun:
             facts = {"input": str(self.source_path), "output": str(self.output), "frames": frames}
             speed = {"seconds": round(seconds, 3), "fps": round(frames / seconds, 3)}
             self.notify("file_done", {**facts, **speed, "warnings": list(codes)})
+        if self.settings.profile and not self.settings.dry_run:
+            self.notify("profile", {"input": str(self.source_path), **self.profile.facts()})
         self._judge(codes)
         return Result(self.output, frames, seconds, codes)
 
@@ -176,8 +171,9 @@ class FileRun:
         settings = self.settings
         encode.check_output(self.output, self.source_path, settings.encoding.overwrite)
         encoding = choose_encoding(self.output, source, settings, self.warn)
-        plans = self._try_container(encoding, source)
-        loaded = self._load(source.info)
+        with self.profile.main.stage("start"):
+            plans = self._try_container(encoding, source)
+            loaded = self._load(source.info)
         store = self._open_store(loaded, source)
         keep = settings.resume and not source.is_pipe
         try:
@@ -195,7 +191,8 @@ class FileRun:
                 message = f"{self.source_path} is damaged in {damaged} places; {frames} frames came out"
                 self.warn("W_INPUT_DAMAGED", message)
             overwrite = settings.encoding.overwrite
-            parts.assemble(store, encoding, source, self._others(source, maker), self.warn, overwrite=overwrite)
+            with self.profile.main.stage("assemble"):
+                parts.assemble(store, encoding, source, self._others(source, maker), self.warn, overwrite=overwrite)
             keep = False
             return frames
         except InputError:
@@ -206,20 +203,16 @@ class FileRun:
         finally:
             store.close(keep=keep)
 
-    def _load(self, info: decode.SourceInfo) -> "Loaded":
+    def _load(self, info: decode.SourceInfo) -> Loaded:
         """Fetch a network's weights and place it on the device."""
         settings = self.settings
         faults: list[str] = []
         chosen = device.choose_device(settings.device, faults.append)
-        model = settings.model
         earlier = segments.earlier_plan(self.output).get("model") if settings.resume else None
-        if model == BEST and earlier is not None:  # a busier moment must not choose another
+        if settings.model == BEST and earlier is not None:  # a busier moment must not choose another
             model = earlier
-        elif model == BEST:
-            frames = info.frames_estimate
-            best = choice.strongest(chosen, settings.precision, info.height, info.width, frames, self.talk)
-            model = best.model
-            self.notify("choice", {"model": model, "reason": best.reason})
+        else:
+            model = choose_model(settings, info, chosen, self.talk)
         network = weights.load_model(model, settings.checkpoint, self.talk)
         digest = checksum(network)
         size = (info.height, info.width, info.frames_estimate)
@@ -229,9 +222,10 @@ class FileRun:
             self.warn("W_DEVICE", placed.fallback)
         if precision != "fp32" and precision not in network.half_precision:
             self.warn("W_PRECISION", f"{model} loses quality in {precision}; it is meant for fp32")
+        self.profile.use(placed.device)
         return Loaded(model, digest, placed.network, placed.device, precision)
 
-    def _open_store(self, loaded: "Loaded", source: Source) -> segments.Store:
+    def _open_store(self, loaded: Loaded, source: Source) -> segments.Store:
         """Open what an earlier run has left, and tell of it."""
         store = segments.Store(self.output, fingerprint(self.settings, loaded, source))
         if not self.settings.resume:
@@ -257,7 +251,7 @@ class FileRun:
 
     def _tell_plan(
         self,
-        loaded: "Loaded",
+        loaded: Loaded,
         plan: tiles.TilePlan,
         info: decode.SourceInfo,
         others: list[mux.StreamPlan],
@@ -272,7 +266,7 @@ class FileRun:
         facts |= {"frames_estimate": info.frames_estimate, "dry_run": self.settings.dry_run}
         self.notify("plan", facts)
 
-    def _others(self, source: Source, maker: "SegmentMaker") -> Iterable[av.Packet]:
+    def _others(self, source: Source, maker: SegmentMaker) -> Iterable[av.Packet]:
         """Give the packets of the other streams: from a pipe as they were kept, else read once more."""
         if maker.spool is not None:
             return maker.spool.packets()
@@ -301,20 +295,21 @@ class FileRun:
         encoding = encode.VideoEncoding(
             info, suffix, options, self.warn, pictures=source.pictures, deterministic=settings.deterministic
         )
-        plans = self._try_container(encoding, source)
-        loaded = self._load(info)
+        with self.profile.main.stage("start"):
+            plans = self._try_container(encoding, source)
+            loaded = self._load(info)
         plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device)
         self._tell_plan(loaded, plan, info, plans)
         encoder = encoding.open()
         offset = source.cut_begin or Fraction(0)
         muxer = mux.Muxer("pipe:1", encoding.form, source, encoder.add_to, encoding.muxing, offset=offset)
-        restorer = Restorer(loaded.network, plan, loaded.device, settings, self.stop, self.warn)
-        worker = encode.Worker(QUEUE_FRAMES)
+        restorer = Restorer(loaded.network, plan, loaded.device, settings, self.stop, self.warn, self.profile.main)
+        worker = self.profile.worker(QUEUE_FRAMES)
         progressive = deinterlace.deinterlaced(source.items(), options.deinterlace)
-        items = decode.threaded(progressive, QUEUE_FRAMES)
+        items = decode.threaded(self.profile.decoding.each(progressive, "decode"), QUEUE_FRAMES)
 
         def frames() -> Iterator[Frame]:
-            for item in items:
+            for item in self.profile.main.each(items, "wait_decode"):
                 if isinstance(item, av.Packet):
                     worker.do(muxer.copy, item)  # overtakes the frames that the network holds back
                 else:
@@ -350,227 +345,6 @@ class FileRun:
         )
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A network on its device. digest: of its weights, before they were converted."""
-
-    model: str
-    digest: str
-    network: Network
-    device: torch.device
-    precision: str
-
-
-class SegmentMaker:
-    """Make the segments of one file that are not there yet, in order."""
-
-    def __init__(
-        self, file: FileRun, source: Source, store: segments.Store, encoding: Encoding, loaded: Loaded
-    ) -> None:
-        self.file, self.source, self.store, self.encoding = file, source, store, encoding
-        settings, info = file.settings, source.info
-        if settings.tile == "auto" and "tile" in store.plan:  # free memory may be another, the result must not
-            settings = dataclasses.replace(settings, tile=store.plan["tile"])
-        window = store.plan.get("window")
-        self.plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device, window)
-        self.restorer = Restorer(loaded.network, self.plan, loaded.device, settings, file.stop, file.warn)
-        self.before, self.after = streams.context(loaded.network)
-        self.division = segments.Division(source.first_seconds, settings.segment)
-        self.count = self.division.count(info.duration_seconds)
-        self.share = self._share(settings)
-        self.model = loaded.model
-        self.spool: parts.Spool | None = None
-        self.items: Generator[Frame] | None = None
-        self.part: parts.Part | None = None
-        self.finished: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
-        self.tail: list[segments.Mark] = []  # of what was finished when this run began
-        self.done = 0  # frames before the segment that is being made
-        self.made = 0  # frames made here
-
-    def _share(self, settings: Settings) -> range | None:
-        """Give the segments that are ours where the work is shared out; None: all."""
-        if settings.share is None:
-            return None
-        number, shares = settings.share
-        if self.count is None:
-            raise InputError(
-                f"{self.source.path}: its length is not known, so it cannot be shared out", "convert it to mkv"
-            )
-        if settings.cut.frames is not None or isinstance(self.encoding, encode.PictureEncoding):
-            raise UsageError("pictures, and a number of --frames, cannot be shared out", "use -t, and write a video")
-        first, beyond = (self.count * place // shares for place in (number - 1, number))
-        return range(
-            first, sys.maxsize if number == shares else beyond
-        )  # lengths are estimates: the last takes the rest
-
-    def make(self) -> None:
-        """Make them.
-
-        Raises: whatever goes wrong; what is finished by then is kept.
-        """
-        if self.share is None:
-            self._check_room()
-        self.store.open(
-            {"tile": self.plan.name, "window": self.plan.window, "model": self.model}, shared=self.share is not None
-        )
-        if self.source.is_pipe:
-            self.spool = parts.Spool(self.store.folder / "others")
-        worker = encode.Worker(QUEUE_FRAMES)
-        try:
-            index = self._first_missing()
-            divider = None if index is None else self._open_at(index)
-            while divider is not None and index is not None:
-                segment = divider.segment()
-                self._make(segment, worker)
-                index = self._next_missing(segment, divider.marks())
-                if index is None or not divider.skip_to(index):
-                    break
-            self.restorer.check_stop()
-            worker.finish()
-            self._tell_finished()
-        except BaseException:
-            worker.drain()
-            self._tell_finished()
-            if self.part is not None:
-                self.part.abort()
-            raise
-        finally:
-            if self.items is not None:
-                self.items.close()
-
-    def _check_room(self) -> None:
-        """Warn where the disk is likely to become full: the parts and the output stand there together for a while."""
-        info, encoding = self.source.info, self.encoding
-        frames = info.frames_estimate
-        if frames is None:
-            return
-        if isinstance(encoding, encode.PictureEncoding):
-            bits = PNG_BITS
-        else:
-            bits = 2 * (FFV1_BITS if encoding.coding.lossless else USUAL_BITS)
-        wanted = bits * info.width * info.height * frames / 8e9
-        free = shutil.disk_usage(self.store.folder.parent).free / 1e9
-        if free < wanted:
-            message = f"{free:.2g} GB are free beside {self.file.output}, and about {wanted:.2g} GB may be needed"
-            self.file.warn("W_DISK_SPACE", message)
-
-    def _first_missing(self) -> int | None:
-        if self.share is not None:
-            return next((index for index in self.share if index not in self.store.records), None)
-        chain = self.store.chain()
-        self.done = sum(record.frames for record in chain)
-        self.tail = segments.tail_of(chain)
-        for code, message in dict.fromkeys(warning for record in chain for warning in record.warnings):
-            self.file.warn(code, message)
-        if not chain:
-            return 0
-        return None if chain[-1].last else chain[-1].index + 1
-
-    def _next_missing(self, segment: segments.Segment, marks: list[segments.Mark]) -> int | None:
-        """Give what to make after a segment that ends with these marks; others may have made what follows."""
-        index, last = segment.index, segment.last
-        while not last and (record := self.store.after(index)) and record.follows(marks):
-            self.done += record.frames
-            marks = (marks + record.tail)[-segments.CHECKED :]
-            index, last = record.index, record.last
-        return None if last or (self.share is not None and index + 1 not in self.share) else index + 1
-
-    def _open_at(self, index: int) -> segments.Divider | None:
-        """Read the source so that this segment comes next; None where no frame is left.
-
-        Not every file gives the same frames when it is read from the middle, so they are compared with what the segment
-        before it has seen, and in doubt the file is read from its beginning.
-        """
-        begin = self.division.begin_of(index)
-        for back in SEEK_BACK if index and self.source.seekable else ():
-            if begin - back <= self.source.first_seconds:
-                break
-            divider = self._divider(index, begin - back)
-            found = divider.skip_to(index)
-            if found and len(divider.recent) == divider.recent.maxlen and self._vouched(divider):
-                return divider
-        divider = self._divider(index, None)
-        if not divider.skip_to(index):
-            return None
-        if not self._vouched(divider):
-            raise InputError(
-                f"{self.source.path} gives other frames than it gave to the run that was interrupted",
-                "begin anew with --no-resume",
-            )
-        return divider
-
-    def _vouched(self, divider: segments.Divider) -> bool:
-        """Tell whether the last frames that were read are those with which the finished segments end, if there are."""
-        return self.share is not None or divider.marks()[-len(self.tail) :] == self.tail
-
-    def _divider(self, index: int, seek: Fraction | None) -> segments.Divider:
-        if self.items is not None:
-            self.items.close()
-        frames = self._spooling() if self.spool is not None else self.source.frames(seek)
-        limit = self.file.settings.cut.frames
-        if seek is not None and limit is not None:
-            frames = self._limited(frames, self.division.begin_of(index), limit - self.done)
-        progressive = deinterlace.deinterlaced(frames, self.file.settings.encoding.deinterlace)
-        self.items = decode.threaded(progressive, QUEUE_FRAMES)
-        return segments.Divider(self.items, self.division, self.before, self.after)
-
-    def _spooling(self) -> Iterator[Frame]:
-        """Give a pipe's frames and keep its other packets."""
-        assert self.spool is not None
-        for item in self.source.items():
-            if isinstance(item, av.Packet):
-                self.spool.keep(item)
-            else:
-                yield item
-
-    @staticmethod
-    def _limited(frames: Iterator[Frame], begin: Fraction, limit: int) -> Iterator[Frame]:
-        """End after so many frames from a time on."""
-        for frame in frames:
-            limit -= frame.seconds >= begin
-            if limit < 0:
-                return
-            yield frame
-
-    def _make(self, segment: segments.Segment, worker: encode.Worker) -> None:
-        """Restore and encode one segment."""
-        self.part = part = parts.new_part(self.store, segment.index, self.encoding, self.done)
-        damaged = self.source.damaged
-        count = 0
-        with closing(self.restorer.restore(segment.frames)) as restored:
-            for place, frame in enumerate(restored):
-                if segment.closed and place >= segment.lead + segment.own:
-                    break
-                if place < segment.lead:
-                    continue
-                worker.do(part.write, frame)
-                count += 1
-                self.made += 1
-                self.file.tell_progress(self.source.info, self.done + count, self.made)
-                self._tell_finished()
-        for _ in segment.frames:  # where the network did not ask for what follows
-            pass
-        assert count == segment.own, "every frame comes out once"
-        worker.do(part.finish, segment, self.source.damaged - damaged, list(self.file.warnings))
-        self.part = None
-        first, self.done = self.done, self.done + count
-        worker.do(self.finished.put, {"index": segment.index, "first": first, "last": self.done - 1})
-
-    def _tell_finished(self) -> None:
-        """Tell of the segments that have come to the disk."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self.file.notify("segment", self.finished.get_nowait())
-
-    def end(self) -> Fraction | None:
-        """Give when the last frame is over, on the source's clock, where the part asked for is a number of frames."""
-        pictures = isinstance(self.encoding, encode.PictureEncoding)
-        if self.file.settings.cut.frames is None or self.source.is_pipe or pictures:
-            return None
-        last = max(pts for record in self.store.records.values() for _, pts, *_ in record.packets)
-        return last * self.source.info.time_base + 1 / self.source.info.rate
-
-
 def check_model(settings: Settings) -> None:
     """Refuse a model that does not exist before any file is opened.
 
@@ -580,6 +354,15 @@ def check_model(settings: Settings) -> None:
         weights.find_entry(settings.model)
     elif settings.checkpoint is not None:
         raise UsageError("--weights needs the model it is for", f"-m {BEST} takes a model's own weights")
+
+
+def choose_model(settings: Settings, info: decode.SourceInfo, chosen: torch.device, talk: Talk) -> str:
+    """Give the model's name; `best` becomes one for this device and this video, which is told."""
+    if settings.model != BEST:
+        return settings.model
+    best = choice.strongest(chosen, settings.precision, info.height, info.width, info.frames_estimate, talk)
+    talk.notify("choice", {"model": best.model, "reason": best.reason})
+    return best.model
 
 
 def choose_encoding(output: Path, source: Source, settings: Settings, warn: decode.Warn) -> Encoding:
@@ -616,6 +399,8 @@ def fingerprint(settings: Settings, loaded: Loaded, source: Source) -> dict[str,
         "fail_on_damage",
         "dry_run",
         "profile",
+        "compare",
+        "sample",
     ):
         chosen.pop(name)
     for name in ("overwrite", "audio", "subtitles"):

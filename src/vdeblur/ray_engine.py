@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vdeblur import decode, pipeline, segments, weights
-from vdeblur.batch import Job, Outcome, row_of
+from vdeblur.batch import Job, Outcome, check_comparison, restore, row_of, write_comparison
 from vdeblur.download import Talk
 from vdeblur.errors import ExitStatus, InterruptedRunError, UsageError, VdeblurError, error_facts
 from vdeblur.restore import never
@@ -39,6 +39,9 @@ def run_jobs(
     Raises: UsageError where Ray is not installed or the cluster cannot be reached, InterruptedRunError where a signal
     came.
     """
+    if settings.compare:
+        for job in jobs:
+            check_comparison(job, settings)
     ray = _start(address, workers)
     if settings.model != pipeline.BEST:  # one of us asks, so that no worker has to
         weights.load_model(settings.model, settings.checkpoint, Talk(settings.offline, settings.yes, notify, ask, stop))
@@ -149,11 +152,13 @@ def _finish(
     error: Exception
     try:
         if share is not None:
-            return Outcome(job, pipeline.run(job.source, job.output, settings, notify=notify, ask=ask, stop=stop))
+            return Outcome(job, restore(job, settings, notify=notify, ask=ask, stop=stop))
         if isinstance(result, pipeline.Result):
             facts = {"input": str(job.source), "output": str(job.output), "frames": result.frames}
             speed = {"seconds": round(result.seconds, 3), "fps": round(result.frames / result.seconds, 3)}
             notify("file_done", {**facts, **speed, "warnings": list(result.warnings)})
+            if settings.compare:
+                write_comparison(job, settings, notify, stop)
             return Outcome(job, result)
         error = result
     except InterruptedRunError:

@@ -18,6 +18,7 @@ from vdeblur import plan as plans
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError
 from vdeblur.frame import Copier, Frame
 from vdeblur.networks.layers import Network
+from vdeblur.profile import OFF, Watch
 from vdeblur.settings import Settings
 from vdeblur.tiles import TilePlan
 
@@ -42,7 +43,7 @@ class Restorer:
 
     plan: how frames are cut up; where memory does not suffice, a smaller one takes its place for good. warn: takes
     W_OUT_OF_MEMORY, W_NON_FINITE and W_PRECISION. redone: frames that were restored in float32 because half precision
-    overflowed. unrestored: frames that stayed as they were.
+    overflowed. unrestored: frames that stayed as they were. watch: times color, scenes, network and difference.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class Restorer:
         settings: Settings,
         stop: Callable[[], ExitStatus | None] = never,
         warn: Warn = ignore,
+        watch: Watch = OFF,
     ) -> None:
         self.network, self.plan, self.device, self.settings = network, plan, chosen, settings
-        self.stop, self.warn = stop, warn
+        self.stop, self.warn, self.watch = stop, warn, watch
         self.is_half = network.exact_weights is not None
         self.exact: Network | None = None if self.is_half else network
         self.redone = self.unrestored = 0
@@ -79,7 +81,7 @@ class Restorer:
         the network gives no picture even in float32.
         """
         detector = scenes.SceneDetector() if self.settings.scene_detect else None
-        source = _Source(frames, self._upload, detector)
+        source = _Source(frames, self._upload, detector, self.watch)
         # Begun anew with every call, so that what comes of a segment does not depend on those before it.
         trust = _Trust(0 if self.is_half else math.inf)
         try:
@@ -115,7 +117,8 @@ class Restorer:
             if known:  # done before, and shown again for the state only
                 known -= 1
                 continue
-            is_picture = result.is_picture()
+            with self.watch.stage("difference"):
+                is_picture = result.is_picture()
             if not is_picture and not is_exact:
                 self._note_overflow(uploaded.frame, trust)
                 # So many that the next stream in half precision is not shown again what overflowed.
@@ -124,7 +127,8 @@ class Restorer:
             if not is_picture:
                 self._note_failure(uploaded.frame)
                 left = min(left, len(scene.todo))
-            restored = result.frame(uploaded, self.copier) if is_picture else uploaded.frame
+            with self.watch.stage("difference"):
+                restored = result.frame(uploaded, self.copier) if is_picture else uploaded.frame
             self._say_plan()
             scene.advance()
             self.redone += is_picture and is_exact and self.is_half
@@ -146,8 +150,9 @@ class Restorer:
                 given.append(item)
                 yield self.plan.pad(item.rgb[None])
 
-        for restored in streams.stream(network, padded(), self.plan):
-            results.append(self._finish(given[len(results)], restored))
+        for restored in self.watch.each(streams.stream(network, padded(), self.plan), "network"):
+            with self.watch.stage("difference"):
+                results.append(self._finish(given[len(results)], restored))
             if len(results) > self.delay:
                 yield given.popleft(), results.popleft()
         while results:
@@ -155,9 +160,10 @@ class Restorer:
 
     def _upload(self, frame: Frame) -> "_Uploaded":
         self.check_stop()
-        space = color.ColorSpace.of(frame.picture)
-        planes = color.planes_of(frame, space, self.device)
-        return _Uploaded(frame, space, planes, color.to_rgb(planes, space))
+        with self.watch.stage("color"):
+            space = color.ColorSpace.of(frame.picture)
+            planes = color.planes_of(frame, space, self.device)
+            return _Uploaded(frame, space, planes, color.to_rgb(planes, space))
 
     def _finish(self, item: "_Uploaded", restored: Tensor) -> "_Result":
         """Add what the network changed to the frame's own planes, look whether it is a picture, and fetch both."""
@@ -274,9 +280,13 @@ class _Source:
     """
 
     def __init__(
-        self, frames: Iterator[Frame], upload: Callable[[Frame], _Uploaded], detector: scenes.SceneDetector | None
+        self,
+        frames: Iterator[Frame],
+        upload: Callable[[Frame], _Uploaded],
+        detector: scenes.SceneDetector | None,
+        watch: Watch,
     ) -> None:
-        self.frames, self.upload, self.detector = frames, upload, detector
+        self.frames, self.upload, self.detector, self.watch = frames, upload, detector, watch
         self.is_reading = False
         self.read: Frame | None = None  # and not uploaded yet
         self.first: _Uploaded | None = None  # of the next scene
@@ -298,7 +308,8 @@ class _Source:
             return None
         assert self.read is not None
         item = self.upload(self.read)
-        is_cut = self.detector is not None and self.detector.is_cut(item.rgb)
+        with self.watch.stage("scenes"):
+            is_cut = self.detector is not None and self.detector.is_cut(item.rgb)
         self.read = None
         if is_cut and not begins:
             self.first = item

@@ -33,3 +33,5 @@ class Settings:
     fail_on_damage: bool = False  # a damaged or cut off input is an error in the end
     dry_run: bool = False  # plan only
     profile: bool = False  # measure seconds per stage and peak memory
+    compare: str | None = None  # beside the output, put the input and it together: one of compare.py's modes, or html
+    sample: bool = False  # restore three short samples, and show them beside the input

@@ -4,7 +4,6 @@ speed.py starts a process for each part, so that peaks of memory do not add up: 
 one line of JSON, {"part": a key of PARTS, its arguments}, and gives one, what the part's function gives.
 """
 
-import contextlib
 import json
 import math
 import statistics
@@ -25,12 +24,13 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from vdeblur import color, decode, device, encode, pipeline, scenes, streams, weights
-from vdeblur.bench.memory import resident_peak
 from vdeblur.errors import DeviceError, VdeblurError
 from vdeblur.frame import Copier, Frame
+from vdeblur.memory import resident_peak
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.plan import plan_tiles
+from vdeblur.profile import Stopwatch, synchronize
 from vdeblur.settings import Settings
 from vdeblur.tiles import TilePlan
 
@@ -153,43 +153,9 @@ class _Marks:
         return [after - before for before, after in pairs]
 
 
-def synchronize(chosen: torch.device) -> None:
-    """Wait until a device has done all that it was given."""
-    if chosen.type != "cpu":
-        getattr(torch, chosen.type).synchronize()
-
-
 def percentile(values: list[float], share: float) -> float:
     """Give the least of the values that so large a share of them does not exceed."""
     return sorted(values)[max(math.ceil(share * len(values)), 1) - 1]
-
-
-@dataclass
-class Stopwatch:
-    """Seconds by stage; a stage that begins within another one stops that one's time."""
-
-    chosen: torch.device
-    totals: dict[str, float] = field(default_factory=dict)
-    running: list[str] = field(default_factory=list)
-    since: float = 0.0
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what is done within."""
-        self._turn()
-        self.running.append(name)
-        try:
-            yield
-        finally:
-            self._turn()
-            self.running.pop()
-
-    def _turn(self) -> None:
-        synchronize(self.chosen)
-        now = time.perf_counter()
-        if self.running:
-            self.totals[self.running[-1]] = self.totals.get(self.running[-1], 0.0) + now - self.since
-        self.since = now
 
 
 @dataclass(frozen=True)
@@ -235,7 +201,7 @@ def _stages(network: Network, chosen: torch.device, clip: Path, cut: decode.Cut)
     waiting: deque[tuple[Frame, color.ColorSpace, list[Tensor], Tensor]] = deque()
 
     def uploaded() -> Iterator[Tensor]:
-        for frame in _each(frames_of(source), watch, "decode"):  # whose time is not wanted here
+        for frame in watch.each(frames_of(source), "decode"):  # whose time is not wanted here
             with watch.stage("color"):
                 space = color.ColorSpace.of(frame.picture)
                 planes = color.planes_of(frame, space, chosen)
@@ -246,7 +212,7 @@ def _stages(network: Network, chosen: torch.device, clip: Path, cut: decode.Cut)
             yield watched.pad(rgb[None])
 
     count = 0
-    for restored in _each(streams.stream(network, uploaded(), watched), watch, "network"):
+    for restored in watch.each(streams.stream(network, uploaded(), watched), "network"):
         frame, space, planes, rgb = waiting.popleft()
         with watch.stage("difference"):
             difference = watched.crop(restored)[0].float() - rgb
@@ -254,17 +220,6 @@ def _stages(network: Network, chosen: torch.device, clip: Path, cut: decode.Cut)
         count += 1
     source.close()
     return watch.totals, count
-
-
-def _each(items: Iterator[T], watch: Stopwatch, stage: str) -> Iterator[T]:
-    """Give items, timing how long each one takes to come."""
-    while True:
-        with watch.stage(stage):
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-        yield item
 
 
 def time_pipeline(model: str, device_name: str, precision: str, clip: str, output: str) -> dict[str, Any]:

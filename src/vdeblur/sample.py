@@ -1,0 +1,280 @@
+"""What `vdeblur run --sample` makes: short samples restored as the whole would be, beside the input, and what it costs.
+
+    spans -> each cut out and restored by pipeline.run -> left and right in one video -> time and size of the whole
+
+The samples' own files are made in a folder beside the output, which is gone in the end.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from vdeblur import compare, decode, device, encode, pipeline, segments
+from vdeblur.compare_video import VideoFile
+from vdeblur.download import Talk
+from vdeblur.errors import DamageError, ExitStatus, InputError, UsageError
+from vdeblur.frame import Frame
+from vdeblur.restore import never
+from vdeblur.settings import Settings
+
+PLACES = 3  # samples, each in the middle of its third
+SECONDS = Fraction(2)  # of a sample
+LONGEST_RUN = 250  # frames from key frame to key frame at most: the default of x264 and x265
+# Of each sample's own events these are no news to a user, or speak of a file that is soon gone.
+UNTOLD = {"segment", "file_done"}
+
+
+def run(
+    source_path: Path,
+    output: Path,
+    settings: Settings,
+    *,
+    notify: pipeline.Notify = pipeline.ignore,
+    ask: Callable[[str], bool] | None = None,
+    stop: Callable[[], ExitStatus | None] = never,
+) -> pipeline.Result:
+    """Restore samples of a video or folder of pictures, and show them beside the input, one after the other.
+
+    The output is one video without sound, encoded as the restored one would be; it appears whole or not at all.
+    notify: takes the events of pipeline.run, but for segment and file_done, and sample.
+
+    Raises: UsageError for pipes and for pictures as the output; what pipeline.run and compare raise.
+    """
+    if decode.PIPE in (source_path, output):
+        raise UsageError("--sample takes no pipes: parts of the input are read twice", "save it to a file first")
+    if pipeline.writes_pictures(output, settings):
+        raise UsageError(f"--sample makes a video, and {output} is a folder of pictures", "name it *.mp4")
+    return _Sampling(source_path, output, settings, notify, ask, stop).run()
+
+
+def spans(length: Fraction | None) -> list[tuple[Fraction, Fraction]]:
+    """Give where samples begin and end, in seconds from the beginning of what is asked for.
+
+    length: of all of that; None where it is not known. Three where there is three times as much as they take, else one
+    in the middle.
+    """
+    if length is None:
+        return [(Fraction(0), SECONDS)]
+    places = PLACES if length > PLACES * SECONDS else 1
+    half = min(SECONDS, length) / 2
+    middles = [length * (2 * place + 1) / (2 * places) for place in range(places)]
+    return [(middle - half, middle + half) for middle in middles]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A sample. seconds: that restoring took, from the first frame on. first_bytes: of its first encoded frame."""
+
+    cut: decode.Cut
+    path: Path
+    frames: int
+    seconds: float
+    first_bytes: int
+    bytes: int
+
+
+class _Sampling:
+    """See run; the steps in the order in which they are taken."""
+
+    def __init__(
+        self,
+        source_path: Path,
+        output: Path,
+        settings: Settings,
+        notify: pipeline.Notify,
+        ask: Callable[[str], bool] | None,
+        stop: Callable[[], ExitStatus | None],
+    ) -> None:
+        self.source_path, self.output, self.settings = source_path, output, settings
+        self.notify, self.ask, self.stop = notify, ask, stop
+        self.begun = time.monotonic()
+        self.warnings: dict[tuple[object, object], None] = {}
+        self.done = self.expected = 0  # frames
+
+    def run(self) -> pipeline.Result:
+        pipeline.check_model(self.settings)
+        encode.check_output(self.output, self.source_path, self.settings.encoding.overwrite)
+        source = decode.open_source(self.source_path, self.settings.cut, self._warn)
+        source.close()
+        info = source.info
+        known = info.duration_seconds is not None and info.frames_estimate is not None
+        length = (info.frames_estimate or 0) / info.rate if known else None
+        try:
+            folder = tempfile.TemporaryDirectory(prefix=".vdeblur-sample-", dir=self.output.parent)
+        except OSError as error:
+            raise encode.write_error(self.output, error) from error
+        with folder:
+            samples = self._restore_all(Path(folder.name), spans(length), info)
+            frames = self._write(samples)
+        told: dict[str, object] = {"input": str(self.source_path), "output": str(self.output), "frames": frames}
+        total = info.frames_estimate if known else None
+        self.notify("sample", {**told, **self._estimates(samples, total, length)})
+        codes = tuple(str(code) for code, _ in self.warnings)
+        return pipeline.Result(self.output, frames, time.monotonic() - self.begun, codes)
+
+    def _warn(self, code: str, message: str) -> None:
+        self._tell("warning", {"code": code, "message": message})
+
+    def _tell(self, event: str, facts: dict[str, Any]) -> None:
+        """Pass an event of one sample on as one of all together."""
+        if event == "warning":
+            key = (facts["code"], facts["message"])
+            if key in self.warnings:
+                return
+            self.warnings[key] = None
+        elif event in ("probe", "plan") and self.done:
+            return
+        elif event in ("probe", "plan"):
+            facts = {**facts, "frames_estimate": self.expected}
+        elif event == "progress":
+            frame = self.done + facts["frame"]
+            left = max(self.expected - frame, 0) / max(facts["fps"], 1e-6)
+            facts = {**facts, "frame": frame, "frames_estimate": self.expected, "eta_seconds": round(left, 1)}
+        if event not in UNTOLD:
+            self.notify(event, facts)
+
+    def _restore_all(
+        self, folder: Path, places: list[tuple[Fraction, Fraction]], info: decode.SourceInfo
+    ) -> list[Restored]:
+        """Restore every sample that can be had.
+
+        Raises: InputError where none can.
+        """
+        settings = self._settled(info)
+        self.expected = sum(math.ceil((end - begin) * info.rate) for begin, end in places)
+        samples: list[Restored] = []
+        for index, (begin, end) in enumerate(places):
+            try:
+                samples.append(self._restore(folder / f"{index}{self.output.suffix}", begin, end, settings))
+            except InputError as error:  # as where a file is shorter than it says
+                if settings.strict or (index + 1 == len(places) and not samples):
+                    raise
+                self._warn("W_SAMPLE", f"there is no sample from {float(begin):.1f} s on: {error.message}")
+        return samples
+
+    def _settled(self, info: decode.SourceInfo) -> Settings:
+        """Give the settings of every sample: those of the whole, with the model that `best` is for the whole."""
+        settings = replace(self.settings, sample=False, compare=None, resume=False)
+        if settings.model != pipeline.BEST:
+            return settings
+        talk = Talk(settings.offline, settings.yes, self.notify, self.ask, self.stop)
+        chosen = device.choose_device(settings.device, lambda fault: None)  # every sample says what is wrong with it
+        return replace(settings, model=pipeline.choose_model(settings, info, chosen, talk))
+
+    def _restore(self, path: Path, begin: Fraction, end: Fraction, settings: Settings) -> Restored:
+        """Restore the frames from begin to end, in seconds of the part asked for, to a file."""
+        whole = settings.cut
+        start = (whole.start or 0) + begin
+        stop = start + (end - begin)
+        cut = decode.Cut(start, stop if whole.stop is None else min(stop, whole.stop), whole.frames)
+        clock = _Clock(self._tell, self.stop)
+        told = replace(settings, cut=cut)
+        try:
+            result = pipeline.run(self.source_path, path, told, notify=clock.notify, ask=self.ask, stop=clock.stop)
+        except DamageError as error:
+            message = error.message.replace(str(path), f"a sample of {self.source_path}")
+            raise DamageError(message, error.hint) from error
+        seconds = clock.seconds()
+        self.done += result.frames
+        return Restored(cut, path, result.frames, seconds, *_sizes(path))
+
+    def _write(self, samples: list[Restored]) -> int:
+        """Put the samples beside the input, and one after the other; gives the number of frames."""
+        file: VideoFile | None = None
+        frames, next_pts = 0, 0
+        with compare.drafted(self.output, self.settings.encoding.overwrite) as draft:
+            try:
+                for sample in samples:
+                    with compare.opened(self.source_path, sample.path, self._tell, sample.cut) as couple:
+                        info = couple.a.info
+                        step = max(round(1 / (info.rate * info.time_base)), 1)
+                        shift: int | None = None
+                        for left, right in compare.watched(couple, pipeline.ignore, self.stop):
+                            shift = next_pts - left.pts if shift is None else shift
+                            moved = Frame(left.picture, left.pts + shift, left.time_base)
+                            turns = (info.rotation, couple.b.info.rotation)
+                            both = compare.compose(moved, right, compare.MODES["side"], *turns, 0.0)
+                            file = file or self._open(draft, compare.composed_info(info, both), couple)
+                            file.write(both)
+                            next_pts = moved.pts + step
+                            frames += 1
+                assert file is not None, "couples raise where they have no pairs"
+                file.finish()
+            except BaseException:
+                if file is not None:
+                    file.abort()
+                raise
+        return frames
+
+    def _open(self, draft: Path, info: decode.SourceInfo, couple: compare.Couple) -> VideoFile:
+        settings = self.settings
+        return VideoFile(
+            draft,
+            info,
+            self._warn,
+            settings.encoding,
+            pictures=couple.a.pictures,
+            deterministic=settings.deterministic,
+        )
+
+    def _estimates(self, samples: list[Restored], total: int | None, length: Fraction | None) -> dict[str, object]:
+        """Say how long the whole takes, without its start, and how large it becomes; None where nobody can know.
+
+        A sample begins with a key frame, which is larger than others, the whole has one in every segment.
+        """
+        if total is None:
+            return {"seconds_estimate": None, "bytes_estimate": None}
+        timed = samples[1:] or samples  # the first one also warms up
+        per_frame = sum(sample.seconds for sample in timed) / sum(sample.frames for sample in timed)
+        begun = segments.Division(Fraction(0), self.settings.segment).count(length) or 1
+        keys = min(max(begun, math.ceil(total / LONGEST_RUN)), total)
+        frames, count = sum(sample.frames for sample in samples), len(samples)
+        key_bytes = sum(sample.first_bytes for sample in samples) / count
+        rest_bytes = sum(sample.bytes - sample.first_bytes for sample in samples) / max(frames - count, 1)
+        size = round(keys * key_bytes + (total - keys) * rest_bytes)
+        return {"seconds_estimate": round(per_frame * total, 1), "bytes_estimate": size}
+
+
+class _Clock:
+    """Time what comes after a run's start: from the first frame that goes into the network on.
+
+    A run asks whether to stop before every frame, and after it has told its plan for none but frames.
+    """
+
+    def __init__(self, notify: pipeline.Notify, stop: Callable[[], ExitStatus | None]) -> None:
+        self._notify, self._stop = notify, stop
+        self.is_planned = False
+        self.begun: float | None = None
+
+    def notify(self, event: str, facts: dict[str, object]) -> None:
+        """Take an event."""
+        self.is_planned |= event == "plan"
+        self._notify(event, facts)
+
+    def stop(self) -> ExitStatus | None:
+        """Tell whether a signal came."""
+        if self.is_planned and self.begun is None:
+            self.begun = time.monotonic()
+        return self._stop()
+
+    def seconds(self) -> float:
+        """Give the time until now."""
+        assert self.begun is not None, "a run has frames"
+        return time.monotonic() - self.begun
+
+
+def _sizes(path: Path) -> tuple[int, int]:
+    """Give the bytes of a file's first encoded frame, and of all packets, without covers."""
+    first, total = 0, 0
+    with decode.open_container(path) as container:
+        video = container.streams.video[0]
+        for packet in container.demux():
+            if not decode.is_cover(packet.stream):
+                first = first or (packet.size if packet.stream.index == video.index else 0)
+                total += packet.size
+    return first, total
