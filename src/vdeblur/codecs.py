@@ -113,6 +113,7 @@ NEEDS = {
 }
 # Where an encoder cannot hold the depth or chroma of its own family, one of the ffmpeg beside us can.
 DEEPER = {"libsvtav1": "libaom-av1", "libvpx-vp9": "libvpx-vp9"}
+GLOBAL_HEADER = 0x40  # FFmpeg's AVFMT_GLOBALHEADER, of containers that keep an encoder's headers beside the packets
 HDR_ENCODERS = {"libx265", "libsvtav1"}
 DNXHR_SMALLEST = (256, 120)  # width and height, SMPTE ST 2019-1
 TAG_PARTS = {
@@ -417,7 +418,7 @@ class InternalEncoder:
         context.width, context.height, context.pix_fmt = info.width, info.height, coding.format
         context.time_base = 1 / info.rate if coding.encoder.counted else info.time_base
         context.thread_type = "AUTO"
-        if form.flags & int(av.format.Flags.global_header.value):
+        if form.flags & GLOBAL_HEADER:
             context.flags |= av.codec.context.Flags.global_header
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
