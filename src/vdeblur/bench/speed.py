@@ -65,14 +65,16 @@ def measure(
         for _ in range(repeats):
             pairs = ((model, precision) for model in models for precision in precisions)
             for taken, (model, precision) in zip(rows, pairs, strict=True):
-                taken.append(_measure_row(model, precision, str(chosen), width, height, frames, clip, notify, stop))
+                row = _measure_row(model, precision, str(chosen), width, height, frames, clip, notify, stop)
+                taken.append(row | _share_of(row, chosen.type == "cpu" or model in BASELINES))
             for path in references:
                 notify("measuring", {"model": path.stem, "precision": "", "part": "reference"})
                 times[path.stem].append(time_reference(path, size, frames, str(chosen), stop))
     medians = [_median(taken) for taken in rows]
     found = [{"name": name, "seconds_per_frame": statistics.median(taken)} for name, taken in times.items()]
     for row in medians:
-        _compare(row, medians[0], found, shares_cores=chosen.type == "cpu" or row["model"] in BASELINES)
+        row["ratio"] = row["network_fps"] / medians[0]["network_fps"]
+        row["reference_ratios"] = {one["name"]: one["seconds_per_frame"] * row["network_fps"] for one in found}
     return {
         "v": 1,
         "device": str(chosen),
@@ -207,15 +209,12 @@ def _median(taken: Sequence[Any]) -> Any:
     return first
 
 
-def _compare(row: Results, first: Results, references: list[Results], shares_cores: bool) -> None:
-    """Add what follows from the figures: the share of what the parts allow, and ratios."""
+def _share_of(row: Results, shares_cores: bool) -> Results:
+    """Give what the parts of one round allow, and which share of it the pipeline reached in that round."""
     rates = [row[f"{part}_fps"] for part in ("network", "encoder", "decoder")]
     # On the CPU network and codecs share the cores, so their times add up; else the slowest part leads.
     allowed = 1 / sum(1 / rate for rate in rates) if shares_cores else min(rates)
-    row["allowed_fps"] = allowed
-    row["share"] = row["pipeline_fps"] / allowed
-    row["ratio"] = row["network_fps"] / first["network_fps"]
-    row["reference_ratios"] = {one["name"]: one["seconds_per_frame"] * row["network_fps"] for one in references}
+    return {"allowed_fps": allowed, "share": row["pipeline_fps"] / allowed}
 
 
 def device_name_of(chosen: torch.device) -> str:
