@@ -1,5 +1,6 @@
 """A run that is stopped, at any moment and in any way, goes on with the same command and comes to the same result."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ from tests import clips
 from vdeblur import parts, pipeline, segments
 from vdeblur.decode import Cut
 from vdeblur.encode import EncodeOptions
-from vdeblur.errors import ExitStatus, InterruptedRunError, OutputError
+from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
 from vdeblur.frame import Frame
 from vdeblur.settings import Settings
 
@@ -218,6 +219,35 @@ def test_a_segment_that_was_damaged_on_the_disk_is_made_again(tmp_path: Path) ->
     pipeline.run(source, output, ONE)
     assert output.read_bytes() == whole.read_bytes()
     assert not segments.folder_of(output).exists()
+
+
+def test_work_is_gone_on_with_on_another_device(tmp_path: Path) -> None:
+    """As errors of a GPU advise: --device cpu throws away nothing that is finished."""
+    source = clips.make(tmp_path / "in.mp4", frames=60, codec=H264)
+    with pytest.raises(InterruptedRunError):
+        pipeline.run(source, tmp_path / "out.mp4", ONE, stop=stop_after(55))
+    events = events_of(source, tmp_path / "out.mp4", dataclasses.replace(ONE, device="cpu"))
+    assert sum(event == "progress" for event, _ in events) == 10
+    assert not [facts for event, facts in events if event == "warning"]
+
+
+def test_an_input_that_cannot_be_reached_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a network drive is gone: what is finished stays for the next run."""
+    source = clips.make(tmp_path / "in.mp4", frames=60, codec=H264)
+    output = tmp_path / "out.mp4"
+    with pytest.raises(InterruptedRunError):
+        pipeline.run(source, output, ONE, stop=stop_after(55))
+
+    def gone(self: object, *arguments: object) -> None:
+        raise InputError("in.mp4 cannot be read as video: Host is down") from OSError(112, "Host is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vdeblur.decode.VideoSource.frames", gone)
+        with pytest.raises(InputError):
+            pipeline.run(source, output, ONE)
+    assert len(list(segments.folder_of(output).glob("*.packets"))) == 2
+    made = [event for event, _ in events_of(source, output, ONE) if event == "progress"]
+    assert len(made) == 10
 
 
 def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
