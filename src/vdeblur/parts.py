@@ -25,7 +25,7 @@ from vdeblur.encode import PictureEncoding, VideoEncoding, write_error
 from vdeblur.errors import OutputError, VerificationError
 from vdeblur.frame import Frame
 from vdeblur.mux import Muxer
-from vdeblur.segments import Record, Segment, Store, sync_folder
+from vdeblur.segments import WHOLE, Record, Segment, Store, sync_folder
 
 ALPHA_ENCODERS = ("libvpx", "libvpx-vp9")  # their alpha is beside the packet's bytes, and only Matroska holds it
 EXACT = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}  # how far times may be off; the clocks are ours
@@ -67,7 +67,7 @@ class VideoPart:
         self.container = av.open(io.BytesIO(), "w", format=encoding.form)
         self.encoder = encoding.open()
         self.encoder.add_to(self.container)
-        self.draft = store.data_of(index).with_suffix(".draft")
+        self.draft = store.data_of(index).with_suffix(f".{os.getpid()}.draft")  # another process may make it, too
         try:
             self.file = _PacketFile(self.draft, encoding)
         except OSError as error:
@@ -229,7 +229,7 @@ def assemble(
         if isinstance(encoding, PictureEncoding):
             _place_pictures(store)
             return
-        draft = store.folder / f"whole{output.suffix}"
+        draft = store.folder / f"{WHOLE}{output.suffix}"
         _join(store, encoding, source, others, warn, draft)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
@@ -249,7 +249,8 @@ def _join(
     warn: Warn,
     draft: Path,
 ) -> None:
-    records = [store.records[index] for index in sorted(store.records)]
+    records = store.chain()
+    assert records[-1].last, "all segments are there"
     base = encoding.info.time_base
     shift = round((source.cut_begin or 0) / base)
     decoding, step = decoding_times(records)
