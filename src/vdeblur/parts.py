@@ -67,7 +67,7 @@ class VideoPart:
         self.container = av.open(io.BytesIO(), "w", format=encoding.form)
         self.encoder = encoding.open()
         self.encoder.add_to(self.container)
-        self.draft = store.data_of(index).with_suffix(f".{os.getpid()}.draft")  # another process may make it, too
+        self.draft = store.draft_of(index)
         try:
             self.file = _PacketFile(self.draft, encoding)
         except OSError as error:

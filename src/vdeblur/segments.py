@@ -187,7 +187,7 @@ class Store:
         self.records: dict[int, Record] = {}
         self.plan: dict[str, Any] = {}
         self.reason = ""
-        self.is_forgotten = False
+        self.is_forgotten = self.is_shared = False
         self.lock = filelock.FileLock(self.folder / LOCK)
         self._read()
 
@@ -230,6 +230,10 @@ class Store:
         """Give where a segment's packets are."""
         return self.folder / f"{index:06}.packets"
 
+    def draft_of(self, index: int) -> Path:
+        """Give where they are written; where others work here, too, to a file of this process's own."""
+        return self.folder / (f"{index:06}.{os.getpid()}.draft" if self.is_shared else f"{index:06}.draft")
+
     def open(self, plan: dict[str, Any], shared: bool = False) -> None:
         """Begin or go on; what an earlier run left and cannot be used is removed.
 
@@ -238,6 +242,7 @@ class Store:
 
         Raises: OutputError where another run is writing the same output, or the folder cannot be written.
         """
+        self.is_shared = shared
         try:
             self.folder.mkdir(exist_ok=True)
             self._acquire(60 if shared else 0)
