@@ -1,7 +1,22 @@
-"""What goes wrong with inputs, by the number and name that each case has in the project's list of faults."""
+"""What goes wrong, by the number that each case has in the project's list of forty faults.
 
+A test named `test_NN_...` here is about number NN; ELSEWHERE names the tests of other files. Nothing of the list is
+left out; what this machine lacks is simulated where it would show: a GPU that is busy, broken or lost (36), and
+three hours of video (40), of which benchmarks/long_run.py runs more than a test has time for.
+"""
+
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import re
+import struct
 import subprocess
+import sys
+import tempfile
+import termios
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -12,9 +27,42 @@ import numpy
 import pytest
 
 from tests import clips
+from tests.conftest import ROOT
+from vdeblur import pipeline, segments
 from vdeblur.decode import Cut, open_source
-from vdeblur.errors import ExitStatus
+from vdeblur.encode import EncodeOptions
+from vdeblur.errors import ExitStatus, InterruptedRunError
+from vdeblur.settings import Settings
 
+ELSEWHERE = {
+    1: ["test_run.test_faulty_inputs"],
+    3: ["test_run.test_faulty_inputs"],
+    4: ["test_run.test_faulty_inputs"],
+    26: ["test_run.test_names_of_all_kinds"],
+    28: ["test_run.test_faulty_outputs"],
+    29: ["test_segments.test_a_full_disk_keeps_what_is_finished", "test_segments.test_a_really_full_disk"],
+    30: ["test_segments.test_a_signal_keeps_what_is_finished",
+         "test_segments.test_a_second_signal_stops_at_once_and_keeps_a_valid_state"],
+    31: ["test_segments.test_a_signal_keeps_what_is_finished", "test_run.test_a_signal_ends_it_cleanly"],
+    32: ["test_segments.test_killed_at_ten_random_moments"],
+    33: ["test_weights.test_faulty_checkpoints", "test_weights.test_a_checkpoint_of_ours_loads",
+         "test_weights.test_what_servers_send_instead_of_weights_is_named"],
+    34: ["test_download.test_nobody_is_there", "test_download.test_what_is_not_the_file_is_refused",
+         "test_download.test_a_stopped_fetch_is_gone_on_with_later",
+         "test_download.test_a_cache_that_cannot_be_written",
+         "test_download.test_a_second_process_waits_and_can_be_stopped", "test_download.test_a_drive_that_refuses"],
+    35: ["test_restore.test_what_overflows_in_half_precision_is_restored_in_float32",
+         "test_restore.test_nothing_but_black_is_no_picture_unless_it_was_black"],
+    36: ["test_device.test_a_missing_device_asked_for_by_name_is_an_error",
+         "test_device.test_run_falls_back_to_the_cpu_and_says_how_long_it_takes",
+         "test_device.test_a_gpu_without_room_for_the_network",
+         "test_restore.test_out_of_memory_shrinks_tiles_and_loses_no_frame",
+         "test_restore.test_a_lost_device_is_an_error_that_says_how_to_go_on"],
+    38: ["test_segments.test_what_has_changed_is_noticed_and_said"],
+    39: ["test_batch.test_one_bad_file_of_twenty"],
+    40: ["test_long_run.test_memory_does_not_grow_with_length", "test_long_run.test_times_do_not_drift",
+         "test_batch.test_fifty_files_leave_no_threads_and_no_handles"],
+}  # fmt: skip
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
 HEVC = ("-c:v", "libx265", "-x265-params", "log-level=none")
 HDR10 = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50):max-cll=1000,400"
@@ -38,6 +86,45 @@ def _warnings(events: list[dict]) -> dict[str, str]:
 
 def _error(events: list[dict]) -> str:
     return next(f"{event['message']} ({event['hint']})" for event in events if event["event"] == "error")
+
+
+def _one_line(result, status: int) -> str:
+    """Give the one line of an error, after a look at the exit status: it says what to do, and has no traceback."""
+    lines = [line for line in result.output.splitlines() if line.startswith("vdeblur: ")]
+    assert (result.exit_code, len(lines)) == (status, 1), result.output
+    assert "Traceback" not in result.output
+    assert re.search(r"\(.+\)$", lines[0]), f"there is no hint: {lines[0]}"
+    return lines[0]
+
+
+def test_every_fault_has_its_test() -> None:
+    here = {
+        int(number) for name in globals() for number in re.findall(r"_(\d\d)(?=_)", name) if name.startswith("test_")
+    }
+    assert here | ELSEWHERE.keys() == set(range(1, 41))
+    for names in ELSEWHERE.values():
+        for name in names:
+            file, _, function = name.partition(".")
+            assert f"def {function}(" in (ROOT / "tests" / f"{file}.py").read_text(), name
+
+
+def test_02_what_a_file_is_does_not_depend_on_its_name(vdeblur, tmp_path: Path) -> None:
+    noise = tmp_path / "noise.mp4"
+    noise.write_bytes(bytes(numpy.random.default_rng(0).integers(0, 256, 5000, numpy.uint8)))
+    assert "cannot be read as video" in _one_line(vdeblur("run", noise, tmp_path / "x.mkv"), ExitStatus.INPUT)
+    source = clips.make(tmp_path / "in.mp4", frames=3, codec=H264)
+    for name in ("in.avi", "in.txt", "in"):
+        wrong = tmp_path / name
+        wrong.write_bytes(source.read_bytes())
+        assert vdeblur("run", wrong, tmp_path / f"of_{name}.mkv", "-m", "identity").exit_code == 0
+        assert len(clips.facts(tmp_path / f"of_{name}.mkv").seconds) == 3
+
+
+def test_03_a_folder_without_videos(vdeblur, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").touch()
+    line = _one_line(vdeblur("run", tmp_path / "notes", tmp_path / "out.mp4"), ExitStatus.INPUT)
+    assert "no pictures in this folder, and no videos" in line
 
 
 def test_05_a_file_cut_in_its_middle(events, tmp_path: Path) -> None:
@@ -122,6 +209,26 @@ def test_11_odd_sizes(events, tmp_path: Path) -> None:
     assert clips.facts(tmp_path / "small_out.mp4").size == (16, 16)
 
 
+def test_12_a_frame_of_8k(events, tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mkv", size="7680x4320", frames=1)
+    told = events(source, tmp_path / "out.mkv", "--lossless")
+    assert clips.frame_hashes(tmp_path / "out.mkv") == clips.frame_hashes(source)
+    assert next(event["tile"] for event in told if event["event"] == "plan")
+
+
+@pytest.mark.parametrize("size", ["1x10000", "10000x1"])
+def test_12_a_strip(vdeblur, tmp_path: Path, size: str) -> None:
+    source = clips.make(
+        tmp_path / "in.mp4", size=size, frames=2, pix_fmt="yuv444p", codec=("-c:v", "libx264", "-qp", "0")
+    )
+    for options in (("-m", "identity"), ("--tile", "auto"), ("--tile", "256x128")):
+        output = tmp_path / f"{options[1]}.mp4"
+        result = vdeblur("run", source, output, "--crf", "0", *options)
+        assert result.exit_code == 0, result.output
+        assert clips.facts(output).size == clips.facts(source).size
+    assert clips.frame_hashes(tmp_path / "identity.mp4") == clips.frame_hashes(source)
+
+
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_13_and_14_rotation_and_pixel_shape(events, tmp_path: Path, rotation: int) -> None:
     plain = clips.make(tmp_path / "plain.mp4", codec=H264, frames=2, extra=("-vf", "setsar=8/9"))
@@ -154,6 +261,20 @@ def test_13_a_mirrored_picture(events, tmp_path: Path) -> None:
 def _matrix(frame: av.VideoFrame) -> bytes:
     kinds: Any = frame.side_data
     return next(bytes(data) for data in kinds if data.type.name == "DISPLAYMATRIX")
+
+
+@pytest.mark.parametrize(("inside", "out"), [(".mkv", ".mkv"), (".mp4", ".mp4"), (".mp4", ".mov"), (".mp4", ".mkv")])
+def test_15_uneven_times(events, tmp_path: Path, inside: str, out: str) -> None:
+    uneven = ("-vf", "settb=1/25000,setpts=N*1000+mod(N*N\\,7)*90", "-fps_mode", "vfr", "-enc_time_base", "1/25000")
+    source = clips.make(tmp_path / f"in{inside}", codec=(*H264, "-bf", "2"), frames=30, extra=uneven)
+    output = tmp_path / f"out{out}"
+    told = events(source, output, "--segment", "0.4")
+    if inside == ".mp4":  # Matroska does not tell
+        assert next(event["vfr"] for event in told if event["event"] == "probe")
+    before, after = clips.facts(source).seconds, clips.facts(output).seconds
+    assert len(before) == 30
+    assert numpy.diff(before).std() > 1e-3, "they are uneven"
+    assert after == pytest.approx(before, abs=5e-4 if out == ".mkv" else 1e-9)
 
 
 def test_16_no_time_stamps(events, tmp_path: Path) -> None:
@@ -405,3 +526,255 @@ def test_an_encoder_that_only_the_ffmpeg_beside_us_has(events, tmp_path: Path) -
     error = _error(events(source, tmp_path / "x.mp4", "-c", "libaom-av1", "-e", "nosuch=1", status=ExitStatus.OUTPUT))
     assert "libaom-av1 has no option 'nosuch'" in error
     assert not list(tmp_path.glob(".vdeblur-*"))
+
+
+# Names and places --------------------------------------------------------------------------------------------------
+
+
+def _run_as_a_process(*arguments: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vdeblur", *(str(argument) for argument in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **kwargs)
+
+
+def test_26_and_37_names_where_the_terminal_has_only_ascii(tmp_path: Path) -> None:
+    """Also a name that is no text at all, as old file systems hold them."""
+    source = clips.make(tmp_path / "gr\u00f6\u00dfe \u65e5\u672c.mp4", codec=H264, frames=2)
+    place = {**os.environ, "LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    bare = {**place, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for environment, name in ((place, "s\u00fc\u00df.mp4"), (bare, "\u00e4hnlich.mp4"), (place, "\udcff.mp4")):
+        output = tmp_path / name
+        done = _run_as_a_process("run", source, output, "-m", "identity", env=environment)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+        assert output.is_file()
+    done = _run_as_a_process("probe", source, env=bare)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(tmp_path.glob(".vdeblur-*"))
+
+
+def test_27_the_output_is_the_input(vdeblur, tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mp4", codec=H264, frames=2)
+    before = source.read_bytes()
+    (tmp_path / "soft.mp4").symlink_to(source)
+    (tmp_path / "hard.mp4").hardlink_to(source)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for output in (source, tmp_path / "soft.mp4", tmp_path / "hard.mp4", tmp_path / "folder" / "in.mp4"):
+        for options in ((), ("-y",)):
+            line = _one_line(vdeblur("run", source, output, "-m", "identity", *options), ExitStatus.OUTPUT)
+            assert "is the input itself" in line
+    assert source.read_bytes() == before
+
+
+@contextlib.contextmanager
+def _folding(place: Path):
+    """Give a folder that does not tell upper from lower case."""
+    (place / "a").touch()
+    if (place / "A").exists():
+        yield place
+        return
+    folder = place / "folding"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "casefold", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no file system that folds case is here, nor can one be mounted")
+    try:
+        (folder / "inside").mkdir()
+        if subprocess.run(["chattr", "+F", folder / "inside"], check=False, capture_output=True).returncode:
+            pytest.skip("this file system cannot be told to fold case")
+        yield folder / "inside"
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_27_the_output_is_the_input_but_for_case(vdeblur, tmp_path: Path) -> None:
+    with _folding(tmp_path) as folder:
+        source = clips.make(folder / "in.mp4", codec=H264, frames=2)
+        before = source.read_bytes()
+        line = _one_line(vdeblur("run", source, folder / "IN.MP4", "-m", "identity", "-y"), ExitStatus.OUTPUT)
+        assert "is the input itself" in line
+        assert source.read_bytes() == before
+
+
+def test_27_an_output_among_the_inputs(vdeblur, tmp_path: Path) -> None:
+    sources = [clips.make(tmp_path / name, codec=H264, frames=2) for name in ("a.mp4", "b.mp4")]
+    before = [source.read_bytes() for source in sources]
+    for arguments in ((*sources, f"{tmp_path}/", "-y"), (tmp_path, tmp_path, "-y")):
+        line = _one_line(vdeblur("run", *arguments, "-m", "identity"), ExitStatus.USAGE)
+        assert "is one of the inputs" in line
+    assert "is one file" in _one_line(vdeblur("run", *sources, sources[0], "-y"), ExitStatus.USAGE)
+    assert [source.read_bytes() for source in sources] == before
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.mp4"}
+
+
+@contextlib.contextmanager
+def _nobody():
+    """Be a user without rights, for a while."""
+    root = os.geteuid() == 0
+    if root:
+        os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        if root:
+            os.setresuid(0, 0, 0)
+
+
+def test_28_places_that_must_not_be_written(vdeblur, tmp_path: Path) -> None:
+    """Refused before the model is loaded; a file that must not be written is not, either."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        folder = Path(name)
+        folder.chmod(0o755)
+        source = clips.make(folder / "in.mp4", codec=H264, frames=2)
+        with _nobody():
+            result = vdeblur("run", source, folder / "out.mp4", "-m", "identity", "--json")
+        assert result.exit_code == ExitStatus.OUTPUT
+        told = [json.loads(line) for line in result.stdout.splitlines()]
+        assert "is not writable" in _error(told)
+        assert "plan" not in [event["event"] for event in told]
+        readonly = folder / "readonly.mp4"
+        readonly.write_bytes(b"precious")
+        readonly.chmod(0o444)
+        assert "exists already" in _one_line(vdeblur("run", source, readonly, "-m", "identity"), ExitStatus.OUTPUT)
+        assert readonly.read_bytes() == b"precious"
+        source.chmod(0o000)
+        with _nobody():
+            line = _one_line(vdeblur("run", source, tmp_path / "out.mp4", "-m", "identity"), ExitStatus.INPUT)
+        assert "in.mp4" in line
+
+
+def test_28_overwriting_happens_at_the_end(tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mp4", codec=H264, frames=10)
+    output = tmp_path / "out.mp4"
+    output.write_bytes(b"precious")
+    seen = set()
+    settings = Settings(model="identity", segment=Fraction(1, 5), encoding=EncodeOptions(overwrite=True))
+    pipeline.run(source, output, settings, notify=lambda event, facts: seen.add((event, output.read_bytes()[:8])))
+    assert {event for event, content in seen if content != b"precious"} == {"file_done"}
+
+
+def test_29_a_disk_that_may_become_full_is_told_beforehand(events, tmp_path: Path, monkeypatch) -> None:
+    source = clips.make(tmp_path / "in.mp4", codec=H264, frames=10)
+    usage = type("Usage", (), {"total": 10**9, "used": 10**9, "free": 100})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    told = events(source, tmp_path / "out.mp4")
+    kinds = [event["event"] for event in told]
+    assert "are free" in _warnings(told)["W_DISK_SPACE"]
+    assert kinds.index("warning") < kinds.index("progress")
+
+
+# Terminals and pipes -----------------------------------------------------------------------------------------------
+
+
+def test_37_whoever_reads_has_had_enough(tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mp4", codec=H264, frames=200, size="320x240")
+    program = f"{sys.executable} -m vdeblur"
+    for command, status in (
+        (f"{program} run {source} {tmp_path}/out.mp4 -m identity --json", {ExitStatus.OUTPUT}),
+        (f"{program} run {source} - -m identity", {ExitStatus.OUTPUT}),
+        (f"{program} models list", {0, ExitStatus.OUTPUT}),  # it may have written everything before
+    ):
+        script = f"{command} | head -c 100; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, check=False, timeout=60)
+        assert len(done.stdout) == 100
+        assert done.returncode in status
+        assert b"Traceback" not in done.stderr
+        assert b"Exception" not in done.stderr
+        assert b"\x1b" not in done.stderr, "there is no terminal, so nothing is drawn"
+
+
+def _on_a_terminal(columns: int, *arguments: object) -> tuple[int, str]:
+    """Run on a terminal so many columns wide, with standard input closed; gives the status and what was drawn."""
+    terminal, ours = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    command = [sys.executable, "-m", "vdeblur", *(str(argument) for argument in arguments)]
+    place = {**os.environ, "TERM": "xterm"}
+    process = subprocess.Popen(command, stdout=ours, stderr=ours, env=place, preexec_fn=lambda: os.close(0))
+    os.close(ours)
+    drawn = b""
+    with contextlib.suppress(OSError):  # so a terminal tells that nobody is left
+        while data := os.read(terminal, 65536):
+            drawn += data
+    os.close(terminal)
+    return process.wait(), drawn.decode()
+
+
+def test_37_a_narrow_terminal_and_no_standard_input(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    clips.make(folder / "a name that is a good deal too long.mp4", codec=H264, frames=300)
+    clips.make(folder / "b.mp4", codec=H264, frames=20)
+    (folder / "bad.mp4").write_bytes(b"x" * 1000)
+    status, drawn = _on_a_terminal(40, "run", folder, tmp_path / "out", "-m", "identity")
+    assert status == ExitStatus.BATCH
+    assert "Traceback" not in drawn
+    bars = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", part) for part in re.split(r"[\r\n]+", drawn) if "\u2501" in part]
+    assert bars
+    assert max(len(bar) for bar in bars) <= 40
+    assert any(re.search(r" +\d+/300 .*a name.*\u2026.*\.mp4", bar) for bar in bars), bars
+    lines = [line.rstrip() for line in drawn.split("\n")]
+    assert any(line.endswith("a good deal too long.mp4: restored, 300 frames") for line in lines)
+    assert any("bad.mp4: failed" in line for line in lines)
+    assert drawn.count("\x1b[?25h") == drawn.count("\x1b[?25l"), "the cursor is there again"
+
+
+def test_37_every_standard_stream_is_closed(tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mp4", codec=H264, frames=2)
+    command = f"{sys.executable} -m vdeblur run {source} {tmp_path}/out.mp4 -m identity <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], check=False, timeout=60).returncode == 0
+    assert len(clips.facts(tmp_path / "out.mp4").seconds) == 2
+
+
+@pytest.mark.parametrize("form", ["y4m", "nut"])
+def test_37_pipes_carry_the_frames_and_their_times(tmp_path: Path, form: str) -> None:
+    source = clips.make(tmp_path / "in.mp4", codec=H264, frames=12, rate="24000/1001", audio=())
+    program = f"{sys.executable} -m vdeblur run"
+    script = f"{program} {source} - -f {form} -m identity | tee {tmp_path}/piped | "
+    script += f"{program} - {tmp_path}/out.mkv -m identity --lossless"
+    subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True, capture_output=True, timeout=60)
+    assert clips.frame_hashes(tmp_path / "out.mkv") == clips.frame_hashes(source)
+    assert clips.facts(tmp_path / "out.mkv").seconds == pytest.approx(clips.facts(source).seconds, abs=1e-3)
+    if form == "y4m":
+        assert b" F24000:1001 " in (tmp_path / "piped").read_bytes()[:100]
+        with av.open(str(source)) as container:
+            assert container.streams.video[0].average_rate == Fraction(24000, 1001)
+
+
+def test_wrong_usage_is_one_line_or_events(vdeblur, tmp_path: Path) -> None:
+    for arguments, words in (
+        (("run",), "missing argument 'INPUT... OUTPUT'"),
+        (("run", "a", "b", "--modle", "lite"), "no such option '--modle'"),
+        (("run", "a", "b", "--strength", "2"), "2.0 is not in the range"),
+        (("run", "a", "b", "-ss", "soon"), "'soon' is not a time"),
+        (("rum",), "no such command 'rum'"),
+        (("probe", "--json"), "missing argument"),
+        (("--config", tmp_path / "none.toml", "run", "a", "b"), "does not exist"),
+        (("run", "a", "b", "-t", "1", "--to", "2"), "exclude each other"),
+    ):
+        result = vdeblur(*arguments)
+        assert words in _one_line(result, ExitStatus.USAGE)
+        assert len(result.output.splitlines()) == 1
+    for line in ("run --json", "run a b --json --crf x", "bench --json --nosuch"):
+        result = vdeblur(*line.split())
+        told = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [event["event"] for event in told] == ["start", "error", "done"]
+        assert told[1]["code"] == "E_USAGE"
+        assert told[1]["hint"]
+        assert result.exit_code == told[1]["exit"] == told[2]["exit"] == ExitStatus.USAGE
+
+
+def test_38_clocks_that_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An input from the future, and a clock that runs back by an hour whenever it is read."""
+    source = clips.make(tmp_path / "in.mp4", codec=H264, frames=60)
+    os.utime(source, (4e9, 4e9))
+    hours = iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: 1e9 - 3600 * next(hours))
+    settings = Settings(model="identity", segment=Fraction(1))
+    asked = iter(range(10**9))
+    with pytest.raises(InterruptedRunError):
+        pipeline.run(source, tmp_path / "out.mp4", settings, stop=lambda: ExitStatus(130) if next(asked) > 40 else None)
+    assert list(segments.folder_of(tmp_path / "out.mp4").glob("*.packets"))
+    told: list[str] = []
+    result = pipeline.run(source, tmp_path / "out.mp4", settings, notify=lambda event, facts: told.append(event))
+    assert "warning" not in told
+    assert told.count("progress") < 60, "what was finished is not made again"
+    assert 0 < result.seconds < 60
+    assert len(clips.facts(tmp_path / "out.mp4").seconds) == 60

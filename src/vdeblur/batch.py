@@ -188,7 +188,7 @@ def run_jobs(
 
     at_once: so many are in work at the same time, each in a thread of its own, and share the processor's cores.
 
-    Raises: of a single job what pipeline.run raises; of several InterruptedRunError where a signal came.
+    Raises: of a single job what pipeline.run raises. Of several, what went wrong is in their outcomes; see `check`.
     """
     if len(jobs) > 1:
         return _Batch(jobs, settings, at_once, notify, ask, stop).run()
@@ -322,11 +322,12 @@ class _Batch:
                     self._collect(pending, outcomes)
         finally:
             torch.set_num_threads(threads)
-        done = [outcomes[index] for index in sorted(outcomes)]
-        self.notify("batch", {"files": [row_of(outcome) for outcome in done]})
         status = self.stop()
         if status is not None:
-            raise InterruptedRunError(status)
+            left = {index: Outcome(job, error=InterruptedRunError(status)) for index, job in enumerate(self.jobs)}
+            outcomes = left | outcomes
+        done = [outcomes[index] for index in sorted(outcomes)]
+        self.notify("batch", {"files": [row_of(outcome) for outcome in done]})
         return done
 
     @staticmethod
@@ -363,9 +364,15 @@ def row_of(outcome: Outcome) -> dict[str, object]:
 def check(outcomes: list[Outcome]) -> None:
     """Say how many failed.
 
-    Raises: BatchError where one did.
+    Raises: BatchError where one did, InterruptedRunError where a signal came.
     """
     failed = [outcome for outcome in outcomes if outcome.error is not None]
+    stopped = next((each.error for each in failed if isinstance(each.error, InterruptedRunError)), None)
+    if stopped is not None:
+        error = InterruptedRunError(stopped.status)
+        error.message = f"stopped; {len(outcomes) - len(failed)} of {len(outcomes)} files are done"
+        error.hint = "the same command with --skip-existing goes on"
+        raise error
     if failed:
         names = ", ".join(str(outcome.job.source) for outcome in failed[:3]) + (", ..." if len(failed) > 3 else "")
         raise BatchError(

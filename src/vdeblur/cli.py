@@ -15,7 +15,7 @@ from vdeblur.cli_compare import MODES, compare
 from vdeblur.cli_doctor import doctor
 from vdeblur.cli_models import models
 from vdeblur.cli_probe import probe
-from vdeblur.cli_report import HumanReporter, JsonReporter, Session, question, reported
+from vdeblur.cli_report import HumanReporter, JsonReporter, Program, Session, question, reported
 from vdeblur.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from vdeblur.settings import Settings
 
 CONFIG_FILE = "vdeblur.toml"
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is told by whoever opens it
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VDEBLUR"})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VDEBLUR"})
 @click.version_option(__version__, prog_name="vdeblur")
 @click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="TOML file with options.")
 @click.pass_context
@@ -48,7 +48,7 @@ def _read_config(explicit: Path | None) -> dict[str, Any]:
     """Read the options of the first configuration file there is."""
     places = [explicit] if explicit else [Path(CONFIG_FILE), Path(click.get_app_dir("vdeblur")) / CONFIG_FILE]
     for path in places:
-        if path is not None and path.is_file():
+        if path is not None and os.path.isfile(path):  # which is false, too, where one must not look
             try:
                 tables = tomllib.loads(path.read_text("utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -190,7 +190,9 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @main.command(short_help="Restore videos or folders of pictures.", context_settings={"show_default": True})
-@click.argument("paths", type=click.Path(allow_dash=True), nargs=-1, required=True, metavar="INPUT... OUTPUT")
+@click.argument(
+    "paths", type=click.Path(allow_dash=True, readable=False), nargs=-1, required=True, metavar="INPUT... OUTPUT"
+)
 @run_options
 def run(paths: tuple[str, ...], **given: Any) -> None:
     """Restore INPUT to OUTPUT: a video file, a folder of numbered pictures, or - for a pipe (y4m or nut).

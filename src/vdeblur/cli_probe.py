@@ -19,7 +19,7 @@ class _SomeFailedError(VdeblurError):
 
 
 @click.command(short_help="Tell what a video is, how blurry, and what run would keep of it.")
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", type=click.Path(path_type=Path, readable=False), nargs=-1, required=True, metavar="FILE...")
 @click.option("--json", is_flag=True, help="Write a JSON object a line for each FILE.")
 @click.option("--output-suffix", metavar=".SUFFIX", help="Plan for such an output, say .mp4.  [default: as suits FILE]")
 def probe(files: tuple[Path, ...], json: bool, output_suffix: str | None) -> None:

@@ -1,24 +1,28 @@
 """What commands have in common: how they show events, and how they end."""
 
 import contextlib
+import io
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from json import dumps
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from vdeblur import __version__
-from vdeblur.errors import ExitStatus, InterruptedRunError, VdeblurError, error_facts
+from vdeblur.errors import ExitStatus, InterruptedRunError, UsageError, VdeblurError, error_facts
 
+EVENTFUL = {"run", "bench"}  # commands whose --json is a line for each event
 PROGRESS_SECONDS = 0.5  # at most two progress events a second
+NARROW = 80  # columns; a terminal of fewer has no room for tables
+UNBOUND = 10_000  # columns of a file, in which nothing has to be wrapped
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 # Stages of --profile in words: one after the other, and then those that go on beside them.
 PROFILE_STAGES = {
@@ -32,6 +36,40 @@ PROFILE_STAGES = {
     "assemble": "joining the segments",
 }
 PROFILE_BESIDE = {"decode": "decoding, in a thread of its own", "encode": "encoding, in a thread of its own"}
+
+
+class Program(click.Group):
+    """All commands; wrong usage is told in one line, or as events, as every other error is."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command that the arguments name, and end the program."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode, **extra)
+        arguments = list(sys.argv[1:] if args is None else args)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+            with contextlib.suppress(OSError):
+                sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            status = super().main(arguments, prog_name, complete_var, False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            status = ExitStatus.USAGE
+        except click.UsageError as error:
+            wrong = " ".join(error.format_message().split()).removesuffix(".")
+            command = "vdeblur" if error.ctx is None else error.ctx.command_path
+            with_events = "--json" in arguments and not EVENTFUL.isdisjoint(arguments)
+            with reported(JsonReporter() if with_events else HumanReporter(), []):
+                raise UsageError(wrong[:1].lower() + wrong[1:], f"see {command} --help") from error
+        except click.Abort:
+            status = ExitStatus.INTERRUPTED
+        raise SystemExit(int(status or 0))
 
 
 class JsonReporter:
@@ -88,14 +126,14 @@ class HumanReporter:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+            console = Console(stderr=True)
             if self.bar is None:
-                columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[fps]} fps"))
-                name = TextColumn("{task.description}")
-                self.bar = Progress(
-                    *columns, TimeRemainingColumn(), name, console=Console(stderr=True), transient=True, expand=False
-                )
+                rate = [TextColumn("{task.fields[fps]} fps")] if console.width >= NARROW else []
+                columns = (BarColumn(), MofNCompleteColumn(), *rate, TimeRemainingColumn(compact=True))
+                name = TextColumn("{task.description}", markup=False)
+                self.bar = Progress(*columns, name, console=console, transient=True, expand=False)
                 self.bar.start()
-            name = Path(facts["input"]).name
+            name = _shortened(Path(facts["input"]).name, console.width // 3)
             total = facts["frames_estimate"]
             self.tasks[facts["input"]] = self.bar.add_task(name, total=total, completed=facts["frames_done"], fps="-")
 
@@ -214,7 +252,13 @@ class HumanReporter:
         table = Table("input", "result", "frames", "seconds", "warnings", box=None)
         for row in facts["files"]:
             table.add_row(*(str(row[key]) for key in ("input", "result", "frames", "seconds", "warnings")))
-        Console(stderr=True, highlight=False, markup=False).print(table)
+        width = None if _is_terminal(sys.stderr) else UNBOUND
+        console = Console(stderr=True, highlight=False, markup=False, width=width)
+        if console.width >= NARROW:
+            console.print(table)
+            return
+        for row in facts["files"]:
+            self._say(f"{_shown(row['input'])}: {row['result']}, {row['frames']} frames")
 
     def _end_of(self, name: str) -> None:
         """Take a file's bar away, and all with the last one."""
@@ -244,7 +288,7 @@ class HumanReporter:
 
 def show_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Write a table to stdout: drawn on a terminal, plain columns otherwise."""
-    if sys.stdout.isatty():
+    if _is_terminal(sys.stdout):
         from rich.console import Console
         from rich.table import Table
 
@@ -260,12 +304,17 @@ def show_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 def _is_lively() -> bool:
     """Tell whether there is a terminal that can draw a bar."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return _is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether a stream is a terminal; where it was closed beforehand, Python has None for it."""
+    return stream is not None and stream.isatty()
 
 
 def question(json: bool = False) -> Callable[[str], bool] | None:
     """Give a function that puts a question to the person at the terminal; None where there is none."""
-    if json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if json or not (_is_terminal(sys.stdin) and _is_terminal(sys.stderr)):
         return None
 
     def ask(text: str) -> bool:
@@ -284,6 +333,11 @@ def question(json: bool = False) -> Callable[[str], bool] | None:
 def _shown(path: str) -> str:
     """Give a path as it is seen from here, where that is shorter."""
     return min(os.path.normpath(path), os.path.relpath(path), key=len)
+
+
+def _shortened(name: str, most: int) -> str:
+    """Give a name of at most so many characters: its beginning and its end."""
+    return name if len(name) <= most else f"{name[: most - most // 2 - 1]}…{name[-(most // 2) :]}"
 
 
 def clock(seconds: float) -> str:

@@ -73,6 +73,8 @@ Y4M_FORMATS = [
     *("yuv411p", "gray", "gray9le", "gray10le", "gray12le", "gray16le"),
 ]
 RAW_FORMATS = [*Y4M_FORMATS, "gbrp", "gbrp10le", "gbrp12le", "gbrp16le", "gbrap", "yuva420p", "yuva422p", "yuva444p"]
+# Codecs without loss. FFV1 holds whatever they hold, in less room, so it follows them; asked for, they are themselves.
+LOSSLESS = ("huffyuv", "ffvhuff", "magicyuv", "rawvideo", "v210", "v410", "lagarith")
 # The encoder for an input's family, and for the family as a user may name it.
 FAMILIES = {
     "h264": "libx264",
@@ -92,8 +94,7 @@ FAMILIES = {
     "qtrle": "qtrle",
     "utvideo": "utvideo",
     "mpeg2": "mpeg2video",
-    # Without loss, as a whole family: FFV1 holds whatever they hold, in less room.
-    **dict.fromkeys(("huffyuv", "ffvhuff", "magicyuv", "rawvideo", "v210", "v410", "lagarith"), "ffv1"),
+    **dict.fromkeys(LOSSLESS, "ffv1"),
 }
 # What a user may mean by a name; these are not followed by themselves: their quality is low for what they take.
 ASKED_ONLY = {"mpeg2", "mpeg2video", "mpeg4", "mjpeg"}
@@ -112,6 +113,7 @@ NEEDS = {
 }
 # Where an encoder cannot hold the depth or chroma of its own family, one of the ffmpeg beside us can.
 DEEPER = {"libsvtav1": "libaom-av1", "libvpx-vp9": "libvpx-vp9"}
+GLOBAL_HEADER = 0x40  # FFmpeg's AVFMT_GLOBALHEADER, of containers that keep an encoder's headers beside the packets
 HDR_ENCODERS = {"libx265", "libsvtav1"}
 DNXHR_SMALLEST = (256, 120)  # width and height, SMPTE ST 2019-1
 TAG_PARTS = {
@@ -152,7 +154,10 @@ def choose_encoder(
         if suffix.lower() != ".mkv":
             raise OutputError(f"--lossless writes FFV1 in Matroska, not {suffix}", "name the output *.mkv")
         return ENCODERS["ffv1"]
-    name = FAMILIES.get(codec, codec) if codec else _family(info, suffix.lower(), pictures, warn)
+    if codec:
+        name = codec if codec in LOSSLESS else FAMILIES.get(codec, codec)
+    else:
+        name = _family(info, suffix.lower(), pictures, warn)
     layout = layout_of(info.picture_format)
     if name == "libx264" and layout is not None and layout.rgb and keep:
         name = "libx264rgb"
@@ -285,6 +290,10 @@ class VideoEncoder(Protocol):
         """Add the stream to a container; for trials more than once, the last one counts."""
         ...
 
+    def stand_alone(self, form: str) -> None:
+        """Encode as for a container of this format, by FFmpeg's name, but without one."""
+        ...
+
     def encode(self, picture: av.VideoFrame | None) -> list[av.Packet]:
         """Encode a picture in the format agreed, None at the end; packets carry their time base."""
         ...
@@ -375,47 +384,64 @@ class InternalEncoder:
 
     def __init__(self, info: SourceInfo, coding: Coding, options: dict[str, str]) -> None:
         self.info, self.coding, self.options = info, coding, options
-        self.stream: av.VideoStream | None = None
+        self.context: av.VideoCodecContext | None = None
         self.times: list[int] = []  # of the frames, for encoders that only count them
 
     def add_to(self, container: OutputContainer) -> av.VideoStream:
         """Add the stream to a container; see VideoEncoder."""
         info, coding = self.info, self.coding
-        os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 fills stderr otherwise: errors only
         stream = container.add_stream(coding.encoder.name, rate=info.rate, options=dict(self.options))
         assert isinstance(stream, av.VideoStream)
-        context = stream.codec_context
-        context.width, context.height, context.pix_fmt = info.width, info.height, coding.format
-        context.time_base = 1 / info.rate if coding.encoder.counted else info.time_base
-        stream.time_base = info.time_base
-        context.thread_type = "AUTO"
-        if info.sample_aspect_ratio:
-            context.sample_aspect_ratio = info.sample_aspect_ratio
+        self._set_up(stream.codec_context, container.format)
+        # y4m's header has a rate, which it takes from here; its frames have no times.
+        stream.time_base = 1 / info.rate if container.format.name == "yuv4mpegpipe" else info.time_base
         if info.display_matrix:
             stream.set_display_matrix(info.display_matrix)
+        if _has_alpha(coding.format) and coding.encoder.name.startswith("libvpx"):
+            stream.metadata["alpha_mode"] = "1"
+        return stream
+
+    def stand_alone(self, form: str) -> None:
+        """Encode without a container; see VideoEncoder.
+
+        A container and its streams hold on to each other, so what an encoder keeps, some 15 MB for 640x360, would stay
+        until Python looks for such circles. An encoder by itself is gone with its last user.
+        """
+        context = av.CodecContext.create(self.coding.encoder.name, "w")
+        assert isinstance(context, av.VideoCodecContext)
+        context.framerate, context.bit_rate, context.options = self.info.rate, 0, dict(self.options)
+        self._set_up(context, av.ContainerFormat(form, "w"))
+
+    def _set_up(self, context: av.VideoCodecContext, form: av.ContainerFormat) -> None:
+        info, coding = self.info, self.coding
+        os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 fills stderr otherwise: errors only
+        context.width, context.height, context.pix_fmt = info.width, info.height, coding.format
+        context.time_base = 1 / info.rate if coding.encoder.counted else info.time_base
+        context.thread_type = "AUTO"
+        if form.flags & GLOBAL_HEADER:
+            context.flags |= av.codec.context.Flags.global_header
+        if info.sample_aspect_ratio:
+            context.sample_aspect_ratio = info.sample_aspect_ratio
         context.color_primaries, context.color_trc = info.color["primaries"], info.color["transfer"]
         context.colorspace, context.color_range = info.color["matrix"], info.color["range"]
         if coding.keep_fields and coding.encoder.interlaced:
             context.field_order = info.field_order
             if coding.encoder.name != "ffv1":
                 context.flags |= av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.interlaced_me
-        if coding.encoder.name == "libx265" and container.format.name in ("mp4", "mov", "ipod"):
+        if coding.encoder.name == "libx265" and form.name in ("mp4", "mov", "ipod"):
             context.codec_tag = "hvc1"  # without it Apple's players refuse the file
-        if _has_alpha(coding.format) and coding.encoder.name.startswith("libvpx"):
-            stream.metadata["alpha_mode"] = "1"
-        self.stream = stream
-        return stream
+        self.context = context
 
     def encode(self, picture: av.VideoFrame | None) -> list[av.Packet]:
         """Encode a picture; see VideoEncoder."""
-        assert self.stream is not None
+        assert self.context is not None
         if not self.coding.encoder.counted:
-            return list(self.stream.encode(picture))
+            return list(self.context.encode(picture))
         if picture is not None:
             assert picture.pts is not None
             self.times.append(picture.pts)
             picture.pts, picture.time_base = len(self.times) - 1, 1 / self.info.rate
-        packets = list(self.stream.encode(picture))
+        packets = list(self.context.encode(picture))
         for packet in packets:
             packet.pts, packet.dts = self._time(packet.pts), self._time(packet.dts)
             packet.time_base = self.info.time_base
@@ -435,8 +461,8 @@ class InternalEncoder:
 
         Raises: OutputError.
         """
-        assert self.stream is not None
-        left = self.stream.codec_context.options
+        assert self.context is not None
+        left = self.context.options
         unknown = [key for key, _ in self.coding.options if key in left]
         if unknown:
             name = self.coding.encoder.name

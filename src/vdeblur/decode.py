@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -174,6 +175,8 @@ class VideoSource:
         except (AttributeError, av.error.FFmpegError):
             known = False
         if not known:
+            if any(packet.has_sidedata("encryption_info") for packet in islice(container.demux(video), 1)):
+                raise InputError(f"{self.path} is encrypted", "only whoever has its key can read it")
             name = _foreign_codec(self.path)
             raise InputError(f"{self.path}: there is no decoder for its video ({name})", "convert it first")
         if video.codec_context.codec_tag in ENCRYPTED_TAGS:

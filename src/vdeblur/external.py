@@ -100,6 +100,10 @@ class ExternalEncoder:
         self.stream = stream
         return stream
 
+    def stand_alone(self, form: str) -> None:
+        """Encode without a container that anybody sees; see VideoEncoder."""
+        self.add_to(av.open(io.BytesIO(), "w", format=form))
+
     def check_options(self) -> None:
         """Do nothing: the trial has refused what is not known."""
 

@@ -457,6 +457,7 @@ class Muxer:
         Raises: OutputError, and whatever av says where the video alone is refused.
         """
         self.offset, self.misplaced = offset, 0
+        self.counted, self.frames = form == "yuv4mpegpipe", 0  # y4m knows no times, only how many frames there are
         self.others: Iterator[av.Packet] = iter(())
         self.next: av.Packet | None = None
         self.last_dts: dict[int, int] = {}
@@ -510,6 +511,10 @@ class Muxer:
         """Add encoded video, and before each packet what is due of the others."""
         for packet in packets:
             packet.stream = self.video
+            if self.counted:
+                packet.pts = packet.dts = self.frames
+                packet.time_base = self.video.time_base or Fraction(1)
+                self.frames += 1
             due = packet.dts if packet.dts is not None else packet.pts
             if due is not None and packet.time_base is not None:
                 self._copy_until(due * packet.time_base + self.offset)

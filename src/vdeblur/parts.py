@@ -6,7 +6,6 @@ input beside them, looks at the result, and gives it its name: an output appears
 """
 
 import contextlib
-import io
 import os
 import shutil
 import zlib
@@ -64,9 +63,8 @@ class VideoPart:
         self.packets: list[tuple[int, int, int, int]] = []
         self.frames, self.crc = 0, 0
         # The encoder speaks as it does into the output's container; that container itself is written once all is there.
-        self.container = av.open(io.BytesIO(), "w", format=encoding.form)
         self.encoder = encoding.open()
-        self.encoder.add_to(self.container)
+        self.encoder.stand_alone(encoding.form)
         self.draft = store.draft_of(index)
         try:
             self.file = _PacketFile(self.draft, encoding)

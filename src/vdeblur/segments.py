@@ -352,7 +352,7 @@ def _read_record(path: Path) -> Record | None:
 
 def folder_of(output: Path) -> Path:
     """Give where an output's finished segments wait: a hidden folder beside it."""
-    name = os.fsencode(output.name)[:NAME_BYTES].decode("utf-8", "ignore")
+    name = os.fsdecode(os.fsencode(output.name)[:NAME_BYTES].decode("utf-8", "ignore").encode())  # no half character
     code = hashlib.sha256(os.fsencode(output.name)).hexdigest()[:8]
     return output.absolute().parent / f".vdeblur-{name}-{code}"
 

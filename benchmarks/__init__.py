@@ -1,0 +1,1 @@
+"""Scripts that measure; their results are in README.md."""
