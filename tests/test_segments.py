@@ -21,7 +21,7 @@ import numpy
 import pytest
 
 from tests import clips
-from vdeblur import parts, pipeline, segments
+from vdeblur import maker, parts, pipeline, segments
 from vdeblur.decode import Cut
 from vdeblur.encode import EncodeOptions
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
@@ -33,9 +33,11 @@ ONE = Settings(model="identity", segment=Fraction(1), deterministic=True)
 
 
 @pytest.fixture(autouse=True)
-def _deterministic_for_this_test_only():
+def _at_once(monkeypatch: pytest.MonkeyPatch):
+    """Let signals stop at once, so that it is known where; and keep what --deterministic switches on in its test."""
     import torch
 
+    monkeypatch.setattr(maker, "GRACE_SECONDS", 0)
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -110,7 +112,7 @@ def test_stopped_and_gone_on_with_is_the_same(tmp_path: Path, name: str) -> None
     whole, stopped = tmp_path / f"whole{source.suffix}", tmp_path / f"stopped{source.suffix}"
     assert pipeline.run(source, whole, ONE).frames == 80
     done = []
-    for frames in (37, 30):  # the second counts from where it goes on
+    for frames in (37, 62):  # those that are passed over are counted again
         with pytest.raises(InterruptedRunError) as stop:
             pipeline.run(source, stopped, ONE, stop=stop_after(frames))
         assert "finished and kept" in stop.value.message
@@ -125,6 +127,16 @@ def test_stopped_and_gone_on_with_is_the_same(tmp_path: Path, name: str) -> None
         [source.name, whole.name, stopped.name]
     )
     assert not segments.folder_of(stopped).exists()
+
+
+def test_a_signal_waits_for_a_segment_that_is_soon_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maker, "GRACE_SECONDS", 60)
+    source = clips.make(tmp_path / "in.mp4", frames=80, codec=H264)
+    with pytest.raises(InterruptedRunError, match=r"50 frames of out.mp4 are finished and kept"):
+        pipeline.run(source, tmp_path / "out.mp4", ONE, stop=stop_after(30))
+    monkeypatch.setattr(maker, "GRACE_SECONDS", 1e-9)  # which is too long to wait for
+    with pytest.raises(InterruptedRunError, match=r"50 frames of out.mp4 are finished and kept"):
+        pipeline.run(source, tmp_path / "out.mp4", ONE, stop=stop_after(20))
 
 
 def test_a_network_with_context_gives_the_same(tmp_path: Path) -> None:

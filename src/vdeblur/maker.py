@@ -5,6 +5,7 @@ import dataclasses
 import queue
 import shutil
 import sys
+import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import av
 import torch
 
 from vdeblur import decode, deinterlace, encode, parts, segments, streams
-from vdeblur.errors import InputError, UsageError
+from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, UsageError
 from vdeblur.frame import Frame
 from vdeblur.networks.layers import Network
 from vdeblur.plan import plan_tiles
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 QUEUE_FRAMES = 6  # between the stages' threads
 # What a pixel may take, in bits: five clips took 0.18 to 0.76 with x264 at CRF 16, 2.3 to 4.6 with FFV1 in 4:2:0.
 USUAL_BITS, FFV1_BITS, PNG_BITS = 0.4, 4.0, 12.0
+GRACE_SECONDS = 10  # that a signal waits for the segment in work, as long as some systems wait before they kill
 SEEK_BACK = (2, 10, 60)  # seconds before a segment at which its frames are looked for, one after the other
 
 Source = decode.VideoSource | decode.PictureSource
@@ -66,6 +68,9 @@ class SegmentMaker:
         self.tail: list[segments.Mark] = []  # of what was finished when this run began
         self.done = 0  # frames before the segment that is being made
         self.made = 0  # frames made here
+        self.segment: segments.Segment | None = None  # that is being made
+        self.begun = time.monotonic()
+        self.deadline: float | None = None  # until when a signal waits for the segment
 
     def _plan(self) -> None:
         """Plan as an earlier run, or another share of this one, did: free memory may be another, the result must not.
@@ -78,7 +83,7 @@ class SegmentMaker:
         window = store.plan.get("window")
         self.plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device, window)
         self.restorer = Restorer(
-            loaded.network, self.plan, loaded.device, settings, self.file.stop, self.file.warn, self.profile.main
+            loaded.network, self.plan, loaded.device, settings, self._stop, self.file.warn, self.profile.main
         )
 
     def _share(self, settings: Settings) -> range | None:
@@ -117,12 +122,13 @@ class SegmentMaker:
             while divider is not None and index is not None:
                 if self.share is not None and divider.upcoming() not in self.share:
                     break  # there are no frames in what is left of ours
-                segment = divider.segment()
+                self.segment = segment = divider.segment()
                 self._make(segment, worker)
+                self.segment = None
+                self.restorer.check_stop()
                 index = self._next_missing(segment, divider.marks())
                 if index is None or not divider.skip_to(index):
                     break
-            self.restorer.check_stop()
             worker.finish()
             self._tell_finished()
         except BaseException:
@@ -134,6 +140,27 @@ class SegmentMaker:
         finally:
             if self.items is not None:
                 self.items.close()
+
+    def _stop(self) -> ExitStatus | None:
+        """Tell whether to stop: a signal waits until the segment is finished, if that is soon."""
+        status = self.file.stop()
+        if status is None or self.segment is None or self.division.length is None:
+            return status
+        now = time.monotonic()
+        if self.deadline is None:
+            self.deadline = now + GRACE_SECONDS
+            left = self.division.length * self.source.info.rate - self.segment.own
+            rate = self.made / max(now - self.begun, 1e-6)
+            if left > GRACE_SECONDS * rate:
+                self.deadline = now
+        return status if now >= self.deadline else None
+
+    def _watchful(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """Pass frames on, and look for signals where no network does: while frames are passed over."""
+        for frame in frames:
+            if self.segment is None and (status := self._stop()) is not None:
+                raise InterruptedRunError(status)
+            yield frame
 
     def _check_room(self) -> None:
         """Warn where the disk is likely to become full: the parts and the output stand there together for a while."""
@@ -210,7 +237,7 @@ class SegmentMaker:
         progressive = deinterlace.deinterlaced(frames, self.file.settings.encoding.deinterlace)
         self.items = decode.threaded(self.profile.decoding.each(progressive, "decode"), QUEUE_FRAMES)
         waited = self.profile.main.each(self.items, "wait_decode")
-        return segments.Divider(waited, self.division, self.before, self.after)
+        return segments.Divider(self._watchful(waited), self.division, self.before, self.after)
 
     def _spooling(self) -> Iterator[Frame]:
         """Give a pipe's frames and keep its other packets."""
@@ -252,7 +279,10 @@ class SegmentMaker:
         worker.do(part.finish, segment, self.source.damaged - damaged, list(self.file.warnings))
         self.part = None
         first, self.done = self.done, self.done + count
-        worker.do(self.finished.put, {"index": segment.index, "first": first, "last": self.done - 1})
+        worker.do(
+            self.finished.put,
+            {"input": str(self.file.source_path), "index": segment.index, "first": first, "last": self.done - 1},
+        )
 
     def _tell_finished(self) -> None:
         """Tell of the segments that have come to the disk."""

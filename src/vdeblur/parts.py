@@ -112,7 +112,11 @@ class VideoPart:
             record.damaged, record.warnings = damaged, warnings
             self.store.save(record)
         except (av.error.FFmpegError, OSError) as error:
+            self.abort()
             raise write_error(self.store.output, error) from error
+        except VerificationError:
+            self.abort()
+            raise
 
     def abort(self) -> None:
         """Remove the draft."""

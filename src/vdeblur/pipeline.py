@@ -121,7 +121,7 @@ class FileRun:
         """Take a warning; each is told once."""
         if (code, message) not in self.warnings:
             self.warnings.append((code, message))
-            self.notify("warning", {"code": code, "message": message})
+            self.notify("warning", {"code": code, "message": message, "input": str(self.source_path)})
 
     def run(self) -> Result:
         """Do it all."""
