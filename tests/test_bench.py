@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import cli_bench, download, streams, tiles, weights
-from vdeblur.bench import contenders, datasets, evaluate, memory, metrics, pictures, protocols, vmaf
+from vdeblur.bench import contenders, datasets, evaluate, memory, metrics, pictures, protocols, temporal, vmaf
 from vdeblur.bench.datasets import KnownSet, Span
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
 from vdeblur.networks.dstnet import DSTNet
@@ -143,6 +143,21 @@ def test_3d_ssim_is_higher_and_in_the_report(vdeblur, footage: Path, expected: d
     assert found["ssim_3d"] > found["ssim_2d"]
 
 
+def test_steadiness_and_sharpness_are_those_of_the_frames(vdeblur, footage: Path, tmp_path: Path) -> None:
+    found = by_name(bench(vdeblur, "--dataset", footage, "--model", "identity", folder=tmp_path))["identity"]
+    errors = []
+    for sequence in found["sequences"]:
+        blurry, sharp = (
+            torch.from_numpy(read(footage / sequence["name"] / kind)).permute(0, 3, 1, 2).float() / 255
+            for kind in ("blur", "sharp")
+        )
+        errors.append(temporal.warping_error(blurry[:2], sharp[:2]))  # of every fifth pair the first, so one of four
+        assert sequence["warping_error"] == pytest.approx(errors[-1], rel=1e-6)
+        wanted = temporal.sharpness(blurry).tolist()
+        assert [frame["sharpness"] for frame in sequence["per_frame"]] == pytest.approx(wanted, abs=1e-9)
+    assert found["warping_error"] == pytest.approx(numpy.mean(errors), rel=1e-6)
+
+
 def test_what_is_said(vdeblur, footage: Path, tmp_path: Path) -> None:
     result = vdeblur("bench", "--dataset", footage, "--limit", 2)
     assert result.exit_code == 0, result.output
@@ -162,6 +177,7 @@ def test_events(vdeblur, footage: Path) -> None:
     assert {"bench_model", "progress", "sequence_done"} <= set(kinds)
     assert all(event["v"] == 1 for event in events)
     assert [model["model"] for model in events[-2]["models"]] == ["lite", "identity", "unsharp", "cas"]
+    assert str(download.cache_folder()) not in result.stdout, "nothing is named that is gone afterwards"
 
 
 def test_save_keeps_what_run_writes(vdeblur, footage: Path, expected: dict, tmp_path: Path) -> None:
@@ -491,6 +507,23 @@ def test_what_is_kept_serves_only_the_same(footage: Path, tmp_path: Path, change
     assert not any(models)
 
 
+def test_saved_frames_that_are_gone_are_made_again(footage: Path, tmp_path: Path) -> None:
+    task = evaluate.Task(str(footage), ("identity",), save=tmp_path / "kept")
+    seen: list[str] = []
+    with pytest.raises(InterruptedRunError):
+        evaluate.run(
+            task,
+            notify=lambda event, facts: seen.append(event),
+            stop=lambda: ExitStatus.INTERRUPTED if seen.count("sequence_done") == 2 else None,
+        )
+    first, second = (tmp_path / "kept" / "identity" / name for name in SEQUENCES)
+    min(first.iterdir()).unlink()
+    models: list[int] = []
+    evaluate.run(task, notify=lambda event, facts: models.append(facts.get("finished", 0)))
+    assert max(models) == 1, "the other sequence's frames are there"
+    assert len(list(first.iterdir())) == len(list(second.iterdir())) == FRAMES
+
+
 def test_a_signal_ends_it_cleanly(vdeblur, footage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = evaluate.Kept.write
 
@@ -529,7 +562,7 @@ def test_a_sequence_that_is_too_short(vdeblur, footage: Path) -> None:
         (("--dataset", "{}", "--precision", "int8"), 2, "'int8' is not one of auto, fp32, bf16, fp16"),
         (("--dataset", "{}", "--speed"), 2, "--speed needs no data set"),
         (("--speed", "--report", "a.md", "--report", "b.md"), 2, "writes one report"),
-        (("--dataset", "{}", "--report", "report.pdf"), 2, "no report of the kind '.pdf'"),
+        (("--dataset", "{}", "--report", "report.pdf"), 2, "a report cannot be of the kind '.pdf'"),
         (("--dataset", "{}", "--data", "{}"), 2, "--data says where a known set is"),
         (("--dataset", "gopro", "--offline"), 5, "GoPro is not in the cache, and the network is off"),
         (("--dataset", "bsd"), 5, "cannot be fetched without a person"),

@@ -302,7 +302,8 @@ def test_a_server_without_ranges_gives_the_whole_pinned_archive(server: Server) 
 def test_tars_without_a_digest_are_asked_for(server: Server) -> None:
     archives = []
     for part, kind in enumerate(("blur", "sharp"), 1):
-        server.places[f"/part{part}.tar.gz"] = Place(tarred((kind,)), drop_after=[1000], etag='"x"')
+        drops = [10**9, 1000]  # the first answer is only asked for the size
+        server.places[f"/part{part}.tar.gz"] = Place(tarred((kind,)), drop_after=drops, etag='"x"')
         archives.append(Archive(url=f"{server.url}/part{part}.tar.gz"))
     known = films(*archives)
     with pytest.raises(ModelError, match="published no digest") as caught:
@@ -322,6 +323,7 @@ def test_tars_without_a_digest_are_asked_for(server: Server) -> None:
     folder = fetch.obtain(known, "test", "blur", Talk(yes=True))
     assert is_whole(folder / "Films")
     assert not list(folder.rglob("*.gz"))
+    assert not any(place.drop_after for place in server.places.values()), "every break was met"
 
 
 @pytest.mark.parametrize("kind", ["404", "page", "no zip", "other members", "damaged"])
@@ -370,6 +372,19 @@ def test_a_full_disk_is_seen_before(server: Server, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OutputError, match=r"needs 0\.0 GB, and .* has 0\.0 GB free"):
         fetch.obtain(films(ON_HUB), "test", "blur", Talk())
     assert not list((download.cache_folder() / "datasets").rglob("*.png"))
+
+
+def test_a_full_disk_is_seen_before_a_tar_of_unknown_size(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tarred(("blur", "sharp"))
+    server.places["/films.tar.gz"] = Place(data)
+    free = [int(1.5 * len(data))]  # for the archive, not for what is in it
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, free[0]))
+    known = films(Archive(url=f"{server.url}/films.tar.gz"))
+    with pytest.raises(OutputError, match=r"films\.tar\.gz needs"):
+        fetch.obtain(known, "test", "blur", Talk(yes=True))
+    assert server.sent < 1000
+    free[0] = 3 * len(data)
+    assert is_whole(fetch.obtain(known, "test", "blur", Talk(yes=True)) / "Films")
 
 
 def test_an_address_that_ran_out_is_asked_for_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

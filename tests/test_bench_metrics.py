@@ -204,7 +204,11 @@ def test_pictures_smaller_than_the_window() -> None:
     [
         ("plain", [0, 1, 2, 3, 4, 5], "all frames, nothing cropped, not aligned, RGB"),
         ("cdvd-tsp", [2, 3], "without the first 2 and the last 2 of each sequence, 4 px cropped"),
-        ("pvdnet", [1, 2, 3, 4, 5], "without the first of each sequence, 16 px cropped, aligned (Koehler), luma"),
+        (
+            "pvdnet",
+            [1, 2, 3, 4, 5],
+            "without the first of each sequence, 16 px cropped, aligned (Koehler), luma, 8 bit rounded before",
+        ),
         ("dstnet", [0, 1, 2, 3, 4, 5], "SSIM 3D, mean over all frames; fed in the chunks of its authors"),
         ("estrnn", [2, 3], "8 bit truncated, SSIM 2D"),
         ("vrt", [0, 1, 2, 3, 4, 5], "SSIM 3D"),
@@ -220,11 +224,13 @@ def test_a_protocol_says_what_it_does(name: str, counted: list[int], words: str)
     assert (protocol.blur == "blur_gamma") == (name == "pvdnet")
 
 
-def test_only_dstnets_protocol_feeds_chunks() -> None:
+def test_only_dstnets_protocol_feeds_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocols, "OTHER_CHUNK", 7)
     chunks = [PROTOCOLS["dstnet"].chunk_of(*which) for which in (("dstnet", "gopro"), ("dstnet", "dvd"))]
     assert chunks == [30, 25]
     assert PROTOCOLS["dstnet"].chunk_of("dstnet-plus", "gopro") == 50
-    assert PROTOCOLS["dstnet"].chunk_of("dstnet-plus", "elsewhere") == protocols.OTHER_CHUNK
+    assert PROTOCOLS["dstnet"].chunk_of("dstnet", "bsd-2ms16ms") == 30
+    assert PROTOCOLS["dstnet"].chunk_of("dstnet-plus", "") == 7
     assert PROTOCOLS["dstnet"].chunk_of("lite", "gopro") is None
     assert PROTOCOLS["plain"].chunk_of("dstnet", "gopro") is None
 

@@ -55,9 +55,12 @@ def results(tmp_path: Path) -> dict[str, Any]:
         model("lite", 27.456, weights_sha256="ab" * 32, params=630_000, seconds_per_frame=0.05, flops=4e9),
         model("dstnet", 34.001, weights="gopro", params=7.45e6, seconds_per_frame=0.4, published=published),
     ]
-    shown = {"model": "lite", "sequence": "alley", "frame": 7}
+    shown = {"model": "lite", "weights": None, "sequence": "alley", "frame": 7}
     return {
         "v": 1, "dataset": "pairs", "protocol": "plain", "device": "cpu", "precision": "fp32",
+        "dataset_details": {"known": False, "layout": "DVD (VIDEO/{input,GT})", "split": "test", "blur": "blur",
+                            "complete": False, "sequences": 2, "decoder": "one <of> its own"},
+        "protocol_details": {"description": "all frames, RGB"}, "device_name": "a processor",
         "versions": {"vdeblur": "0.1.0", "torch": "2"}, "models": models,
         "pictures": [{**shown, "kind": kind, **paths} for kind in ("worst", "best")],
     }  # fmt: skip
@@ -116,6 +119,13 @@ def test_the_page_in_a_browser(browser: Any, results: dict[str, Any], tmp_path: 
     embedded = json.loads(view.locator("#data").text_content())
     assert embedded == {key: value for key, value in results.items() if key != "pictures"}
     assert "ab" * 32 in view.locator("#weights").inner_text()
+    facts = view.locator("header dd").all_inner_texts()
+    assert facts[:3] == [
+        "plain: all frames, RGB",
+        "test, blur, 2 sequences, 20 frames counted",
+        "DVD (VIDEO/{input,GT})",
+    ]
+    assert facts[3:] == ["one <of> its own", "cpu (a processor)", "fp32", "vdeblur 0.1.0, torch 2"]
     assert str(tmp_path) not in view.content(), "paths of this machine are nobody's business"
 
     assert view.locator("#sequences-ssim_3d").is_hidden()
@@ -195,13 +205,19 @@ def test_csv_has_a_line_for_each_model_and_sequence(results: dict[str, Any], tmp
         assert (line["model"], line["weights_sha256"]) == (one["model"], one["weights_sha256"] or "")
         assert (line["sequence"], float(line["psnr"])) == (sequence["name"], sequence["psnr"])
         assert (line["dataset"], line["protocol"], line["precision"]) == ("pairs", "plain", "fp32")
+        assert line["versions"] == "vdeblur 0.1.0, torch 2"
 
 
 def test_markdown_tables(results: dict[str, Any], tmp_path: Path) -> None:
     report.write(results, tmp_path / "report.md")
     lines = (tmp_path / "report.md").read_text().splitlines()
-    assert lines[0] == "**pairs**, protocol plain, cpu, fp32; vdeblur 0.1.0, torch 2"
-    assert lines[4].startswith("| dstnet | 34.00 | 0.8123 | 0.8235 | 34.16 | 0.9679 | 20 | 0.4 |")
+    assert lines[0] == "**pairs**"
+    assert "- Protocol: plain: all frames, RGB" in lines
+    assert "- Device: cpu (a processor)" in lines
+    assert "- Versions: vdeblur 0.1.0, torch 2" in lines
+    assert lines[12].startswith("| dstnet | 34.00 | 0.8123 | 0.8235 | 34.16 | 0.9679 | 20 | 0.4 |")
+    assert "| dstnet | gopro | - | - | all frames, RGB, SSIM 3D |" in lines
+    assert f"| lite | - | - | {'ab' * 32} | - |" in lines
     assert "| alley | 10 | 33.00 | 26.46 | 25.12 | 24.50 |" in lines
     for table in ("\n".join(lines)).split("\n\n"):
         assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) <= 1
@@ -214,6 +230,7 @@ def test_json_is_what_was_measured(results: dict[str, Any], tmp_path: Path) -> N
     assert written["models"][0].pop("psnr") is None, "JSON knows no infinity"
     assert written["models"][0] == {key: value for key, value in results["models"][0].items() if key != "psnr"}
     assert written["models"][1:] == results["models"][1:]
+    assert "pictures" not in written, "they are gone when the bench is through"
 
 
 def test_equal_frames_do_not_stop_a_report(results: dict[str, Any], tmp_path: Path) -> None:
@@ -232,12 +249,28 @@ def test_what_cannot_be_written_is_refused(results: dict[str, Any], tmp_path: Pa
         report.write(results, tmp_path / "nowhere" / "report.md")
 
 
-def test_models_are_told_apart_by_weights_where_they_have_to() -> None:
-    models = [model("dstnet", 30, weights="gopro"), model("dstnet", 31, weights="dvd"), model("lite", 29, weights="a")]
-    text = report.as_markdown(
-        {"dataset": "d", "protocol": "p", "device": "cpu", "precision": "fp32", "versions": {}, "models": models}
-    )
+def test_models_are_told_apart_by_weights_where_they_have_to(results: dict[str, Any]) -> None:
+    results["models"] = [
+        model("dstnet", 30, weights="gopro"),
+        model("dstnet", 31, weights="dvd"),
+        model("lite", 29, weights="a"),
+    ]
+    text = report.as_markdown(results)
     assert "| sequence | frames | dstnet@dvd | dstnet@gopro | lite |" in text
+
+
+def test_pictures_of_two_weights_of_a_model_are_kept_apart(results: dict[str, Any]) -> None:
+    weights = ("dvd", "gopro")
+    results["models"] = [model("dstnet", 30 + index, weights=name) for index, name in enumerate(weights)]
+    (row, _) = results["pictures"]
+    results["pictures"] = [{**row, "model": "dstnet", "weights": name, "sequence": f"of {name}"} for name in weights]
+    text = report.as_html(results)
+    assert re.findall(r"<h3>(.*?)</h3>|<figcaption>worst frame of (.*?):", text) == [
+        ("dstnet@gopro", ""),
+        ("", "of gopro"),
+        ("dstnet@dvd", ""),
+        ("", "of dvd"),
+    ]
 
 
 def test_pictures_are_cut_out_where_most_changed() -> None:

@@ -25,8 +25,8 @@ BESIDE = {
     "encode": {"decode", "codecs", "mux"},
 }
 CLI = {"cli", "cli_bench", "cli_bench_speed", "cli_compare", "cli_doctor", "cli_models", "cli_probe", "cli_report"}
-OWNERS = {"av": {"decode", "deinterlace", "hdr", "codecs", "external", "mux", "encode", "parts", "frame", "color", "maker",
-                 "pipeline", "train.synth", "train.pool", "page", "packet_times",
+OWNERS = {"av": {"decode", "deinterlace", "hdr", "codecs", "external", "mux", "encode", "parts", "frame", "color",
+                 "maker", "pipeline", "train.synth", "train.pool", "page", "packet_times",
                  "probe", "sample_frames", "compare", "compare_video", "doctor",
                  "bench.baselines", "bench.contenders", "bench.parts", "bench.pictures"},
           "psutil": {"memory"}, "rich": CLI, "click": CLI | {"train.pool", "train.loop"},

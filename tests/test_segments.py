@@ -1,5 +1,6 @@
 """A run that is stopped, at any moment and in any way, goes on with the same command and comes to the same result."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ from tests import clips
 from vdeblur import parts, pipeline, segments
 from vdeblur.decode import Cut
 from vdeblur.encode import EncodeOptions
-from vdeblur.errors import ExitStatus, InterruptedRunError, OutputError
+from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
 from vdeblur.frame import Frame
 from vdeblur.settings import Settings
 
@@ -220,6 +221,59 @@ def test_a_segment_that_was_damaged_on_the_disk_is_made_again(tmp_path: Path) ->
     assert not segments.folder_of(output).exists()
 
 
+def test_work_is_gone_on_with_on_another_device(tmp_path: Path) -> None:
+    """As errors of a GPU advise: --device cpu throws away nothing that is finished."""
+    source = clips.make(tmp_path / "in.mp4", frames=60, codec=H264)
+    with pytest.raises(InterruptedRunError):
+        pipeline.run(source, tmp_path / "out.mp4", ONE, stop=stop_after(55))
+    events = events_of(source, tmp_path / "out.mp4", dataclasses.replace(ONE, device="cpu"))
+    assert sum(event == "progress" for event, _ in events) == 10
+    assert not [facts for event, facts in events if event == "warning"]
+
+
+def test_an_input_that_cannot_be_reached_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a network drive is gone: what is finished stays for the next run."""
+    source = clips.make(tmp_path / "in.mp4", frames=60, codec=H264)
+    output = tmp_path / "out.mp4"
+    with pytest.raises(InterruptedRunError):
+        pipeline.run(source, output, ONE, stop=stop_after(55))
+
+    def gone(self: object, *arguments: object) -> None:
+        raise InputError("in.mp4 cannot be read as video: Host is down") from OSError(112, "Host is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vdeblur.decode.VideoSource.frames", gone)
+        with pytest.raises(InputError):
+            pipeline.run(source, output, ONE)
+    assert len(list(segments.folder_of(output).glob("*.packets"))) == 2
+    made = [event for event, _ in events_of(source, output, ONE) if event == "progress"]
+    assert len(made) == 10
+
+
+def test_what_another_run_did_after_this_one_looked_counts(tmp_path: Path) -> None:
+    output = tmp_path / "out.mp4"
+    first = segments.Store(output, {"a": 1})
+    first.open({"tile": "none"})
+    first.save(segments.Record(0, 0, False, [], []))
+    late = segments.Store(output, {"a": 1})
+    assert late.records
+    first.close(keep=False)  # its output is done
+    late.open({"tile": "64x64"})
+    assert not late.records
+    assert late.plan == {"tile": "64x64"}
+    assert (late.folder / "state.json").exists()
+    late.close(keep=True)
+    assert not late.folder.exists(), "nothing in it was worth keeping"
+
+
+def test_shares_that_begin_together_plan_alike(tmp_path: Path) -> None:
+    """Each looks before any has begun; the first to begin decides for all, whatever memory the others have."""
+    stores = [segments.Store(tmp_path / "out.mp4", {"a": 1}) for _ in range(2)]
+    for store, tile in zip(stores, ("512x512", "256x256"), strict=True):
+        store.open({"tile": tile}, shared=True)
+    assert [store.plan for store in stores] == [{"tile": "512x512"}] * 2
+
+
 def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mp4", frames=60, codec=H264)
     output = tmp_path / "out.mp4"
@@ -264,6 +318,34 @@ def test_what_a_share_left_undone_is_made_by_the_last(vdeblur, tmp_path: Path) -
     made = [json.loads(line) for line in result.stdout.splitlines() if '"event": "segment"' in line]
     assert [event["index"] for event in made] == [0, 1, 4, 5]
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+def test_no_share_makes_what_is_another_ones(vdeblur, tmp_path: Path) -> None:
+    """Where a gap in the video leaves segments empty, a share does not go on with the next that is not."""
+    gap = ("-vf", "select=lt(t\\,1.5)+gt(t\\,5.2)", "-fps_mode", "vfr")
+    source = clips.make(tmp_path / "in.mkv", frames=107, codec=H264, extra=gap)
+    options = ("-m", "identity", "--segment", "1", "--deterministic")
+    made: list[int] = []
+    for share in ("2/4", "1/4", "3/4", "4/4"):
+        result = vdeblur("run", source, tmp_path / "out.mkv", *options, "--share", share, "--json")
+        assert result.exit_code == 0, result.output
+        events = [json.loads(line) for line in result.stdout.splitlines()]
+        made += [event["index"] for event in events if event["event"] == "segment"]
+    assert sorted(made) == [0, 1, 5, 6, 7]
+    assert vdeblur("run", source, tmp_path / "out.mkv", *options).exit_code == 0
+    assert vdeblur("run", source, tmp_path / "whole.mkv", *options).exit_code == 0
+    assert (tmp_path / "out.mkv").read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+
+
+def test_shares_are_of_the_part_asked_for(vdeblur, tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mp4", frames=150, codec=H264)
+    options = ("-m", "identity", "--segment", "0.5", "-ss", "2", "-t", "2", "--json")
+    counts = []
+    for share in ("1/2", "2/2"):
+        result = vdeblur("run", source, tmp_path / "out.mp4", *options, "--share", share)
+        assert result.exit_code == 0, result.output
+        counts.append(result.stdout.count('"event": "segment"'))
+    assert counts == [2, 2]
 
 
 # Signals, kills and full disks -------------------------------------------------------------------------------------
@@ -392,6 +474,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not output.exists()
     assert len(list(segments.folder_of(output).glob("*.packets"))) == 3
+    assert not list(segments.folder_of(output).glob("whole*")), "no half of it takes room"
     made = [event for event, _ in events_of(source, output, settings) if event == "progress"]
     assert not made, "all segments were there"
     assert output.read_bytes() == (tmp_path / "whole.mkv").read_bytes()

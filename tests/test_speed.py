@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -57,6 +58,29 @@ def test_untrained_networks_run_as_a_whole_without_changing_anything(clip: Path,
         assert parts.time_pipeline(model, "cpu", "fp32", str(clip), str(output))["pipeline_fps"] > 0
         assert clips.psnr(clips.rgb(output), clips.rgb(clip)) > 40
     assert parts.load_network("lite")[1]
+
+
+def test_ffmpegs_filters_have_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "run_part", in_this_process)
+    results = speed.measure(["identity", "unsharp", "cas"], ["fp32"], "64x48", 6, "cpu")
+    identity, *filters = results["models"]
+    for row in filters:
+        assert row.keys() == identity.keys()
+        assert row["stages"].keys() == identity["stages"].keys()
+        assert (row["precision"], row["flops"], row["params"]) == ("8 bit", None, 0)
+        assert row["stages"]["network"] == pytest.approx(1 / row["network_fps"])
+        assert row["allowed_fps"] == pytest.approx(
+            1 / sum(1 / row[f"{part}_fps"] for part in ("network", "encoder", "decoder"))
+        )
+    assert "| unsharp | 8 bit |" in speed.as_markdown(results)
+
+
+def test_filtering_makes_a_whole_video(clip: Path, tmp_path: Path) -> None:
+    found = parts.time_filtering("unsharp", "cpu", "fp32", str(clip), str(tmp_path / "out.mp4"))
+    assert found["pipeline_fps"] > 0
+    before, after = clips.rgb(clip).astype(float), clips.rgb(tmp_path / "out.mp4").astype(float)
+    assert before.shape == after.shape
+    assert abs(numpy.diff(after, axis=2)).mean() > 1.1 * abs(numpy.diff(before, axis=2)).mean(), "it is sharpened"
 
 
 def test_flops_are_those_of_the_paper_and_grow_with_the_area() -> None:
@@ -184,6 +208,13 @@ def test_repeats_take_turns_and_give_medians(monkeypatch: pytest.MonkeyPatch) ->
         assert row["network_fps"] == statistics.median(taken)
         assert row["peak_memory_bytes"] == 10 * statistics.median(taken)
         assert row["peak_device_memory_bytes"] is None
+
+
+def test_json_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(speed, "run_part", in_this_process)
+    run_speed(["identity"], ["fp32"], "64x48", 4, "cpu", [], 1, None, True, lambda: None)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["models"][0]["model"] == "identity"
 
 
 @pytest.mark.parametrize("size", ["large", "64", "64x48x3", "0x48", "65x48", "-64x48"])

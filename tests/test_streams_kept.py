@@ -220,6 +220,16 @@ def test_deterministic_gives_the_same_bytes(vdeblur, full: Clips, tmp_path: Path
     assert (tmp_path / f"a.{out}").read_bytes() == (tmp_path / f"b.{out}").read_bytes()
 
 
+def test_chapters_after_the_part_are_left_out(vdeblur, full: Clips, tmp_path: Path) -> None:
+    """No container takes one that ends before it begins; that was found out after all the work."""
+    output = tmp_path / "out.mkv"
+    result = vdeblur("run", full.mkv, output, "-m", "identity", "-t", "0.12")
+    assert result.exit_code == 0, result.output
+    with av.open(str(output)) as container:
+        chapters = [(c["start"] * c["time_base"], c["end"] * c["time_base"]) for c in container.chapters()]
+    assert chapters == [(0, Fraction(12, 100))]
+
+
 def test_chapters_and_subtitles_of_a_part(vdeblur, full: Clips, tmp_path: Path) -> None:
     output = tmp_path / "out.mkv"
     assert vdeblur("run", full.mkv, output, "-m", "identity", "-ss", "0.24", "-t", "0.12").exit_code == 0

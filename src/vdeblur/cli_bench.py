@@ -12,13 +12,19 @@ from vdeblur.errors import UsageError
 # The names stand here as well as in vdeblur.bench, since importing that takes seconds and --help must not wait; a test
 # compares them.
 PROTOCOLS = ("plain", "cdvd-tsp", "pvdnet", "dstnet", "estrnn", "vrt")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 HEADS = (
-    *("MODEL", "WEIGHTS", "PSNR", "SSIM-2D", "SSIM-3D", "PUBLISHED", "S/FRAME", "MEMORY", "PARAMETERS"),
+    "MODEL",
+    "WEIGHTS",
+    "PSNR",
+    "SSIM-2D",
+    "SSIM-3D",
+    "PUBLISHED",
+    "S/FRAME",
+    "MEMORY",
+    "PARAMETERS",
     "GMACS",
 )
-
-
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 class Names(click.ParamType):

@@ -27,7 +27,7 @@ def run_speed(
 ) -> None:
     """Measure, show the result, and write it to a report if one is asked for; see speed.measure.
 
-    json: write it to stdout as JSON instead of tables.
+    json: write it to stdout as a line of JSON instead of tables.
     """
     from vdeblur.bench import speed  # torch and av take seconds; --help must not wait
 
@@ -37,7 +37,7 @@ def run_speed(
     if report is not None:
         speed.write(results, report)
     if json:
-        click.echo(dumps(results, indent=1))
+        click.echo(dumps(results))
     else:
         show(results)
 

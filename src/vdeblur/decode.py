@@ -280,6 +280,17 @@ class VideoSource:
             yield item
 
     @property
+    def wanted_seconds(self) -> Fraction | None:
+        """How long the part asked for is, as far as that is known."""
+        begin, end = self.cut.start or Fraction(0), self.cut.stop
+        length = self.info.duration_seconds
+        ends = [each for each in (length, end) if each is not None]
+        seconds = max(min(ends) - begin, Fraction(0)) if length is not None else None
+        if self.cut.frames is None or seconds is None:
+            return seconds
+        return min(seconds, self.cut.frames / self.info.rate)
+
+    @property
     def cut_begin(self) -> Fraction | None:
         """Where the part asked for begins, on the container's clock."""
         return None if self.cut.start is None else self.start_seconds + self.cut.start
@@ -513,6 +524,11 @@ class PictureSource:
 
     seekable = True
     is_pipe = False
+
+    @property
+    def wanted_seconds(self) -> Fraction:
+        """How long the part asked for is."""
+        return len(self.files) / PICTURE_RATE
 
     def items(self) -> Iterator[Frame | av.Packet]:
         """Give a frame per picture."""

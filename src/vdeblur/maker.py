@@ -52,19 +52,13 @@ class SegmentMaker:
         self, file: "FileRun", source: Source, store: segments.Store, encoding: Encoding, loaded: Loaded
     ) -> None:
         self.file, self.source, self.store, self.encoding = file, source, store, encoding
-        settings, info, self.profile = file.settings, source.info, file.profile
-        if settings.tile == "auto" and "tile" in store.plan:  # free memory may be another, the result must not
-            settings = dataclasses.replace(settings, tile=store.plan["tile"])
-        window = store.plan.get("window")
-        self.plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device, window)
-        self.restorer = Restorer(
-            loaded.network, self.plan, loaded.device, settings, file.stop, file.warn, self.profile.main
-        )
+        self.loaded, self.profile = loaded, file.profile
+        settings = file.settings
+        self._plan()
         self.before, self.after = streams.context(loaded.network)
         self.division = segments.Division(source.first_seconds, settings.segment)
-        self.count = self.division.count(info.duration_seconds)
+        self.count = self.division.count(source.wanted_seconds)
         self.share = self._share(settings)
-        self.model = loaded.model
         self.spool: parts.Spool | None = None
         self.items: Generator[Frame] | None = None
         self.part: parts.Part | None = None
@@ -72,6 +66,20 @@ class SegmentMaker:
         self.tail: list[segments.Mark] = []  # of what was finished when this run began
         self.done = 0  # frames before the segment that is being made
         self.made = 0  # frames made here
+
+    def _plan(self) -> None:
+        """Plan as an earlier run, or another share of this one, did: free memory may be another, the result must not.
+
+        The tiles may be any where none has planned yet.
+        """
+        settings, store, info, loaded = self.file.settings, self.store, self.source.info, self.loaded
+        if settings.tile == "auto" and "tile" in store.plan:
+            settings = dataclasses.replace(settings, tile=store.plan["tile"])
+        window = store.plan.get("window")
+        self.plan = plan_tiles(settings, info.height, info.width, loaded.network, loaded.device, window)
+        self.restorer = Restorer(
+            loaded.network, self.plan, loaded.device, settings, self.file.stop, self.file.warn, self.profile.main
+        )
 
     def _share(self, settings: Settings) -> range | None:
         """Give the segments that are ours where the work is shared out; None: all."""
@@ -96,9 +104,10 @@ class SegmentMaker:
         """
         if self.share is None:
             self._check_room()
-        self.store.open(
-            {"tile": self.plan.name, "window": self.plan.window, "model": self.model}, shared=self.share is not None
-        )
+        plan = {"tile": self.plan.name, "window": self.plan.window, "model": self.loaded.model}
+        self.store.open(plan, shared=self.share is not None)
+        if self.store.plan != plan:  # another process has begun since this one planned
+            self._plan()
         if self.source.is_pipe:
             self.spool = parts.Spool(self.store.folder / "others")
         worker = self.profile.worker(QUEUE_FRAMES)
@@ -106,6 +115,8 @@ class SegmentMaker:
             index = self._first_missing()
             divider = None if index is None else self._open_at(index)
             while divider is not None and index is not None:
+                if self.share is not None and divider.upcoming() not in self.share:
+                    break  # there are no frames in what is left of ours
                 segment = divider.segment()
                 self._make(segment, worker)
                 index = self._next_missing(segment, divider.marks())
@@ -181,7 +192,7 @@ class SegmentMaker:
         if not self._vouched(divider):
             raise InputError(
                 f"{self.source.path} gives other frames than it gave to the run that was interrupted",
-                "begin anew with --no-resume",
+                "run the same command again: it begins anew",
             )
         return divider
 

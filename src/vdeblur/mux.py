@@ -647,7 +647,7 @@ def _cut_chapters(chapters: list[Any], offset: Fraction, end: Fraction | None) -
         base = Fraction(chapter["time_base"])
         shift = round(offset / base)
         last = chapter["end"] if end is None else min(chapter["end"], round(end / base))
-        if last > shift:
+        if last > max(chapter["start"], shift):  # it begins within the part
             cut.append({**chapter, "start": max(chapter["start"] - shift, 0), "end": last - shift})
     return cut
 

@@ -24,7 +24,7 @@ from vdeblur.encode import PictureEncoding, VideoEncoding, write_error
 from vdeblur.errors import OutputError, VerificationError
 from vdeblur.frame import Frame
 from vdeblur.mux import Muxer
-from vdeblur.segments import Record, Segment, Store, sync_folder
+from vdeblur.segments import WHOLE, Record, Segment, Store, sync_folder
 
 ALPHA_ENCODERS = ("libvpx", "libvpx-vp9")  # their alpha is beside the packet's bytes, and only Matroska holds it
 EXACT = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}  # how far times may be off; the clocks are ours
@@ -65,7 +65,7 @@ class VideoPart:
         # The encoder speaks as it does into the output's container; that container itself is written once all is there.
         self.encoder = encoding.open()
         self.encoder.stand_alone(encoding.form)
-        self.draft = store.data_of(index).with_suffix(".draft")
+        self.draft = store.draft_of(index)
         try:
             self.file = _PacketFile(self.draft, encoding)
         except OSError as error:
@@ -227,7 +227,7 @@ def assemble(
         if isinstance(encoding, PictureEncoding):
             _place_pictures(store)
             return
-        draft = store.folder / f"whole{output.suffix}"
+        draft = store.folder / f"{WHOLE}{output.suffix}"
         _join(store, encoding, source, others, warn, draft)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
@@ -247,7 +247,8 @@ def _join(
     warn: Warn,
     draft: Path,
 ) -> None:
-    records = [store.records[index] for index in sorted(store.records)]
+    records = store.chain()
+    assert records[-1].last, "all segments are there"
     base = encoding.info.time_base
     shift = round((source.cut_begin or 0) / base)
     decoding, step = decoding_times(records)

@@ -195,8 +195,9 @@ class FileRun:
                 parts.assemble(store, encoding, source, self._others(source, maker), self.warn, overwrite=overwrite)
             keep = False
             return frames
-        except InputError:
-            keep = False  # the next run would come to the same place
+        except InputError as error:
+            # The next run would come to the same place, unless it is the disk or network that the input is on.
+            keep = keep and isinstance(error.__cause__, OSError)
             raise
         except InterruptedRunError as error:
             raise self._interrupted(error, store) from error
@@ -391,6 +392,7 @@ def fingerprint(settings: Settings, loaded: Loaded, source: Source) -> dict[str,
     for name in (
         "model",
         "checkpoint",
+        "device",
         "yes",
         "offline",
         "resume",

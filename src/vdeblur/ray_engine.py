@@ -135,7 +135,7 @@ def _shares(job: Job, settings: Settings, workers: int) -> list[tuple[int, int] 
         source = decode.open_source(job.source, settings.cut, lambda code, message: None)
     except VdeblurError:
         return [None]  # the task will tell
-    duration, first = source.info.duration_seconds, source.first_seconds
+    duration, first = source.wanted_seconds, source.first_seconds
     source.close()
     count = segments.Division(first, settings.segment).count(duration) or 1
     shares = min(count, SHARES_PER_WORKER * workers)

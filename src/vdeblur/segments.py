@@ -34,6 +34,8 @@ from vdeblur.frame import Frame, layout_of, plane_array
 CHECKED = 2  # frames before a boundary whose digests both sides note
 FORMAT = 1  # of the records; others are not read
 SAMPLE_BYTES = 1 << 16  # of a file's beginning, middle and end, for its identity
+WHOLE = "whole"  # begins the name of the output while it is being joined
+LOCK = "lock"  # the file that is held by who works in the folder
 NAME_BYTES = 100  # of the output's name that are repeated in the folder's
 
 Mark = tuple[int, int]  # pts and CRC-32 of a decoded frame
@@ -98,12 +100,17 @@ class Divider:
             self.recent.append(self.ahead.popleft())
         return False
 
-    def segment(self) -> Segment:
-        """Give the next segment that has frames; it must be read to its end before the next one."""
+    def upcoming(self) -> int:
+        """Give which segment the next frame is in; there must be one."""
         first = self._peek()
         assert first is not None, "skip_to tells whether there is one"
+        return self.division.index_of(first.seconds)
+
+    def segment(self) -> Segment:
+        """Give the next segment that has frames; it must be read to its end before the next one."""
+        index = self.upcoming()
         lead = list(self.recent)[len(self.recent) - min(self.before, len(self.recent)) :]
-        segment = Segment(self.division.index_of(first.seconds), iter(()), len(lead), self.marks())
+        segment = Segment(index, iter(()), len(lead), self.marks())
         segment.frames = self._frames(segment, lead)
         return segment
 
@@ -180,11 +187,13 @@ class Store:
         self.records: dict[int, Record] = {}
         self.plan: dict[str, Any] = {}
         self.reason = ""
-        self.lock = filelock.FileLock(self.folder / "lock")
+        self.is_forgotten = self.is_shared = False
+        self.lock = filelock.FileLock(self.folder / LOCK)
         self._read()
 
     def _read(self) -> None:
         """Read what an earlier run has left, if it was about the same."""
+        self.plan, self.records, self.reason = {}, {}, ""
         try:
             state = json.loads((self.folder / "state.json").read_text("utf-8"))
             before = state["fingerprint"] if state["format"] == FORMAT else {"version": "other"}
@@ -221,19 +230,24 @@ class Store:
         """Give where a segment's packets are."""
         return self.folder / f"{index:06}.packets"
 
+    def draft_of(self, index: int) -> Path:
+        """Give where they are written; where others work here, too, to a file of this process's own."""
+        return self.folder / (f"{index:06}.{os.getpid()}.draft" if self.is_shared else f"{index:06}.draft")
+
     def open(self, plan: dict[str, Any], shared: bool = False) -> None:
         """Begin or go on; what an earlier run left and cannot be used is removed.
 
-        plan: what was decided for this run and must be the same in the next, such as tiles. shared: whether other
-        processes may work on the same output meanwhile.
+        plan: what was decided for this run and must be the same in the next, such as tiles; what other processes have
+        decided meanwhile goes before it, and is in self.plan then. shared: whether they may work on the same output.
 
         Raises: OutputError where another run is writing the same output, or the folder cannot be written.
         """
+        self.is_shared = shared
         try:
             self.folder.mkdir(exist_ok=True)
             self._acquire(60 if shared else 0)
-            if shared and not self.plan:
-                self._read()  # another process may have been here while this one waited
+            if shared or not self.is_forgotten:
+                self._read()  # another process may have been here since this one looked
             if not self.plan:
                 self._begin(plan)
             if shared:
@@ -242,14 +256,17 @@ class Store:
             raise OutputError(f"{self.folder} cannot be written: {error.strerror}", "check the folder") from error
 
     def _begin(self, plan: dict[str, Any]) -> None:
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != "lock":
-                path.unlink()
+        self._clear()
         self.plan = plan
         state = {"format": FORMAT, "output": self.output.name, "fingerprint": self.fingerprint, "plan": plan}
         write_whole(self.folder / "state.json", json.dumps(state, indent=1).encode())
+
+    def _clear(self) -> None:
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
 
     def _acquire(self, seconds: float) -> None:
         try:
@@ -289,15 +306,25 @@ class Store:
 
     def forget(self, reason: str = "") -> None:
         """Take nothing of what an earlier run left."""
-        self.plan, self.records, self.reason = {}, {}, reason
+        self.plan, self.records, self.reason, self.is_forgotten = {}, {}, reason, True
 
     def close(self, *, keep: bool) -> None:
         """Let go of the folder; it is removed where nothing in it is worth keeping, or it is not to be kept."""
         if not self.lock.is_locked:  # never opened, or there are others who work on it
             return
+        if keep and self.records:
+            with contextlib.suppress(OSError):
+                for path in self.folder.glob(f"{WHOLE}*"):  # room that a full disk may lack
+                    path.unlink()
+        else:
+            try:  # the lock goes last: whoever takes it next would lose what he has begun
+                self._clear()
+                (self.folder / LOCK).unlink()
+                self.folder.rmdir()
+            except OSError:  # as on Windows, where a file that is open stays
+                self.lock.release()
+                shutil.rmtree(self.folder, ignore_errors=True)
         self.lock.release()
-        if not (keep and self.records):
-            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def earlier_plan(output: Path) -> dict[str, Any]:

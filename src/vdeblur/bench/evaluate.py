@@ -111,8 +111,8 @@ def run(
     """Measure; gives the report.
 
     notify: takes the events bench, bench_model, progress, sequence_done, bench_kept (when a signal came), warning, and
-    those of downloads. ask, stop: as in pipeline.run. finish: is given the report while the pictures that it names are
-    still there.
+    those of downloads. ask, stop: as in pipeline.run. finish: is given the report with `pictures`, see report.py, which
+    are there only until it returns.
 
     Raises: VdeblurError; what is finished is kept, and the same task goes on there.
     """
@@ -144,10 +144,8 @@ def run(
         notify("bench_kept", {"sequences": sum(one.count() for one in kept)})
         raise
     report = _report(task, dataset, protocol, chosen, results)
-    report["pictures"] = [
-        row for result, one in zip(results, kept, strict=True) for row in _shown(result, one, dataset)
-    ]
-    finish(report)
+    shown = [row for result, one in zip(results, kept, strict=True) for row in _shown(result, one, dataset)]
+    finish({**report, "pictures": shown})
     for one in kept:
         one.forget()
     return report
@@ -360,11 +358,13 @@ class Kept:
         self.folder = download.cache_folder() / "bench" / key
 
     def read(self, sequence: str) -> SequenceResult | None:
-        """Give what is known of a sequence; None where it is not finished."""
+        """Give what is known of a sequence; None where it is not finished, or its saved frames are gone."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             facts = json.loads((self.folder / f"{sequence}.json").read_text("utf-8"))
             facts["frames"] = tuple(FrameResult(**frame) for frame in facts["frames"])
-            return SequenceResult(**facts)
+            result = SequenceResult(**facts)
+            there = result.saved is None or len(list(Path(result.saved).glob("*.png"))) >= result.restored
+            return result if there else None
         return None
 
     def write(self, result: SequenceResult) -> None:
@@ -488,7 +488,8 @@ def _shown(result: ModelResult, kept: Kept, dataset: DataSet) -> list[dict[str, 
         for sequence, frame in extremes[:SHOWN]:
             pair, restored = files[sequence, frame.name], kept.picture(sequence, kind)
             if restored.is_file():
-                facts = {"model": result.contender.model, "sequence": sequence, "frame": frame.name, "kind": kind}
+                own = {"model": result.contender.model, "weights": result.contender.weights}
+                facts = {**own, "sequence": sequence, "frame": frame.name, "kind": kind}
                 paths = {"blurry": pair.blurry, "restored": restored, "sharp": pair.sharp}
                 rows.append({**facts, **{name: str(path) for name, path in paths.items()}})
     return rows

@@ -122,12 +122,25 @@ def _unpack(known: KnownSet, split: str, origin: Origin, archive: Archive, folde
 @contextlib.contextmanager
 def _whole(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterator[Path]:
     """Fetch a whole archive, verified where that can be; it goes when it is unpacked."""
-    _check_room(folder, round((archive.megabytes or 0) * 1e6), archive.name)
+    begun = [folder / "archives" / f"{archive.name}{end}" for end in ("", ".part")]
+    size = _size_at(url, archive, talk) - sum(path.stat().st_size for path in begun if path.is_file())
+    # All of a tar comes out beside it, and pictures hardly got smaller in it; a zip tells later what is wanted of it.
+    _check_room(folder, size if archive.name.endswith(".zip") else 2 * size, archive.name)
     pins = {"sha256": archive.sha256} if archive.sha256 else {}
     remote = RemoteFile(archive.name, (Source("https", {"url": url}),), pins)
     path = download.fetch(remote, folder / "archives", talk).path
     yield path
     path.unlink()
+
+
+def _size_at(url: str, archive: Archive, talk: Talk) -> int:
+    """Give an archive's bytes as its server tells them, else as datasets.toml does; 0 where neither knows."""
+    with contextlib.suppress(FetchError):  # whoever fetches it asks again, more patiently
+        remote = download.RangeFile.open_url(url, archive.name, talk)
+        if remote is not None:
+            with contextlib.closing(remote):
+                return remote.size
+    return round((archive.megabytes or 0) * 1e6)
 
 
 def _check_room(folder: Path, needed_bytes: int, what: str) -> None:

@@ -11,8 +11,8 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from vdeblur import color, decode, device, encode, pipeline, scenes, streams, weights
+from vdeblur.bench.baselines import BASELINES
 from vdeblur.errors import DeviceError, VdeblurError
 from vdeblur.frame import Copier, Frame
 from vdeblur.memory import resident_peak
@@ -123,6 +124,35 @@ def count_flops(network: Network, chosen: torch.device, height: int, width: int)
         totals.append(counter.get_total_flops())
     area = math.prod(whole.padded) / math.prod(plan.padded)
     return float((totals[1] - totals[0]) / (LONG - SHORT) * area)
+
+
+def time_filter(
+    model: str, device_name: str, precision: str, width: int, height: int, frames: int, clip: str
+) -> dict[str, Any]:
+    """Time one of FFmpeg's filters (baselines.py) alone on a clip's frames; gives what time_network does.
+
+    It works on the processor, on Y'CbCr as it was decoded, so of the stages it is all; nothing counts its operations.
+    """
+    pictures = [frame.picture for frame in frames_of(decode.open_source(Path(clip), decode.Cut(), quiet))]
+    deque(BASELINES[model](iter(pictures[:WARM_UP])), maxlen=0)
+    watch = _Marks(torch.device("cpu"))
+    processor = time.process_time()
+    for _ in BASELINES[model](iter(pictures)):
+        watch.mark()
+    processor = time.process_time() - processor
+    seconds = watch.seconds()
+    return {
+        "precision": "8 bit",
+        "trained": True,
+        "params": 0,
+        "flops": None,
+        "network_fps": len(pictures) / sum(seconds),
+        "network_seconds": {"median": statistics.median(seconds), "p95": percentile(seconds, 0.95)},
+        "network_cpu_seconds": processor / len(pictures),
+        "network_memory_bytes": resident_peak(),
+        "network_device_memory_bytes": None,
+        "stages": dict.fromkeys(STAGES, 0.0) | {"network": sum(seconds) / len(pictures)},
+    }
 
 
 class _Marks:
@@ -256,6 +286,33 @@ def time_pipeline(model: str, device_name: str, precision: str, clip: str, outpu
     return {"pipeline_fps": result.frames / seconds, **peak_memory(device.choose_device(device_name))}
 
 
+def time_filtering(model: str, device_name: str, precision: str, clip: str, output: str) -> dict[str, Any]:
+    """Time decoding, one of FFmpeg's filters and encoding as a run does, one after the other; as time_pipeline."""
+
+    def filtered(cut: decode.Cut) -> tuple[int, float]:
+        source = decode.open_source(Path(clip), cut, quiet)
+        waiting: deque[Frame] = deque()
+        count = 0
+
+        def pictures() -> Iterator[av.VideoFrame]:
+            for frame in frames_of(source):
+                waiting.append(frame)
+                yield frame.picture
+
+        def frames() -> Iterator[Frame]:
+            nonlocal count
+            for picture in BASELINES[model](pictures()):
+                count += 1
+                yield replace(waiting.popleft(), picture=picture)
+
+        seconds = _encode(frames(), source.info, Path(output))
+        return count, seconds
+
+    filtered(decode.Cut(frames=WARM_UP))
+    count, seconds = filtered(decode.Cut())
+    return {"pipeline_fps": count / seconds, **peak_memory(torch.device("cpu"))}
+
+
 def time_codecs(clip: str, restored: str) -> dict[str, Any]:
     """Time decoding a clip, and encoding what a run made of it again, alone, with the options that a run takes."""
     deque(frames_of(decode.open_source(Path(clip), decode.Cut(), quiet)), maxlen=0)  # warm-up
@@ -270,8 +327,8 @@ def time_codecs(clip: str, restored: str) -> dict[str, Any]:
     return {"decoder_fps": 1 / decoding, "encoder_fps": 1 / encoding}
 
 
-def _encode(frames: list[Frame], info: decode.SourceInfo, path: Path) -> float:
-    """Encode frames to a file as a run does by default; gives seconds."""
+def _encode(frames: Iterable[Frame], info: decode.SourceInfo, path: Path) -> float:
+    """Encode frames to a file as a run does by default; gives seconds, those that frames take to come among them."""
     encoding = encode.VideoEncoding(info, path.suffix, encode.EncodeOptions(), quiet)
     encoder = encoding.open()
     with av.open(str(path), "w") as container:
@@ -337,6 +394,8 @@ def peak_memory(chosen: torch.device) -> dict[str, int | None]:
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "network": time_network,
     "pipeline": time_pipeline,
+    "filter": time_filter,
+    "filtering": time_filtering,
     "codecs": time_codecs,
 }
 

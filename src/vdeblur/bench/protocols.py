@@ -49,17 +49,20 @@ class Protocol:
         parts = [
             f"without {' and '.join(ends)} of each sequence" if ends else "all frames",
             f"{self.crop} px cropped" if self.crop else "nothing cropped",
-            "aligned (Koehler), luma, not rounded" if self.aligned else "not aligned, RGB",
-            f"8 bit {'truncated' if self.truncate else 'rounded'}",
+            "aligned (Koehler), luma" if self.aligned else "not aligned, RGB",
+            f"8 bit {'truncated' if self.truncate else 'rounded'}{' before that, not after' if self.aligned else ''}",
             f"SSIM {'2D and 3D' if self.ssim == 'both' else self.ssim}",
             "mean over all frames",
         ]
         return f"{', '.join(parts)}{'; fed in the chunks of its authors' if self.chunks else ''}"
 
     def chunk_of(self, network: str, dataset: str) -> int | None:
-        """Give how many frames of this set the network is fed at once; None: as `run` feeds it."""
+        """Give how many frames of this set the network is fed at once; None: as `run` feeds it.
+
+        dataset: its name in datasets.toml, empty for a folder that is none of those.
+        """
         chunks = CHUNKS.get(network) if self.chunks else None
-        return None if chunks is None else chunks.get(dataset.partition(" ")[0].lower(), OTHER_CHUNK)
+        return None if chunks is None else chunks.get(dataset.partition("-")[0], OTHER_CHUNK)  # bsd has three exposures
 
     def counts(self, index: int, frames: int) -> bool:
         """Tell whether a frame of a sequence of so many is counted."""

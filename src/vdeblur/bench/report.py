@@ -1,15 +1,15 @@
 """Results of a bench as files: a page for people, tables for a README, lines for a spreadsheet, JSON for programs.
 
 `results` is what `vdeblur bench` writes as JSON (see the README). Two keys are only for the page: `pictures`, a list of
-{"model", "sequence", "frame", "kind", "blurry", "restored", "sharp"} where kind is "worst" or "best" and the last three
-are paths of picture files, and `per_frame` in sequences.
+{"model", "weights", "sequence", "frame", "kind", "blurry", "restored", "sharp"} where kind is "worst" or "best" and the
+last three are paths of picture files that may be gone later, and `per_frame` in sequences.
 """
 
 import csv
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any
 import numpy
 
 from vdeblur.bench import charts
+from vdeblur.bench.baselines import BASELINES
 from vdeblur.decode import read_picture
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.page import page_html, picture_uri, slider_html
 
 CROP = (240, 320)  # lines and columns of the pictures on the page
 BLURRY = "identity"  # the model that returns what it gets: what is to be gained on
-BASELINES = ("identity", "unsharp", "cas")  # no networks; drawn in gray
+GRAY = (BLURRY, *BASELINES)  # no networks
 UNKNOWN = "-"
 
 Results = dict[str, Any]
@@ -36,37 +37,53 @@ def write(results: Results, path: Path) -> None:
     Raises: UsageError for a suffix that is not among KINDS, OutputError where the file cannot be written.
     """
     check(path)
-    text = KINDS[path.suffix.lower()](results)
+    write_text(KINDS[path.suffix.lower()](results), path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a report that is made.
+
+    Raises: OutputError where that cannot be.
+    """
     try:
         path.write_text(text, "utf-8", newline="")
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}", "check the folder") from error
 
 
-def check(path: Path) -> None:
-    """Refuse a report that cannot be written, before the long work begins; raises as write does."""
-    if path.suffix.lower() not in KINDS:
-        raise UsageError(f"there is no report of the kind {path.suffix!r}", f"name it {' or '.join(KINDS)}")
+def check(path: Path, kinds: Iterable[str] = (), what: str = "a report") -> None:
+    """Refuse a report that cannot be written, before the long work begins; raises as write does.
+
+    kinds: suffixes to choose from, those of KINDS if none are given. what: its name in the message.
+    """
+    kinds = tuple(kinds or KINDS)
+    if path.suffix.lower() not in kinds:
+        raise UsageError(f"{what} cannot be of the kind {path.suffix!r}", f"name it {' or '.join(kinds)}")
     if not path.absolute().parent.is_dir():
         raise OutputError(f"the folder {path.absolute().parent} does not exist", "make it, or choose another")
 
 
 def as_json(results: Results) -> str:
     """Give results as JSON; what is no finite number (PSNR of frames that are equal) becomes null."""
-    return json.dumps(plain(results), indent=1, allow_nan=False) + "\n"
+    return json.dumps(plain(_lasting(results)), indent=1, allow_nan=False) + "\n"
+
+
+def _lasting(results: Results) -> Results:
+    """Leave out the pictures: paths of this machine, of files that are gone when a bench is through."""
+    return {key: value for key, value in results.items() if key != "pictures"}
 
 
 def as_csv(results: Results) -> str:
     """Give a line for each model and sequence."""
     text = io.StringIO()
-    heads = ["dataset", "protocol", "device", "model", "weights", "weights_sha256", "precision", "sequence"]
-    measures = ["frames", "psnr", "ssim_2d", "ssim_3d"]
+    heads = ["dataset", "protocol", "device", "versions", "model", "weights", "weights_sha256", "precision"]
+    measures = ["frames", "psnr", "ssim_2d", "ssim_3d", "warping_error", "vmaf", "seconds_per_frame"]
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(heads + measures)
+    lines.writerow([*heads, "sequence", *measures])
     for model in results["models"]:
-        facts = {**results, **model}  # a model may have a precision of its own
+        facts = {**results, **model, "versions": _versions(results)}  # a model may have a precision of its own
         for sequence in model["sequences"]:
-            named = [facts.get(head) for head in heads[:-1]]
+            named = [facts.get(head) for head in heads]
             lines.writerow([*named, sequence["name"], *(sequence.get(measure) for measure in measures)])
     return text.getvalue()
 
@@ -76,8 +93,8 @@ def as_markdown(results: Results) -> str:
     models = _ranked(results)
     columns = [column for column in COLUMNS if any(column.value(model) is not None for model in models)]
     parts = [
-        f"**{_text(results['dataset'])}**, protocol {_text(results['protocol'])}, {_text(results['device'])}, "
-        f"{_text(results['precision'])}; {_versions(results)}",
+        f"**{results['dataset']}**",
+        "\n".join(f"- {key}: {fact}" for key, fact in _facts(results).items()),
         markdown_table(
             ["model", *(column.head for column in columns)],
             [[_name(model, models), *(column.show(model) for column in columns)] for model in models],
@@ -87,6 +104,8 @@ def as_markdown(results: Results) -> str:
             ["sequence", "frames", *(_name(model, models) for model in models)],
             [[name, frames, *cells] for name, frames, cells in _by_sequence(models, "psnr")],
         ),
+        "What was measured:",
+        markdown_table(SOURCE_HEADS, [[_name(model, models), *_source(model)] for model in models]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -100,9 +119,9 @@ def markdown_table(heads: list[str], rows: list[list[str]]) -> str:
 def as_html(results: Results) -> str:
     """Give a page that stands alone."""
     models = _ranked(results)
-    title = f"{_text(results['dataset'])}: {len(models)} models"
+    title = f"{results['dataset']}: {len(models)} models"
     parts = [
-        _header(results, models),
+        _header(results),
         _bars(models),
         _scatters(models),
         _model_table(models),
@@ -110,8 +129,7 @@ def as_html(results: Results) -> str:
         _pictures(results.get("pictures", []), models),
         _sources(models),
     ]
-    shown = {key: value for key, value in results.items() if key != "pictures"}  # paths of this machine
-    return page_html(f"vdeblur bench: {title}", "\n".join(parts), plain(shown))
+    return page_html(f"vdeblur bench: {title}", "\n".join(parts), plain(_lasting(results)))
 
 
 KINDS: dict[str, Callable[[Results], str]] = {
@@ -151,7 +169,6 @@ COLUMNS = (
     Column("ssim_3d", "SSIM (3D)", ".4f", max),
     Column("published_psnr", "published PSNR, dB", ".2f"),
     Column("published_ssim", "published SSIM", ".4f"),
-    Column("lpips", "LPIPS", ".4f", min),
     Column("vmaf", "VMAF", ".2f", max),
     Column("warping_error", "warping error, 10⁻³", ".3f", min, 1e3),
     Column("sharpness", "sharpness", ".3f"),
@@ -181,17 +198,26 @@ def _name(model: Results, models: list[Results]) -> str:
     return f"{name} {model['precision']}" if precise and model.get("precision") else name
 
 
-def _header(results: Results, models: list[Results]) -> str:
-    facts = {
-        "Protocol": _text(results["protocol"]),
-        "Device": _text(results["device"]),
-        "Precision": _text(results["precision"]),
-        "Frames": _number(max((model.get("frames") or 0 for model in models), default=0), ".0f"),
+def _facts(results: Results) -> dict[str, str]:
+    """Say what was measured, how, and on what, without which no figure means anything."""
+    frames = max((model["frames"] for model in results["models"]), default=0)
+    data, protocol = results["dataset_details"], results["protocol_details"]
+    part = "" if data["complete"] or not data["known"] else ", only a part of the set"
+    return {
+        "Protocol": f"{results['protocol']}: {protocol['description']}",
+        "Data": f"{data['split']}, {data['blur']}, {data['sequences']} sequences, {frames} frames counted{part}",
+        "Layout": data["layout"],
+        "Decoder of pictures": data["decoder"],
+        "Device": f"{results['device']} ({results['device_name']})",
+        "Precision": results["precision"],
         "Versions": _versions(results),
     }
-    items = "".join(f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
+
+
+def _header(results: Results) -> str:
+    items = "".join(f"<div><dt>{key}</dt><dd>{escape(fact)}</dd></div>" for key, fact in _facts(results).items())
     return (
-        f"<header><h1>Deblurring on {escape(_text(results['dataset']))}</h1>"
+        f"<header><h1>Deblurring on {escape(results['dataset'])}</h1>"
         f'<p class="quiet">Measured by vdeblur bench. Figures of different protocols cannot be compared.</p>'
         f'<dl class="facts">{items}</dl></header>'
     )
@@ -237,7 +263,7 @@ def _key(more: str = "") -> str:
 
 
 def _baseline(model: Results) -> str:
-    return ' class="baseline"' if model["model"] in BASELINES else ""
+    return ' class="baseline"' if model["model"] in GRAY else ""
 
 
 def _scatters(models: list[Results]) -> str:
@@ -248,7 +274,7 @@ def _scatters(models: list[Results]) -> str:
         ("params", "parameters, in millions", 1e-6),
     ):
         points = [
-            charts.Point(_name(model, models), model[key] * scale, model["psnr"], model["model"] in BASELINES)
+            charts.Point(_name(model, models), model[key] * scale, model["psnr"], model["model"] in GRAY)
             for model in models
             if _finite(model.get(key)) and _finite(model.get("psnr"))
         ]
@@ -322,13 +348,11 @@ def _by_sequence(models: list[Results], key: str) -> list[tuple[str, str, list[s
 def _pictures(pictures: list[dict[str, Any]], models: list[Results]) -> str:
     """Give sliders, each model's worst and best frames beside each other, the best models first."""
     parts = []
-    rank = {model["model"]: place for place, model in enumerate(models)}
-    names = dict.fromkeys(one["model"] for one in pictures)
-    for name in sorted(names, key=lambda name: rank.get(name, len(rank))):
-        own = sorted((one for one in pictures if one["model"] == name), key=lambda one: one["kind"] != "worst")
+    for model in models:
+        own = [one for one in pictures if (one["model"], one["weights"]) == (model["model"], model["weights"])]
         if own:
-            sliders = "".join(_slider(one) for one in own)
-            parts.append(f'<h3>{escape(str(name))}</h3><div class="sliders">{sliders}</div>')
+            sliders = "".join(_slider(one) for one in sorted(own, key=lambda one: one["kind"] != "worst"))
+            parts.append(f'<h3>{escape(_name(model, models))}</h3><div class="sliders">{sliders}</div>')
     if not parts:
         return ""
     return (
@@ -358,34 +382,29 @@ def largest_change(blurry: numpy.ndarray, restored: numpy.ndarray) -> tuple[int,
     return int(y), int(x)
 
 
+SOURCE_HEADS = ["model", "weights", "precision", "SHA-256 of the weights", "published with"]
+
+
+def _source(model: Results) -> list[str]:
+    """Say which weights were measured, in which precision, and how those figures were taken that were published."""
+    published = model.get("published") or {}
+    kind = published.get("ssim_kind")
+    protocol = ", ".join(filter(None, (published.get("protocol"), kind and f"SSIM {kind}")))
+    facts = (model.get("weights"), model.get("precision"), model.get("weights_sha256"), protocol)
+    return [str(fact or UNKNOWN) for fact in facts]
+
+
 def _sources(models: list[Results]) -> str:
-    """Say which weights were measured."""
     rows = []
     for model in models:
-        published = model.get("published") or {}
-        protocol = ", ".join(
-            part
-            for part in (published.get("protocol"), published.get("ssim_kind") and f"SSIM {published['ssim_kind']}")
-            if part
-        )
-        digest = f"<code>{escape(model['weights_sha256'])}</code>" if model.get("weights_sha256") else UNKNOWN
-        cells = [escape(_text(model.get("weights"))), digest, escape(protocol or UNKNOWN)]
-        row = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f'<tr><th scope="row">{escape(_name(model, models))}</th>{row}</tr>')
-    heads = ["model", "weights", "SHA-256 of the weights", "published with"]
-    return f"<section><h2>Weights</h2>{_table('What was measured', heads, rows, 'weights', 'texts')}</section>"
+        weights, precision, digest, protocol = map(escape, _source(model))
+        cells = "".join(f"<td>{cell}</td>" for cell in (weights, precision, f"<code>{digest}</code>", protocol))
+        rows.append(f'<tr><th scope="row">{escape(_name(model, models))}</th>{cells}</tr>')
+    return f"<section><h2>Weights</h2>{_table('What was measured', SOURCE_HEADS, rows, 'weights', 'texts')}</section>"
 
 
 def _versions(results: Results) -> str:
-    versions = results.get("versions") or {}
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def _text(value: Any) -> str:
-    """Give a fact as text; a protocol may come as a name with its particulars."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {part}" for key, part in value.items())
-    return UNKNOWN if value is None else str(value)
+    return ", ".join(f"{name} {version}" for name, version in results["versions"].items())
 
 
 def _number(value: float | None, form: str) -> str:

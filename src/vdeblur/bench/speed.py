@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from vdeblur import __version__, device, errors, weights
-from vdeblur.bench import parts
-from vdeblur.bench.report import markdown_table
-from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, OutputError, UsageError
+from vdeblur.bench import parts, report
+from vdeblur.bench.baselines import BASELINES
+from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError
 
 POLL_SECONDS = 0.2  # between questions whether a signal came
 KINDS = (".json", ".md")
@@ -47,14 +47,16 @@ def measure(
 ) -> Results:
     """Measure models in precisions; gives what `vdeblur bench --speed` writes as JSON, see the README.
 
-    size: WIDTHxHEIGHT, even. references: scripts to compare with, see time_reference. notify: takes the event
-    `measuring` with model, precision and part. stop: asked all the time; a status means that a signal came.
+    models: unsharp and cas may be among them. size: WIDTHxHEIGHT, even. references: scripts to compare with, see
+    time_reference. notify: takes the event `measuring` with model, precision and part. stop: asked all the time; a
+    status means that a signal came.
 
     Raises: UsageError, ModelError, DeviceError, InterruptedRunError.
     """
     width, height = parse_size(size)
     for model in models:
-        weights.find_entry(model)  # a misspelt name is told before anything is measured
+        if model not in BASELINES:
+            weights.find_entry(model)  # a misspelt name is told before anything is measured
     chosen = device.choose_device(device_name)
     rows: list[list[Results]] = [[] for _ in range(len(models) * len(precisions))]
     times: dict[str, list[float]] = {path.stem: [] for path in references}
@@ -63,14 +65,16 @@ def measure(
         for _ in range(repeats):
             pairs = ((model, precision) for model in models for precision in precisions)
             for taken, (model, precision) in zip(rows, pairs, strict=True):
-                taken.append(_measure_row(model, precision, str(chosen), width, height, frames, clip, notify, stop))
+                row = _measure_row(model, precision, str(chosen), width, height, frames, clip, notify, stop)
+                taken.append(row | _share_of(row, chosen.type == "cpu" or model in BASELINES))
             for path in references:
                 notify("measuring", {"model": path.stem, "precision": "", "part": "reference"})
                 times[path.stem].append(time_reference(path, size, frames, str(chosen), stop))
     medians = [_median(taken) for taken in rows]
     found = [{"name": name, "seconds_per_frame": statistics.median(taken)} for name, taken in times.items()]
     for row in medians:
-        _compare(row, medians[0], found, shares_cores=chosen.type == "cpu")
+        row["ratio"] = row["network_fps"] / medians[0]["network_fps"]
+        row["reference_ratios"] = {one["name"]: one["seconds_per_frame"] * row["network_fps"] for one in found}
     return {
         "v": 1,
         "device": str(chosen),
@@ -119,8 +123,9 @@ def _measure_row(
         notify("measuring", {"model": model, "precision": precision, "part": name})
         return run_part({"part": name, **told}, stop)
 
-    network = part("network", **named, width=width, height=height, frames=frames)
-    whole = part("pipeline", **named, output=restored)
+    alone, together = ("filter", "filtering") if model in BASELINES else ("network", "pipeline")
+    network = part(alone, **named, width=width, height=height, frames=frames)
+    whole = part(together, **named, output=restored)
     codecs = part("codecs", clip=str(clip), restored=restored)
     stages = {"decode": 1 / codecs["decoder_fps"], **network.pop("stages"), "encode": 1 / codecs["encoder_fps"]}
     peaks = {f"peak_{name}": value for name, value in whole.items() if name.endswith("memory_bytes")}
@@ -204,15 +209,12 @@ def _median(taken: Sequence[Any]) -> Any:
     return first
 
 
-def _compare(row: Results, first: Results, references: list[Results], shares_cores: bool) -> None:
-    """Add what follows from the figures: the share of what the parts allow, and ratios."""
+def _share_of(row: Results, shares_cores: bool) -> Results:
+    """Give what the parts of one round allow, and which share of it the pipeline reached in that round."""
     rates = [row[f"{part}_fps"] for part in ("network", "encoder", "decoder")]
     # On the CPU network and codecs share the cores, so their times add up; else the slowest part leads.
     allowed = 1 / sum(1 / rate for rate in rates) if shares_cores else min(rates)
-    row["allowed_fps"] = allowed
-    row["share"] = row["pipeline_fps"] / allowed
-    row["ratio"] = row["network_fps"] / first["network_fps"]
-    row["reference_ratios"] = {one["name"]: one["seconds_per_frame"] * row["network_fps"] for one in references}
+    return {"allowed_fps": allowed, "share": row["pipeline_fps"] / allowed}
 
 
 def device_name_of(chosen: torch.device) -> str:
@@ -230,10 +232,7 @@ def check(path: Path) -> None:
 
     Raises: UsageError, OutputError.
     """
-    if path.suffix.lower() not in KINDS:
-        raise UsageError(f"there is no report of speed of the kind {path.suffix!r}", f"name it {' or '.join(KINDS)}")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"the folder {path.absolute().parent} does not exist", "make it, or choose another")
+    report.check(path, KINDS, "a report of speed")
 
 
 def write(results: Results, path: Path) -> None:
@@ -243,15 +242,12 @@ def write(results: Results, path: Path) -> None:
     """
     check(path)
     text = as_markdown(results) if path.suffix.lower() == ".md" else json.dumps(results, indent=1) + "\n"
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}", "check the folder") from error
+    report.write_text(text, path)
 
 
 def as_markdown(results: Results) -> str:
     """Give the tables that are shown on a terminal, too."""
-    titled = (f"{title}:\n\n{markdown_table(heads, rows)}" for title, heads, rows in tables(results))
+    titled = (f"{title}:\n\n{report.markdown_table(heads, rows)}" for title, heads, rows in tables(results))
     return "\n\n".join([summary(results), *titled]) + "\n"
 
 
@@ -323,7 +319,7 @@ COSTS: dict[str, Show] = {
     "median, ms": _milliseconds("network_seconds", "median"),
     "95 %, ms": _milliseconds("network_seconds", "p95"),
     "CPU, ms": _milliseconds("network_cpu_seconds"),
-    "GFLOP": lambda row: _short(row["flops"] / 1e9),
+    "GFLOP": lambda row: "-" if row["flops"] is None else _short(row["flops"] / 1e9),
     "parameters, M": lambda row: f"{row['params'] / 1e6:.2f}",
     "network, MB": lambda row: _megabytes(row["network_memory_bytes"]),
     "run, MB": lambda row: _megabytes(row["peak_memory_bytes"]),
