@@ -541,7 +541,7 @@ def test_26_and_37_names_where_the_terminal_has_only_ascii(tmp_path: Path) -> No
     source = clips.make(tmp_path / "gr\u00f6\u00dfe \u65e5\u672c.mp4", codec=H264, frames=2)
     place = {**os.environ, "LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     bare = {**place, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    for environment, name in ((place, "s\u00fc\u00df.mp4"), (bare, "\u00e4hnlich.mp4"), (place, "\udcff.mp4")):
+    for environment, name in ((bare, "\u00e4hnlich.mp4"), (place, "\udcff.mp4")):
         output = tmp_path / name
         done = _run_as_a_process("run", source, output, "-m", "identity", env=environment)
         assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr

@@ -7,6 +7,9 @@ leaves undone, because it died or was taken away, is made when the shares are jo
 
 import dataclasses
 import logging
+import signal
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,7 @@ from vdeblur.restore import never
 from vdeblur.settings import Settings
 
 POLL_SECONDS = 0.2  # between looks at signals
+KNOCK_SECONDS = 5  # to wait for a cluster's answer
 SHARES_PER_WORKER = 3  # so that a slow machine holds nobody up for long
 
 
@@ -89,12 +93,27 @@ def _start(address: str | None, workers: int | None) -> Any:
     except ImportError as error:
         raise UsageError("--engine ray needs Ray, which is not installed", "pip install 'vdeblur[ray]'") from error
     options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False, "num_cpus": workers}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
+        _knock(address)
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"the Ray cluster cannot be reached: {reason}", "check --ray-address") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray sets its own, which ends the process there and then
     return ray
+
+
+def _knock(address: str | None) -> None:
+    """See that somebody listens, where an address has a port; Ray itself tries for minutes.
+
+    Raises: OSError, ValueError.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
 
 
 def _resources(ray: Any, settings: Settings, workers: int | None) -> tuple[dict[str, float], int]:
