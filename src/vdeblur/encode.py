@@ -30,7 +30,7 @@ class EncodeOptions:
     """What a user may ask of the encoder and the container; see `vdeblur run --help`."""
 
     codec: str | None = None
-    crf: float = 16
+    crf: float = 16.0
     preset: str = "medium"
     options: tuple[tuple[str, str], ...] = ()
     pix_fmt: str = "keep"
