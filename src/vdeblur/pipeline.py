@@ -10,6 +10,7 @@ beside the output; when all are there they are joined to the output, which appea
 
 import contextlib
 import dataclasses
+import gc
 import time
 import uuid
 import zlib
@@ -139,6 +140,7 @@ class FileRun:
             raise DeviceError("the device is out of memory", "use --tile 512, or --device cpu") from error
         finally:
             source.close()
+            gc.collect()  # PyAV's containers and streams hold on to each other, and their encoders to threads
         seconds = time.monotonic() - self.begun
         codes = tuple(code for code, _ in self.warnings)
         if not self.settings.dry_run and self.settings.share is None:
