@@ -34,10 +34,10 @@ ATTEMPTS_ALTOGETHER = 100  # for one file, whatever they bring
 WAIT_SECONDS = 1.0  # before the second attempt, doubled for each further one
 LOCK_POLL_SECONDS = 0.5
 DIGESTS = {"sha256": 64, "sha256_prefix": 8, "git_blob_sha1": 40}  # kinds of pins and their hex digits
-# What zipfile raises over archives that are damaged, encrypted or made up.
+# What zipfile raises over archives that are damaged, encrypted, made up, or packed in a way it does not know.
 BAD_ZIP = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(ValueError, OverflowError, EOFError, NotImplementedError, RuntimeError, OSError),
+    *(ValueError, OverflowError, EOFError, RuntimeError, OSError),
 )
 TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its variables
 
