@@ -1,4 +1,4 @@
-"""Train `lite` on a pool of synthetic clips; stops and goes on at any step.
+"""Train `lite` on synthetic clips; stops and goes on at any step.
 
     python -m vdeblur.train.loop OUT_DIR --pool DIR --validation DIR
 
@@ -12,7 +12,6 @@ at --iterations.
 """
 
 import csv
-import itertools
 import json
 import os
 import time
@@ -26,6 +25,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from vdeblur.bench.datasets import pictures_in
+from vdeblur.bench.pictures import read_rgb
 from vdeblur.networks.lite import Lite, look_along_motion
 from vdeblur.train import losses
 
@@ -47,17 +48,17 @@ class Frames:
 
 
 def load_frames(folder: Path, side: int, seed: int, *, ends: float, augment: bool) -> Frames:
-    """Look along the motion of every frame of a folder of shards (see pool.py), cropped to side x side pixels.
+    """Look along the motion of every frame of clips that `vdeblur synth` made, cropped to side x side pixels.
 
     ends: share of clips whose first and last frames are used too. augment: turn and mirror each clip at random.
     """
-    paths = sorted(folder.glob("shard-*.npy"))
-    if not paths:
-        raise click.UsageError(f"no shard-*.npy in {folder}: make them with python -m vdeblur.train.pool")
+    sequences = sorted(path.parent for path in folder.glob("*/sharp"))
+    if not sequences:
+        raise click.UsageError(f"no SEQUENCE/sharp in {folder}: make them with vdeblur synth --way random")
     rng = numpy.random.default_rng(seed)
     seen, blurry, sharp = [], [], []
-    for clip in itertools.chain.from_iterable(numpy.load(path, mmap_mode="r") for path in paths):
-        crop = _crop(rng, clip, side, augment)
+    for sequence in sequences:
+        crop = _crop(rng, _read(sequence), side, augment)
         first, last = (0, crop.shape[1]) if rng.random() < ends else (1, crop.shape[1] - 1)
         pair = torch.from_numpy(crop)
         light = pair[0].float() / 255
@@ -68,6 +69,12 @@ def load_frames(folder: Path, side: int, seed: int, *, ends: float, augment: boo
             blurry.append(pair[0, index])
             sharp.append(pair[1, index])
     return Frames(torch.cat(seen), torch.stack(blurry), torch.stack(sharp))
+
+
+def _read(sequence: Path) -> numpy.ndarray:
+    """Read a clip: uint8 (2, T, 3, H, W), blurry, then sharp."""
+    pair = [torch.stack([read_rgb(file) for file in pictures_in(sequence / kind)]) for kind in ("blur", "sharp")]
+    return torch.stack(pair).numpy()
 
 
 def _crop(rng: numpy.random.Generator, clip: numpy.ndarray, side: int, augment: bool) -> numpy.ndarray:
@@ -262,8 +269,8 @@ def _log(path: Path, facts: dict[str, float]) -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("out_dir", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--pool", required=True, type=click.Path(path_type=Path, exists=True), help="Folder of shards.")
-@click.option("--validation", required=True, type=click.Path(path_type=Path, exists=True), help="Folder of shards.")
+@click.option("--pool", required=True, type=click.Path(path_type=Path, exists=True), help="Folder of sequences.")
+@click.option("--validation", required=True, type=click.Path(path_type=Path, exists=True), help="Folder of sequences.")
 @click.option("--iterations", default=20_000, help="Steps until the rate is zero.")
 @click.option("--stop-at", type=int, help="Stop at this step already.  [default: --iterations]")
 @click.option("--validate-every", default=500, help="Steps between validations.")
