@@ -73,7 +73,7 @@ def average(frames: list[numpy.ndarray], window: Window, kind: str) -> numpy.nda
     """Average uint8 frames to float64 codes, 0 to 255, not rounded. kind: `blur` or `blur_gamma`."""
     total = numpy.zeros(frames[0].shape, numpy.float64)
     for frame, weight in zip(frames, window.weights, strict=True):
-        total += weight * (frame if kind == "blur" else LIGHT[frame])
+        total += weight * (frame.astype(numpy.float64) if kind == "blur" else LIGHT[frame])
     mean: numpy.ndarray = total / window.total
     return mean if kind == "blur" else 255.0 * mean ** (1 / GAMMA)
 

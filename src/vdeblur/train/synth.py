@@ -25,6 +25,7 @@ import av
 import numpy
 import torch
 from torch import Tensor
+from torch.backends.cpu import get_cpu_capability
 from torch.nn import functional as F
 
 GAMMA = 2.2  # display gamma assumed in undoing and redoing the encoding of stills
@@ -405,7 +406,10 @@ class Coder:
         self.encoder = av.CodecContext.create("libx264", "w")
         self.encoder.width, self.encoder.height, self.encoder.pix_fmt = width, height, "yuv420p"
         self.encoder.time_base = Fraction(1, 25)
-        self.encoder.options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
+        options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
+        if get_cpu_capability() == "AVX512":  # with which the same frames give other bytes now and then, see codecs.py
+            options["x264-params"] = "asm=avx2"
+        self.encoder.options = options
         self.decoder = av.CodecContext.create("h264", "r")
         self.decoder.thread_count = 1
         self.count = 0

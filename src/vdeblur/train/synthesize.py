@@ -181,15 +181,12 @@ def _reserved(out: Path) -> Iterator[None]:
     """Make the folder, and keep other processes out of it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / LOCK)
-        with lock.acquire(timeout=0):
+        with FileLock(out / LOCK, timeout=0):
             try:
                 yield
             finally:
                 shutil.rmtree(out / DRAFTS, ignore_errors=True)
-        (out / LOCK).unlink(missing_ok=True)
-        if not any(out.iterdir()):
-            out.rmdir()
+                (out / LOCK).unlink(missing_ok=True)
     except Timeout as error:
         raise OutputError(f"another vdeblur synth is writing to {out}", "wait for it") from error
     except OSError as error:
