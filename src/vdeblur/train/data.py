@@ -1,0 +1,349 @@
+"""Where a training's clips come from: frames of sequences, which of them a sample takes, and processes that read ahead.
+
+Sample number k is a function of the seed and k alone. So a training goes on at any batch without any state, and as
+many processes as there are share its batches without talking to each other.
+"""
+
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Several
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from numpy.random import Generator, SeedSequence, default_rng
+from torch.utils.data import DataLoader, default_collate
+
+from vdeblur.bench import pictures
+from vdeblur.bench.datasets import Pair, Sequence
+from vdeblur.decode import Warn
+from vdeblur.download import Talk
+from vdeblur.errors import DeviceError, InputError, UsageError, VdeblurError
+from vdeblur.train.augment import Augmentation, Pictures, Region
+from vdeblur.train.objectives.base import Batch, Clip
+
+SAMPLINGS = ("windows", "grid", "clips", "starts")
+ENDS = ("inside", "repeat")
+NAMED = 3  # sequences in a warning or an error
+ORDERS, SAMPLES = 0, 1  # what is drawn from a seed: orders of epochs, and what is random within a sample
+LOCK_POLL_SECONDS = 1.0
+
+Prepare = Callable[[Clip, Generator], Batch]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe's table [data] says; its fields are the table's keys.
+
+    frames: consecutive ones in a sample. crop: side in pixels. sampling: "windows": every run of `frames` frames once
+    an epoch; "grid": runs that begin at multiples of `frames`; "clips": each sequence once an epoch, at a random
+    place; "starts": a run for every frame, at a random place where too few follow it. margin: further frames on each
+    side; beyond the ends of the sequence its edge frame. limit: of each sequence, only so many frames. ends: "repeat":
+    runs are centred on every frame, and beyond the ends there is the edge frame. blur: which kind of blurry frames.
+    augment, noise: see augment.py.
+
+    Raises: UsageError for values that are none.
+    """
+
+    frames: int
+    crop: int
+    sampling: str = "windows"
+    margin: int = 0
+    limit: int | None = None
+    ends: str = "inside"
+    blur: str = "blur"
+    augment: tuple[str, ...] = ()
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, known in (("sampling", SAMPLINGS), ("ends", ENDS)):
+            if (value := getattr(self, name)) not in known:
+                raise UsageError(f"unknown {name} {value!r}", f"choose {', '.join(known)}")
+        if self.ends == "repeat" and self.sampling in ("grid", "starts"):
+            raise UsageError(f"sampling {self.sampling!r} does not go beyond the ends", 'choose ends = "inside"')
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Give what is done to the frames."""
+        return Augmentation(self.crop, tuple(self.augment), self.noise)
+
+    @property
+    def needed(self) -> int:
+        """Tell how many frames a sequence must have."""
+        return self.frames if self.ends == "inside" else 1
+
+
+class Source:
+    """Sequences that are long and large enough, read from their files.
+
+    sizes: height and width of each sequence's frames. lengths: how many frames are used of each.
+    """
+
+    def __init__(self, sequences: Several[Sequence], sizes: Several[tuple[int, int]], limit: int | None) -> None:
+        self.sequences = tuple(sequences)
+        self.sizes = tuple(sizes)
+        self.lengths = tuple(len(sequence.pairs[:limit]) for sequence in sequences)
+
+    def read(self, sequence: int, frames: Several[int], region: Region) -> Pictures:
+        """Give a region of some frames, which may repeat, of a sequence: (2, T, 3, side, side).
+
+        Raises: InputError where a file cannot be read, or its size is not the sequence's.
+        """
+        pairs, size = self.sequences[sequence].pairs, self.sizes[sequence]
+        rows, columns = _slices(region)
+        crops = {index: [_read(path, size)[:, rows, columns] for path in _paths(pairs[index])] for index in set(frames)}
+        return numpy.stack([[crops[index][kind] for index in frames] for kind in range(2)])
+
+
+def _paths(pair: Pair) -> tuple[Path, Path]:
+    return pair.blurry, pair.sharp
+
+
+def _slices(region: Region) -> tuple[slice, slice]:
+    return slice(region.top, region.top + region.side), slice(region.left, region.left + region.side)
+
+
+def _read(path: Path, size: tuple[int, int]) -> numpy.ndarray:
+    picture = pictures.read_rgb(path).numpy()
+    if picture.shape[1:] != size:
+        found, expected = (f"{width}x{height}" for height, width in (picture.shape[1:], size))
+        raise InputError(f"{path} is {found}, its sequence {expected}", "give all frames of a sequence one size")
+    return picture
+
+
+def open_source(
+    sequences: Several[Sequence], plan: Plan, *, cache: Path | None = None, talk: Talk, warn: Warn
+) -> Source:
+    """Give what a training reads; sequences that are too short or too small for the plan are left out with a warning.
+
+    cache: a folder for memory maps, see MemoryMaps.
+
+    Raises: InputError where no sequence is left; OutputError where there is no room for the cache.
+    """
+    kept, sizes, left_out = [], [], []
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = threads.map(lambda sequence: pictures.read_rgb(sequence.pairs[0].blurry).shape[1:], sequences)
+        measured = [(int(height), int(width)) for height, width in found]
+    for sequence, size in zip(sequences, measured, strict=True):
+        length = len(sequence.pairs[: plan.limit])
+        if length < plan.needed:
+            left_out.append(f"{sequence.name} has {length} frames of {plan.needed}")
+        elif min(size) < plan.crop:
+            left_out.append(f"{sequence.name} is {size[1]}x{size[0]}, the crop {plan.crop}x{plan.crop}")
+        else:
+            kept.append(sequence)
+            sizes.append(size)
+    told = "; ".join(left_out[:NAMED]) + (f"; and {len(left_out) - NAMED} more" if len(left_out) > NAMED else "")
+    if not kept:
+        raise InputError(f"no sequence is long and large enough: {told}", "train on others")
+    if left_out:
+        warn("W_DATASET", f"left out of the training: {told}")
+    return Source(kept, sizes, plan.limit)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which frames a sample has, the margins' among them, and what all else in it is drawn from."""
+
+    sequence: int
+    frames: tuple[int, ...]
+    rng: Generator
+
+
+class Sampler:
+    """From a sample's number to its frames.
+
+    lengths: of the sequences, each long enough for the plan. Every `len(sampler)` samples are an epoch, in which each
+    run of frames (or sequence, for "clips") comes once, in an order of its own.
+    """
+
+    def __init__(self, lengths: Several[int], plan: Plan, seed: int) -> None:
+        self.lengths, self.plan, self.seed = tuple(lengths), plan, seed
+        firsts = [self._firsts(length) for length in self.lengths]
+        sequences = numpy.repeat(numpy.arange(len(firsts)), [len(one) for one in firsts])
+        self.runs = numpy.stack([sequences, numpy.concatenate(firsts)], 1)  # (runs, 2): sequence, first frame
+        self._order: tuple[int, numpy.ndarray] = (-1, numpy.empty(0, int))
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __getitem__(self, number: int) -> Sample:
+        epoch, place = divmod(number, len(self))
+        if self._order[0] != epoch:
+            self._order = epoch, self._rng(ORDERS, epoch).permutation(len(self))
+        sequence, first = (int(value) for value in self.runs[self._order[1][place]])
+        length, plan, rng = self.lengths[sequence], self.plan, self._rng(SAMPLES, number)
+        lowest, highest = self._range(length)
+        if plan.sampling == "clips" or first > highest:
+            first = int(rng.integers(lowest, highest + 1))
+        wanted = numpy.arange(first - plan.margin, first + plan.frames + plan.margin).clip(0, length - 1)
+        return Sample(sequence, tuple(wanted.tolist()), rng)
+
+    def _firsts(self, length: int) -> numpy.ndarray:
+        lowest, highest = self._range(length)
+        if self.plan.sampling == "clips":
+            return numpy.zeros(1, int)
+        if self.plan.sampling == "starts":
+            return numpy.arange(length)
+        return numpy.arange(lowest, highest + 1, self.plan.frames if self.plan.sampling == "grid" else 1)
+
+    def _range(self, length: int) -> tuple[int, int]:
+        """Give the lowest and the highest frame that a run may begin with."""
+        before = self.plan.frames // 2
+        return (-before, length - 1 - before) if self.plan.ends == "repeat" else (0, length - self.plan.frames)
+
+    def _rng(self, *purpose: int) -> Generator:
+        return default_rng(SeedSequence(self.seed, spawn_key=purpose))
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Samples by their numbers, as an objective's step needs them."""
+
+    source: Source
+    sampler: Sampler
+    augmentation: Augmentation
+    prepare: Prepare
+
+    def __getitem__(self, number: int) -> Batch:
+        clip, rng = self.clip(number)
+        return self.prepare(clip, rng)
+
+    def clip(self, number: int) -> tuple[Clip, Generator]:
+        """Give a sample's pictures, and its generator for what else is random."""
+        sample = self.sampler[number]
+        region = self.augmentation.region(*self.source.sizes[sample.sequence], sample.rng)
+        found = self.source.read(sample.sequence, sample.frames, region)
+        return self.augmentation.clip(found, sample.rng), sample.rng
+
+
+def training_clips(source: Source, plan: Plan, prepare: Prepare, seed: int) -> Clips:
+    """Join what a recipe says of its samples."""
+    return Clips(source, Sampler(source.lengths, plan, seed), plan.augmentation, prepare)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The samples of a process.
+
+    batch: samples in a batch of all processes together. ranks, rank: processes, and which of them this is. parts: how
+    many micro-batches this process makes of its part of a batch.
+
+    Raises: UsageError where a batch cannot be divided so.
+    """
+
+    batch: int
+    rank: int = 0
+    ranks: int = 1
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch % (self.ranks * self.parts):
+            processes = f"{self.ranks} processes" if self.ranks > 1 else "one process"
+            raise UsageError(
+                f"a batch of {self.batch} cannot be divided among {processes} in {self.parts} parts",
+                "choose numbers that divide it",
+            )
+
+    @property
+    def size(self) -> int:
+        """Tell how many samples a micro-batch has."""
+        return self.batch // (self.ranks * self.parts)
+
+    def numbers(self, batch: int) -> list[list[int]]:
+        """Give the samples' numbers of each micro-batch of a batch; processes take them one after the other."""
+        begin = batch * self.batch + self.rank * self.parts * self.size
+        return [list(range(at, at + self.size)) for at in range(begin, begin + self.parts * self.size, self.size)]
+
+
+class Loader:
+    """Endless micro-batches, made ahead by processes of its own, or here where workers is 0.
+
+    pin: put them into memory that a GPU can fetch from by itself. waited_seconds: how long whoever takes the batches
+    had to wait for them so far.
+    """
+
+    def __init__(self, clips: Clips, share: Share, *, workers: int = 0, pin: bool = False) -> None:
+        self.clips, self.share, self.workers, self.pin = clips, share, workers, pin
+        self.waited_seconds = 0.0
+
+    def batches(self, first: int = 0) -> Iterator[Batch]:
+        """Give the micro-batches of batch number `first` and all after it: what prepare gave, stacked.
+
+        The processes live as long as the iterator.
+
+        Raises: what reading raises; DeviceError where a process died.
+        """
+        numbers = (part for batch in itertools.count(first) for part in self.share.numbers(batch))
+        made = iter(
+            DataLoader(
+                _Made(self.clips),  # type: ignore[arg-type]
+                batch_size=None,
+                sampler=numbers,
+                num_workers=self.workers,
+                collate_fn=_as_is,
+                pin_memory=self.pin,
+                worker_init_fn=_set_up_worker,
+                # Processes begin at once and share what was imported; elsewhere fork is not to be trusted.
+                multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
+                # Otherwise it would draw from the global one, and a training that goes on would differ.
+                generator=torch.Generator(),
+            )
+        )
+        while True:
+            asked = time.perf_counter()
+            batch = self._next(made)
+            self.waited_seconds += time.perf_counter() - asked
+            yield batch
+
+    def _next(self, made: Iterator[Any]) -> Batch:
+        try:
+            batch = next(made)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DeviceError(
+                "a process that reads training data died, most likely for want of memory", "use fewer workers"
+            ) from error
+        if isinstance(batch, VdeblurError):
+            raise batch
+        return batch  # type: ignore[no-any-return]
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Batches by the numbers of their samples; an error of ours as a value, for DataLoader would change its text."""
+
+    clips: Clips
+
+    def __getitem__(self, numbers: list[int]) -> Batch | VdeblurError:
+        try:
+            return default_collate([self.clips[number] for number in numbers])  # type: ignore[no-any-return]
+        except VdeblurError as error:
+            return error
+
+
+def _set_up_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who asked for batches answers it
+
+
+def measure_rate(loader: Loader, batches: int) -> float:
+    """Give how many samples a second a loader makes where nobody keeps it waiting, over so many micro-batches."""
+    made = loader.batches()
+    next(made)
+    begun = time.perf_counter()
+    for _ in range(batches):
+        next(made)
+    return batches * loader.share.size / (time.perf_counter() - begun)
