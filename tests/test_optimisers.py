@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy
@@ -44,6 +44,15 @@ def give_gradients(objective: Objective, seed: int) -> None:
             parameter.grad = torch.randn(parameter.shape, generator=drawn)
 
 
+def scale_gradients(objective: Objective, by: float) -> None:
+    for parameter in objective.network.parameters():
+        parameter.grad.mul_(by)
+
+
+def length_of_gradients(parameters: Iterable[nn.Parameter]) -> float:
+    return math.sqrt(math.fsum(p.grad.square().sum().item() for p in parameters))
+
+
 def values(objective: Objective) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in objective.network.named_parameters()}
 
@@ -55,7 +64,7 @@ def changed(objective: Objective, before: Mapping[str, Tensor]) -> set[str]:
 def run(objective: Objective, optimiser: Optimiser, steps: range) -> None:
     for step in steps:
         give_gradients(objective, step)
-        optimiser.step(factor({"kind": "power", "power": 2}, step, 100))
+        optimiser.step(factor({"kind": "power", "power": 2}, step, 100, 1.0))
         optimiser.zero_grad()
 
 
@@ -100,9 +109,10 @@ def test_against_the_formulas(kind: str) -> None:
 
 def test_rates_by_prefix() -> None:
     """Adam's first step is as long as the rate, whatever the gradient. The longest prefix counts."""
-    rates = {"flow": 1e-3, "flow.1": 1e-4, "flow.0.bias": 0, "flow_net": {"factor": 0.25, "from": 2}}
+    rates = {"flow": 1e-3, "flow.1": 1e-4, "flow.0.bias": 0}
     objective = two_parts()
-    optimiser = optimisers.build(objective, "network", {"kind": "adam", "rate": 1e-2, "rates": rates})
+    table = {"kind": "adam", "rate": 1e-2, "rates": rates, "frozen": {"flow_net.bias": 2}}
+    optimiser = optimisers.build(objective, "network", table)
     assert {name for name, p in objective.network.named_parameters() if not p.requires_grad} == {"flow.0.bias"}
     before = values(objective)
     give_gradients(objective, 0)
@@ -110,19 +120,20 @@ def test_rates_by_prefix() -> None:
     steps = {name: (p.detach() - before[name]).abs().mean().item() for name, p in objective.network.named_parameters()}
     assert steps["flow.0.weight"] == pytest.approx(0.5e-3, rel=1e-3)
     assert [steps["flow.1.weight"], steps["flow.1.bias"]] == pytest.approx([0.5e-4] * 2, rel=1e-3)
-    assert steps["flow.0.bias"] == steps["flow_net.weight"] == steps["flow_net.bias"] == 0
+    assert steps["flow.0.bias"] == steps["flow_net.bias"] == 0
+    assert steps["flow_net.weight"] == pytest.approx(0.5e-2, rel=1e-3)
 
 
 def test_what_begins_later_begins_afresh() -> None:
     """Moments of a part that is frozen at first know nothing of the time before, and neither does the norm."""
-    rates = {"flow_net": {"factor": 0.25, "from": 3}}
+    table = {"kind": "adam", "rate": 1e-2, "rates": {"flow_net": 2.5e-3}, "frozen": {"flow_net": 3}}
     objective = two_parts()
-    optimiser = optimisers.build(objective, "network", {"kind": "adam", "rate": 1e-2, "rates": rates})
+    optimiser = optimisers.build(objective, "network", table)
     for step in range(4):
         before = values(objective)
         give_gradients(objective, step)
-        seen = [p.grad for name, p in objective.network.named_parameters() if step == 3 or "flow_net" not in name]
-        norm = math.sqrt(sum(gradient.square().sum().item() for gradient in seen))
+        trained = [p for name, p in objective.network.named_parameters() if step == 3 or "flow_net" not in name]
+        norm = length_of_gradients(trained)
         assert optimiser.step().item() == pytest.approx(norm, rel=1e-5)
         assert ("flow_net.weight" in changed(objective, before)) == (step == 3)
     moved = (objective.network.flow_net.weight.detach() - before["flow_net.weight"]).abs()
@@ -131,14 +142,13 @@ def test_what_begins_later_begins_afresh() -> None:
 
 def test_clipping_limits_the_norm_of_all_gradients_together() -> None:
     clipped, plain = two_parts(), two_parts()
-    table = {"kind": "adam", "rate": 1e-2, "eps": 1.0}  # so that the step knows of the gradients' length
+    table = {"kind": "adam", "rate": 1e-2, "epsilon": 1.0}  # so that the step knows of the gradients' length
     one = optimisers.build(clipped, "network", {**table, "clip": 0.1})
     other = optimisers.build(plain, "network", table)
     give_gradients(clipped, 0)
     give_gradients(plain, 0)
-    norm = math.sqrt(sum(p.grad.square().sum().item() for p in plain.network.parameters()))
-    for parameter in plain.network.parameters():
-        parameter.grad *= 0.1 / norm
+    norm = length_of_gradients(plain.network.parameters())
+    scale_gradients(plain, 0.1 / norm)
     assert one.step().item() == pytest.approx(norm, rel=1e-5)
     assert other.step().item() == pytest.approx(0.1, rel=1e-5)
     for a, b in zip(clipped.network.parameters(), plain.network.parameters(), strict=True):
@@ -146,7 +156,7 @@ def test_clipping_limits_the_norm_of_all_gradients_together() -> None:
 
 
 TABLES: dict[str, dict[str, Any]] = {
-    "adam": {"kind": "adam", "rate": 1e-2, "rates": {"flow.0": {"factor": 0.25, "from": 4}}},
+    "adam": {"kind": "adam", "rate": 1e-2, "rates": {"flow.0": 1e-3}, "frozen": {"flow.0": 4}},
     "adamw": {"kind": "adamw", "rate": 1e-2, "weight_decay": 0.1, "clip": 1.0},
     "radam": {"kind": "radam", "rate": 1e-2, "weight_decay": 0.01},
     "muon": {"kind": "muon", "rate": 1e-2, "matrix_rate": 2e-2, "matrices": ".conv_", "clip": 1.0},
@@ -207,8 +217,7 @@ def test_a_scaler_only_scales(kind: str) -> None:
     for step in range(SCALER_STEPS):
         give_gradients(plain, step)
         give_gradients(scaled, step)
-        for parameter in scaled.network.parameters():
-            parameter.grad *= 1024
+        scale_gradients(scaled, 1024)
         one.step()
         assert other.step(1.0, scaler).isfinite()
     assert not changed(scaled, values(plain))
@@ -228,10 +237,12 @@ def test_a_second_optimiser_takes_what_it_lacks_from_the_first() -> None:
         "rate": 1e-5,
         "betas": [0.5, 0.999],
         "rates": {"flow": 0},
+        "frozen": {"flow_net": 5},
         "discriminator": {"rate": 2e-5, "clip": 1.0},
     }
     own = optimisers.settings_of(table, "discriminator")
-    assert (own["kind"], own["rate"], own["betas"], own["rates"], own["clip"]) == ("adam", 2e-5, [0.5, 0.999], {}, 1.0)
+    assert (own["kind"], own["rate"], own["betas"], own["clip"]) == ("adam", 2e-5, [0.5, 0.999], 1.0)
+    assert own["rates"] == own["frozen"] == {}
     first = optimisers.settings_of(table, "network")
     assert (first["rate"], first["rates"], first["clip"]) == (1e-5, {"flow": 0}, None)
 
@@ -244,6 +255,7 @@ def test_a_second_optimiser_takes_what_it_lacks_from_the_first() -> None:
         ({"kind": "adam", "rate": 1, "momentum": 0.9}, "momentum"),
         ({"kind": "muon", "rate": 1, "matrices": "flow"}, "lacks matrix_rate"),
         ({"kind": "adam", "rate": 1, "rates": {"flow_ne": 0}}, "flow_ne"),
+        ({"kind": "adam", "rate": 1, "frozen": {"flow.2": 9}}, "flow.2"),
         ({"kind": "adam", "rate": 1, "rates": {"flow": 0, "flow_net": 0}}, "nothing to train"),
     ],
 )
@@ -256,35 +268,35 @@ def test_a_missing_optimiser_or_schedule_is_told() -> None:
     with pytest.raises(UsageError, match="discriminator"):
         optimisers.build(two_parts(), "discriminator", {"kind": "adam", "rate": 1})
     with pytest.raises(UsageError, match="falling"):
-        factor({"kind": "falling"}, 0, 10)
+        factor({"kind": "falling"}, 0, 10, 1.0)
     with pytest.raises(UsageError, match="every"):
-        factor({"kind": "halve"}, 0, 10)
+        factor({"kind": "halve"}, 0, 10, 1.0)
 
 
 def test_halving() -> None:
     """CDVD-TSP: halved after 200 epochs of 732 updates, and again."""
     table = {"kind": "halve", "every": 200 * 732}
     places = (0, 146_399, 146_400, 292_799, 292_800)
-    assert [factor(table, update, 366_000) for update in places] == [1, 1, 0.5, 0.5, 0.25]
+    assert [factor(table, update, 366_000, 1e-4) for update in places] == [1, 1, 0.5, 0.5, 0.25]
 
 
 def test_steps() -> None:
     """PVDNet's plain recipe: a quarter after 400,000."""
-    table = {"kind": "steps", "at": [400_000], "gamma": 0.25}
-    assert [factor(table, update, 600_000) for update in (0, 399_999, 400_000, 599_999)] == [1, 1, 0.25, 0.25]
-    twice = {"kind": "steps", "at": [100, 200], "gamma": 0.1}
-    assert factor(twice, 250, 300) == pytest.approx(0.01)
+    table = {"kind": "steps", "at": [400_000], "factor": 0.25}
+    assert [factor(table, update, 600_000, 1e-4) for update in (0, 399_999, 400_000, 599_999)] == [1, 1, 0.25, 0.25]
+    twice = {"kind": "steps", "at": [100, 200], "factor": 0.1}
+    assert factor(twice, 250, 300, 1.0) == pytest.approx(0.01)
 
 
 def test_cosine() -> None:
     """DSTNet: 2e-4 to 1e-7 over 300,000; PyTorch's own schedule says the same."""
-    table = {"kind": "cosine", "last": 1e-7 / 2e-4}
-    rates = [2e-4 * factor(table, update, 300_000) for update in (0, 75_000, 150_000, 300_000)]
+    table = {"kind": "cosine", "floor": 1e-7}
+    rates = [2e-4 * factor(table, update, 300_000, 2e-4) for update in (0, 75_000, 150_000, 300_000)]
     assert rates == pytest.approx([2e-4, 1.70725323e-4, 1.0005e-4, 1e-7], rel=1e-6)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 2e-4)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300, 1e-7)
     for update in range(300):
-        assert 2e-4 * factor(table, update, 300) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
+        assert 2e-4 * factor(table, update, 300, 2e-4) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
         optimizer.step()
         theirs.step()
 
@@ -292,30 +304,30 @@ def test_cosine() -> None:
 def test_restarts() -> None:
     """PVDNet: down to 1e-7 five times, over 50, 100, and three times 150 thousand updates."""
     thousand = 1000
-    table = {"kind": "restarts", "periods": [50_000, 100_000, 150_000, 150_000, 150_000], "last": 1e-3}
+    table = {"kind": "restarts", "periods": [50_000, 100_000, 150_000, 150_000, 150_000], "floor": 1e-7}
     for begin in (0, 50, 150, 300, 450):
-        assert factor(table, begin * thousand, 600_000) == 1
+        assert factor(table, begin * thousand, 600_000, 1e-4) == 1
     for middle in (25, 100, 225, 375, 525):
-        assert factor(table, middle * thousand, 600_000) == pytest.approx((1 + 1e-3) / 2)
+        assert factor(table, middle * thousand, 600_000, 1e-4) == pytest.approx((1 + 1e-3) / 2)
     for end in (50, 150, 300, 450, 600):
-        assert factor(table, end * thousand - 1, 600_000) == pytest.approx(1e-3, rel=1e-3)
-    assert factor(table, 600_000, 600_000) == 1e-3
+        assert factor(table, end * thousand - 1, 600_000, 1e-4) == pytest.approx(1e-3, rel=1e-3)
+    assert factor(table, 600_000, 600_000, 1e-4) == pytest.approx(1e-3)
     weighted = {**table, "weights": [1, 0.5, 0.5, 0.5, 0.25]}
-    assert factor(weighted, 50_000, 600_000) == pytest.approx(1e-3 + 0.5 * (1 - 1e-3))
+    assert factor(weighted, 50_000, 600_000, 1e-4) == pytest.approx(1e-3 + 0.5 * (1 - 1e-3))
 
 
 def test_power_and_linear() -> None:
-    assert factor({"kind": "power", "power": 2}, 200_000, 800_000) == 0.5625
+    assert factor({"kind": "power", "power": 2}, 200_000, 800_000, 1.0) == 0.5625
     table = {"kind": "linear", "warm_up": 100}
     places = (0, 49, 99, 100, 4500, 8999)
     expected = [0.01, 0.5, 1 - 99 / 9000, 1 - 100 / 9000, 0.5, 1 / 9000]
-    assert [factor(table, update, 9000) for update in places] == pytest.approx(expected)
-    assert factor({"kind": "constant"}, 7, 9) == 1
+    assert [factor(table, update, 9000, 1.0) for update in places] == pytest.approx(expected)
+    assert factor({"kind": "constant"}, 7, 9, 1.0) == 1
 
 
 def test_plateaus_reduce_the_rate_and_then_end_it() -> None:
     """SPN's: twice a tenth, each after ten validations without a better one."""
-    table = {"kind": "plateau", "patience": 3, "gamma": 0.1, "reductions": 2}
+    table = {"kind": "plateau", "patience": 3, "factor": 0.1, "reductions": 2}
     plateau = Plateau(table)
     seen = []
     for score in (30, 31, 31, 30, 30, 32, 31, 31, 31, 32, 32):
@@ -329,7 +341,7 @@ def test_plateaus_reduce_the_rate_and_then_end_it() -> None:
     again.observe(31)
     assert again.finished
     assert again.best == 32
-    assert factor(table, 5, 10) == 1
+    assert factor(table, 5, 10, 1.0) == 1
 
 
 def test_training_stops_after_validations_below_the_best() -> None:

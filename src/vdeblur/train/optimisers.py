@@ -8,10 +8,11 @@ lacks:
 
 - kind          "adam", "adamw", "radam" (with decoupled weight decay) or "muon" (Muon for matrices, AdamW for the rest)
 - rate          the learning rate
-- betas, eps    of Adam and its kin; 0.9, 0.999 and 1e-8 if missing
+- betas         of Adam and its kin; 0.9 and 0.999 if missing
+- epsilon       likewise; 1e-8 if missing
 - weight_decay  0 if missing
-- rates         by prefix of the parameters' names, the longest counts: another rate, where 0 freezes; or a table
-                { factor = 0.25, from = 5000 }: that share of the rate, and frozen before that update
+- rates         other rates, by prefix of the parameters' names, of which the longest counts; 0 freezes for good
+- frozen        by prefix, too: the update before which a part is not trained
 - clip          what the norm of all gradients together is limited to; not limited if missing
 - matrix_rate   Muon's own rate
 - matrices      Muon takes the convolutions' kernels whose names contain this
@@ -29,13 +30,14 @@ from vdeblur.errors import UsageError
 from vdeblur.train.objectives.base import Objective
 
 KINDS = ("adam", "adamw", "radam", "muon")
-KEYS = ("kind", "rate", "betas", "eps", "weight_decay", "rates", "clip", "matrix_rate", "matrices")
+KEYS = ("kind", "rate", "betas", "epsilon", "weight_decay", "rates", "frozen", "clip", "matrix_rate", "matrices")
+BY_PREFIX = ("rates", "frozen")
 SCHEDULES = {
     "constant": (),
     "halve": ("every",),
-    "steps": ("at", "gamma"),
-    "cosine": ("last",),
-    "restarts": ("periods", "last"),
+    "steps": ("at", "factor"),
+    "cosine": ("floor",),
+    "restarts": ("periods", "floor"),
     "power": ("power",),
     "linear": ("warm_up",),
     "plateau": ("patience", "reductions"),
@@ -145,12 +147,12 @@ def build(objective: Objective, name: str, table: Mapping[str, Any]) -> Optimise
     """
     settings = settings_of(table, name)
     named = dict(objective.parameters_of(name))
-    for prefix in settings["rates"]:
+    for prefix in (*settings["rates"], *settings["frozen"]):
         if not any(_begins(key, prefix) for key in named):
-            raise UsageError(f"the recipe has a rate for {prefix}, of which the optimiser {name} trains nothing")
+            raise UsageError(f"the recipe speaks of {prefix}, of which the optimiser {name} trains nothing")
     inner = {key: p for key, p in named.items() if settings["kind"] == "muon" and _is_matrix(key, p, settings)}
-    groups = _grouped({key: p for key, p in named.items() if key not in inner}, settings["rate"], settings["rates"])
-    kernel_groups = _grouped(inner, settings["matrix_rate"], settings["rates"]) if inner else []
+    groups = _grouped({key: p for key, p in named.items() if key not in inner}, settings["rate"], settings)
+    kernel_groups = _grouped(inner, settings["matrix_rate"], settings) if inner else []
     if not groups and not kernel_groups:
         raise UsageError(f"the recipe leaves the optimiser {name} nothing to train: all rates are 0")
     rest = [(_adam(groups, settings), groups)] if groups else []
@@ -174,14 +176,15 @@ def build(objective: Objective, name: str, table: Mapping[str, Any]) -> Optimise
 
 def settings_of(table: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Give all of the keys above for an optimiser; name: "network", or that of a table in [optimiser]."""
-    own = {key: value for key, value in table.items() if key == "rates" or not isinstance(value, Mapping)}
+    own = {key: value for key, value in table.items() if key in BY_PREFIX or not isinstance(value, Mapping)}
     if name != "network":
         if not isinstance(table.get(name), Mapping):
             raise UsageError(f"the recipe has no [optimiser.{name}]")
-        own = {**own, "rates": {}, **table[name]}  # the network's rates are for the network's names
+        own = {**own, "rates": {}, "frozen": {}, **table[name]}  # these are for the network's names
     if unknown := sorted(own.keys() - KEYS):
         raise UsageError(f"the recipe's optimiser {name} has a key {unknown[0]}", f"known: {', '.join(KEYS)}")
-    settings = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "rates": {}, "clip": None, **own}
+    defaults = {"betas": (0.9, 0.999), "epsilon": 1e-8, "weight_decay": 0.0, "rates": {}, "frozen": {}, "clip": None}
+    settings = {**defaults, **own}
     needed = ("rate", "matrix_rate", "matrices") if settings.get("kind") == "muon" else ("rate",)
     if missing := [key for key in needed if key not in settings]:
         raise UsageError(f"the recipe's optimiser {name} lacks {missing[0]}")
@@ -194,18 +197,22 @@ def _is_matrix(name: str, parameter: nn.Parameter, settings: Mapping[str, Any]) 
     return settings["matrices"] in name and parameter.ndim == 4
 
 
-def _grouped(named: Mapping[str, nn.Parameter], rate: float, rates: Mapping[str, Any]) -> list[Group]:
+def _grouped(named: Mapping[str, nn.Parameter], rate: float, settings: Mapping[str, Any]) -> list[Group]:
     """Sort parameters by their rates and starts; those with the rate 0 are frozen for good, and left out."""
     sorted_out: dict[tuple[float, int], list[nn.Parameter]] = {}
     for name, parameter in named.items():
-        prefix = max((prefix for prefix in rates if _begins(name, prefix)), key=len, default=None)
-        rule = {} if prefix is None else rates[prefix]
-        key = (rate * rule.get("factor", 1.0), rule.get("from", 0)) if isinstance(rule, Mapping) else (rule, 0)
+        key = (_of_prefix(settings["rates"], name, rate), _of_prefix(settings["frozen"], name, 0))
         if key[0] == 0:
             parameter.requires_grad_(False)
         else:
             sorted_out.setdefault(key, []).append(parameter)
     return [Group(parameters, *key) for key, parameters in sorted_out.items()]
+
+
+def _of_prefix(by_prefix: Mapping[str, Any], name: str, default: Any) -> Any:
+    """Give what is said of the longest prefix of a name."""
+    prefix = max((prefix for prefix in by_prefix if _begins(name, prefix)), key=len, default=None)
+    return default if prefix is None else by_prefix[prefix]
 
 
 def _begins(name: str, prefix: str) -> bool:
@@ -214,7 +221,7 @@ def _begins(name: str, prefix: str) -> bool:
 
 def _adam(groups: Iterable[Group], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
     parameters: Any = [{"params": group.parameters} for group in groups]
-    common = {key: settings[key] for key in ("eps", "weight_decay")}
+    common = {"eps": settings["epsilon"], "weight_decay": settings["weight_decay"]}
     rate, betas = settings["rate"], tuple(settings["betas"])
     if settings["kind"] == "adam":
         return torch.optim.Adam(parameters, rate, betas, **common)
@@ -223,15 +230,15 @@ def _adam(groups: Iterable[Group], settings: Mapping[str, Any]) -> torch.optim.O
     return torch.optim.AdamW(parameters, rate, betas, **common)
 
 
-def factor(table: Mapping[str, Any], update: int, iterations: int) -> float:
+def factor(table: Mapping[str, Any], update: int, iterations: int, rate: float) -> float:
     """Give what the rates are multiplied by at an update, counted from 0, of so many iterations.
 
-    table: the recipe's [schedule], its kind one of
+    rate: that of [optimiser], since floors are rates. table: the recipe's [schedule], its kind one of
 
     - constant
     - halve      halved after `every` updates
-    - steps      times gamma at each of the updates `at`
-    - cosine     half a cosine from 1 to `last`, a share of the rate, at the end
+    - steps      times `factor` at each of the updates `at`
+    - cosine     half a cosine from the rate to `floor`, at the end
     - restarts   such a cosine in each of `periods`, lists of updates, from the period's weight in `weights` (1)
     - power      (1 - update / iterations) to the `power`
     - linear     a rise over `warm_up` updates, then a straight line to 0 at the end
@@ -242,11 +249,11 @@ def factor(table: Mapping[str, Any], update: int, iterations: int) -> float:
     if kind == "halve":
         return float(0.5 ** (update // table["every"]))
     if kind == "steps":
-        return float(table["gamma"] ** sum(update >= place for place in table["at"]))
+        return float(table["factor"] ** sum(update >= place for place in table["at"]))
     if kind == "cosine":
-        return _half_cosine(min(done, 1.0), 1.0, table["last"])
+        return _half_cosine(min(done, 1.0), 1.0, table["floor"] / rate)
     if kind == "restarts":
-        return _with_restarts(table, update)
+        return _with_restarts(table, update, rate)
     if kind == "power":
         return float(max(1 - done, 0.0) ** table["power"])
     if kind == "linear":
@@ -268,23 +275,24 @@ def _half_cosine(done: float, first: float, last: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
 
 
-def _with_restarts(table: Mapping[str, Any], update: int) -> float:
+def _with_restarts(table: Mapping[str, Any], update: int, rate: float) -> float:
     weights = table.get("weights", [1.0] * len(table["periods"]))
+    floor = float(table["floor"] / rate)
     begin = 0
     for period, weight in zip(table["periods"], weights, strict=True):
         if update < begin + period:
-            # As in BasicSR, the weight is that of the way down to the last rate.
-            return _half_cosine((update - begin) / period, table["last"] + weight * (1 - table["last"]), table["last"])
+            # As in BasicSR, the weight is that of the way down to the floor.
+            return _half_cosine((update - begin) / period, floor + weight * (1 - floor), floor)
         begin += period
-    return float(table["last"])
+    return floor
 
 
 class Plateau:
     """A schedule that looks at validations: while scores do not rise, rates fall, and in the end training stops.
 
-    table: the recipe's [schedule]. patience: validations in a row, none above the best, that make a plateau; gamma:
-    what the rate is multiplied by at each of the first `reductions` plateaus. At the next, training is finished. Of
-    other kinds of schedule none is ever finished.
+    table: the recipe's [schedule]. patience: validations in a row, none above the best, that make a plateau; factor:
+    what the rate is multiplied by (0.1) at each of the first `reductions` plateaus. At the next, training is finished.
+    With other kinds of schedule it never is.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
@@ -309,7 +317,7 @@ class Plateau:
         """What the rates are multiplied by now, beside the function factor."""
         if not self._watches:
             return 1.0
-        return float(self._table.get("gamma", 0.1) ** min(self.plateaus, self._table["reductions"]))
+        return float(self._table.get("factor", 0.1) ** min(self.plateaus, self._table["reductions"]))
 
     @property
     def finished(self) -> bool:
