@@ -129,7 +129,7 @@ class MatrixOptimiser(Optimiser):
     def step(self, factor: float = 1.0, scaler: torch.amp.GradScaler | None = None) -> Tensor:
         """Do what Optimiser.step does."""
         for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
-            matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
+            matrix.grad = None if kernel.grad is None else _as_matrix(kernel.grad)
         return super().step(factor, scaler)
 
     def zero_grad(self) -> None:
@@ -161,7 +161,7 @@ def build(objective: Objective, name: str, table: Mapping[str, Any]) -> Optimise
 
     kernels = [kernel for group in kernel_groups for kernel in group.parameters]
     matrix_groups = [
-        Group([nn.Parameter(kernel.data.view(len(kernel), -1)) for kernel in group.parameters], group.rate, group.start)
+        Group([nn.Parameter(_as_matrix(kernel.data)) for kernel in group.parameters], group.rate, group.start)
         for group in kernel_groups
     ]
     # K. Jordan, 2024; PyTorch's own: makes each step's matrix nearly orthogonal
@@ -195,6 +195,15 @@ def settings_of(table: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _is_matrix(name: str, parameter: nn.Parameter, settings: Mapping[str, Any]) -> bool:
     return settings["matrices"] in name and parameter.ndim == 4
+
+
+def _as_matrix(kernel: Tensor) -> Tensor:
+    """Give a kernel (out, in, h, w) as (out, in h w), of the same storage; laid out for channels last, (out, h w in).
+
+    Muon does the same for any order of columns.
+    """
+    is_last = kernel.is_contiguous(memory_format=torch.channels_last)
+    return (kernel.permute(0, 2, 3, 1) if is_last else kernel).view(len(kernel), -1)
 
 
 def _grouped(named: Mapping[str, nn.Parameter], rate: float, settings: Mapping[str, Any]) -> list[Group]:
