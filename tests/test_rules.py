@@ -40,7 +40,7 @@ OWNERS = {"av": {"decode", "deinterlace", "hdr", "codecs", "external", "mux", "e
                  "probe", "sample_frames", "compare", "compare_video", "doctor",
                  "bench.baselines", "bench.contenders", "bench.parts", "bench.pictures"},
           "psutil": {"memory"}, "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
-          "filelock": {"download", "segments"},
+          "filelock": {"download", "segments", "train.data"},
           **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests")}}  # fmt: skip
 
 

@@ -4,8 +4,13 @@ Sample number k is a function of the seed and k alone. So a training goes on at 
 many processes as there are share its batches without talking to each other.
 """
 
+import contextlib
+import dataclasses
+import glob
+import hashlib
 import itertools
 import os
+import shutil
 import signal
 import sys
 import time
@@ -14,28 +19,33 @@ from collections.abc import Sequence as Several
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import filelock
 import numpy
 import torch
 from numpy.random import Generator, SeedSequence, default_rng
 from torch.utils.data import DataLoader, default_collate
 
-from vdeblur.bench import pictures
-from vdeblur.bench.datasets import Pair, Sequence
+from vdeblur.bench import datasets, pictures
+from vdeblur.bench.datasets import DataSet, Pair, Sequence
 from vdeblur.decode import Warn
 from vdeblur.download import Talk
-from vdeblur.errors import DeviceError, InputError, UsageError, VdeblurError
+from vdeblur.errors import DeviceError, InputError, OutputError, UsageError, VdeblurError
 from vdeblur.train.augment import Augmentation, Pictures, Region
 from vdeblur.train.objectives.base import Batch, Clip
 
 SAMPLINGS = ("windows", "grid", "clips", "starts")
 ENDS = ("inside", "repeat")
 NAMED = 3  # sequences in a warning or an error
-ORDERS, SAMPLES = 0, 1  # what is drawn from a seed: orders of epochs, and what is random within a sample
+HELD_OUT = 10  # every so-maniest sequence validates, where a set has no split for it
 LOCK_POLL_SECONDS = 1.0
+ELSEWHERE = "make room, or choose another folder for the decoded frames"
+BLOCK = 32  # pictures that are decoded at once for a memory map
+ORDERS, SAMPLES = 0, 1  # what is drawn from a seed: orders of epochs, and what is random within a sample
 
 Prepare = Callable[[Clip, Generator], Batch]
+Size = tuple[int, int]  # height and width in pixels
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ class Source:
     sizes: height and width of each sequence's frames. lengths: how many frames are used of each.
     """
 
-    def __init__(self, sequences: Several[Sequence], sizes: Several[tuple[int, int]], limit: int | None) -> None:
+    def __init__(self, sequences: Several[Sequence], sizes: Several[Size], limit: int | None) -> None:
         self.sequences = tuple(sequences)
         self.sizes = tuple(sizes)
         self.lengths = tuple(len(sequence.pairs[:limit]) for sequence in sequences)
@@ -110,7 +120,7 @@ def _slices(region: Region) -> tuple[slice, slice]:
     return slice(region.top, region.top + region.side), slice(region.left, region.left + region.side)
 
 
-def _read(path: Path, size: tuple[int, int]) -> numpy.ndarray:
+def _read(path: Path, size: Size) -> numpy.ndarray:
     picture = pictures.read_rgb(path).numpy()
     if picture.shape[1:] != size:
         found, expected = (f"{width}x{height}" for height, width in (picture.shape[1:], size))
@@ -140,12 +150,164 @@ def open_source(
         else:
             kept.append(sequence)
             sizes.append(size)
-    told = "; ".join(left_out[:NAMED]) + (f"; and {len(left_out) - NAMED} more" if len(left_out) > NAMED else "")
     if not kept:
-        raise InputError(f"no sequence is long and large enough: {told}", "train on others")
+        raise InputError(f"no sequence is long and large enough: {_told(left_out)}", "train on others")
     if left_out:
-        warn("W_DATASET", f"left out of the training: {told}")
-    return Source(kept, sizes, plan.limit)
+        warn("W_DATASET", f"left out of the training: {_told(left_out)}")
+    return MemoryMaps(kept, sizes, plan.limit, cache, talk) if cache else Source(kept, sizes, plan.limit)
+
+
+class MemoryMaps(Source):
+    """Sequences of which each lies decoded in one file, mapped into memory, so that a crop reads its own pages alone.
+
+    A file is a .npy, uint8 (2, T, 3, H, W): blurry, then sharp. Its name holds a digest of the names, sizes and times
+    of all pictures, so one that is there is the right one; those of pictures that were changed since are removed.
+
+    Raises: OutputError where there is no room for those that are missing, or they cannot be written.
+    """
+
+    def __init__(
+        self, sequences: Several[Sequence], sizes: Several[Size], limit: int | None, folder: Path, talk: Talk
+    ) -> None:
+        super().__init__(sequences, sizes, limit)
+        self.files = [folder / _map_name(sequence) for sequence in self.sequences]
+        if not all(file.exists() for file in self.files):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with _locked(folder / ".lock", talk):
+                    self._make(folder, talk)
+            except OSError as error:
+                raise OutputError(f"{folder} cannot be written: {error.strerror or error}", ELSEWHERE) from error
+
+    def read(self, sequence: int, frames: Several[int], region: Region) -> Pictures:
+        """Give a region of some frames, which may repeat, of a sequence: (2, T, 3, side, side).
+
+        Raises: InputError where a map was taken away, as by a training that found its pictures changed.
+        """
+        # Mapped anew each time, which takes a fraction of a millisecond, a map has no state to share with processes.
+        try:
+            whole = numpy.load(self.files[sequence], mmap_mode="r")
+        except OSError as error:
+            raise InputError(f"{self.files[sequence]} has gone", "start again: it is made anew") from error
+        crop: Pictures = whole[:, :, :, *_slices(region)][:, list(frames)]
+        return crop
+
+    def _make(self, folder: Path, talk: Talk) -> None:
+        """Write the maps that are missing."""
+        missing = [index for index, file in enumerate(self.files) if not file.exists()]
+        pixels = (len(self.sequences[index].pairs) * self.sizes[index][0] * self.sizes[index][1] for index in missing)
+        needed, free = 2 * 3 * sum(pixels), shutil.disk_usage(folder).free
+        if needed > free:
+            raise OutputError(
+                f"the decoded frames need {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free", ELSEWHERE
+            )
+        for done, index in enumerate(missing):
+            sequence = self.sequences[index]
+            facts = {"sequence": sequence.name, "sequences": done, "sequences_total": len(missing)}
+            talk.notify("cache_progress", facts)
+            _write_map(self.files[index], sequence, self.sizes[index], talk)
+
+
+def _map_name(sequence: Sequence) -> str:
+    """Give the name of a sequence's map: its own, where it lies, and what its files are.
+
+    Raises: InputError.
+    """
+    files = [file for pair in sequence.pairs for file in _paths(pair)]
+    place = hashlib.sha256(str(files[0].parent.resolve()).encode()).hexdigest()[:8]
+    try:
+        states = ((file.name, file.stat()) for file in files)
+        facts = [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}", "remove or replace it") from error
+    return f"{sequence.name}-{place}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.npy"
+
+
+def _write_map(target: Path, sequence: Sequence, size: Size, talk: Talk) -> None:
+    """Decode a sequence into its map, whole or not at all, and remove what was made of earlier states of it."""
+    draft = target.with_suffix(".draft")
+    try:
+        with draft.open("wb") as file:
+            _write_pictures(file, sequence, size, talk)
+            os.fsync(file.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    for old in target.parent.glob(f"{glob.escape(target.name.rpartition('-')[0])}-*"):
+        if old != target:
+            old.unlink()
+
+
+def _write_pictures(file: BinaryIO, sequence: Sequence, size: Size, talk: Talk) -> None:
+    shape = (2, len(sequence.pairs), 3, *size)
+    numpy.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    paths = [_paths(pair)[kind] for kind in range(2) for pair in sequence.pairs]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for first in range(0, len(paths), BLOCK):
+            talk.check_stop()
+            # Written, not mapped: a disk that fills up is then an error, not the end of the process.
+            for picture in threads.map(lambda path: _read(path, size), paths[first : first + BLOCK]):
+                file.write(picture.data)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, talk: Talk) -> Iterator[None]:
+    """Hold a lock file, so that a second process waits instead of decoding the same."""
+    lock = filelock.FileLock(path)
+    with contextlib.suppress(filelock.Timeout):
+        lock.acquire(timeout=0)
+    if not lock.is_locked:
+        talk.notify("warning", {"code": "W_LOCKED", "message": "waiting for another vdeblur that decodes the frames"})
+    while not lock.is_locked:
+        talk.check_stop()
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(timeout=LOCK_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def open_sets(wanted: str, *, data: Path | None, blur: str, talk: Talk, warn: Warn) -> tuple[DataSet, DataSet]:
+    """Find what to train on and what to validate on, in a set by its name or in any folder, see open_dataset.
+
+    Validation is on the split "val" where there is one, else on "test", as the papers do; else on sequences that are
+    kept out of the training, which is said.
+
+    Raises: InputError or UsageError saying what is missing; ModelError where it cannot be fetched.
+    """
+    training = datasets.open_dataset(wanted, data=data, split="train", blur=blur, talk=talk, warn=warn)
+    is_named = wanted in datasets.names() or wanted in datasets.known_sets()
+    root = data if is_named else Path(wanted)
+    for split in ("val", "test"):
+        is_there = datasets.has_split(root, split) if root else split in datasets.known_sets()[training.known].splits
+        if is_there:
+            other = datasets.open_dataset(wanted, data=data, split=split, blur=blur, talk=talk, warn=warn)
+            shared = {one.name for one in training.sequences} & {one.name for one in other.sequences}
+            # A folder without splits is found for any of them.
+            if other.root != training.root or not shared:
+                return training, other
+    kept, held_out = split_sequences(training.sequences)
+    if not kept:
+        raise InputError(f"{training.root} has one sequence, and none to validate on", "add another one")
+    warn("W_DATASET", f"not trained on, to validate: {_told([sequence.name for sequence in held_out])}")
+    validation = dataclasses.replace(training, complete=False, sequences=held_out)
+    return dataclasses.replace(training, complete=False, sequences=kept), validation
+
+
+def split_sequences(sequences: Several[Sequence]) -> tuple[tuple[Sequence, ...], tuple[Sequence, ...]]:
+    """Divide sequences by their names into those to train on and about a tenth (at least one) to validate on."""
+    ranks = {sequence.name: hashlib.sha256(sequence.name.encode()).digest() for sequence in sequences}
+    chosen = {name for name, rank in ranks.items() if rank[0] % HELD_OUT == 0}
+    if len(chosen) in (0, len(ranks)):
+        chosen = {min(ranks, key=lambda name: ranks[name])}
+    kept, held_out = (tuple(one for one in sequences if (one.name in chosen) == held) for held in (False, True))
+    return kept, held_out
+
+
+def _told(names: Several[str]) -> str:
+    rest = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return "; ".join(names[:NAMED]) + rest
 
 
 @dataclass(frozen=True)
