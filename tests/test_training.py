@@ -354,3 +354,39 @@ def test_what_makes_no_sense_is_refused(vdeblur, options: tuple[str, ...], said:
     result = vdeblur("train", *options)
     assert result.exit_code == ExitStatus.USAGE
     assert said in result.output
+
+
+def test_half_precision_with_scaled_gradients_learns_alike(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
+    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 6, "--set", "schedule.warm_up=1")
+    losses = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        result = vdeblur(*told, "--precision", precision, "--out", tmp_path / precision)
+        assert result.exit_code == 0, result.output
+        losses[precision] = float(rows(tmp_path / precision)[-1]["loss"])
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.01)
+    assert losses["fp16"] == pytest.approx(losses["fp32"], rel=0.01)
+    assert len(set(losses.values())) == 3
+    scale = state_of(tmp_path / "fp16")["scaler"]["scale"]
+    assert scale >= 1
+
+
+def test_tensorboard_gets_what_the_log_has(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 4, "--out", tmp_path / "out")
+    assert vdeblur(*told, "--tensorboard").exit_code == 0
+    events = accumulator.EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+    events.Reload()
+    [row] = rows(tmp_path / "out")
+    assert events.Scalars("psnr")[0].value == pytest.approx(float(row["psnr"]))
+    assert events.Images("c")[0].width == 3 * 64
+
+
+def test_a_part_of_a_set_can_be_trained_on(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
+    """--limit takes the first frames, --validation pairs of its own, --json tells of both."""
+    told = ("train", "-m", tiny, "--dataset", pairs / "train", *SMALL, "--iterations", 1, "--limit", 4, "--json")
+    result = vdeblur(*told, "--validation", pairs / "test", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    [begun] = [event for event in events if event["event"] == "training"]
+    assert begun["frames"] == 4 * 2
+    assert events[-1]["event"] == "done"

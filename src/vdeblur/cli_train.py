@@ -71,6 +71,7 @@ class Value(click.ParamType):
 @click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read clips.")
 @click.option("--cache", type=FOLDER, help="Folder for memory maps of all frames: faster, and large.")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard's files, to OUT/tensorboard.")
+@click.option("--deterministic", is_flag=True, help="The same weights each time on GPUs, too, where possible; slower.")
 @click.option("--yes", is_flag=True, help="Fetch unasked, even what has no published digest.")
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("--json", is_flag=True, help="Write events as JSON lines to stdout.")
@@ -108,7 +109,18 @@ def train(model: str, json: bool, print_config: bool, **given: Any) -> None:
             raise UsageError("there is nothing to train on", "name a data set or a folder: --dataset gopro")
         from vdeblur.train import loop
 
-        names = ("validation", "init", "resume", "limit", "stop_at", "device", "workers", "cache", "tensorboard")
+        names = (
+            "validation",
+            "init",
+            "resume",
+            "limit",
+            "stop_at",
+            "device",
+            "workers",
+            "cache",
+            "tensorboard",
+            "deterministic",
+        )
         task = loop.Task(
             recipe,
             given["dataset"],

@@ -9,7 +9,8 @@ A folder holds all of a training:
 - samples/UPDATE/SEQUENCE.png          blurry, restored and sharp, at each validation
 
 What a batch holds, and what is drawn at random in its steps, depends on nothing but the seed and its number. So a
-training that goes on gives the same weights, bit for bit on one device, as one that was never interrupted.
+training that goes on gives the same weights, bit for bit on one device, as one that was never interrupted: on CPUs
+always, on GPUs where --deterministic is given and PyTorch has a deterministic way for all that the network does.
 """
 
 import contextlib
@@ -56,7 +57,7 @@ class Task:
     dataset: a set's name, or a folder; copy: where a copy of a named set is. validation: a folder of its own for that.
     init: a checkpoint, or NAME[@WEIGHTS] of the registry. frozen: prefixes of parameters that keep their values.
     limit: at most so many frames of each sequence, and whatever of them there is. stop_at: end at this update already,
-    with the schedule of the whole.
+    with the schedule of the whole. deterministic: see device.make_deterministic.
     """
 
     recipe: Recipe
@@ -73,6 +74,7 @@ class Task:
     workers: int = 2
     cache: Path | None = None
     tensorboard: bool = False
+    deterministic: bool = False
     yes: bool = False
     offline: bool = False
 
@@ -98,7 +100,10 @@ def train(
     Raises: VdeblurError of the kind that fits: data, weights, device, output; where losses are not numbers any more;
     InterruptedRunError once `stop` gives a status, after all has been kept.
     """
+    if task.deterministic:
+        device.make_deterministic()
     with joined(task.device) as group:
+        torch.backends.cudnn.benchmark = not task.deterministic  # crops are all of one size
         quiet = notify if group.leads else lambda event, facts: None
         trainer = Trainer(task, group, quiet, Talk(task.offline, task.yes, quiet, ask, stop))
         return trainer.run(stop)
@@ -194,16 +199,13 @@ class Trainer:
 
     def _open_sets(self, talk: Talk) -> tuple[DataSet, DataSet]:
         """Find the clips; the leading process first, which may have to fetch them."""
-        task, sets = self.task, None
-        blur, warn = str(self.recipe["data"].get("blur", "blur")), _warner(talk)
+        sets: tuple[DataSet, DataSet] | None = None
         for leads in (True, False):
             if self.group.leads == leads:
-                sets = data.open_sets(task.dataset, data=task.copy, blur=blur, limit=task.limit, talk=talk, warn=warn)
+                sets = _find_sets(self.task, str(self.recipe["data"].get("blur", "blur")), talk)
             self.group.agree(None)
         assert sets is not None
-        if task.validation is None:
-            return sets
-        return sets[0], datasets.open_dataset(task.validation, blur=blur, talk=talk, warn=warn)
+        return sets
 
     def _source(self, plan: data.Plan, talk: Talk) -> data.Source:
         """Give what training reads; the leading process first, which may have to write memory maps."""
@@ -331,7 +333,8 @@ class Trainer:
 
     def _factor(self) -> float:
         """Give what the rates are multiplied by at this update."""
-        scheduled = optimisers.factor(self.recipe["schedule"], self.update, self.numbers["iterations"])
+        rate, iterations = self.recipe["optimiser"]["rate"], self.numbers["iterations"]
+        scheduled = optimisers.factor(self.recipe["schedule"], self.update, iterations, rate)
         return scheduled * self.plateau.factor
 
     # What is kept and told
@@ -473,6 +476,17 @@ def _prefixes(objective: Objective, frozen: tuple[str, ...]) -> dict[str, float]
             tops = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
             raise UsageError(f"no part of the network is called {prefix!r}", f"choose from {tops}, or parts of them")
     return dict.fromkeys(frozen, 0.0)
+
+
+def _find_sets(task: Task, blur: str, talk: Talk) -> tuple[DataSet, DataSet]:
+    """Find what to train on, and what to validate on: --validation, or else what open_sets takes for that."""
+    warn = _warner(talk)
+    if task.validation is None:
+        return data.open_sets(task.dataset, data=task.copy, blur=blur, limit=task.limit, talk=talk, warn=warn)
+    training = datasets.open_dataset(
+        task.dataset, data=task.copy, split="train", limit=task.limit, blur=blur, talk=talk, warn=warn
+    )
+    return training, datasets.open_dataset(task.validation, blur=blur, talk=talk, warn=warn)
 
 
 def _warner(talk: Talk) -> Warn:
