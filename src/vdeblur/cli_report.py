@@ -103,6 +103,7 @@ class HumanReporter:
         self.bar: Any = None
         self.task: Any = None
         self.tasks: dict[str, Any] = {}  # of files that are being restored
+        self.made = 0  # sequences
         self.lock = threading.Lock()
 
     def notify(self, event: str, facts: dict[str, object]) -> None:
@@ -236,6 +237,21 @@ class HumanReporter:
         best = f"best at update {facts['best_update']}, {facts['psnr']:.2f} dB"
         self._say(f"{_shown(facts['out'])}: {best}; vdeblur run --weights {_shown(facts['out'])}/best.safetensors")
 
+    def _on_synth_plan(self, facts: dict[str, Any]) -> None:
+        counts = f"{_count(facts['train'], 'source')} for train, {facts['test']} for test"
+        self._say(f"{_shown(facts['output'])}: {counts}; {facts['way']}")
+
+    def _on_sequence_made(self, facts: dict[str, Any]) -> None:
+        now = time.monotonic()
+        self.made += 1
+        if now - self.last_line >= LINE_SECONDS:
+            self.last_line = now
+            self._say(f"  {_count(self.made, 'sequence')}, {facts['split']}/{facts['sequence']} the last one")
+
+    def _on_synth_done(self, facts: dict[str, Any]) -> None:
+        counts = f"{_count(facts['train'], 'sequence')} for train, {facts['test']} for test"
+        self._say(f"{_shown(facts['output'])}: {counts}; {facts['frames']} pairs in {clock(facts['seconds'])}")
+
     def _on_warning(self, facts: dict[str, Any]) -> None:
         self._say(f"warning: {facts['message']}")
 
@@ -360,6 +376,11 @@ def question(json: bool = False) -> Callable[[str], bool] | None:
 def _shown(path: str) -> str:
     """Give a path as it is seen from here, where that is shorter."""
     return min(os.path.normpath(path), os.path.relpath(path), key=len)
+
+
+def _count(number: int, what: str) -> str:
+    """Give a number of things."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _shortened(name: str, most: int) -> str:
