@@ -33,14 +33,15 @@ CLI = {
     "cli_models",
     "cli_probe",
     "cli_report",
+    "cli_train",
     "cli_synth",
 }
 OWNERS = {"av": {"decode", "deinterlace", "hdr", "codecs", "external", "mux", "encode", "parts", "frame", "color",
                  "maker", "pipeline", "train.synth", "train.footage", "page", "packet_times",
                  "probe", "sample_frames", "compare", "compare_video", "doctor",
                  "bench.baselines", "bench.contenders", "bench.parts", "bench.pictures"},
-          "psutil": {"memory"}, "rich": CLI, "click": CLI | {"train.loop"},
-          "filelock": {"download", "segments", "train.synthesize"},
+          "psutil": {"memory"}, "rich": CLI, "click": CLI,
+          "filelock": {"download", "segments", "train.data", "train.synthesize"},
           **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests")}}  # fmt: skip
 
 
@@ -71,7 +72,9 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["run"], ["models", "download"], ["bench"], ["compare"], ["probe"], ["doctor"], ["synth"]], ids=" ".join
+    "words",
+    [["run"], ["models", "download"], ["bench"], ["compare"], ["probe"], ["doctor"], ["train"], ["synth"]],
+    ids=" ".join,
 )
 def test_help_does_not_import_torch(words: list[str]) -> None:
     code = f"import sys; from vdeblur.cli import main; main({[*words, '--help']}, standalone_mode=False); "

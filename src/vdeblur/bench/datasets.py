@@ -284,6 +284,18 @@ def _look(root: Path, split: str | None, wanted: str) -> tuple[Path, Layout, lis
     raise InputError(f"{root} holds no pairs of blurry and sharp pictures{missing}", f"layouts known: {known}")
 
 
+def has_split(root: Path, split: str) -> bool:
+    """Tell whether a folder has pictures of a split, or pictures that belong to no split.
+
+    Raises: UsageError where there are several such data sets.
+    """
+    try:
+        _look(root, split, "")
+    except InputError:
+        return False
+    return True
+
+
 def _recognise(folder: Path) -> tuple[Path, Layout, list[str]] | None:
     return next(((folder, layout, kinds) for layout in LAYOUTS if (kinds := layout.kinds(folder))), None)
 
@@ -307,7 +319,8 @@ def _identify(wanted: str, split: str | None, folder: Path, found: set[str]) -> 
     for one in known_sets().values():
         for name, sequences in one.splits.items():
             # The splits of DVD lie in one folder.
-            fits = sequences.keys() == found or (one.name == "dvd" and name == one.split and sequences.keys() <= found)
+            shares = one.name == "dvd" and name == (split or one.split) and sequences.keys() <= found
+            fits = sequences.keys() == found or shares
             if fits and split in (None, name):
                 return one, name
     named = (name for name, folders in SPLIT_FOLDERS.items() if folder.name in folders)

@@ -1,0 +1,129 @@
+"""Crops and augmentations: the same for all frames of a clip, and for its blurry and sharp pictures.
+
+What is drawn is drawn from the sample's own generator, in the order in which a recipe names it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy
+import torch
+from numpy.random import Generator
+from torch import Tensor
+from torch.nn import functional as F
+
+from vdeblur.errors import UsageError
+from vdeblur.train.objectives.base import Clip
+
+SMALLEST_SCALE = 0.5  # "resize" of flow-RNN's paper has no range; this is ours
+
+Pictures = numpy.ndarray  # uint8 (2, T, 3, H, W): blurry, then sharp; RGB
+
+
+@dataclass(frozen=True)
+class Region:
+    """A square of a picture, in pixels."""
+
+    top: int
+    left: int
+    side: int
+
+
+def _is_heads(rng: Generator) -> bool:
+    return bool(rng.random() < 0.5)
+
+
+def _flip_horizontal(pictures: Pictures, rng: Generator) -> Pictures:
+    return pictures[..., ::-1] if _is_heads(rng) else pictures
+
+
+def _flip_vertical(pictures: Pictures, rng: Generator) -> Pictures:
+    return pictures[..., ::-1, :] if _is_heads(rng) else pictures
+
+
+def _transpose(pictures: Pictures, rng: Generator) -> Pictures:
+    return pictures.swapaxes(-2, -1) if _is_heads(rng) else pictures
+
+
+def _rot90(pictures: Pictures, rng: Generator) -> Pictures:
+    return numpy.rot90(pictures, int(_is_heads(rng)), axes=(-2, -1))
+
+
+def _turn(pictures: Pictures, rng: Generator) -> Pictures:
+    return numpy.rot90(pictures, int(rng.integers(4)), axes=(-2, -1))
+
+
+def _reverse(pictures: Pictures, rng: Generator) -> Pictures:
+    return pictures[:, ::-1] if _is_heads(rng) else pictures
+
+
+def _channels(pictures: Pictures, rng: Generator) -> Pictures:
+    return pictures[:, :, rng.permutation(3)]
+
+
+# Each with probability 1/2, but for turn (any of four quarter turns) and channels (any order of R, G and B).
+AUGMENTATIONS: dict[str, Callable[[Pictures, Generator], Pictures]] = {
+    "flip_horizontal": _flip_horizontal,
+    "flip_vertical": _flip_vertical,
+    "transpose": _transpose,
+    "rot90": _rot90,
+    "turn": _turn,
+    "reverse": _reverse,
+    "channels": _channels,
+}
+SCALE = "scale"  # the frame is reduced to between half and all of its size before the crop
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a sample's pictures come out of its frames.
+
+    crop: side of the square in pixels. names: of AUGMENTATIONS, or "scale". noise: highest standard deviation of what
+    is added to the blurry frames, in steps of 8 bits.
+
+    Raises: UsageError for a name that is none.
+    """
+
+    crop: int
+    names: tuple[str, ...] = ()
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.names if name not in (*AUGMENTATIONS, SCALE)]
+        if unknown:
+            raise UsageError(f"unknown augmentation {unknown[0]!r}", f"choose {', '.join((*AUGMENTATIONS, SCALE))}")
+
+    def region(self, height: int, width: int, rng: Generator) -> Region:
+        """Draw the part of frames of this size that is to be read.
+
+        The crop of a reduced frame is the reduction of a larger crop, so nothing beyond that is read or resized.
+        """
+        side = self.crop
+        if SCALE in self.names:
+            side = min(round(self.crop / rng.uniform(SMALLEST_SCALE, 1)), height, width)
+        return Region(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side)
+
+    def clip(self, pictures: Pictures, rng: Generator) -> Clip:
+        """Augment what lay in the region; the blurry frames are float32, 0 to 255, where there is noise."""
+        if pictures.shape[-1] != self.crop:
+            pictures = _resize(pictures, self.crop)
+        for name in self.names:
+            if name != SCALE:
+                pictures = AUGMENTATIONS[name](pictures, rng)
+        blurry, sharp = torch.from_numpy(numpy.ascontiguousarray(pictures))
+        return Clip(add_noise(blurry, self.noise, rng) if self.noise else blurry, sharp)
+
+
+def _resize(pictures: Pictures, side: int) -> Pictures:
+    frames = torch.from_numpy(pictures).flatten(0, 1)
+    small = F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
+    return small.reshape(*pictures.shape[:3], side, side).numpy()
+
+
+def add_noise(frames: Tensor, highest: float, rng: Generator) -> Tensor:
+    """Add Gaussian noise of one strength to all frames of a clip, uint8 in, float32 out, neither clipped nor rounded.
+
+    Its standard deviation is drawn uniformly from 0 to highest, as for DSTNet+'s denoising.
+    """
+    noise = rng.standard_normal(frames.shape, numpy.float32) * numpy.float32(rng.uniform(0, highest))
+    return frames + torch.from_numpy(noise)

@@ -1,0 +1,513 @@
+"""Where a training's clips come from: frames of sequences, which of them a sample takes, and processes that read ahead.
+
+Sample number k is a function of the seed and k alone. So a training goes on at any batch without any state, and as
+many processes as there are share its batches without talking to each other.
+"""
+
+import contextlib
+import dataclasses
+import glob
+import hashlib
+import itertools
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Several
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import filelock
+import numpy
+import torch
+from numpy.random import Generator, SeedSequence, default_rng
+from torch.utils.data import DataLoader, default_collate
+
+from vdeblur.bench import datasets, pictures
+from vdeblur.bench.datasets import DataSet, Pair, Sequence
+from vdeblur.decode import Warn
+from vdeblur.download import Talk
+from vdeblur.errors import DeviceError, InputError, OutputError, UsageError, VdeblurError
+from vdeblur.train.augment import Augmentation, Pictures, Region
+from vdeblur.train.objectives.base import Batch, Clip
+
+SAMPLINGS = ("windows", "grid", "clips", "starts")
+ENDS = ("inside", "repeat")
+NAMED = 3  # sequences in a warning or an error
+HELD_OUT = 10  # every so-maniest sequence validates, where a set has no split for it
+LOCK_POLL_SECONDS = 1.0
+ELSEWHERE = "make room, or choose another folder for the decoded frames"
+BLOCK = 32  # pictures that are decoded at once for a memory map
+ORDERS, SAMPLES = 0, 1  # what is drawn from a seed: orders of epochs, and what is random within a sample
+
+Prepare = Callable[[Clip, Generator], Batch]
+Size = tuple[int, int]  # height and width in pixels
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe's table [data] says; its fields are the table's keys.
+
+    frames: consecutive ones in a sample. crop: side in pixels. sampling: "windows": every run of `frames` frames once
+    an epoch; "grid": runs that begin at multiples of `frames`; "clips": each sequence once an epoch, at a random
+    place; "starts": a run for every frame, at a random place where too few follow it. margin: further frames on each
+    side; beyond the ends of the sequence its edge frame. limit: of each sequence, only so many frames. ends: "repeat":
+    runs are centred on every frame, and beyond the ends there is the edge frame. blur: which kind of blurry frames.
+    augment, noise: see augment.py.
+
+    Raises: UsageError for values that are none.
+    """
+
+    frames: int
+    crop: int
+    sampling: str = "windows"
+    margin: int = 0
+    limit: int | None = None
+    ends: str = "inside"
+    blur: str = "blur"
+    augment: tuple[str, ...] = ()
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, known in (("sampling", SAMPLINGS), ("ends", ENDS)):
+            if (value := getattr(self, name)) not in known:
+                raise UsageError(f"unknown {name} {value!r}", f"choose {', '.join(known)}")
+        if self.ends == "repeat" and self.sampling in ("grid", "starts"):
+            raise UsageError(f"sampling {self.sampling!r} does not go beyond the ends", 'choose ends = "inside"')
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Give what is done to the frames."""
+        return Augmentation(self.crop, tuple(self.augment), self.noise)
+
+    @property
+    def needed(self) -> int:
+        """Tell how many frames a sequence must have."""
+        return self.frames if self.ends == "inside" else 1
+
+
+class Source:
+    """Sequences that are long and large enough, read from their files.
+
+    sizes: height and width of each sequence's frames. lengths: how many frames are used of each.
+    """
+
+    def __init__(self, sequences: Several[Sequence], sizes: Several[Size], limit: int | None) -> None:
+        self.sequences = tuple(sequences)
+        self.sizes = tuple(sizes)
+        self.lengths = tuple(len(sequence.pairs[:limit]) for sequence in sequences)
+
+    def read(self, sequence: int, frames: Several[int], region: Region) -> Pictures:
+        """Give a region of some frames, which may repeat, of a sequence: (2, T, 3, side, side).
+
+        Raises: InputError where a file cannot be read, or its size is not the sequence's.
+        """
+        pairs, size = self.sequences[sequence].pairs, self.sizes[sequence]
+        rows, columns = _slices(region)
+        crops = {index: [_read(path, size)[:, rows, columns] for path in _paths(pairs[index])] for index in set(frames)}
+        return numpy.stack([[crops[index][kind] for index in frames] for kind in range(2)])
+
+
+def _paths(pair: Pair) -> tuple[Path, Path]:
+    return pair.blurry, pair.sharp
+
+
+def _slices(region: Region) -> tuple[slice, slice]:
+    return slice(region.top, region.top + region.side), slice(region.left, region.left + region.side)
+
+
+def _read(path: Path, size: Size) -> numpy.ndarray:
+    picture = pictures.read_rgb(path).numpy()
+    if picture.shape[1:] != size:
+        found, expected = (f"{width}x{height}" for height, width in (picture.shape[1:], size))
+        raise InputError(f"{path} is {found}, its sequence {expected}", "give all frames of a sequence one size")
+    return picture
+
+
+def open_source(
+    sequences: Several[Sequence], plan: Plan, *, cache: Path | None = None, talk: Talk, warn: Warn
+) -> Source:
+    """Give what a training reads; sequences that are too short or too small for the plan are left out with a warning.
+
+    cache: a folder for memory maps, see MemoryMaps.
+
+    Raises: InputError where no sequence is left; OutputError where there is no room for the cache.
+    """
+    kept, sizes, left_out = [], [], []
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = threads.map(lambda sequence: pictures.read_rgb(sequence.pairs[0].blurry).shape[1:], sequences)
+        measured = [(int(height), int(width)) for height, width in found]
+    for sequence, size in zip(sequences, measured, strict=True):
+        length = len(sequence.pairs[: plan.limit])
+        if length < plan.needed:
+            left_out.append(f"{sequence.name} has {length} frames of {plan.needed}")
+        elif min(size) < plan.crop:
+            left_out.append(f"{sequence.name} is {size[1]}x{size[0]}, the crop {plan.crop}x{plan.crop}")
+        else:
+            kept.append(sequence)
+            sizes.append(size)
+    if not kept:
+        raise InputError(f"no sequence is long and large enough: {_told(left_out)}", "train on others")
+    if left_out:
+        warn("W_DATASET", f"left out of the training: {_told(left_out)}")
+    return MemoryMaps(kept, sizes, plan.limit, cache, talk) if cache else Source(kept, sizes, plan.limit)
+
+
+class MemoryMaps(Source):
+    """Sequences of which each lies decoded in one file, mapped into memory, so that a crop reads its own pages alone.
+
+    A file is a .npy, uint8 (2, T, 3, H, W): blurry, then sharp. Its name holds a digest of the names, sizes and times
+    of all pictures, so one that is there is the right one; those of pictures that were changed since are removed.
+
+    Raises: OutputError where there is no room for those that are missing, or they cannot be written.
+    """
+
+    def __init__(
+        self, sequences: Several[Sequence], sizes: Several[Size], limit: int | None, folder: Path, talk: Talk
+    ) -> None:
+        super().__init__(sequences, sizes, limit)
+        self.files = [folder / _map_name(sequence) for sequence in self.sequences]
+        if not all(file.exists() for file in self.files):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with _locked(folder / ".lock", talk):
+                    self._make(folder, talk)
+            except OSError as error:
+                raise OutputError(f"{folder} cannot be written: {error.strerror or error}", ELSEWHERE) from error
+
+    def read(self, sequence: int, frames: Several[int], region: Region) -> Pictures:
+        """Give a region of some frames, which may repeat, of a sequence: (2, T, 3, side, side).
+
+        Raises: InputError where a map was taken away, as by a training that found its pictures changed.
+        """
+        # Mapped anew each time, which takes a fraction of a millisecond, a map has no state to share with processes.
+        try:
+            whole = numpy.load(self.files[sequence], mmap_mode="r")
+        except OSError as error:
+            raise InputError(f"{self.files[sequence]} has gone", "start again: it is made anew") from error
+        crop: Pictures = whole[:, :, :, *_slices(region)][:, list(frames)]
+        return crop
+
+    def _make(self, folder: Path, talk: Talk) -> None:
+        """Write the maps that are missing."""
+        missing = [index for index, file in enumerate(self.files) if not file.exists()]
+        pixels = (len(self.sequences[index].pairs) * self.sizes[index][0] * self.sizes[index][1] for index in missing)
+        needed, free = 2 * 3 * sum(pixels), shutil.disk_usage(folder).free
+        if needed > free:
+            raise OutputError(
+                f"the decoded frames need {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free", ELSEWHERE
+            )
+        for done, index in enumerate(missing):
+            sequence = self.sequences[index]
+            facts = {"sequence": sequence.name, "sequences": done, "sequences_total": len(missing)}
+            talk.notify("cache_progress", facts)
+            _write_map(self.files[index], sequence, self.sizes[index], talk)
+
+
+def _map_name(sequence: Sequence) -> str:
+    """Give the name of a sequence's map: its own, where it lies, and what its files are.
+
+    Raises: InputError.
+    """
+    files = [file for pair in sequence.pairs for file in _paths(pair)]
+    place = hashlib.sha256(str(files[0].parent.resolve()).encode()).hexdigest()[:8]
+    try:
+        states = ((file.name, file.stat()) for file in files)
+        facts = [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}", "remove or replace it") from error
+    return f"{sequence.name}-{place}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.npy"
+
+
+def _write_map(target: Path, sequence: Sequence, size: Size, talk: Talk) -> None:
+    """Decode a sequence into its map, whole or not at all, and remove what was made of earlier states of it."""
+    draft = target.with_suffix(".draft")
+    try:
+        with draft.open("wb") as file:
+            _write_pictures(file, sequence, size, talk)
+            os.fsync(file.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    for old in target.parent.glob(f"{glob.escape(target.name.rpartition('-')[0])}-*"):
+        if old != target:
+            old.unlink()
+
+
+def _write_pictures(file: BinaryIO, sequence: Sequence, size: Size, talk: Talk) -> None:
+    shape = (2, len(sequence.pairs), 3, *size)
+    numpy.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    paths = [_paths(pair)[kind] for kind in range(2) for pair in sequence.pairs]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for first in range(0, len(paths), BLOCK):
+            talk.check_stop()
+            # Written, not mapped: a disk that fills up is then an error, not the end of the process.
+            for picture in threads.map(lambda path: _read(path, size), paths[first : first + BLOCK]):
+                file.write(picture.data)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, talk: Talk) -> Iterator[None]:
+    """Hold a lock file, so that a second process waits instead of decoding the same."""
+    lock = filelock.FileLock(path)
+    with contextlib.suppress(filelock.Timeout):
+        lock.acquire(timeout=0)
+    if not lock.is_locked:
+        talk.notify("warning", {"code": "W_LOCKED", "message": "waiting for another vdeblur that decodes the frames"})
+    while not lock.is_locked:
+        talk.check_stop()
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(timeout=LOCK_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def open_sets(
+    wanted: str, *, data: Path | None, blur: str, limit: int | None = None, talk: Talk, warn: Warn
+) -> tuple[DataSet, DataSet]:
+    """Find what to train on and what to validate on, in a set by its name or in any folder, see open_dataset.
+
+    Validation is on the split "val" where there is one, else on "test", as the papers do; else on sequences that are
+    kept out of the training, which is said.
+
+    Raises: InputError or UsageError saying what is missing; ModelError where it cannot be fetched.
+    """
+    training = datasets.open_dataset(wanted, data=data, split="train", limit=limit, blur=blur, talk=talk, warn=warn)
+    is_named = wanted in datasets.names() or wanted in datasets.known_sets()
+    root = data if is_named else Path(wanted)
+    for split in ("val", "test"):
+        is_there = datasets.has_split(root, split) if root else split in datasets.known_sets()[training.known].splits
+        if is_there:
+            other = datasets.open_dataset(wanted, data=data, split=split, limit=limit, blur=blur, talk=talk, warn=warn)
+            shared = {one.name for one in training.sequences} & {one.name for one in other.sequences}
+            # A folder without splits is found for any of them.
+            if other.root != training.root or not shared:
+                return training, other
+    kept, held_out = split_sequences(training.sequences)
+    if not kept:
+        raise InputError(f"{training.root} has one sequence, and none to validate on", "add another one")
+    warn("W_DATASET", f"not trained on, to validate: {_told([sequence.name for sequence in held_out])}")
+    validation = dataclasses.replace(training, complete=False, sequences=held_out)
+    return dataclasses.replace(training, complete=False, sequences=kept), validation
+
+
+def split_sequences(sequences: Several[Sequence]) -> tuple[tuple[Sequence, ...], tuple[Sequence, ...]]:
+    """Divide sequences by their names into those to train on and about a tenth (at least one) to validate on."""
+    ranks = {sequence.name: hashlib.sha256(sequence.name.encode()).digest() for sequence in sequences}
+    chosen = {name for name, rank in ranks.items() if rank[0] % HELD_OUT == 0}
+    if len(chosen) in (0, len(ranks)):
+        chosen = {min(ranks, key=lambda name: ranks[name])}
+    kept, held_out = (tuple(one for one in sequences if (one.name in chosen) == held) for held in (False, True))
+    return kept, held_out
+
+
+def _told(names: Several[str]) -> str:
+    rest = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return "; ".join(names[:NAMED]) + rest
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which frames a sample has, the margins' among them, and what all else in it is drawn from."""
+
+    sequence: int
+    frames: tuple[int, ...]
+    rng: Generator
+
+
+class Sampler:
+    """From a sample's number to its frames.
+
+    lengths: of the sequences, each long enough for the plan. Every `len(sampler)` samples are an epoch, in which each
+    run of frames (or sequence, for "clips") comes once, in an order of its own.
+    """
+
+    def __init__(self, lengths: Several[int], plan: Plan, seed: int) -> None:
+        self.lengths, self.plan, self.seed = tuple(lengths), plan, seed
+        firsts = [self._firsts(length) for length in self.lengths]
+        sequences = numpy.repeat(numpy.arange(len(firsts)), [len(one) for one in firsts])
+        self.runs = numpy.stack([sequences, numpy.concatenate(firsts)], 1)  # (runs, 2): sequence, first frame
+        self._order: tuple[int, numpy.ndarray] = (-1, numpy.empty(0, int))
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __getitem__(self, number: int) -> Sample:
+        epoch, place = divmod(number, len(self))
+        if self._order[0] != epoch:
+            self._order = epoch, self._rng(ORDERS, epoch).permutation(len(self))
+        sequence, first = (int(value) for value in self.runs[self._order[1][place]])
+        length, plan, rng = self.lengths[sequence], self.plan, self._rng(SAMPLES, number)
+        lowest, highest = self._range(length)
+        if plan.sampling == "clips" or first > highest:
+            first = int(rng.integers(lowest, highest + 1))
+        wanted = numpy.arange(first - plan.margin, first + plan.frames + plan.margin).clip(0, length - 1)
+        return Sample(sequence, tuple(wanted.tolist()), rng)
+
+    def _firsts(self, length: int) -> numpy.ndarray:
+        lowest, highest = self._range(length)
+        if self.plan.sampling == "clips":
+            return numpy.zeros(1, int)
+        if self.plan.sampling == "starts":
+            return numpy.arange(length)
+        return numpy.arange(lowest, highest + 1, self.plan.frames if self.plan.sampling == "grid" else 1)
+
+    def _range(self, length: int) -> tuple[int, int]:
+        """Give the lowest and the highest frame that a run may begin with."""
+        before = self.plan.frames // 2
+        return (-before, length - 1 - before) if self.plan.ends == "repeat" else (0, length - self.plan.frames)
+
+    def _rng(self, *purpose: int) -> Generator:
+        return default_rng(SeedSequence(self.seed, spawn_key=purpose))
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Samples by their numbers, as an objective's step needs them."""
+
+    source: Source
+    sampler: Sampler
+    augmentation: Augmentation
+    prepare: Prepare
+
+    def __getitem__(self, number: int) -> Batch:
+        clip, rng = self.clip(number)
+        return self.prepare(clip, rng)
+
+    def clip(self, number: int) -> tuple[Clip, Generator]:
+        """Give a sample's pictures, and its generator for what else is random."""
+        sample = self.sampler[number]
+        region = self.augmentation.region(*self.source.sizes[sample.sequence], sample.rng)
+        found = self.source.read(sample.sequence, sample.frames, region)
+        return self.augmentation.clip(found, sample.rng), sample.rng
+
+
+def training_clips(source: Source, plan: Plan, prepare: Prepare, seed: int) -> Clips:
+    """Join what a recipe says of its samples."""
+    return Clips(source, Sampler(source.lengths, plan, seed), plan.augmentation, prepare)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The samples of a process.
+
+    batch: samples in a batch of all processes together. ranks, rank: processes, and which of them this is. parts: how
+    many micro-batches this process makes of its part of a batch.
+
+    Raises: UsageError where a batch cannot be divided so.
+    """
+
+    batch: int
+    rank: int = 0
+    ranks: int = 1
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch % (self.ranks * self.parts):
+            processes = f"{self.ranks} processes" if self.ranks > 1 else "one process"
+            raise UsageError(
+                f"a batch of {self.batch} cannot be divided among {processes} in {self.parts} parts",
+                "choose numbers that divide it",
+            )
+
+    @property
+    def size(self) -> int:
+        """Tell how many samples a micro-batch has."""
+        return self.batch // (self.ranks * self.parts)
+
+    def numbers(self, batch: int) -> list[list[int]]:
+        """Give the samples' numbers of each micro-batch of a batch; processes take them one after the other."""
+        begin = batch * self.batch + self.rank * self.parts * self.size
+        return [list(range(at, at + self.size)) for at in range(begin, begin + self.parts * self.size, self.size)]
+
+
+class Loader:
+    """Endless micro-batches, made ahead by processes of its own, or here where workers is 0.
+
+    pin: put them into memory that a GPU can fetch from by itself. waited_seconds: how long whoever takes the batches
+    had to wait for them so far.
+    """
+
+    def __init__(self, clips: Clips, share: Share, *, workers: int = 0, pin: bool = False) -> None:
+        self.clips, self.share, self.workers, self.pin = clips, share, workers, pin
+        self.waited_seconds = 0.0
+
+    def batches(self, first: int = 0) -> Iterator[Batch]:
+        """Give the micro-batches of batch number `first` and all after it: what prepare gave, stacked.
+
+        The processes live as long as the iterator.
+
+        Raises: what reading raises; DeviceError where a process died.
+        """
+        numbers = (part for batch in itertools.count(first) for part in self.share.numbers(batch))
+        made = iter(
+            DataLoader(
+                _Made(self.clips),  # type: ignore[arg-type]
+                batch_size=None,
+                sampler=numbers,
+                num_workers=self.workers,
+                collate_fn=_as_is,
+                pin_memory=self.pin,
+                worker_init_fn=_set_up_worker,
+                # Processes begin at once and share what was imported; elsewhere fork is not to be trusted.
+                multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
+                # Otherwise it would draw from the global one, and a training that goes on would differ.
+                generator=torch.Generator(),
+            )
+        )
+        while True:
+            asked = time.perf_counter()
+            batch = self._next(made)
+            self.waited_seconds += time.perf_counter() - asked
+            yield batch
+
+    def _next(self, made: Iterator[Any]) -> Batch:
+        try:
+            batch = next(made)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DeviceError(
+                "a process that reads training data died, most likely for want of memory", "use fewer workers"
+            ) from error
+        if isinstance(batch, VdeblurError):
+            raise batch
+        return batch  # type: ignore[no-any-return]
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Batches by the numbers of their samples; an error of ours as a value, for DataLoader would change its text."""
+
+    clips: Clips
+
+    def __getitem__(self, numbers: list[int]) -> Batch | VdeblurError:
+        try:
+            return default_collate([self.clips[number] for number in numbers])  # type: ignore[no-any-return]
+        except VdeblurError as error:
+            return error
+
+
+def _set_up_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who asked for batches answers it
+
+
+def measure_rate(loader: Loader, batches: int) -> float:
+    """Give how many samples a second a loader makes where nobody keeps it waiting, over so many micro-batches."""
+    made = loader.batches()
+    next(made)
+    begun = time.perf_counter()
+    for _ in range(batches):
+        next(made)
+    return batches * loader.share.size / (time.perf_counter() - begun)
