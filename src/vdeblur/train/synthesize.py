@@ -64,6 +64,8 @@ def plan(sources: list[Path], options: Options) -> list[Entry]:
         raise UsageError("--way random needs photographs", "name a folder of them, or use --way gopro")
     entries, taken = [], set()
     for one in found:
+        if one.kind != "still" and not still_life:  # what cannot be read is told before the work
+            footage.open_footage(one, _say_nothing).close()
         stem = plain = re.sub(r"[^\w.-]+", "_", Path(one.name).stem if one.kind != "pictures" else one.name)
         again = 1
         while stem.casefold() in taken:
@@ -74,6 +76,10 @@ def plan(sources: list[Path], options: Options) -> list[Entry]:
         for_test = synth.is_held_out(one.name, options.test_share) and not (still_life and one.kind == "video")
         entries.append(Entry(one, one.digest(), SPLITS[for_test], stem))
     return entries
+
+
+def _say_nothing(code: str, message: str) -> None:
+    """Take a warning that comes again when the source is read."""
 
 
 def check(options: Options) -> None:
@@ -227,7 +233,8 @@ def _difference(theirs: dict[str, Any], head: dict[str, Any]) -> str:
     """Say what is otherwise there."""
     for key, value in head["options"].items():
         if theirs["options"].get(key) != value:
-            return f"with another --{key.replace('_', '-')}: {theirs['options'].get(key)}, not {value}"
+            option = {"crf": "compress"}.get(key, key.replace("_", "-"))
+            return f"with another --{option}: {theirs['options'].get(key)}, not {value}"
     return "of other sources" if theirs != head else "already, and is not to be gone on with"
 
 
