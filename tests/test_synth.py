@@ -308,6 +308,9 @@ def test_the_preview(vdeblur, video: Path, tmp_path: Path) -> None:
     folder = tmp_path / "o" / "train" / "sharp_05"
     assert numpy.array_equal(picture[4 + 2 * 52 : 52 + 2 * 52, 72:136], stack(folder / "blur")[1])
     assert numpy.array_equal(picture[4 + 3 * 52 : 52 + 3 * 52, 72:136], stack(folder / "sharp")[1])
+    again = vdeblur("synth", video, tmp_path / "o", *options)
+    assert again.exit_code == 4
+    assert "sheet.png exists already" in again.output.replace("\n", "")
 
 
 def test_steps_are_warned_of(vdeblur, tmp_path: Path) -> None:

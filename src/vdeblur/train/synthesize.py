@@ -142,7 +142,7 @@ def run(
     if preview is not None:
         if preview.suffix.lower() != ".png":
             raise UsageError(f"{preview} is no name for a preview", "name it *.png")
-        check_output(preview, out / MANIFEST, overwrite or resume)
+        check_output(preview, out / MANIFEST, overwrite)
     for source in sources:
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
             raise UsageError(f"{out} lies within {source}, which is read", "choose a folder elsewhere")
