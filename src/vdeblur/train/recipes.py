@@ -22,7 +22,7 @@ from vdeblur.registry import Entry
 OPTIONAL: dict[str, set[str]] = {
     "": {"start", "init_required", "paper", "summary"},
     "data": {"limit", "margin", "ends", "blur", "augment", "noise", "scale"},
-    "optimiser": {"betas", "weight_decay", "rates", "clip"},
+    "optimiser": {"betas", "epsilon", "weight_decay", "rates", "frozen", "clip"},
     "training": {"precision", "ema", "seed", "accumulate", "save", "stop_after", "validation_frames"},
 }
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -150,7 +150,7 @@ def _merge(into: Any, given: Mapping[str, Any], known: Mapping[str, Any], source
         if not where and key == "paper":
             continue
         here = f"{where}.{key}" if where else key
-        free = where in ("start", "optimiser.rates") or where.endswith("schedule")
+        free = where in ("start", "optimiser.rates", "optimiser.frozen") or where.endswith("schedule")
         if key not in known and key not in OPTIONAL.get(where, ()) and not free:
             choices = sorted({*known, *OPTIONAL.get(where, ())} - {"paper"})
             raise UsageError(f"{source}: there is no {here!r}", f"choose from {', '.join(choices)}")
