@@ -390,3 +390,36 @@ def test_a_part_of_a_set_can_be_trained_on(vdeblur, tmp_path: Path, tiny: str, p
     [begun] = [event for event in events if event["event"] == "training"]
     assert begun["frames"] == 4 * 2
     assert events[-1]["event"] == "done"
+
+
+def test_from_sharp_footage_to_a_restored_clip(vdeblur, tmp_path: Path, tiny: str) -> None:
+    """synth, train, bench, run: what a user with a camera does; the network gets better from validation to validation."""
+    films = []
+    for number, place in enumerate(("-0.7435:start_y=0.1314", "-1.25:start_y=0.02", "0.28:start_y=0.008")):
+        films.append(tmp_path / f"take{number}.mkv")
+        source = f"mandelbrot=size=96x64:start_x={place}:start_scale=0.08:end_scale=0.0004:end_pts=120:maxiter=300"
+        clips.ffmpeg("-f", "lavfi", "-i", source, "-frames:v", 90, "-pix_fmt", "bgr0", "-c:v", "ffv1", films[-1])
+    made = tmp_path / "pairs"
+    result = vdeblur("synth", *films, made, "--average", 9, "--test-share", 0.34, "--blur", "blur")
+    assert result.exit_code == 0, result.output
+
+    out = tmp_path / "out"
+    told = ("train", "-m", tiny, "--dataset", made, "--crop", 64, "--batch", 8, "--workers", 0, "--device", "cpu")
+    rates = ("--rate", 4e-3, "--set", "optimiser.matrix_rate=2e-3", "--set", "schedule.warm_up=5")
+    result = vdeblur(*told, *rates, "--iterations", 80, "--validate-every", 20, "--out", out)
+    assert result.exit_code == 0, result.output
+    scores = [float(row["psnr"]) for row in rows(out) if row["psnr"]]
+    assert scores[-1] > scores[0] + 0.1
+
+    assert vdeblur("models", "import", out / "best.safetensors", "--as", f"{tiny}@mine").exit_code == 0
+    report = tmp_path / "bench.json"
+    bench = ("bench", "--dataset", made, "--split", "test", "-m", f"{tiny}@mine", "--report", report)
+    assert vdeblur(*bench, "--device", "cpu", "-p", "fp32").exit_code == 0
+    measured = {model["model"]: model["psnr"] for model in json.loads(report.read_text())["models"]}
+    assert measured[tiny] > scores[0]
+    assert measured[tiny] > measured["identity"] + 0.3
+
+    blurry = sorted((made / "test").glob("*/blur"))[0]
+    told = ("run", blurry, tmp_path / "sharp", "-m", f"{tiny}@mine", "--device", "cpu")
+    assert vdeblur(*told).exit_code == 0
+    assert len(list((tmp_path / "sharp").iterdir())) == len(list(blurry.iterdir()))

@@ -179,7 +179,9 @@ class Trainer:
         table = dict(self.recipe["optimiser"])
         if self.task.frozen:
             table["rates"] = {**table.get("rates", {}), **_prefixes(self.objective, self.task.frozen)}
-        others = [name for name, part in table.items() if isinstance(part, Mapping) and name != "rates"]
+        others = [
+            name for name, part in table.items() if isinstance(part, Mapping) and name not in optimisers.BY_PREFIX
+        ]
         return {name: optimisers.build(self.objective, name, table) for name in ("network", *others)}
 
     def _build_average(self) -> AveragedModel | None:
