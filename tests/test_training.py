@@ -26,7 +26,7 @@ from vdeblur.bench import pictures
 from vdeblur.download import Talk
 from vdeblur.errors import ExitStatus
 from vdeblur.networks import NETWORKS
-from vdeblur.train import distributed, loop, recipes
+from vdeblur.train import data, distributed, loop, recipes
 from vdeblur.train.objectives import OBJECTIVES
 
 TINY = """
@@ -309,6 +309,7 @@ def test_every_recipe_is_whole(name: str) -> None:
     for stage in recipes.stages_of(entry):
         recipe = recipes.load(entry, stage)
         assert recipe.objective in OBJECTIVES
+        assert data.Plan(**recipe["data"]).frames == recipe.numbers["frames"]
         assert recipe["training"]["iterations"] >= 1000
         again = recipes.load(entry, stage, values=[("training.seed", "7")])
         assert again["training"]["seed"] == 7

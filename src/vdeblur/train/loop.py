@@ -168,7 +168,7 @@ class Trainer:
         entry = weights.find_entry(self.recipe.model)
         torch.manual_seed(self.seed)
         network = NETWORKS[entry.network](**entry.arguments)
-        objective = OBJECTIVES[self.recipe.objective](network, self.recipe["loss"])
+        objective = OBJECTIVES[self.recipe.objective](network, self.recipe.numbers)
         objective.initialise()
         if fresh:
             start.begin(network, entry, self.recipe, self.task.init, talk)

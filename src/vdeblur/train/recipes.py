@@ -50,6 +50,11 @@ class Recipe:
         return str(self.tables["objective"])
 
     @property
+    def numbers(self) -> dict[str, Any]:
+        """Give what an objective is told: the table [loss], and the number of frames in a sample."""
+        return {**self["loss"], "frames": self["data"]["frames"]}
+
+    @property
     def starts(self) -> dict[str, str]:
         """Give the start weights of each part that begins with some."""
         return {part: name for part, name in self["start"].items() if name}
@@ -156,7 +161,7 @@ def _merge(into: Any, given: Mapping[str, Any], known: Mapping[str, Any], source
             raise UsageError(f"{source}: there is no {here!r}", f"choose from {', '.join(choices)}")
         if isinstance(value, Mapping) and isinstance(into.get(key), Mapping):
             old = into[key]
-            if "kind" in value and value["kind"] != old.get("kind"):  # another kind has other numbers
+            if here == "schedule" and value.get("kind", old["kind"]) != old["kind"]:  # it has other numbers
                 into[key] = tomlkit.item(dict(value))
                 continue
             _merge(old, value, known.get(key, {}), source, here)
