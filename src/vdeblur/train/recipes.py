@@ -165,7 +165,7 @@ def _merge(into: Any, given: Mapping[str, Any], known: Mapping[str, Any], source
                 into[key] = tomlkit.item(dict(value))
                 continue
             _merge(old, value, known.get(key, {}), source, here)
-        else:
+        elif key not in into or into[key] != value:  # what is not changed keeps its looks
             into[key] = tomlkit.item(value)
 
 
