@@ -10,13 +10,14 @@ from torch.nn import functional as F
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import streams, tiles, weights
-from vdeblur.train import pool, synth
+from vdeblur.bench.pictures import read_rgb
+from vdeblur.train import synth
 
 SEQUENCES = ("reds_alley", "reds_market", "reds_wall")
 
 
 def load(folder: Path) -> numpy.ndarray:
-    frames = [pool.read_still(path).permute(1, 2, 0).numpy() for path in sorted(folder.iterdir())]
+    frames = [read_rgb(path).permute(1, 2, 0).numpy() for path in sorted(folder.iterdir())]
     return numpy.stack(frames)
 
 

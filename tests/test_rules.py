@@ -24,13 +24,24 @@ BESIDE = {
     "mux": {"decode"},
     "encode": {"decode", "codecs", "mux"},
 }
-CLI = {"cli", "cli_bench", "cli_bench_speed", "cli_compare", "cli_doctor", "cli_models", "cli_probe", "cli_report"}
+CLI = {
+    "cli",
+    "cli_bench",
+    "cli_bench_speed",
+    "cli_compare",
+    "cli_doctor",
+    "cli_models",
+    "cli_probe",
+    "cli_report",
+    "cli_train",
+    "cli_synth",
+}
 OWNERS = {"av": {"decode", "deinterlace", "hdr", "codecs", "external", "mux", "encode", "parts", "frame", "color",
-                 "maker", "pipeline", "train.synth", "train.pool", "page", "packet_times",
+                 "maker", "pipeline", "train.synth", "train.footage", "page", "packet_times",
                  "probe", "sample_frames", "compare", "compare_video", "doctor",
                  "bench.baselines", "bench.contenders", "bench.parts", "bench.pictures"},
-          "psutil": {"memory"}, "rich": CLI, "click": CLI | {"train.pool", "train.loop"},
-          "filelock": {"download", "segments", "train.data"},
+          "psutil": {"memory"}, "rich": CLI, "click": CLI,
+          "filelock": {"download", "segments", "train.data", "train.synthesize"},
           **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests")}}  # fmt: skip
 
 
@@ -61,7 +72,9 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["run"], ["models", "download"], ["bench"], ["compare"], ["probe"], ["doctor"]], ids=" ".join
+    "words",
+    [["run"], ["models", "download"], ["bench"], ["compare"], ["probe"], ["doctor"], ["train"], ["synth"]],
+    ids=" ".join,
 )
 def test_help_does_not_import_torch(words: list[str]) -> None:
     code = f"import sys; from vdeblur.cli import main; main({[*words, '--help']}, standalone_mode=False); "

@@ -1,16 +1,10 @@
-"""The training tools: clips with a known truth, and a loop that stops and goes on."""
-
-import json
-from pathlib import Path
+"""What training is made of: clips with a known truth, and losses."""
 
 import numpy
 import pytest
-import safetensors.torch
 import torch
-from click.testing import CliRunner
 
-from tests import clips
-from vdeblur.train import loop, losses, pool, synth
+from vdeblur.train import losses, synth
 
 SHAPE = synth.ClipShape(3, 32)
 
@@ -88,61 +82,3 @@ def test_losses_against_their_definitions() -> None:
     assert float(losses.spectral(a, b)) == pytest.approx(expected, rel=1e-5)
     expected = numpy.log((difference**2).mean((-1, -2, -3)) + 1e-4).mean()
     assert float(losses.log_error(a, b)) == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.fixture
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """A pool and a validation set made by the real command from a handful of pictures."""
-    monkeypatch.setattr(pool, "SHARD_CLIPS", 4)
-    stills_dir = tmp_path / "stills"
-    stills_dir.mkdir()
-    for index in range(12):
-        shift = f"mandelbrot=size=96x96:start_x={-0.7 + index * 0.01}:start_scale=0.5"
-        clips.ffmpeg("-f", "lavfi", "-i", shift, "-frames:v", 1, stills_dir / f"p{index}.png")
-    names = [synth.is_held_out(path.name) for path in stills_dir.iterdir()]
-    assert any(names)
-    assert not all(names)
-    for extra in ([], ["--validation"]):
-        options = ["--stills", stills_dir, "--clips", "4", "--side", "32", "--frames", "4", *extra]
-        target = tmp_path / ("validation" if extra else "pool")
-        result = CliRunner().invoke(pool.main, [str(target), *map(str, options)])
-        assert result.exit_code == 0, result.output
-    return tmp_path / "pool", tmp_path / "validation"
-
-
-def train(out: Path, folders: tuple[Path, Path], *options: object) -> None:
-    small = ["--channels", 8, "--blocks", 1, "--batch", 4, "--side", 32, "--validate-every", 4]
-    arguments = [out, "--pool", folders[0], "--validation", folders[1], *small, *options]
-    result = CliRunner().invoke(loop.main, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
-
-
-def test_interrupted_training_equals_uninterrupted(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    train(tmp_path / "a", folders, "--iterations", 8)
-    train(tmp_path / "b", folders, "--iterations", 8, "--stop-at", 4)
-    train(tmp_path / "b", folders, "--iterations", 8)
-    a, b = (torch.load(tmp_path / name / "state.pt", weights_only=True)["network"] for name in "ab")
-    assert all(torch.equal(a[key], b[key]) for key in a)
-    log = (tmp_path / "b" / "log.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in log] == ["step", "4", "8"]
-
-
-def test_weights_say_how_they_came_about(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    train(tmp_path, folders, "--iterations", 4)
-    with safetensors.safe_open(tmp_path / "best.safetensors", "pt") as file:
-        facts = json.loads(file.metadata()["training"])
-        assert all(file.get_tensor(name).dtype == torch.float16 for name in file.keys())  # noqa: SIM118 - it is no dict
-    assert facts["channels"] == 8
-    assert facts["step"] == 4
-    assert facts["restored"] > 0
-
-
-def test_training_learns(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    """A handful of frames is learnt by heart."""
-    frames = loop.load_frames(folders[0], 32, 0, ends=0.0, augment=False)
-    settings = loop.Settings(16, 1, 4, 32, muon_rate=1e-3, adamw_rate=2e-3, loss="psnr", seed=0)
-    plan = {"iterations": 300, "stop_at": 300, "validate_every": 300, "init": None, "device": torch.device("cpu")}
-    loop.train(tmp_path, frames, frames, settings, **plan)
-    head, line = (tmp_path / "log.csv").read_text().splitlines()
-    last = dict(zip(head.split(","), line.split(","), strict=True))
-    assert float(last["restored"]) > float(last["blurry"]) + 0.3

@@ -16,6 +16,8 @@ from vdeblur.cli_doctor import doctor
 from vdeblur.cli_models import models
 from vdeblur.cli_probe import probe
 from vdeblur.cli_report import HumanReporter, JsonReporter, Program, Session, question, reported
+from vdeblur.cli_synth import synth
+from vdeblur.cli_train import train
 from vdeblur.errors import UsageError
 
 if TYPE_CHECKING:
@@ -281,6 +283,8 @@ def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
 
 
 main.add_command(bench)
+main.add_command(train)
+main.add_command(synth)
 main.add_command(models)
 main.add_command(compare)
 main.add_command(probe)

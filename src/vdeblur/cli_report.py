@@ -19,10 +19,11 @@ import click
 from vdeblur import __version__
 from vdeblur.errors import ExitStatus, InterruptedRunError, UsageError, VdeblurError, error_facts
 
-EVENTFUL = {"run", "bench"}  # commands whose --json is a line for each event
+EVENTFUL = {"run", "bench", "train", "synth"}  # commands whose --json is a line for each event
 PROGRESS_SECONDS = 0.5  # at most two progress events a second
 NARROW = 80  # columns; a terminal of fewer has no room for tables
 UNBOUND = 10_000  # columns of a file, in which nothing has to be wrapped
+WAITED = 0.05  # of a training's time; less is not worth a word
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 # Stages of --profile in words: one after the other, and then those that go on beside them.
 PROFILE_STAGES = {
@@ -102,6 +103,7 @@ class HumanReporter:
         self.bar: Any = None
         self.task: Any = None
         self.tasks: dict[str, Any] = {}  # of files that are being restored
+        self.made = 0  # sequences
         self.lock = threading.Lock()
 
     def notify(self, event: str, facts: dict[str, object]) -> None:
@@ -208,6 +210,47 @@ class HumanReporter:
 
     def _on_sequence_done(self, facts: dict[str, Any]) -> None:
         self._say(f"  {facts['sequence']}: {facts['psnr']:.2f} dB")
+
+    def _on_training(self, facts: dict[str, Any]) -> None:
+        name = f"{facts['model']}, stage {facts['stage']}" if facts["stage"] else facts["model"]
+        on = facts["device"] if facts["processes"] == 1 else f"{facts['device']} in {facts['processes']} processes"
+        again = f"; going on from update {facts['update']}" if facts["update"] else ""
+        self._say(f"{name}: {facts['parameters']:,} parameters to train, on {on} in {facts['precision']}{again}")
+        held_out = f"{facts['validation_sequences']} for validation"
+        self._say(f"{facts['dataset']}: {facts['sequences']} sequences of {facts['frames']} frames, {held_out}")
+
+    def _on_train_progress(self, facts: dict[str, Any]) -> None:
+        left = "" if facts["eta_seconds"] is None else f", {clock(facts['eta_seconds'])} left"
+        waited = f", {facts['waited_share']:.0%} waiting for data" if facts["waited_share"] >= WAITED else ""
+        pace = f"{facts['clips_per_second']:.1f} clips/s{waited}{left}"
+        self._say(f"  update {facts['update']} of {facts['iterations']}: loss {facts['loss']:.5g}, {pace}")
+
+    def _on_validation(self, facts: dict[str, Any]) -> None:
+        self._on_train_progress(facts)
+        gain = facts["psnr"] - facts["blurry"]
+        untouched = "" if facts["untouched"] is None else f", what was sharp {facts['untouched']:.2f} dB"
+        self._say(
+            f"    {facts['blurry']:.2f} -> {facts['psnr']:.2f} dB ({gain:+.2f}), SSIM {facts['ssim']:.4f}{untouched}"
+        )
+
+    def _on_trained(self, facts: dict[str, Any]) -> None:
+        best = f"best at update {facts['best_update']}, {facts['psnr']:.2f} dB"
+        self._say(f"{_shown(facts['out'])}: {best}; vdeblur run --weights {_shown(facts['out'])}/best.safetensors")
+
+    def _on_synth_plan(self, facts: dict[str, Any]) -> None:
+        counts = f"{_count(facts['train'], 'source')} for train, {facts['test']} for test"
+        self._say(f"{_shown(facts['output'])}: {counts}; {facts['way']}")
+
+    def _on_sequence_made(self, facts: dict[str, Any]) -> None:
+        now = time.monotonic()
+        self.made += 1
+        if now - self.last_line >= LINE_SECONDS:
+            self.last_line = now
+            self._say(f"  {_count(self.made, 'sequence')}, {facts['split']}/{facts['sequence']} the last one")
+
+    def _on_synth_done(self, facts: dict[str, Any]) -> None:
+        counts = f"{_count(facts['train'], 'sequence')} for train, {facts['test']} for test"
+        self._say(f"{_shown(facts['output'])}: {counts}; {facts['frames']} pairs in {clock(facts['seconds'])}")
 
     def _on_warning(self, facts: dict[str, Any]) -> None:
         self._say(f"warning: {facts['message']}")
@@ -333,6 +376,11 @@ def question(json: bool = False) -> Callable[[str], bool] | None:
 def _shown(path: str) -> str:
     """Give a path as it is seen from here, where that is shorter."""
     return min(os.path.normpath(path), os.path.relpath(path), key=len)
+
+
+def _count(number: int, what: str) -> str:
+    """Give a number of things."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _shortened(name: str, most: int) -> str:

@@ -128,27 +128,12 @@ class Model:
         self.digest = weights.digest_of(self.entry, self.chosen) if self.chosen else ""
         self.parameters = sum(parameter.numel() for parameter in self.network.parameters())
 
-    @torch.inference_mode()
     def restore(self, blurry: Iterator[Tensor], protocol: Protocol, dataset: str) -> Iterator[Tensor]:
         """Give each picture restored, on the device, as `run` would write it to a PNG where a protocol rounds."""
-        first = next(blurry, None)
-        if first is None:
-            return
-        plan = plan_tiles(Settings(), first.shape[1], first.shape[2], self.network, self.device)
-        waiting: deque[Tensor] = deque()
-
-        def padded() -> Iterator[Tensor]:
-            for picture in chain([first], blurry):
-                waiting.append(picture.to(self.device))
-                yield plan.pad(waiting[-1][None].float() / 255)
-
-        for restored in self._feed(protocol, dataset)(self.network, padded(), plan):
-            before = waiting.popleft().float()
-            # As in restore.py: what the network changed is added to the picture, so that both round alike.
-            difference = plan.crop(restored)[0].float() - before / 255
-            if not bool(torch.isfinite(difference.sum())):
+        for restored in restored_pictures(self.network, self.device, blurry, self._feed(protocol, dataset)):
+            if not bool(torch.isfinite(restored.sum())):
                 raise DeviceError(f"{self.name} gave values that are not numbers", "use --precision fp32")
-            yield protocol.to_8bit(before + difference * 255)
+            yield protocol.to_8bit(restored)
 
     def _feed(self, protocol: Protocol, dataset: str) -> streams.Feeding:
         assert self.entry is not None
@@ -162,6 +147,32 @@ class Model:
 
 
 Contender = Model | Filter
+
+
+@torch.inference_mode()
+def restored_pictures(
+    network: Network, chosen: torch.device, blurry: Iterator[Tensor], feed: streams.Feeding = streams.stream
+) -> Iterator[Tensor]:
+    """Give each picture of a scene restored, on the device: (3, H, W) float32, 0 to 255, neither rounded nor clamped.
+
+    network: placed on the device, for evaluation. blurry: (3, H, W) uint8.
+    """
+    first = next(blurry, None)
+    if first is None:
+        return
+    plan = plan_tiles(Settings(), first.shape[1], first.shape[2], network, chosen)
+    waiting: deque[Tensor] = deque()
+
+    def padded() -> Iterator[Tensor]:
+        for picture in chain([first], blurry):
+            waiting.append(picture.to(chosen))
+            yield plan.pad(waiting[-1][None].float() / 255)
+
+    for restored in feed(network, padded(), plan):
+        before = waiting.popleft().float()
+        # As in restore.py: what the network changed is added to the picture, so that both round alike.
+        difference = plan.crop(restored)[0].float() - before / 255
+        yield before + difference * 255
 
 
 def published(contender: Contender, title: str, protocol: Protocol) -> dict[str, object] | None:

@@ -268,7 +268,9 @@ def _locked(path: Path, talk: Talk) -> Iterator[None]:
         lock.release()
 
 
-def open_sets(wanted: str, *, data: Path | None, blur: str, talk: Talk, warn: Warn) -> tuple[DataSet, DataSet]:
+def open_sets(
+    wanted: str, *, data: Path | None, blur: str, limit: int | None = None, talk: Talk, warn: Warn
+) -> tuple[DataSet, DataSet]:
     """Find what to train on and what to validate on, in a set by its name or in any folder, see open_dataset.
 
     Validation is on the split "val" where there is one, else on "test", as the papers do; else on sequences that are
@@ -276,13 +278,13 @@ def open_sets(wanted: str, *, data: Path | None, blur: str, talk: Talk, warn: Wa
 
     Raises: InputError or UsageError saying what is missing; ModelError where it cannot be fetched.
     """
-    training = datasets.open_dataset(wanted, data=data, split="train", blur=blur, talk=talk, warn=warn)
+    training = datasets.open_dataset(wanted, data=data, split="train", limit=limit, blur=blur, talk=talk, warn=warn)
     is_named = wanted in datasets.names() or wanted in datasets.known_sets()
     root = data if is_named else Path(wanted)
     for split in ("val", "test"):
         is_there = datasets.has_split(root, split) if root else split in datasets.known_sets()[training.known].splits
         if is_there:
-            other = datasets.open_dataset(wanted, data=data, split=split, blur=blur, talk=talk, warn=warn)
+            other = datasets.open_dataset(wanted, data=data, split=split, limit=limit, blur=blur, talk=talk, warn=warn)
             shared = {one.name for one in training.sequences} & {one.name for one in other.sequences}
             # A folder without splits is found for any of them.
             if other.root != training.root or not shared:

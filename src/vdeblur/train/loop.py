@@ -1,307 +1,498 @@
-"""Train `lite` on a pool of synthetic clips; stops and goes on at any step.
+"""The training loop: batches of clips to weights, stopped and gone on with at any batch, alone or under torchrun.
 
-    python -m vdeblur.train.loop OUT_DIR --pool DIR --validation DIR
+A folder holds all of a training:
 
-What `lite` sees along the motion needs no weights (networks/lite.py), so it is computed once per frame, kept in
-memory in half precision, and only the convolutions are trained.
+- last.safetensors, best.safetensors   weights: of the last validation, and of the best one; metadata says whence
+- state.pt                             all that is needed to go on (weights, optimisers, average, schedule, numbers)
+- recipe.toml                          what it is made with
+- log.csv                              losses, rates, validations
+- samples/UPDATE/SEQUENCE.png          blurry, restored and sharp, at each validation
 
-OUT_DIR/state.pt holds everything that is needed to go on (weights, optimiser, step) and is replaced whole at every
-validation; OUT_DIR/best.safetensors holds the weights with the best validation score so far, in the file's metadata
-how they came about; OUT_DIR/log.csv a line per validation. The rate rises during a short warm-up, then falls to zero
-at --iterations.
+What a batch holds, and what is drawn at random in its steps, depends on nothing but the seed and its number. So a
+training that goes on gives the same weights, bit for bit on one device, as one that was never interrupted: on CPUs
+always, on GPUs where --deterministic is given and PyTorch has a deterministic way for all that the network does.
 """
 
-import csv
+import contextlib
 import itertools
 import json
-import os
+import math
 import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-import numpy
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vdeblur.networks.lite import Lite, look_along_motion
-from vdeblur.train import losses
+from vdeblur import __version__, device, weights
+from vdeblur.bench import datasets
+from vdeblur.bench.datasets import DataSet
+from vdeblur.decode import Warn
+from vdeblur.download import Talk
+from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
+from vdeblur.networks import NETWORKS
+from vdeblur.networks.layers import Network
+from vdeblur.train import data, optimisers, start
+from vdeblur.train.distributed import Group, joined
+from vdeblur.train.log import Log, Progress, write_whole
+from vdeblur.train.objectives import OBJECTIVES
+from vdeblur.train.objectives.base import Batch, Objective
+from vdeblur.train.recipes import Recipe
+from vdeblur.train.validate import Score, validate
 
-WARM_UP_STEPS = 100
-SPECTRAL_WEIGHT = 0.3
-GRADIENT_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Frames to learn from.
-
-    seen: (N, INPUTS, h, w) float16, see look_along_motion. blurry, sharp: (N, 3, H, W) uint8.
-    """
-
-    seen: Tensor
-    blurry: Tensor
-    sharp: Tensor
-
-
-def load_frames(folder: Path, side: int, seed: int, *, ends: float, augment: bool) -> Frames:
-    """Look along the motion of every frame of a folder of shards (see pool.py), cropped to side x side pixels.
-
-    ends: share of clips whose first and last frames are used too. augment: turn and mirror each clip at random.
-    """
-    paths = sorted(folder.glob("shard-*.npy"))
-    if not paths:
-        raise click.UsageError(f"no shard-*.npy in {folder}: make them with python -m vdeblur.train.pool")
-    rng = numpy.random.default_rng(seed)
-    seen, blurry, sharp = [], [], []
-    for clip in itertools.chain.from_iterable(numpy.load(path, mmap_mode="r") for path in paths):
-        crop = _crop(rng, clip, side, augment)
-        first, last = (0, crop.shape[1]) if rng.random() < ends else (1, crop.shape[1] - 1)
-        pair = torch.from_numpy(crop)
-        light = pair[0].float() / 255
-        for index in range(first, last):
-            before = light[index - 1 : index] if index else None
-            after = light[index + 1 : index + 2] if index + 1 < len(light) else None
-            seen.append(look_along_motion(before, light[index : index + 1], after, torch.float16))
-            blurry.append(pair[0, index])
-            sharp.append(pair[1, index])
-    return Frames(torch.cat(seen), torch.stack(blurry), torch.stack(sharp))
-
-
-def _crop(rng: numpy.random.Generator, clip: numpy.ndarray, side: int, augment: bool) -> numpy.ndarray:
-    """Cut a square out of a clip (2, T, 3, H, W), in the middle or anywhere, turned and mirrored or not."""
-    room = [length - side for length in clip.shape[3:]]
-    top, left = (int(rng.integers(r + 1)) if augment else r // 2 for r in room)
-    cut = clip[..., top : top + side, left : left + side]
-    if augment:
-        cut = numpy.rot90(cut, int(rng.integers(4)), axes=(3, 4))
-        cut = cut[..., ::-1] if rng.random() < 0.5 else cut
-        cut = cut[:, ::-1] if rng.random() < 0.5 else cut
-    return numpy.array(cut, order="C")
-
-
-def restore(network: Lite, frames: Frames, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Restore some of the frames; gives them and the sharp ones, float32 in [0, 1]."""
-    seen = frames.seen[index].to(device)
-    blurry, sharp = (part[index].to(device).float() / 255 for part in (frames.blurry, frames.sharp))
-    # The rest in bf16 needs no loss scaling; on a CPU it is also the fastest.
-    with torch.autocast(device.type, torch.bfloat16):
-        difference = network.difference(seen.to(torch.bfloat16))
-    return blurry + difference, sharp
+Notify = Callable[[str, dict[str, object]], None]
+STATE = "state.pt"
 
 
 @dataclass(frozen=True)
-class Score:
-    """Mean PSNR in dB over validation frames: of the blurry input, of its restoration, and of what was sharp already.
+class Task:
+    """What `vdeblur train` is told beside the recipe.
 
-    A frame counts as sharp already where it equals its truth.
+    dataset: a set's name, or a folder; copy: where a copy of a named set is. validation: a folder of its own for that.
+    init: a checkpoint, or NAME[@WEIGHTS] of the registry. frozen: prefixes of parameters that keep their values.
+    limit: at most so many frames of each sequence, and whatever of them there is. stop_at: end at this update already,
+    with the schedule of the whole. deterministic: see device.make_deterministic.
     """
 
-    blurry: float
-    restored: float
-    untouched: float
-
-
-@torch.no_grad()
-def validate(network: Lite, frames: Frames, device: torch.device) -> Score:
-    """Score a network, 8-bit rounded."""
-    scores: list[Tensor] = []
-    for index in torch.arange(len(frames.seen)).split(50):
-        restored, sharp = restore(network, frames, index, device)
-        restored = restored.clamp(0, 1).mul(255).round().div(255)
-        scores.append(_psnr(restored, sharp).cpu())
-    before = _psnr(frames.blurry.float() / 255, frames.sharp.float() / 255)
-    after, blurred = torch.cat(scores), before < 59
-    return Score(float(before[blurred].mean()), float(after[blurred].mean()), float(after[~blurred].mean()))
-
-
-def _psnr(restored: Tensor, sharp: Tensor) -> Tensor:
-    """Give the PSNR in dB of each frame (N, 3, H, W) in [0, 1], at most 60."""
-    return -10 * (restored - sharp).square().mean((1, 2, 3)).clamp(1e-6).log10()
-
-
-class Optimiser:
-    """Muon for the 3x3 convolutions inside, seen as matrices, AdamW for everything else.
-
-    Muon (K. Jordan, 2024; PyTorch's own) makes each step's matrix nearly orthogonal.
-    """
-
-    def __init__(self, network: nn.Module, rates: tuple[float, float]) -> None:
-        self.rates = rates
-        inside = {name: p for name, p in network.named_parameters() if ".conv_" in name and p.ndim == 4}
-        rest = [p for name, p in network.named_parameters() if name not in inside]
-        self.kernels = list(inside.values())
-        # Each matrix shares its kernel's storage; its gradient is handed over before each step.
-        self.matrices = [nn.Parameter(kernel.data.flatten(1)) for kernel in self.kernels]
-        muon, adamw = rates
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(self.matrices, lr=muon, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, lr=adamw, betas=(0.9, 0.99), weight_decay=0.0),
-        ]
-
-    def step(self, factor: float) -> None:
-        """Update the network's parameters from their gradients, at the rates times factor; clear the gradients."""
-        for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
-            matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
-            kernel.grad = None
-        for part, rate in zip(self.parts, self.rates, strict=True):
-            for group in part.param_groups:
-                group["lr"] = rate * factor
-            part.step()
-            part.zero_grad()
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        """Give what load_state_dict takes."""
-        return [part.state_dict() for part in self.parts]
-
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Go on from a state_dict."""
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
+    recipe: Recipe
+    dataset: str
+    out: Path
+    copy: Path | None = None
+    validation: str | None = None
+    init: str | None = None
+    frozen: tuple[str, ...] = ()
+    resume: bool = False
+    limit: int | None = None
+    stop_at: int | None = None
+    device: str = "auto"
+    workers: int = 2
+    cache: Path | None = None
+    tensorboard: bool = False
+    deterministic: bool = False
+    yes: bool = False
+    offline: bool = False
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a training is made with; kept in the weights' metadata."""
+class Result:
+    """Where a training ended: updates made, and the best validation's score and update."""
 
-    channels: int
-    blocks: int
-    batch: int
-    side: int
-    muon_rate: float
-    adamw_rate: float
-    loss: str
-    seed: int
+    update: int
+    best: float
+    best_update: int
 
 
 def train(
-    out_dir: Path,
-    pool: Frames,
-    validation: Frames,
-    settings: Settings,
+    task: Task,
     *,
-    iterations: int,
-    stop_at: int,
-    validate_every: int,
-    init: Path | None,
-    device: torch.device,
-) -> None:
-    """Train to step `stop_at` of a plan of `iterations`, from the state in out_dir where there is one."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(settings.seed)
-    network = Lite(settings.channels, settings.blocks).to(device)
-    if init is not None:
-        network.load_state_dict(safetensors.torch.load_file(init))
-    optimiser = Optimiser(network, (settings.muon_rate, settings.adamw_rate))
-    step, seconds, best = 0, 0.0, float("-inf")
-    state_file = out_dir / "state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, seconds, best = state["step"], state["seconds"], state["best"]
-        click.echo(f"going on from step {step}", err=True)
-    running: list[float] = []
-    begun = time.monotonic()
-    while step < stop_at:
-        # A step's frames depend on nothing but its number, so that training can go on anywhere.
-        chosen = numpy.random.default_rng((settings.seed, step)).integers(len(pool.seen), size=settings.batch)
-        restored, sharp = restore(network, pool, torch.from_numpy(chosen), device)
-        if settings.loss == "psnr":
-            loss = losses.log_error(restored, sharp)
-        else:
-            loss = losses.charbonnier(restored, sharp) + SPECTRAL_WEIGHT * losses.spectral(restored, sharp)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
-        optimiser.step(min((step + 1) / WARM_UP_STEPS, 1 - step / iterations))
-        step += 1
-        running.append(float(loss.detach()))
-        if step % validate_every and step != stop_at:
-            continue
+    notify: Notify = lambda event, facts: None,
+    ask: Callable[[str], bool] | None = None,
+    stop: Callable[[], ExitStatus | None] = lambda: None,
+) -> Result:
+    """Train a network by a recipe; under torchrun in all its processes together.
 
-        seconds += time.monotonic() - begun
-        score = validate(network, validation, device)
-        facts = {"step": step, "seconds": round(seconds), "mean_loss": sum(running) / len(running), **vars(score)}
-        weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-        if score.restored > best:
-            best = score.restored
-            metadata = {"training": json.dumps({**vars(settings), "frames": len(pool.seen), **facts})}
-            half = {name: value.half().cpu() for name, value in weights.items()}
-            _replace(out_dir / "best.safetensors", safetensors.torch.save(half, metadata))
-        state = {"network": weights, "optimiser": optimiser.state_dict()}
-        torch.save(state | {"step": step, "seconds": seconds, "best": best}, state_file.with_suffix(".draft"))
-        os.replace(state_file.with_suffix(".draft"), state_file)
-        _log(out_dir / "log.csv", facts)
-        gain = score.restored - score.blurry
-        click.echo(
-            f"step {step}: loss {facts['mean_loss']:.4f}, {score.blurry:.3f} -> {score.restored:.3f} dB ({gain:+.3f}), "
-            f"untouched {score.untouched:.2f} dB, {seconds / 60:.1f} min",
-            err=True,
-        )
-        running.clear()
-        begun = time.monotonic()
+    Raises: VdeblurError of the kind that fits: data, weights, device, output; where losses are not numbers any more;
+    InterruptedRunError once `stop` gives a status, after all has been kept.
+    """
+    if task.deterministic:
+        device.make_deterministic()
+    with joined(task.device) as group:
+        torch.backends.cudnn.benchmark = not task.deterministic  # crops are all of one size
+        quiet = notify if group.leads else lambda event, facts: None
+        trainer = Trainer(task, group, quiet, Talk(task.offline, task.yes, quiet, ask, stop))
+        return trainer.run(stop)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(path.name + ".draft")
-    draft.write_bytes(data)
-    os.replace(draft, path)
+class Trainer:
+    """One training: what is trained, by what, on what, and how far it is."""
 
+    def __init__(self, task: Task, group: Group, notify: Notify, talk: Talk) -> None:
+        self.task, self.group, self.notify = task, group, notify
+        self.recipe, self.numbers = task.recipe, task.recipe["training"]
+        self.stop_at = min(task.stop_at or self.numbers["iterations"], self.numbers["iterations"])
+        state = self._open_folder()
+        self.training, self.held_out = self._open_sets(talk)
+        self.share = data.Share(self.numbers["batch"], group.rank, group.size, int(self.numbers.get("accumulate", 1)))
+        self.objective = self._build(state is None, talk)
+        self.optimisers = self._build_optimisers()
+        self.plateau = optimisers.Plateau(self.recipe["schedule"])
+        self.average = self._build_average()
+        self.precision = device.DTYPES[self.numbers.get("precision", "fp32")]
+        self.scaler = torch.amp.GradScaler(group.device.type, enabled=self.precision == torch.float16)
+        self.update = self.number = 0  # updates made, batches used
+        self.best, self.best_update, self.seconds = -math.inf, 0, 0.0
+        if state is not None:
+            self._restore(state)
+        self.model = self._distribute()
+        plan = data.Plan(**self.recipe["data"])
+        clips = data.training_clips(self._source(plan, talk), plan, self.objective.prepare, self.seed)
+        self.loader = data.Loader(clips, self.share, workers=task.workers, pin=group.device.type == "cuda")
+        self.log = Log(task.out / "log.csv", self.update, active=group.leads, tensorboard=task.tensorboard)
 
-def _log(path: Path, facts: dict[str, float]) -> None:
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(facts))
+    @property
+    def seed(self) -> int:
+        """Give the seed of all that is drawn."""
+        return int(self.numbers.get("seed", 0))
+
+    # How it begins
+
+    def _open_folder(self) -> dict[str, Any] | None:
+        """Make the folder, or give the state that is in it."""
+        out = self.task.out
+        there = self.group.agree((out / STATE).is_file())
+        if not there:
+            if self.group.leads:
+                write_whole(out / "recipe.toml", self.recipe.text.encode())
+            return None
+        if not (self.task.resume or self.group.restarts):
+            raise OutputError(f"{out} holds a training already", "--resume goes on with it; or choose another --out")
+        try:
+            state: dict[str, Any] = torch.load(out / STATE, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise InputError(f"{out / STATE} cannot be read: {error}", "begin anew in another --out") from error
+        if state["recipe"] != self.recipe.text and self.group.leads:
+            names = _differing(state["tables"], self.recipe.tables.unwrap())
+            told = f"the recipe has changed ({', '.join(names)}); going on by the new one"
+            self.notify("warning", {"code": "W_RECIPE", "message": told})
+            write_whole(out / "recipe.toml", self.recipe.text.encode())
+        return state
+
+    def _build(self, fresh: bool, talk: Talk) -> Objective:
+        """Give the network with its losses, on the device, with the weights that a training begins with."""
+        entry = weights.find_entry(self.recipe.model)
+        torch.manual_seed(self.seed)
+        network = NETWORKS[entry.network](**entry.arguments)
+        objective = OBJECTIVES[self.recipe.objective](network, self.recipe["loss"])
+        objective.initialise()
         if fresh:
-            writer.writeheader()
-        writer.writerow(facts)
+            start.begin(network, entry, self.recipe, self.task.init, talk)
+        # Convolutions like it best so, on CPUs several times.
+        return objective.to(self.group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def _build_optimisers(self) -> dict[str, optimisers.Optimiser]:
+        table = dict(self.recipe["optimiser"])
+        if self.task.frozen:
+            table["rates"] = {**table.get("rates", {}), **_prefixes(self.objective, self.task.frozen)}
+        others = [
+            name for name, part in table.items() if isinstance(part, Mapping) and name not in optimisers.BY_PREFIX
+        ]
+        return {name: optimisers.build(self.objective, name, table) for name in ("network", *others)}
+
+    def _build_average(self) -> AveragedModel | None:
+        """Give the exponential moving average of the network's weights, if the recipe wants one."""
+        decay = self.numbers.get("ema")
+        if decay is None:
+            return None
+        return AveragedModel(self.objective.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def _distribute(self) -> nn.Module:
+        if self.group.size == 1:
+            return self.objective
+        # Which parameters a step reaches depends on turn and warm-up; PyTorch warns where all are reached, after all.
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        ids = [self.group.device] if self.group.device.type == "cuda" else None
+        return DistributedDataParallel(self.objective, device_ids=ids, find_unused_parameters=True)
+
+    def _open_sets(self, talk: Talk) -> tuple[DataSet, DataSet]:
+        """Find the clips; the leading process first, which may have to fetch them."""
+        sets: tuple[DataSet, DataSet] | None = None
+        for leads in (True, False):
+            if self.group.leads == leads:
+                sets = _find_sets(self.task, str(self.recipe["data"].get("blur", "blur")), talk)
+            self.group.agree(None)
+        assert sets is not None
+        return sets
+
+    def _source(self, plan: data.Plan, talk: Talk) -> data.Source:
+        """Give what training reads; the leading process first, which may have to write memory maps."""
+        source: data.Source | None = None
+        for leads in (True, False):
+            if self.group.leads == leads:
+                sequences, warn = self.training.sequences, _warner(talk)
+                source = data.open_source(sequences, plan, cache=self.task.cache, talk=talk, warn=warn)
+            self.group.agree(None)
+        assert source is not None
+        self.notify("training", self._facts(source))
+        return source
+
+    def _facts(self, source: data.Source) -> dict[str, object]:
+        return {
+            "model": self.recipe.model,
+            "stage": self.recipe.stage,
+            "dataset": self.task.dataset,
+            "sequences": len(source.sequences),
+            "frames": sum(len(sequence.pairs) for sequence in source.sequences),
+            "validation_sequences": len(self.held_out.sequences),
+            "device": str(self.group.device),
+            "precision": self.numbers.get("precision", "fp32"),
+            "processes": self.group.size,
+            "update": self.update,
+            "iterations": self.numbers["iterations"],
+            "parameters": sum(p.numel() for p in self.objective.network.parameters() if p.requires_grad),
+        }
+
+    # How it goes
+
+    def run(self, stop: Callable[[], ExitStatus | None]) -> Result:
+        """Train to the end, or until `stop` gives a status."""
+        progress = Progress(self.seconds)
+        try:
+            for parts in self._batches():
+                progress.add(self.step(parts), self.share.batch, self.loader.waited_seconds)
+                self.seconds = progress.seconds
+                validated = self._crossed(self.numbers["validate_every"]) or self.update >= self.stop_at
+                if validated:
+                    self._validate(progress)
+                elif progress.is_due():
+                    self._tell(progress, None)
+                status = stop()
+                if self.group.any(status is not None):
+                    self._keep()
+                    raise InterruptedRunError(status or ExitStatus.TERMINATED)
+                if validated and self._is_enough():
+                    break
+        finally:
+            self.log.close()
+        facts = {"update": self.update, "psnr": self.best, "best_update": self.best_update, "out": str(self.task.out)}
+        self.notify("trained", facts)
+        return Result(self.update, self.best, self.best_update)
+
+    def _batches(self) -> Iterator[list[Batch]]:
+        """Give this process's parts of each batch that is still to be used."""
+        made = self.loader.batches(self.number)
+        while self.update < self.stop_at:
+            yield [self._uploaded(next(made)) for _ in range(self.share.parts)]
+
+    def _uploaded(self, batch: Batch) -> Batch:
+        return {name: value.to(self.group.device, non_blocking=True) for name, value in batch.items()}
+
+    def _crossed(self, every: int) -> bool:
+        """Tell whether the last batch led past a multiple of this; a batch may be good for several updates."""
+        return self.update // every > self.before // every
+
+    def step(self, parts: list[Batch]) -> dict[str, float]:
+        """Do all turns of one batch; gives the mean losses over its turns."""
+        self.before = self.update
+        turns = self.objective.turns(self.update)
+        carried: list[Any] = [None] * len(parts)
+        sums: dict[str, list[float]] = {}
+        for turn, name in enumerate(turns):
+            losses = self.backward(parts, turn, carried)
+            for key, value in losses.items():
+                sums.setdefault(key, []).append(value)
+            optimiser = self.optimisers[name]
+            optimiser.step(self._factor(), self.scaler if self.scaler.is_enabled() else None)
+            optimiser.zero_grad()
+            if name == "network":
+                self.update += 1
+                if self.average is not None:
+                    self.average.update_parameters(self.objective.network)
+        self.update += "network" not in turns
+        self.number += 1
+        return {key: math.fsum(values) / len(values) for key, values in sums.items()}
+
+    def backward(self, parts: list[Batch], turn: int, carried: list[Any]) -> dict[str, float]:
+        """Compute the gradients of one turn over all parts of a batch; gives its losses."""
+        # What steps draw at random depends on the seed, the batch, the turn and the process alone.
+        torch.manual_seed(_mixed(self.seed, self.number, turn, self.group.rank))
+        sums: dict[str, float] = {}
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            with self._without_exchange(not last):
+                with torch.autocast(self.group.device.type, self.precision, self.precision != torch.float32):
+                    losses, carried[index] = self.model(part, turn, self.before, carried[index])
+                values = {name: float(loss.detach()) for name, loss in losses.items()}
+                self._check(values)
+                self.scaler.scale(losses["loss"] / len(parts)).backward()
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value / len(parts)
+        return sums
+
+    def _without_exchange(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+        """Let processes exchange gradients only with the last part of a batch."""
+        if wanted and isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return contextlib.nullcontext()
+
+    def _check(self, losses: dict[str, float]) -> None:
+        """Stop where a loss is no number; the state of the last validation stays.
+
+        Raises: DeviceError.
+        """
+        wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+        if wrong:
+            told = ", ".join(f"{name} = {losses[name]}" for name in wrong)
+            raise DeviceError(
+                f"at update {self.update + 1} a loss is not a number any more: {told}",
+                "--resume goes on from the last kept state; with a lower --rate, or --set optimiser.clip=0.01",
+            )
+
+    def _factor(self) -> float:
+        """Give what the rates are multiplied by at this update."""
+        rate, iterations = self.recipe["optimiser"]["rate"], self.numbers["iterations"]
+        scheduled = optimisers.factor(self.recipe["schedule"], self.update, iterations, rate)
+        return scheduled * self.plateau.factor
+
+    # What is kept and told
+
+    def _validate(self, progress: Progress) -> None:
+        """Measure, keep the weights and the state, and tell."""
+        begun = time.monotonic()
+        shown = self.task.out / "samples" / f"{self.update:07}"
+        frames = int(self.numbers.get("validation_frames", 10))
+        score, samples = validate(self._evaluated(), self.held_out.sequences, frames, self.group, shown)
+        if not math.isfinite(score.psnr):
+            self._check({"psnr": score.psnr})
+        better = score.psnr > self.best
+        if better:
+            self.best, self.best_update = score.psnr, self.update
+        self.plateau.observe(score.psnr)
+        progress.pause(time.monotonic() - begun)
+        self._tell(progress, score)
+        if self.group.leads:
+            self.log.pictures(samples, self.update)
+            self._write_weights("last", score)
+            if better:
+                self._write_weights("best", score)
+        self._keep()
+
+    def _is_enough(self) -> bool:
+        """Tell whether validations say that nothing more is to be hoped for."""
+        most = self.numbers.get("stop_after")
+        return self.plateau.finished or (most is not None and self.plateau.waited >= most)
+
+    def _evaluated(self) -> Network:
+        network = self.objective.network if self.average is None else self.average.module
+        assert isinstance(network, Network)
+        return network
+
+    def _tell(self, progress: Progress, score: Score | None) -> None:
+        facts = {"update": self.update, **progress.take(), "rate": self.recipe["optimiser"]["rate"] * self._factor()}
+        if score is not None:
+            facts |= vars(score)
+        left = max(self.stop_at - self.update, 0)
+        pace = facts["updates_per_second"] = facts.pop("batches_per_second") * max(len(self._network_turns()), 1)
+        self.log.add(facts)
+        told = {**facts, "iterations": self.numbers["iterations"], "eta_seconds": left / pace if pace else None}
+        self.notify("train_progress" if score is None else "validation", told)
+
+    def _network_turns(self) -> list[str]:
+        return [name for name in self.objective.turns(self.update) if name == "network"]
+
+    def _write_weights(self, name: str, score: Score) -> None:
+        """Write weights that `run --weights` takes, and how they came about."""
+        half = self.numbers.get("save") == "fp16"
+        tensors = {
+            key: (value.half() if half and value.is_floating_point() else value).contiguous().cpu()
+            for key, value in self._evaluated().state_dict().items()
+        }
+        about = {
+            "model": self.recipe.model,
+            "stage": self.recipe.stage,
+            "update": self.update,
+            "seconds": round(self.seconds),
+            "dataset": self.task.dataset if self.task.copy is None else f"{self.task.dataset} (a copy)",
+            "init": self.task.init,
+            "score": vars(score),
+            "version": __version__,
+        }
+        metadata = {"training": json.dumps(about), "recipe": self.recipe.text}
+        write_whole(self.task.out / f"{name}.safetensors", safetensors.torch.save(tensors, metadata))
+
+    def _keep(self) -> None:
+        """Write the state of the training, whole or not at all."""
+        if not self.group.leads:
+            return
+        state = {
+            "recipe": self.recipe.text,
+            "tables": self.recipe.tables.unwrap(),
+            "objective": self.objective.state_dict(),
+            "optimisers": {name: one.state_dict() for name, one in self.optimisers.items()},
+            "average": None if self.average is None else self.average.state_dict(),
+            "plateau": self.plateau.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            **{name: getattr(self, name) for name in COUNTED},
+        }
+        draft = self.task.out / f"{STATE}.draft"
+        try:
+            torch.save(state, draft)
+        except (OSError, RuntimeError) as error:  # PyTorch's writer makes a RuntimeError of a full disk
+            raise OutputError(f"{draft} cannot be written: {error}", "make room; --resume goes on") from error
+        draft.replace(self.task.out / STATE)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state that was kept."""
+        try:
+            self.objective.load_state_dict(state["objective"])
+            for name, one in self.optimisers.items():
+                one.load_state_dict(state["optimisers"][name])
+            if self.average is not None and state["average"] is not None:
+                self.average.load_state_dict(state["average"])
+            self.plateau.load_state_dict(state["plateau"])
+            self.scaler.load_state_dict(state["scaler"])
+            for name in COUNTED:
+                setattr(self, name, state[name])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"the training in {self.task.out} is another one: {str(error).splitlines()[0]}",
+                "use its own --model and --config, or another --out",
+            ) from error
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.argument("out_dir", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--pool", required=True, type=click.Path(path_type=Path, exists=True), help="Folder of shards.")
-@click.option("--validation", required=True, type=click.Path(path_type=Path, exists=True), help="Folder of shards.")
-@click.option("--iterations", default=20_000, help="Steps until the rate is zero.")
-@click.option("--stop-at", type=int, help="Stop at this step already.  [default: --iterations]")
-@click.option("--validate-every", default=500, help="Steps between validations.")
-@click.option("--init", type=click.Path(path_type=Path, exists=True), help="Weights to start from.")
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="Where to train.")
-@click.option("--channels", default=64, help="Width of the network.")
-@click.option("--blocks", default=4, help="Residual blocks of the network.")
-@click.option("--batch", default=24, help="Frames in a batch.")
-@click.option("--side", default=96, help="Side of the crops in pixels.")
-@click.option("--muon-rate", default=5e-4, help="Learning rate of the residual blocks.")
-@click.option("--adamw-rate", default=1e-3, help="Learning rate of the rest.")
-@click.option("--loss", type=click.Choice(["charbonnier", "psnr"]), default="psnr", help="What is minimised.")
-@click.option("--seed", default=0, help="Of the initial weights, the crops and the order.")
-def main(
-    out_dir: Path,
-    pool: Path,
-    validation: Path,
-    iterations: int,
-    stop_at: int | None,
-    validate_every: int,
-    init: Path | None,
-    device: str,
-    **values: Any,
-) -> None:
-    """Train `lite` on POOL, keeping everything in OUT_DIR; the same command again goes on."""
-    settings = Settings(**values)
-    train(
-        out_dir,
-        load_frames(pool, settings.side, settings.seed, ends=0.15, augment=True),
-        load_frames(validation, settings.side, settings.seed, ends=0.0, augment=False),
-        settings,
-        iterations=iterations,
-        stop_at=iterations if stop_at is None else stop_at,
-        validate_every=validate_every,
-        init=init,
-        device=torch.device(device),
+COUNTED = ("update", "number", "best", "best_update", "seconds")
+
+
+def _mixed(*numbers: int) -> int:
+    """Give a seed out of several numbers, such that neighbours have nothing in common."""
+    import numpy
+
+    return int(numpy.random.SeedSequence(numbers).generate_state(1, numpy.uint64)[0] >> 1)
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
+    """Give the dotted names of what differs between two recipes."""
+    names = []
+    for key in dict.fromkeys(itertools.chain(old, new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            names += _differing(a, b, f"{where}{key}.")
+        elif a != b:
+            names.append(f"{where}{key}")
+    return names or ["its comments"] if not where else names
+
+
+def _prefixes(objective: Objective, frozen: tuple[str, ...]) -> dict[str, float]:
+    """Give rates of zero for what is to keep its values.
+
+    Raises: UsageError where nothing is called so.
+    """
+    names = [name for name, _ in objective.network.named_parameters()]
+    for prefix in frozen:
+        if not any(f"{name}.".startswith(f"{prefix}.") for name in names):
+            tops = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+            raise UsageError(f"no part of the network is called {prefix!r}", f"choose from {tops}, or parts of them")
+    return dict.fromkeys(frozen, 0.0)
+
+
+def _find_sets(task: Task, blur: str, talk: Talk) -> tuple[DataSet, DataSet]:
+    """Find what to train on, and what to validate on: --validation, or else what open_sets takes for that."""
+    warn = _warner(talk)
+    if task.validation is None:
+        return data.open_sets(task.dataset, data=task.copy, blur=blur, limit=task.limit, talk=talk, warn=warn)
+    training = datasets.open_dataset(
+        task.dataset, data=task.copy, split="train", limit=task.limit, blur=blur, talk=talk, warn=warn
     )
+    return training, datasets.open_dataset(task.validation, blur=blur, talk=talk, warn=warn)
 
 
-if __name__ == "__main__":
-    main()
+def _warner(talk: Talk) -> Warn:
+    def warn(code: str, message: str) -> None:
+        talk.notify("warning", {"code": code, "message": message})
+
+    return warn

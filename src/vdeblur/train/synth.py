@@ -14,11 +14,15 @@ Everything is drawn from one `torch.Generator`, so a clip is a function of its s
 
 import hashlib
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import chain
+from typing import Protocol
 
 import av
+import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,6 +31,9 @@ GAMMA = 2.2  # display gamma assumed in undoing and redoing the encoding of stil
 SUPERSAMPLE = 2  # pictures are drawn this many times larger and averaged down, so that they do not alias
 MAX_SUBFRAMES = 36  # per blurry frame; at most one output pixel of motion lies between two of them up to this speed
 HELD_OUT = 10  # one photograph in ten is kept for validation
+SHARD_CLIPS = 100  # clips are numbered within hundreds, see random_clip
+VIDEO_SHARE = 0.15  # of the clips that are averaged from video where there is any
+LEAST_SIDE = 2.4  # of a photograph, in sides of a clip, so that there is room to move
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,40 @@ class ClipShape:
     side: int = 160
 
 
-def is_held_out(name: str) -> bool:
-    """Tell whether the photograph of this file name belongs to validation, by its name alone."""
-    return hashlib.sha256(name.encode()).digest()[0] % HELD_OUT == 0
+def is_held_out(name: str, share: float = 1 / HELD_OUT) -> bool:
+    """Tell whether what has this file name belongs to the share that is kept for validation, by its name alone.
+
+    What a smaller share keeps, a larger one keeps, too.
+    """
+    digest = hashlib.sha256(name.encode()).digest()
+    return (digest[0] % HELD_OUT + int.from_bytes(digest[1:7]) / (1 << 48)) / HELD_OUT < share
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """Give a generator for a clip; neighbouring numbers give unlike clips."""
+    # Neighbouring seeds of the Mersenne twister give similar first draws, hence the detour.
+    mixed = numpy.random.SeedSequence(numbers).generate_state(1, numpy.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed >> numpy.uint64(1)))
+
+
+class Pictures(Protocol):
+    """Photographs by number, uint8 (3, H, W); a list of them is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
+class Frames(Protocol):
+    """Frames of one take: those between two numbers can be had as uint8 (N, 3, H, W)."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Give the size of all."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, stretch: slice, /) -> Tensor: ...
 
 
 def uniform(generator: torch.Generator, low: float, high: float) -> float:
@@ -163,7 +201,7 @@ def draw_layers(layers: list[Layer], start: int, stop: int, side: int) -> Tensor
     return F.avg_pool2d(canvas, SUPERSAMPLE)
 
 
-def render_clip(generator: torch.Generator, stills: list[Tensor], shape: ClipShape) -> tuple[Tensor, Tensor]:
+def render_clip(generator: torch.Generator, stills: Pictures, shape: ClipShape) -> tuple[Tensor, Tensor]:
     """Make a blurry and a sharp clip from photographs: two uint8 (T, 3, side, side), RGB.
 
     stills: uint8 (3, H, W) photographs of at least the clip's side.
@@ -205,7 +243,7 @@ def render_clip(generator: torch.Generator, stills: list[Tensor], shape: ClipSha
 
 def _draw_layer(
     generator: torch.Generator,
-    stills: list[Tensor],
+    stills: Pictures,
     times: Tensor,
     speed: float,
     exposure: float,
@@ -248,10 +286,10 @@ def _draw_layer(
     return Layer(picture, path, torch.tensor([size * 1.5, size * 1.5]), density)
 
 
-def average_clip(generator: torch.Generator, frames: Tensor, shape: ClipShape) -> tuple[Tensor, Tensor]:
+def average_clip(generator: torch.Generator, frames: Frames, shape: ClipShape) -> tuple[Tensor, Tensor]:
     """Make a blurry and a sharp clip by averaging neighbours of real sharp footage: two uint8 (T, 3, side, side).
 
-    frames: uint8 (N, 3, H, W) of one take; reduced by a random factor first, so that steps between them vanish.
+    frames: of one take; reduced by a random factor first, so that steps between them vanish.
     """
     count = int(torch.randint(1, 6, (), generator=generator)) * 2 + 1
     count = min(count, (len(frames) - 1) // shape.frames | 1)
@@ -267,7 +305,7 @@ def average_clip(generator: torch.Generator, frames: Tensor, shape: ClipShape) -
     reach = min(math.ceil(shape.side * factor), height, width)
     top = int(torch.randint(height - reach + 1, (), generator=generator))
     left = int(torch.randint(width - reach + 1, (), generator=generator))
-    cut = frames[first : first + needed, :, top : top + reach, left : left + reach].float() / 255
+    cut = frames[first : first + needed][:, :, top : top + reach, left : left + reach].float() / 255
     small = F.interpolate(cut, (shape.side, shape.side), mode="bilinear", antialias=True).clamp(0, 1)
     linear = chance(generator, 0.65)
     light = small**GAMMA if linear else small
@@ -277,6 +315,44 @@ def average_clip(generator: torch.Generator, frames: Tensor, shape: ClipShape) -
     if linear:
         blurry, sharp = encode_gamma(blurry), encode_gamma(sharp)
     return degrade(generator, blurry), to_bytes(sharp)
+
+
+def random_clip(
+    seed: int, number: int, stills: Pictures, takes: Sequence[Frames], shape: ClipShape
+) -> tuple[Tensor, Tensor]:
+    """Make clip `number` of the mixture that `lite` learns from: blurry and sharp, two uint8 (T, 3, side, side)."""
+    generator = seeded(seed, number // SHARD_CLIPS, number % SHARD_CLIPS)
+    if takes and chance(generator, VIDEO_SHARE):
+        return average_clip(generator, takes[int(torch.randint(len(takes), (), generator=generator))], shape)
+    return render_clip(generator, stills, shape)
+
+
+@dataclass(frozen=True)
+class CameraFrame:
+    """A frame as a camera on its way saw it, [0, 1] (3, side, side), gamma-encoded.
+
+    blur: mean of the encoded sub-frames. blur_gamma: mean of their light, encoded then.
+    """
+
+    blur: Tensor
+    blur_gamma: Tensor
+    sharp: Tensor
+
+
+def follow_path(
+    generator: torch.Generator, still: Tensor, shape: ClipShape, duty: float, speed: float
+) -> Iterator[CameraFrame]:
+    """Move a camera over a photograph (uint8 (3, H, W)) along a random path; see render_clip.
+
+    duty: share of the frame interval that the shutter is open. speed: mean motion, pixels per frame interval.
+    """
+    count = min(max(math.ceil(speed * 1.3 * duty), 5), MAX_SUBFRAMES) | 1
+    times = (torch.arange(shape.frames)[:, None] + (torch.arange(count) - count // 2) / count * duty).flatten()
+    layer = _draw_layer(generator, [still], times, speed, 1.0, shape.side, foreground=False)
+    for frame in range(shape.frames):
+        seen = draw_layers([layer], frame * count, (frame + 1) * count, shape.side)
+        encoded = encode_gamma(seen)
+        yield CameraFrame(encoded.mean(0), encode_gamma(seen.mean(0)), encoded[count // 2])
 
 
 # The camera after the lens --------------------------------------------------------------------------------------
@@ -315,18 +391,36 @@ def degrade(generator: torch.Generator, clip: Tensor) -> Tensor:
 
 def compress(clip: Tensor, crf: int) -> Tensor:
     """Encode a clip (uint8 (T, 3, H, W), even sides) with x264 at this quality and decode it again."""
-    encoder = av.CodecContext.create("libx264", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = clip.shape[3], clip.shape[2], "yuv420p"
-    encoder.time_base = Fraction(1, 25)
-    encoder.options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
-    decoder = av.CodecContext.create("h264", "r")
-    decoder.thread_count = 1
-    packets, decoded = [], []
-    for index, picture in enumerate(clip.permute(0, 2, 3, 1).contiguous().numpy()):
+    coder = Coder(clip.shape[3], clip.shape[2], crf)
+    pictures = clip.permute(0, 2, 3, 1).contiguous().numpy()
+    decoded = [*chain.from_iterable(coder.push(picture) for picture in pictures), *coder.end()]
+    return torch.stack([torch.from_numpy(picture) for picture in decoded]).permute(0, 3, 1, 2).contiguous()
+
+
+class Coder:
+    """Pictures, uint8 (height, width, 3), through x264 at a quality and back, some pictures later."""
+
+    def __init__(self, width: int, height: int, crf: int) -> None:
+        """Open them; width and height are even."""
+        self.encoder = av.CodecContext.create("libx264", "w")
+        self.encoder.width, self.encoder.height, self.encoder.pix_fmt = width, height, "yuv420p"
+        self.encoder.time_base = Fraction(1, 25)
+        self.encoder.options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
+        self.decoder = av.CodecContext.create("h264", "r")
+        self.decoder.thread_count = 1
+        self.count = 0
+
+    def push(self, picture: numpy.ndarray) -> list[numpy.ndarray]:
+        """Take the next picture; gives those that are ready."""
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        frame.pts = index
-        packets += encoder.encode(frame)
-    packets += encoder.encode(None)
-    for packet in [*packets, None]:
-        decoded += [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in decoder.decode(packet)]
-    return torch.stack(decoded).permute(0, 3, 1, 2).contiguous()
+        frame.pts = self.count
+        self.count += 1
+        return self._decoded(self.encoder.encode(frame))
+
+    def end(self) -> list[numpy.ndarray]:
+        """Give the rest."""
+        return self._decoded([*self.encoder.encode(None), None])
+
+    def _decoded(self, packets: Sequence[av.Packet | None]) -> list[numpy.ndarray]:
+        pictures = [frame for packet in packets for frame in self.decoder.decode(packet)]
+        return [frame.to_ndarray(format="rgb24") for frame in pictures]

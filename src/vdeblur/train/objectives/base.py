@@ -47,7 +47,7 @@ class Objective(nn.Module):
         """Tell what is done with one batch at this update: a name of an optimiser for each of its steps, in order.
 
         The optimiser "network" is the recipe's table [optimiser], others are tables in it. An update is a step of
-        "network"; a batch in whose turns it does not occur is none.
+        "network", or a batch in whose turns it does not occur.
         """
         return ("network",)
 

@@ -1,0 +1,410 @@
+"""Sequences of blurry and sharp pictures, each made as a whole: by averaging, on a camera's way, or of the mixture.
+
+What is made depends on nothing but the options and the sources' content. A sequence is written in a hidden folder and
+appears with the record of how it was made, by one renaming.
+"""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from vdeblur.bench.pictures import write_png
+from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
+from vdeblur.scenes import SceneDetector
+from vdeblur.train import exposure, footage, synth
+from vdeblur.train.footage import Footage
+
+BLURS = {"blur": ("blur",), "blur_gamma": ("blur_gamma",), "both": ("blur", "blur_gamma")}
+LEAST_FRAMES = 10  # of a sequence that is shorter than was asked for, unless it is all that its source gives
+STEP_PIXELS = 1.5  # motion between neighbours from which on their mean shows steps instead of blur
+RECORD, DRAFTS = "sequence.json", ".drafts"
+PROGRESS_SECONDS = 0.5
+
+Notify = Callable[[str, dict[str, object]], None]
+Stop = Callable[[], ExitStatus | None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides how the data set turns out; see the command's help.
+
+    average, duty, crf, speed: lowest and highest of what is drawn for each sequence. stride: None for the number of
+    averaged frames. size: None for the source's. clips: of each source; of the way random, of all.
+    """
+
+    way: str = "gopro"
+    average: tuple[int, int] = (7, 13)
+    duty: tuple[float, float] = (1.0, 1.0)
+    stride: int | None = None
+    steps: int = 8
+    blur: str = "both"
+    frames: int = 100
+    clips: int | None = None
+    size: tuple[int, int] | None = None
+    scale: float = 1.0
+    speed: tuple[float, float] = (2.0, 20.0)
+    noise: tuple[float, float] = (0.0, 0.0)
+    crf: tuple[int, int] | None = None
+    test_share: float = 0.1
+    split: str | None = None
+    seed: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """Give them as JSON has them."""
+        facts: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return facts
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A source in the plan. stem: what its sequences are called, before their number."""
+
+    footage: Footage
+    sha256: str
+    split: str
+    stem: str
+
+    def facts(self) -> dict[str, Any]:
+        """Give what the manifest says of it; never where it lies."""
+        return {"name": self.footage.name, "kind": self.footage.kind, "sha256": self.sha256, "split": self.split}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Work that is done in one go: a source by its number, or clips of the way random, first to stop."""
+
+    split: str
+    source: int = -1
+    first: int = 0
+    stop: int = 0
+
+
+@dataclass
+class Job:
+    """Everything that a worker needs to know, and whom it talks to."""
+
+    options: Options
+    out: Path
+    entries: list[Entry]
+    notify: Notify
+    stop: Stop
+    loaded: dict[str, Any] = field(default_factory=dict)  # photographs and takes of a split
+
+    def warn(self, code: str, message: str) -> None:
+        """Pass a warning on."""
+        self.notify("warning", {"code": code, "message": message})
+
+    def check_stop(self) -> None:
+        """End the work where a signal came."""
+        status = self.stop()
+        if status is not None:
+            error = InterruptedRunError(status)
+            error.message = "stopped; finished sequences are kept, and the same command goes on"
+            raise error
+
+
+def do_piece(job: Job, piece: Piece) -> dict[str, Any]:
+    """Make the sequences of a piece of work that are not there; gives what is to be noted of its source."""
+    torch.set_num_threads(1)  # pieces are made side by side, and sums in threads may differ
+    if job.options.way == "random":
+        return _make_random(job, piece)
+    entry = job.entries[piece.source]
+    return _make_camera(job, entry) if job.options.way == "camera" else _make_averaged(job, entry)
+
+
+class SequenceFiles:
+    """A sequence in the making; with `finish` it appears whole. Where it is there already, nothing is written."""
+
+    def __init__(self, job: Job, split: str, name: str, kinds: tuple[str, ...]) -> None:
+        self.job, self.name, self.split = job, name, split
+        self.target = job.out / split / name
+        self.there = self.target.is_dir()
+        self.draft = job.out / DRAFTS / f"{os.getpid()}-{name}"
+        self.written = dict.fromkeys((*kinds, "sharp"), 0)
+
+    def write(self, kind: str, picture: numpy.ndarray | Tensor) -> None:
+        """Add a picture: uint8, an array (H, W, 3) or a tensor (3, H, W)."""
+        self.written[kind] += 1
+        if not self.there:
+            tensor = picture if isinstance(picture, Tensor) else torch.from_numpy(picture).permute(2, 0, 1)
+            write_png(self.draft / kind / f"{self.written[kind]:06}.png", tensor)
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Let it appear."""
+        assert len(set(self.written.values())) == 1, "every blurry frame has its sharp one"
+        if self.there:
+            return
+        frames = self.written["sharp"]
+        facts = {"name": self.name, "split": self.split, "frames": frames, **record}
+        try:
+            (self.draft / RECORD).write_text(json.dumps(facts, indent=1), "utf-8")
+            self.target.parent.mkdir(exist_ok=True)
+            os.replace(self.draft, self.target)
+        except OSError as error:
+            raise OutputError(f"{self.target} cannot be written: {error.strerror}", "make room") from error
+        self.job.notify("sequence_made", {"sequence": self.name, "split": self.split, "frames": frames})
+
+    def drop(self) -> None:
+        """Forget what was written."""
+        shutil.rmtree(self.draft, ignore_errors=True)
+
+
+class Clip:
+    """A sequence that is made by averaging: what was drawn for it, and the frames that it has got."""
+
+    def __init__(self, job: Job, entry: Entry, number: int, first: int) -> None:
+        options = job.options
+        self.kinds = BLURS[options.blur]
+        self.first, self.last, self.count = first, first, 0
+        self.seed = clip_seed(options.seed, entry.sha256, number)
+        rng = numpy.random.default_rng(self.seed)
+        low, high = options.average
+        self.average = low + 2 * int(rng.integers((high - low) // 2 + 1))
+        self.duty = float(rng.uniform(*options.duty))
+        self.stride = options.stride or self.average
+        self.crf = None if options.crf is None else int(rng.integers(options.crf[0], options.crf[1] + 1))
+        if options.way == "dvd":
+            self.window = exposure.faded_window(self.average, self.duty, options.steps)
+        else:
+            self.window = exposure.plain_window(self.average, self.duty)
+        self.exposures = exposure.Exposures(self.window, self.stride)
+        self.entry, self.options = entry, options
+        self.files = SequenceFiles(job, entry.split, f"{entry.stem}_{number:02}", self.kinds)
+        self.sensors = sensors(self.kinds, options, self.crf, self.seed)
+
+    def add(self, number: int, picture: Tensor) -> bool:
+        """Take the next sharp frame, uint8 (3, H, W); tells whether the sequence is full now."""
+        window = self.exposures.push(picture.permute(1, 2, 0).numpy())
+        if window is not None:
+            self.count += 1
+            self.last = number
+            if not self.files.there:
+                self.files.write("sharp", window[len(window) // 2])
+                for kind, sensor in self.sensors.items():
+                    for frame in sensor.push(exposure.average(window, self.window, kind)):
+                        self.files.write(kind, frame)
+        return self.count == self.options.frames
+
+    def finish(self) -> str:
+        """Let the sequence appear; gives its name."""
+        for kind, sensor in self.sensors.items():
+            for frame in sensor.end():
+                self.files.write(kind, frame)
+        drawn = {"average": self.average, "duty": self.duty, "stride": self.stride, "weights": self.window.weights}
+        record = {"first_frame": self.first, "last_frame": self.last, **drawn}
+        self.files.finish(_record(self.options, self.entry, self.seed, self.crf) | record)
+        return self.files.name
+
+
+def clip_seed(seed: int, content: str, number: int) -> int:
+    """Give the seed of a sequence by its source's content, so that other sources change nothing."""
+    return int.from_bytes(sha256(f"{seed} {content} {number}".encode()).digest()[:8]) >> 1
+
+
+def sensors(kinds: tuple[str, ...], options: Options, crf: int | None, seed: int) -> dict[str, exposure.Sensor]:
+    """Give each kind of blurry frames a camera of its own."""
+    return {kind: exposure.Sensor(options.noise, crf, (seed, place)) for place, kind in enumerate(kinds)}
+
+
+def _record(options: Options, entry: Entry, seed: int, crf: int | None) -> dict[str, Any]:
+    facts = {"source": entry.footage.name, "source_sha256": entry.sha256, "way": options.way, "seed": seed}
+    gamma = synth.GAMMA if options.blur != "blur" else None
+    return {**facts, "blur": BLURS[options.blur], "gamma": gamma, "noise": options.noise, "crf": crf}
+
+
+def _make_averaged(job: Job, entry: Entry) -> dict[str, Any]:
+    """Average the frames of a source, in sequences that follow each other and never reach over a cut."""
+    motion = look_at_motion(job, entry)
+    source = footage.open_footage(entry.footage, job.warn)
+    fit = _fitting(footage.upright_size(source), job.options, entry.footage.path)
+    cuts = SceneDetector()
+    clip: Clip | None = None
+    made: list[str] = []
+    number = -1
+    most = job.options.clips or math.inf
+    total = source.info.frames_estimate
+    pace = Pace(job, entry.footage.name, total)
+    try:
+        for number, picture in enumerate(footage.pictures_of(source)):
+            job.check_stop()
+            pace.tell(number + 1)
+            small = fit(picture)
+            if cuts.is_cut(small.float() / 255) and clip is not None:
+                made += _end_short(clip, lone=False)
+                clip = None
+            if clip is None:
+                if len(made) >= most:
+                    break
+                clip = Clip(job, entry, len(made), number)
+            if clip.add(number, small):
+                made.append(clip.finish())
+                clip = None
+        if clip is not None:
+            made += _end_short(clip, lone=not made)
+            clip = None
+    finally:
+        source.close()
+        if clip is not None:
+            clip.files.drop()
+    if not made:
+        needs = max(job.options.average)
+        message = (
+            f"{entry.footage.path} has only {number + 1} frames in a scene, and {needs} are averaged; it is left out"
+        )
+        job.warn("W_SHORT", f"{message} (--average {max(number // 2 * 2 - 1, 3)}, or longer footage)")
+    return {"motion_pixels": motion, "made": made}
+
+
+def _end_short(clip: Clip, *, lone: bool) -> list[str]:
+    """Keep a sequence that has not become as long as it should, if it is worth it."""
+    if clip.count >= LEAST_FRAMES or (lone and clip.count):
+        return [clip.finish()]
+    clip.files.drop()
+    return []
+
+
+class Pace:
+    """Tells of progress in a source."""
+
+    def __init__(self, job: Job, name: str, total: int | None) -> None:
+        self.job, self.name, self.total = job, name, total
+        self.begun = self.told = time.monotonic()
+
+    def tell(self, done: int) -> None:
+        """Tell that so many frames have been read, now and then."""
+        now = time.monotonic()
+        if now - self.told < PROGRESS_SECONDS:
+            return
+        self.told = now
+        fps = done / (now - self.begun)
+        left = None if self.total is None else max(self.total - done, 0) / fps
+        facts = {"input": self.name, "frame": done, "frames_estimate": self.total}
+        self.job.notify("progress", {**facts, "fps": round(fps, 2), "eta_seconds": left})
+
+
+def look_at_motion(job: Job, entry: Entry) -> float:
+    """Measure a source's motion in the pixels of what is made, and warn where it shows as steps."""
+    options = job.options
+    source = footage.open_footage(entry.footage, job.warn)
+    width, height = footage.upright_size(source)
+    source.close()
+    _fitting((width, height), options, entry.footage.path)
+    scale = max(options.size[0] / width, options.size[1] / height) if options.size else options.scale
+    motion = round(footage.motion_of(entry.footage) * scale, 1)
+    if motion > STEP_PIXELS:
+        enough = f"--scale {max(math.floor(scale * STEP_PIXELS / motion * 100) / 100, 0.01):g} hides them"
+        if options.way == "dvd":
+            shown, hint = "cross-fades will leave ghosts", enough
+        else:
+            shown, hint = (
+                "averaging will show steps",
+                f"{enough}, --way dvd softens them; more frames a second are best",
+            )
+        message = f"{entry.footage.path} moves {motion:g} pixels from frame to frame: {shown} ({hint})"
+        job.warn("W_STEPS", message)
+    return motion
+
+
+def _fitting(size: tuple[int, int], options: Options, path: Path) -> Callable[[Tensor], Tensor]:
+    """Give what reduces a picture of this width and height to the size asked for, and cuts its middle out.
+
+    Raises: InputError where it is too small.
+    """
+    width, height = size
+    wide, high = options.size or (max(round(width * options.scale), 1), max(round(height * options.scale), 1))
+    if wide > width or high > height:
+        raise InputError(f"{path} is {width}x{height}, smaller than {wide}x{high}", "choose a smaller --size")
+    scale = max(wide / width, high / height) if options.size else options.scale
+    inner = (max(round(width * scale), wide), max(round(height * scale), high))
+    left, top = (inner[0] - wide) // 2, (inner[1] - high) // 2
+
+    def fit(picture: Tensor) -> Tensor:
+        return footage.reduced(picture, *inner)[:, top : top + high, left : left + wide].contiguous()
+
+    return fit
+
+
+def _make_camera(job: Job, entry: Entry) -> dict[str, Any]:
+    """Move a camera over a photograph, once for each sequence."""
+    options = job.options
+    side = options.size[0] if options.size else synth.ClipShape().side
+    still = footage.read_still(entry.footage.path)
+    if min(still.shape[1:]) < 1.2 * side:
+        job.warn("W_SMALL", f"{entry.footage.path} is too small for {side}x{side}; it is left out (--size)")
+        return {"made": []}
+    made = []
+    for number in range(options.clips or 1):
+        seed = clip_seed(options.seed, entry.sha256, number)
+        rng = numpy.random.default_rng(seed)
+        duty, speed = float(rng.uniform(*options.duty)), float(numpy.exp(rng.uniform(*numpy.log(options.speed))))
+        crf = None if options.crf is None else int(rng.integers(options.crf[0], options.crf[1] + 1))
+        files = SequenceFiles(job, entry.split, f"{entry.stem}_{number:02}", BLURS[options.blur])
+        made.append(files.name)
+        if files.there:
+            continue
+        cameras = sensors(BLURS[options.blur], options, crf, seed)
+        shape = synth.ClipShape(options.frames, side)
+        for frame in synth.follow_path(synth.seeded(seed), still, shape, duty, speed):
+            job.check_stop()
+            files.write("sharp", synth.to_bytes(frame.sharp))
+            for kind, camera in cameras.items():
+                codes = getattr(frame, kind).double().permute(1, 2, 0).numpy() * 255
+                for picture in camera.push(codes):
+                    files.write(kind, picture)
+        for kind, camera in cameras.items():
+            for picture in camera.end():
+                files.write(kind, picture)
+        files.finish(_record(options, entry, seed, crf) | {"duty": duty, "speed": speed})
+    return {"made": made}
+
+
+def random_name(number: int) -> str:
+    """Give the name of a clip of the way random."""
+    return f"clip_{number:05}"
+
+
+def _make_random(job: Job, piece: Piece) -> dict[str, Any]:
+    """Make clips of the mixture."""
+    options = job.options
+    shape = synth.ClipShape(options.frames, options.size[0] if options.size else synth.ClipShape().side)
+    if piece.split not in job.loaded:
+        job.loaded[piece.split] = _load(job, piece.split, shape)
+    stills, takes = job.loaded[piece.split]
+    if not len(stills):
+        side = math.ceil(synth.LEAST_SIDE * shape.side)
+        raise InputError(f"no photograph for {piece.split} has {side} pixels on its shorter side", "reduce --size")
+    for number in range(piece.first, piece.stop):
+        job.check_stop()
+        files = SequenceFiles(job, piece.split, random_name(number), ("blur",))
+        if files.there:
+            continue
+        blurry, sharp = synth.random_clip(options.seed, number, stills, takes, shape)
+        for kind, clip in (("blur", blurry), ("sharp", sharp)):
+            for picture in clip:
+                files.write(kind, picture)
+        files.finish({"source": "", "way": "random", "seed": options.seed, "number": number})
+    return {}
+
+
+def _load(job: Job, split: str, shape: synth.ClipShape) -> tuple[footage.Stills, list[footage.Take]]:
+    own = [entry.footage for entry in job.entries if entry.split == split]
+    stills = footage.Stills([one for one in own if one.kind == "still"], synth.LEAST_SIDE * shape.side)
+    takes = []
+    for one in own:
+        if one.kind == "video":
+            takes.append(footage.Take(one, job.warn))
+            if len(takes[-1]) < 3 * shape.frames:
+                takes.pop()
+                job.warn("W_SHORT", f"{one.path} is too short for {shape.frames} frames; it is left out")
+    return stills, takes

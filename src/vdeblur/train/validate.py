@@ -1,0 +1,107 @@
+"""How good a network is while it is trained: held-out clips through the same streams as `run`, in bench's metrics."""
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vdeblur.bench import pictures, protocols
+from vdeblur.bench.contenders import restored_pictures
+from vdeblur.bench.datasets import Pair
+from vdeblur.bench.datasets import Sequence as Pairs
+from vdeblur.networks.layers import Network
+from vdeblur.train.distributed import Group
+
+PROTOCOL = protocols.PROTOCOLS["plain"]
+SHOWN = 4  # sequences of which sample pictures are kept
+SHOWN_SIDE = 640  # pixels; larger ones are cut in the middle
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over validation frames: PSNR in dB of the blurry input and of its restoration, and the latter's SSIM.
+
+    untouched: the restorations' PSNR where the input equalled its truth; None where no frame did, and such frames count
+    in nothing else.
+    """
+
+    blurry: float
+    psnr: float
+    ssim: float
+    untouched: float | None
+    frames: int
+
+
+@dataclass
+class Measured:
+    """What was found of frames so far."""
+
+    blurry: list[float] = field(default_factory=list)
+    psnr: list[float] = field(default_factory=list)
+    ssim: list[float] = field(default_factory=list)
+    untouched: list[float] = field(default_factory=list)
+
+    def add(self, blurry: Tensor, restored: Tensor, sharp: Tensor) -> None:
+        """Measure a frame: (3, H, W) uint8."""
+        if torch.equal(blurry, sharp):
+            quality = PROTOCOL.measure(restored[None], sharp[None])[0]
+            self.untouched.append(min(quality.psnr, 99.0))  # infinite where nothing was changed
+            return
+        before, after = PROTOCOL.measure(torch.stack((blurry, restored)), torch.stack((sharp, sharp)))
+        assert after.ssim_2d is not None
+        self.blurry.append(before.psnr)
+        self.psnr.append(after.psnr)
+        self.ssim.append(after.ssim_2d)
+
+
+def validate(
+    network: Network, sequences: Sequence[Pairs], frames: int, group: Group, shown: Path | None = None
+) -> tuple[Score, dict[str, Tensor]]:
+    """Measure a network on the first frames of each sequence, shared out among the processes.
+
+    shown: a folder; the middle frames of some sequences are written into it, blurry, restored and sharp beside each
+    other. Gives them, too, by the sequence's name: (3, H, W') uint8.
+    """
+    evaluated = copy.deepcopy(network).eval().requires_grad_(False)  # so that nothing of the training is touched
+    measured, samples = Measured(), {}
+    for index, sequence in list(enumerate(sequences))[group.rank :: group.size]:
+        pairs = sequence.pairs[:frames]
+        for place, (blurry, restored, sharp) in enumerate(_restore(evaluated, group.device, pairs)):
+            measured.add(blurry, restored, sharp)
+            if index < SHOWN and place == len(pairs) // 2 and shown is not None:
+                samples[sequence.name] = torch.cat([_middle(one) for one in (blurry, restored, sharp)], 2).cpu()
+    if shown is not None:
+        for name, sample in samples.items():
+            pictures.write_png(shown / f"{name}.png", sample)
+    return _score(group.gather(measured)), samples
+
+
+def _restore(network: Network, chosen: torch.device, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Give each frame blurry, restored and sharp, uint8 on the device."""
+    read = (pictures.read_rgb(pair.blurry) for pair in pairs)
+    blurry, given = itertools.tee(read)
+    for pair, before, restored in zip(pairs, blurry, restored_pictures(network, chosen, given), strict=True):
+        yield before.to(chosen), PROTOCOL.to_8bit(restored), pictures.read_rgb(pair.sharp).to(chosen)
+
+
+def _score(several: list[Measured]) -> Score:
+    """Give the means over what all processes measured."""
+    parts = {name: [value for one in several for value in getattr(one, name)] for name in vars(Measured())}
+    blurry, psnr, ssim = (_mean(parts[name]) for name in ("blurry", "psnr", "ssim"))
+    untouched = _mean(parts["untouched"]) if parts["untouched"] else None
+    return Score(blurry, psnr, ssim, untouched, len(parts["psnr"]) + len(parts["untouched"]))
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _middle(picture: Tensor) -> Tensor:
+    """Cut the middle out of a large picture."""
+    top, left = (max(length - SHOWN_SIDE, 0) // 2 for length in picture.shape[1:])
+    return picture[:, top : top + SHOWN_SIDE, left : left + SHOWN_SIDE]

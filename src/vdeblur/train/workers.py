@@ -1,0 +1,109 @@
+"""The pieces of `vdeblur synth`, one after the other here or several at once in processes of their own."""
+
+import multiprocessing
+import queue
+import signal
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from typing import Any
+
+from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, VdeblurError
+from vdeblur.train.sequences import Job, Piece, do_piece
+
+LOOK_SECONDS = 0.1  # between looks for events and signals
+
+Note = Callable[[Piece, dict[str, Any]], None]
+
+
+def do_all(job: Job, work: list[Piece], jobs: int, note: Note) -> None:
+    """Do all pieces, so many at once; note: takes what came of each.
+
+    Raises: what went wrong first; DeviceError where a process was ended from outside.
+    """
+    if jobs == 1 or len(work) < 2:
+        for piece in work:
+            job.check_stop()
+            note(piece, do_piece(job, piece))
+        return
+    context = multiprocessing.get_context("spawn")
+    events: Any = context.Queue()
+    over: Any = context.Event()
+    mute = (replace(job, notify=_nobody, stop=_never), events, over)
+    try:
+        with ProcessPoolExecutor(min(jobs, len(work)), context, _begin, mute) as executor:
+            try:
+                pending = {executor.submit(_do, piece): piece for piece in work}
+                _collect(job, pending, events, note)
+            finally:
+                over.set()
+                executor.shutdown(wait=True, cancel_futures=True)
+                _pass_on(job, events)
+    except BrokenProcessPool as error:
+        hint = "memory may have run out: use fewer --jobs; the same command goes on"
+        raise DeviceError("a worker's process was ended from outside", hint) from error
+
+
+def _collect(job: Job, pending: dict[Future, Piece], events: Any, note: Note) -> None:
+    left = set(pending)
+    while left:
+        done, left = wait(left, LOOK_SECONDS, FIRST_COMPLETED)
+        _pass_on(job, events)
+        for future in done:
+            result = future.result()
+            if isinstance(result, Failure):
+                raise result.error()
+            note(pending[future], result)
+        job.check_stop()
+
+
+def _pass_on(job: Job, events: Any) -> None:
+    try:
+        while True:
+            job.notify(*events.get_nowait())
+    except queue.Empty:
+        return
+
+
+# In a process of its own ----------------------------------------------------------------------------------------
+
+
+class Failure:
+    """An error on its way between processes; pickle would lose its hint."""
+
+    def __init__(self, error: VdeblurError) -> None:
+        self.kind, self.message, self.hint = type(error), error.message, error.hint
+
+    def error(self) -> VdeblurError:
+        """Give it back."""
+        return self.kind(self.message, self.hint)
+
+
+_own: list[Job] = []
+
+
+def _begin(job: Job, events: Any, over: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one tells the others
+
+    def stop() -> ExitStatus | None:
+        return ExitStatus.INTERRUPTED if over.is_set() else None
+
+    _own.append(replace(job, notify=lambda event, facts: events.put((event, facts)), stop=stop))
+
+
+def _do(piece: Piece) -> dict[str, Any] | Failure:
+    try:
+        return do_piece(_own[0], piece)
+    except InterruptedRunError:
+        return {}  # the first process knows why
+    except VdeblurError as error:
+        return Failure(error)
+
+
+def _nobody(event: str, facts: dict[str, object]) -> None:
+    """Take an event on the way to a process that has its own ears."""
+
+
+def _never() -> ExitStatus | None:
+    return None
