@@ -104,6 +104,26 @@ def test_spn_learns_the_luma_of_the_middle_frame() -> None:
     assert found["loss"].item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_initial_weights() -> None:
+    """SPN, and the discriminator: N(0, 0.01). Flow-RNN: Xavier's for its encoder, He's for flow and decoder."""
+    objective = spgan(discriminator_width=8)
+    objective.initialise()
+    for name, p in objective.named_parameters():
+        if p.ndim > 1 and p.numel() > 2000:
+            assert p.std().item() == pytest.approx(0.01, rel=0.1), name
+        elif p.ndim == 1:
+            # Gains of batch normalisation are the only vectors that are weights.
+            assert p.unique().tolist() == [1.0 if name.endswith("weight") else 0.0], name
+
+    flow = flow_rnn()
+    flow.initialise()
+    xavier = flow.network.d_conv3_2.weight  # 5x5, 128 to 32
+    assert xavier.abs().max().item() == pytest.approx((6 / (25 * (128 + 32))) ** 0.5, rel=0.01)
+    he = flow.network.d_deconv3_1.weight  # 5x5, 16 to 16
+    assert he.std().item() == pytest.approx((2 / 1.01 / (25 * 16)) ** 0.5, rel=0.05)
+    assert not any(p.any() for name, p in flow.network.named_parameters() if name.endswith("bias"))
+
+
 def gray(objective: Objective, difference: int) -> Batch:
     """Windows that differ from their sharp frames by so many codes everywhere; the network leaves them as they are."""
     nn.init.zeros_(objective.network.get_submodule("decoder.4").weight)

@@ -18,6 +18,7 @@ from vdeblur.networks.nafnet import NAFNet
 from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.networks.pwcnet import PWCNet
 from vdeblur.networks.spn import SPN
+from vdeblur.networks.spynet import SPyNet
 
 NETWORKS: dict[str, type[Network]] = {
     "basicvsrpp": BasicVSRPP,
@@ -32,4 +33,4 @@ NETWORKS: dict[str, type[Network]] = {
     "spn": SPN,
 }
 # What start weights are for: parts of networks, with an official_name of their own.
-PARTS: dict[str, type[nn.Module]] = {"bimnet": BIMNet, "pwcnet": PWCNet}
+PARTS: dict[str, type[nn.Module]] = {"bimnet": BIMNet, "pwcnet": PWCNet, "spynet": SPyNet}

@@ -97,7 +97,8 @@ class BasicVSRPP(Network):
             if before is None:
                 motion = quarter.new_zeros(quarter.shape[0], 4, *quarter.shape[2:])
             else:
-                both = self.spynet(torch.cat((quarter, before)), torch.cat((before, quarter)))
+                with torch.autocast(frame.device.type, enabled=False):  # flow stays in float32 in training, too
+                    both = self.spynet(torch.cat((quarter, before)), torch.cat((before, quarter)))
                 motion = torch.cat(both.chunk(2), 1)  # (B, 4, H/4, W/4)
             yield frame, features, motion
             before = quarter

@@ -28,6 +28,7 @@ WIDTHS = (8, 32, 64, 32, 16, 2)  # two pictures and a flow; a level's layers; wh
 class SPyNet(nn.Module):
     """Optical flow between two pictures."""
 
+    constant_buffers = ("mean", "std")
     mean: Tensor
     std: Tensor
 

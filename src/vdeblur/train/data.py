@@ -471,7 +471,7 @@ class Loader:
         try:
             batch = next(made)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not str(error).startswith("DataLoader worker (pid"):
                 raise
             raise DeviceError(
                 "a process that reads training data died, most likely for want of memory", "use fewer workers"
@@ -499,7 +499,7 @@ class _Made:
 
 
 def _set_up_worker(worker: int) -> None:
-    torch.set_num_threads(1)
+    # DataLoader has seen to one thread each.
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who asked for batches answers it
 
 

@@ -168,7 +168,7 @@ class Trainer:
         entry = weights.find_entry(self.recipe.model)
         torch.manual_seed(self.seed)
         network = NETWORKS[entry.network](**entry.arguments)
-        objective = OBJECTIVES[self.recipe.objective](network, self.recipe["loss"])
+        objective = OBJECTIVES[self.recipe.objective](network, self.recipe.numbers)
         objective.initialise()
         if fresh:
             start.begin(network, entry, self.recipe, self.task.init, talk)
@@ -179,7 +179,9 @@ class Trainer:
         table = dict(self.recipe["optimiser"])
         if self.task.frozen:
             table["rates"] = {**table.get("rates", {}), **_prefixes(self.objective, self.task.frozen)}
-        others = [name for name, part in table.items() if isinstance(part, Mapping) and name != "rates"]
+        others = [
+            name for name, part in table.items() if isinstance(part, Mapping) and name not in optimisers.BY_PREFIX
+        ]
         return {name: optimisers.build(self.objective, name, table) for name in ("network", *others)}
 
     def _build_average(self) -> AveragedModel | None:

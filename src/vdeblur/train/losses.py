@@ -12,17 +12,48 @@ from vdeblur.networks.spn import gradient_magnitude
 LOG_ERROR_FLOOR = 1e-4  # a PSNR of 40 dB
 PSNR_FLOOR = 1e-8  # NAFNet's: 80 dB
 CHARBONNIER_EPSILON = 1e-3  # where the square turns into the absolute value; a quarter of an 8-bit step
+HARD_SHARE = 0.5  # CDVD-TSP: of a sample's pixels, those with the largest errors
+CHANCE_SHARE = 0.1  # and so many anywhere
 
 
-def charbonnier(restored: Tensor, sharp: Tensor) -> Tensor:
+def charbonnier(restored: Tensor, sharp: Tensor, epsilon: float = CHARBONNIER_EPSILON) -> Tensor:
     """Give the mean of sqrt(d^2 + eps^2), a smooth absolute difference; both (..., H, W) in float32."""
-    return ((restored - sharp).square() + CHARBONNIER_EPSILON**2).sqrt().mean()
+    return ((restored - sharp).square() + epsilon**2).sqrt().mean()
 
 
 def spectral(restored: Tensor, sharp: Tensor) -> Tensor:
     """Give the mean absolute difference of the orthonormal Fourier transforms of the pictures (real and imaginary)."""
     difference = torch.fft.rfft2(restored - sharp, norm="ortho")
     return torch.view_as_real(difference).abs().mean()
+
+
+def spectral_modulus(restored: Tensor, sharp: Tensor) -> Tensor:
+    """Give the mean modulus of the difference of the pictures' Fourier transforms, as DSTNet and DSTNet+ weigh it.
+
+    restored, sharp: (..., H, W) in float32. The transforms are not normalised, and of a real picture's only the half
+    that determines the other counts, (..., H, W/2 + 1).
+    """
+    difference: Tensor = torch.fft.rfft2(restored - sharp)
+    return difference.abs().mean()
+
+
+def hard_examples(
+    restored: Tensor, sharp: Tensor, hard: float = HARD_SHARE, chance: float = CHANCE_SHARE
+) -> tuple[Tensor, Tensor]:
+    """Give the mean absolute difference of hard pixels, and the mask (B, 1, H, W) that tells them: CDVD-TSP's.
+
+    restored, sharp: (B, C, H, W); what is restored at a pixel counts together, whichever output it is of. Hard are the
+    pixels of a sample whose errors exceed that at place `hard` of its pixels by error, and a share `chance` of all,
+    drawn by torch's generator. The mean is over all elements, those of other pixels are zeros in it.
+    """
+    difference = (restored - sharp).abs()
+    with torch.no_grad():
+        error = difference.sum(1).flatten(1)  # (B, H W)
+        pixels = error.shape[1]
+        limit = error.kthvalue(pixels - int(hard * pixels), 1, keepdim=True).values
+        drawn = torch.rand_like(error).topk(int(chance * pixels), 1).indices
+        mask = (error > limit).scatter(1, drawn, value=True).view(error.shape[0], 1, *restored.shape[2:])
+    return (difference * mask).mean(), mask
 
 
 def log_error(restored: Tensor, sharp: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from vdeblur.registry import Entry
 OPTIONAL: dict[str, set[str]] = {
     "": {"start", "init_required", "paper", "summary"},
     "data": {"limit", "margin", "ends", "blur", "augment", "noise", "scale"},
-    "optimiser": {"betas", "weight_decay", "rates", "clip"},
+    "optimiser": {"betas", "epsilon", "weight_decay", "rates", "frozen", "clip"},
     "training": {"precision", "ema", "seed", "accumulate", "save", "stop_after", "validation_frames"},
 }
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -48,6 +48,11 @@ class Recipe:
     def objective(self) -> str:
         """Give the objective's name."""
         return str(self.tables["objective"])
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Give what an objective is told: the table [loss], and the number of frames in a sample."""
+        return {**self["loss"], "frames": self["data"]["frames"]}
 
     @property
     def starts(self) -> dict[str, str]:
@@ -150,17 +155,17 @@ def _merge(into: Any, given: Mapping[str, Any], known: Mapping[str, Any], source
         if not where and key == "paper":
             continue
         here = f"{where}.{key}" if where else key
-        free = where in ("start", "optimiser.rates") or where.endswith("schedule")
+        free = where in ("start", "optimiser.rates", "optimiser.frozen") or where.endswith("schedule")
         if key not in known and key not in OPTIONAL.get(where, ()) and not free:
             choices = sorted({*known, *OPTIONAL.get(where, ())} - {"paper"})
             raise UsageError(f"{source}: there is no {here!r}", f"choose from {', '.join(choices)}")
         if isinstance(value, Mapping) and isinstance(into.get(key), Mapping):
             old = into[key]
-            if "kind" in value and value["kind"] != old.get("kind"):  # another kind has other numbers
+            if here == "schedule" and value.get("kind", old["kind"]) != old["kind"]:  # it has other numbers
                 into[key] = tomlkit.item(dict(value))
                 continue
             _merge(old, value, known.get(key, {}), source, here)
-        else:
+        elif key not in into or into[key] != value:  # what is not changed keeps its looks
             into[key] = tomlkit.item(value)
 
 

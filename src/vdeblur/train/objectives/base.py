@@ -24,7 +24,7 @@ class Clip:
 class Objective(nn.Module):
     """The losses of a network over a batch of clips, and what is trained by them.
 
-    network: what is validated, and kept as weights. numbers: the recipe's table [loss]. Parts that serve for the
+    network: what is validated, and kept as weights. numbers: see Recipe.numbers. Parts that serve for the
     training alone, as a discriminator, are further modules; they are kept in the training's state.
     """
 

@@ -1,0 +1,60 @@
+"""What CDVD-TSP is trained for: every output of its cascade, with a second look at what is hard.
+
+Pan, Bai, Tang, CVPR 2020 (see networks/cdvd_tsp.py). A window of five frames gives three restored ones after the first
+stage and from these one after the second. All four are compared with their sharp frames, and gradients flow through the
+second stage, its flow and its warped frames into the first.
+
+Where this differs from the paper, because the authors' code does: both stages are trained together from the first step
+(algorithm 1 reads as stage after stage).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vdeblur.networks.cdvd_tsp import CDVDTSP
+from vdeblur.train import losses
+from vdeblur.train.objectives.base import Batch, Objective, unit_range
+
+
+class CDVDTSPObjective(Objective):
+    """Absolute differences at all stages, those of hard pixels once more.
+
+    numbers: hard_weight, what the loss of hard pixels is multiplied by; hard_share and chance_share, see
+    losses.hard_examples. Samples have one frame, and two more for each stage.
+    """
+
+    network: CDVDTSP
+
+    def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> tuple[dict[str, Tensor], Any]:
+        """Give "l1" and "hard" of a batch of windows, blurry and sharp (B, T, 3, H, W), and their sum as "loss"."""
+        restored = torch.cat(self.cascade(unit_range(batch["blurry"])), 1)  # (B, 4, 3, H, W) of five frames
+        sharp = unit_range(batch["sharp"])
+        last = sharp.shape[1]
+        targets = torch.cat([sharp[:, stage : last - stage] for stage in range(1, self.network.stages + 1)], 1)
+        joined, target = restored.flatten(1, 2), targets.flatten(1, 2)  # outputs side by side on channels
+        l1 = F.l1_loss(joined, target)
+        hard, _ = losses.hard_examples(joined, target, self.numbers["hard_share"], self.numbers["chance_share"])
+        return {"loss": l1 + self.numbers["hard_weight"] * hard, "l1": l1, "hard": hard}, None
+
+    def cascade(self, frames: Tensor) -> list[Tensor]:
+        """Give what each stage makes of windows (B, T, 3, H, W): (B, T - 2, 3, H, W), (B, T - 4, 3, H, W), ..."""
+        outputs = []
+        for _ in range(self.network.stages):
+            frames = self.stage(frames)
+            outputs.append(frames)
+        return outputs
+
+    def stage(self, frames: Tensor) -> Tensor:
+        """Restore all but the first and the last of frames (B, T, 3, H, W), all of them at once."""
+        batch, count = frames.shape[0], frames.shape[1] - 2
+        in_turn = frames.transpose(0, 1).flatten(0, 1)  # (T B, 3, H, W): neighbours in time are B apart
+        parts = [slice(start * batch, (start + count) * batch) for start in range(3)]
+        with torch.autocast(frames.device.type, enabled=False):  # flow in half precision is off by a third of a pixel
+            pyramid = self.network.pyramid(in_turn)
+            pyramids = tuple({level: x[part] for level, x in pyramid.items()} for part in parts)
+            aligned = self.network.align(tuple(in_turn[part] for part in parts), pyramids)
+        restored = self.network.restore(aligned)  # (count B, 3, H, W)
+        return restored.reshape(count, batch, *restored.shape[1:]).transpose(0, 1)
