@@ -408,18 +408,17 @@ def test_from_sharp_footage_to_a_restored_clip(vdeblur, tmp_path: Path, tiny: st
     out = tmp_path / "out"
     told = ("train", "-m", tiny, "--dataset", made, "--crop", 64, "--batch", 8, "--workers", 0, "--device", "cpu")
     rates = ("--rate", 4e-3, "--set", "optimiser.matrix_rate=2e-3", "--set", "schedule.warm_up=5")
-    result = vdeblur(*told, *rates, "--iterations", 80, "--validate-every", 20, "--out", out)
+    result = vdeblur(*told, *rates, "--iterations", 120, "--validate-every", 20, "--out", out)
     assert result.exit_code == 0, result.output
     scores = [float(row["psnr"]) for row in rows(out) if row["psnr"]]
-    assert scores[-1] > scores[0] + 0.1
+    assert scores[-1] > scores[0] + 0.5
 
     assert vdeblur("models", "import", out / "best.safetensors", "--as", f"{tiny}@mine").exit_code == 0
     report = tmp_path / "bench.json"
     bench = ("bench", "--dataset", made, "--split", "test", "-m", f"{tiny}@mine", "--report", report)
     assert vdeblur(*bench, "--device", "cpu", "-p", "fp32").exit_code == 0
     measured = {model["model"]: model["psnr"] for model in json.loads(report.read_text())["models"]}
-    assert measured[tiny] > scores[0]
-    assert measured[tiny] > measured["identity"] + 0.3
+    assert measured[tiny] > scores[0] + 0.5
 
     blurry = sorted((made / "test").glob("*/blur"))[0]
     assert vdeblur("run", blurry, tmp_path / "sharp", "-m", f"{tiny}@mine", "--device", "cpu").exit_code == 0
