@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy
 import safetensors.torch
 import torch
 from torch import nn
@@ -307,7 +308,10 @@ class Trainer:
             with self._without_exchange(not last):
                 with torch.autocast(self.group.device.type, self.precision, self.precision != torch.float32):
                     losses, carried[index] = self.model(part, turn, self.before, carried[index])
-                values = {name: float(loss.detach()) for name, loss in losses.items()}
+                found = torch.stack(
+                    [loss.detach().float() for loss in losses.values()]
+                ).tolist()  # one wait for the GPU
+                values = dict(zip(losses, found, strict=True))
                 self._check(values)
                 self.scaler.scale(losses["loss"] / len(parts)).backward()
             for name, value in values.items():
@@ -450,8 +454,6 @@ COUNTED = ("update", "number", "best", "best_update", "seconds")
 
 def _mixed(*numbers: int) -> int:
     """Give a seed out of several numbers, such that neighbours have nothing in common."""
-    import numpy
-
     return int(numpy.random.SeedSequence(numbers).generate_state(1, numpy.uint64)[0] >> 1)
 
 
