@@ -1,8 +1,12 @@
 """Fixtures: the command line in this process, the independent ffmpeg, the shared footage."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# Tests run beside each other, and their pictures are small: more threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -46,6 +50,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared folder with real footage is not beside this checkout")
     return SHARED
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from what is there for good: every run collects, and modules have many objects."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,7 +24,7 @@ class Place:
     """What a path holds, and how its server behaves.
 
     drop_after: bytes after which the connection breaks, one number for each time. ranges, etag: what the server can.
-    status: instead of the file. kind: its Content-Type. slow: seconds before the answer. drip: seconds between pieces.
+    status: instead of the file. kind: its Content-Type. until: what the answer waits for.
     """
 
     data: bytes = b""
@@ -33,8 +33,7 @@ class Place:
     etag: str = ""
     status: int = 200
     kind: str = "application/octet-stream"
-    slow: float = 0.0
-    drip: float = 0.0
+    until: threading.Event | None = None
 
 
 class Server(ThreadingHTTPServer):
@@ -124,7 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         return f"<html><head><title>weights</title></head><body>{''.join(links)}</body></html>"
 
     def file(self, place: Place, headers: dict[str, str], with_body: bool) -> None:
-        threading.Event().wait(place.slow)
+        if place.until is not None:
+            place.until.wait()
         begin, end = 0, len(place.data)
         asked = self.headers.get("Range")
         fits = self.headers.get("If-Range") in (None, place.etag)
@@ -153,12 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
         if place.drop_after:
             data = data[: place.drop_after.pop(0)]
             self.close_connection = True
-        step = 100_000 if place.drip else max(len(data), 1)
-        for place_in_data in range(0, len(data), step):
-            piece = data[place_in_data : place_in_data + step]
-            self.wfile.write(piece)
-            self.server.sent += len(piece)
-            threading.Event().wait(place.drip)
+        self.wfile.write(data)
+        self.server.sent += len(data)
 
 
 @contextmanager

@@ -164,6 +164,12 @@ def test_what_is_said(vdeblur, footage: Path, tmp_path: Path) -> None:
     table = result.stdout.splitlines()
     assert table[0].split()[:6] == ["MODEL", "WEIGHTS", "PSNR", "SSIM-2D", "SSIM-3D", "PUBLISHED"]
     assert [line.split()[0] for line in table[1:5]] == ["lite", "identity", "unsharp", "cas"]
+    assert table[6].split() == ["MODEL", "WEIGHTS", "WARPING,", "1E-3", "SHARPNESS"]
+    more = {line.split()[0]: line.split()[-2:] for line in table[7:11]}
+    assert list(more) == ["lite", "identity", "unsharp", "cas"]
+    report = by_name(bench(vdeblur, "--dataset", footage, "--limit", 2, folder=tmp_path))
+    for name, model in report.items():
+        assert more[name] == [f"{1e3 * model['warping_error']:.3f}", f"{model['sharpness']:.3f}"]
     assert "protocol plain: all frames, nothing cropped, not aligned, RGB, 8 bit rounded" in result.stdout
     assert "laid out as GoPro" in result.stderr
     assert f"{footage.name} test (blur): 4 frames" in result.stdout

@@ -269,6 +269,23 @@ def test_broken_connections_and_wrong_bytes_on_the_way(server: Server, monkeypat
     assert not server.places[HUB_PATH].drop_after, "every break was met"
 
 
+def test_a_server_that_is_busy_at_first_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.places[HUB_PATH] = place = Place(zipped(), status=503)
+    waited: list[float] = []
+
+    def wait(seconds: float, talk: Talk) -> None:
+        waited.append(seconds)
+        place.status = 200 if len(waited) == 2 else 503
+
+    monkeypatch.setattr(download, "_wait", wait)
+    assert is_whole(fetch.obtain(films(ON_HUB), "test", "blur", Talk()))
+    assert waited == [0.01, 0.02]
+    place.status = 404  # which will not change
+    with pytest.raises(ModelError, match="404"):
+        fetch.obtain(dataclasses.replace(films(ON_HUB), name="others"), "test", "blur", Talk())
+    assert len(waited) == 2
+
+
 def test_a_stopped_fetch_keeps_what_it_has(server: Server) -> None:
     server.places[HUB_PATH] = Place(zipped())
     progress: list[dict] = []

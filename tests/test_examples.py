@@ -57,7 +57,7 @@ def put(tmp_path: Path, name: str, text: str) -> None:
 
 def run(place: dict[str, str], name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [str(ROOT / "examples" / name), *(str(argument) for argument in arguments)]
-    return subprocess.run(command, env=place, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, env=place, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("by", ["parallel", "xargs"])

@@ -533,7 +533,7 @@ def test_an_encoder_that_only_the_ffmpeg_beside_us_has(events, tmp_path: Path) -
 
 def _run_as_a_process(*arguments: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "vdeblur", *(str(argument) for argument in arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **kwargs)
+    return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
 
 
 def test_26_and_37_names_where_the_terminal_has_only_ascii(tmp_path: Path) -> None:
@@ -664,21 +664,25 @@ def test_29_a_disk_that_may_become_full_is_told_beforehand(events, tmp_path: Pat
 # Terminals and pipes -----------------------------------------------------------------------------------------------
 
 
-def test_37_whoever_reads_has_had_enough(tmp_path: Path) -> None:
-    source = clips.make(tmp_path / "in.mp4", codec=H264, frames=200, size="320x240")
-    program = f"{sys.executable} -m vdeblur"
-    for command, status in (
-        (f"{program} run {source} {tmp_path}/out.mp4 -m identity --json", {ExitStatus.OUTPUT}),
-        (f"{program} run {source} - -m identity", {ExitStatus.OUTPUT}),
-        (f"{program} models list", {0, ExitStatus.OUTPUT}),  # it may have written everything before
-    ):
-        script = f"{command} | head -c 100; exit ${{PIPESTATUS[0]}}"
-        done = subprocess.run(["bash", "-c", script], capture_output=True, check=False, timeout=60)
-        assert len(done.stdout) == 100
-        assert done.returncode in status
-        assert b"Traceback" not in done.stderr
-        assert b"Exception" not in done.stderr
-        assert b"\x1b" not in done.stderr, "there is no terminal, so nothing is drawn"
+@pytest.mark.parametrize("what", ["events", "frames"])
+def test_37_whoever_reads_has_had_enough(tmp_path: Path, what: str) -> None:
+    """Of more than the pipe holds, so that something is left to be written when nobody reads any more."""
+    folder, held = tmp_path / "in", 4096
+    folder.mkdir()
+    source = clips.make(folder / "0.mp4", codec=H264, frames=3, size="320x240")
+    for number in range(1, 10):
+        (folder / f"{number}.mp4").symlink_to(source)
+    output = ("--json", folder, tmp_path / "out") if what == "events" else (source, "-", "-f", "y4m")
+    command = [sys.executable, "-m", "vdeblur", "run", "-m", "identity", *output]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pipesize=held, bufsize=0)
+    assert process.stdout.read(50)
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == ExitStatus.OUTPUT, said
+    assert not re.search(rb"Traceback|Exception", said)
+    assert b"\x1b" not in said, "there is no terminal, so nothing is drawn"
+    assert len(list((tmp_path / "out").glob("*.mp4"))) < 10
 
 
 def _on_a_terminal(columns: int, *arguments: object) -> tuple[int, str]:
@@ -686,7 +690,7 @@ def _on_a_terminal(columns: int, *arguments: object) -> tuple[int, str]:
     terminal, ours = pty.openpty()
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
     command = [sys.executable, "-m", "vdeblur", *(str(argument) for argument in arguments)]
-    place = {**os.environ, "TERM": "xterm"}
+    place = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
     process = subprocess.Popen(command, stdout=ours, stderr=ours, env=place, preexec_fn=lambda: os.close(0))
     os.close(ours)
     drawn = b""
@@ -719,7 +723,7 @@ def test_37_a_narrow_terminal_and_no_standard_input(tmp_path: Path) -> None:
 def test_37_every_standard_stream_is_closed(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mp4", codec=H264, frames=2)
     command = f"{sys.executable} -m vdeblur run {source} {tmp_path}/out.mp4 -m identity <&- >&- 2>&-"
-    assert subprocess.run(["bash", "-c", command], check=False, timeout=60).returncode == 0
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 0
     assert len(clips.facts(tmp_path / "out.mp4").seconds) == 2
 
 
@@ -729,7 +733,7 @@ def test_37_pipes_carry_the_frames_and_their_times(tmp_path: Path, form: str) ->
     program = f"{sys.executable} -m vdeblur run"
     script = f"{program} {source} - -f {form} -m identity | tee {tmp_path}/piped | "
     script += f"{program} - {tmp_path}/out.mkv -m identity --lossless"
-    subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True, capture_output=True, timeout=60)
+    subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True, capture_output=True)
     assert clips.frame_hashes(tmp_path / "out.mkv") == clips.frame_hashes(source)
     assert clips.facts(tmp_path / "out.mkv").seconds == pytest.approx(clips.facts(source).seconds, abs=1e-3)
     if form == "y4m":
@@ -776,5 +780,5 @@ def test_38_clocks_that_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     result = pipeline.run(source, tmp_path / "out.mp4", settings, notify=lambda event, facts: told.append(event))
     assert "warning" not in told
     assert told.count("progress") < 60, "what was finished is not made again"
-    assert 0 < result.seconds < 60
+    assert 0 < result.seconds < 3600, "it is not counted by a clock that jumps"
     assert len(clips.facts(tmp_path / "out.mp4").seconds) == 60

@@ -9,7 +9,7 @@ import pty
 import signal
 import subprocess
 import sys
-import time
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import clips
+from tests.conftest import ROOT
 from tests.servers import Place, Server, lead_here, serving
 from vdeblur import checkpoint, download, networks, weights
 from vdeblur.download import Talk
@@ -233,7 +234,7 @@ def test_the_question_on_a_real_terminal() -> None:
     process = subprocess.Popen([sys.executable, "-c", code], stdin=follower, stderr=follower, stdout=subprocess.PIPE)
     os.close(follower)
     os.write(leader, b"y\n")
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate()
     shown = os.read(leader, 1000)
     os.close(leader)
     assert output == b"answer True\n"
@@ -333,18 +334,22 @@ def test_a_damaged_cache_is_fetched_again(vdeblur, server: Server, tmp_path: Pat
     assert result.stdout.splitlines() == ["lite@package: whole", "toy@pinned: whole"]
 
 
-def _load_slowly(results) -> None:
-    results.put(is_toy(weights.load_model("toy")))
+def _load_as_well(results) -> None:
+    waits = Talk(notify=lambda event, facts: results.put(event) if event == "warning" else None)
+    results.put(is_toy(weights.load_model("toy", talk=waits)))
 
 
 def test_two_processes_fetch_once(server: Server) -> None:
-    server.places["/pinned.pth"].slow = 0.5
+    """The file comes only when the one that does not fetch it has said that it waits."""
+    server.places["/pinned.pth"].until = threading.Event()
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    processes = [context.Process(target=_load_slowly, args=(results,)) for _ in range(2)]
+    processes = [context.Process(target=_load_as_well, args=(results,)) for _ in range(2)]
     for process in processes:
         process.start()
-    assert [results.get(timeout=20), results.get(timeout=20)] == [True, True]
+    assert results.get() == "warning"
+    server.places["/pinned.pth"].until.set()
+    assert [results.get(), results.get()] == [True, True]
     for process in processes:
         process.join()
     assert server.asked["GET /pinned.pth"] == 1
@@ -352,7 +357,7 @@ def test_two_processes_fetch_once(server: Server) -> None:
 
 def test_ctrl_c_and_going_on(vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = saved({BIMNet.official_name(name): value for name, value in BIMNet().state_dict().items()})
-    server.places["/start.pth"] = Place(content, etag='"one"', drip=0.2)
+    server.places["/start.pth"] = Place(content, etag='"one"')
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     (tmp_path / "registry.toml").write_text(
         '[lite-start]\nstart_of = "lite"\npart = "bimnet"\ndescription = "half of it"\nlicense = "MIT"\n'
@@ -360,18 +365,14 @@ def test_ctrl_c_and_going_on(vdeblur, server: Server, tmp_path: Path, monkeypatc
         f'sources = [{{ kind = "https", url = "{server.url}/start.pth" }}]\n'
         f'file = "start.pth"\ngit_blob_sha1 = "{blob}"\n'
     )
-    command = [sys.executable, "-m", "vdeblur", "models", "download", "lite-start"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signalled = [sys.executable, "-m", "tests.signalled", str(int(signal.SIGINT)), "download_progress", "1"]
+    command = [*signalled, "models", "download", "lite-start"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert done.returncode == ExitStatus.INTERRUPTED, done.stderr
     part = tmp_path / "cache" / "downloads" / "lite-start@only" / "start.pth.part"
-    while process.poll() is None and not (part.is_file() and part.stat().st_size):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
-    assert process.returncode == ExitStatus.INTERRUPTED, said
-    assert said.splitlines()[-1].startswith("vdeblur: stopped")
+    assert done.stderr.splitlines()[-1].startswith("vdeblur: stopped")
     have = part.stat().st_size
     assert 0 < have < len(content)
-    server.places["/start.pth"].drip = 0
     assert vdeblur("models", "download", "lite-start").exit_code == 0
     assert server.ranges == [f"bytes={have}-"]
 

@@ -14,6 +14,9 @@ from vdeblur.networks.dstnet import DSTNet
 CASES = parity.cases()
 pytestmark = pytest.mark.skipif(not CASES, reason="shared/parity, the references' results, is not beside this checkout")
 FIRST = {case.model: case for case in reversed(CASES)}  # one of each model
+# What `run` does, too: one of each model, with frames that have to be padded where there is such a case.
+PLAIN = [case for case in reversed(CASES) if case.chunk is None and not case.smallest and not case.arguments]
+PADDED = {case.model: case for case in sorted(PLAIN, key=lambda case: case.facts["frames"]["height"] % 8 > 0)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -25,9 +28,7 @@ def test_output_equals_the_reference(case: Case, tmp_path: Path) -> None:
     assert error <= case.tolerance, f"off by {error:.1e}"
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case.chunk is None and not case.smallest and not case.arguments], ids=str
-)
+@pytest.mark.parametrize("case", PADDED.values(), ids=str)
 def test_run_equals_the_reference(case: Case, vdeblur, tmp_path: Path) -> None:
     """From a folder of pictures to a folder of pictures, within one code value."""
     frames = case.frames()

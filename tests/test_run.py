@@ -13,6 +13,7 @@ import numpy
 import pytest
 
 from tests import clips
+from tests.conftest import ROOT
 from vdeblur.errors import ExitStatus
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
@@ -415,17 +416,12 @@ def test_a_change_of_size_is_refused(vdeblur, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_cleanly(tmp_path: Path, number: int, status: int) -> None:
-    source = clips.make(tmp_path / "in.mp4", frames=3000, codec=H264)
-    command = [sys.executable, "-m", "vdeblur", "run", source, tmp_path / "out.mp4", "-m", "identity", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line)["event"] == "progress":
-            break
-    process.send_signal(number)
-    rest = process.stdout.read()
-    assert process.wait(30) == status
-    assert json.loads(rest.splitlines()[-1]) | {"seconds": 0} == {
+    source = clips.make(tmp_path / "in.mp4", frames=300, codec=H264)
+    told = [sys.executable, "-m", "tests.signalled", str(int(number)), "progress", "5"]
+    command = [*told, "run", source, tmp_path / "out.mp4", "-m", "identity", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert done.returncode == status
+    assert json.loads(done.stdout.splitlines()[-1]) | {"seconds": 0} == {
         "v": 1, "event": "done", "exit": status, "files_ok": 0, "files_failed": 1, "seconds": 0
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir() if not path.is_dir()] == ["in.mp4"]

@@ -25,6 +25,7 @@ HEADS = (
     "PARAMETERS",
     "GMACS",
 )
+MORE_HEADS = ("MODEL", "WEIGHTS", "WARPING, 1E-3", "SHARPNESS")  # of a table of its own: the first is wide enough
 
 
 class Names(click.ParamType):
@@ -165,6 +166,8 @@ def _show(results: dict[str, Any]) -> None:
         heads = (*HEADS, "VMAF")
         rows = [(*row, _number(model["vmaf"], ".2f")) for row, model in zip(rows, results["models"], strict=True)]
     show_table(heads, rows)
+    click.echo()
+    show_table(MORE_HEADS, [_more_of(model) for model in results["models"]])
     about = results["dataset_details"]
     part = ", only a part of them" if about["known"] and not about["complete"] else ""
     click.echo(f"\n{results['dataset']} {about['split']} ({about['blur']}): {about['frames']} frames{part}")
@@ -191,6 +194,13 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
         f"{model['params'] / 1e6:.2f} M" if model["params"] else "",
         f"{model['flops'] / 2e9:.1f}" if model["flops"] else "",
     )
+
+
+def _more_of(model: dict[str, Any]) -> tuple[str, ...]:
+    """Give how steady and how sharp a model's frames are."""
+    warping = model["warping_error"]
+    steady = _number(None if warping is None else 1e3 * warping, ".3f")
+    return model["model"], model["weights"], steady, _number(model["sharpness"], ".3f")
 
 
 def _published(score: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from vdeblur import color, decode, encode, page
 from vdeblur.bench import metrics
-from vdeblur.compare_video import VideoFile
+from vdeblur.compare_video import VideoFile, write_frames
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.frame import Frame, layout_of, plane_array
 
@@ -244,23 +244,17 @@ def watched(couple: Couple, notify: Notify, stop: Stop) -> Iterator[tuple[Frame,
 def _write_video(draft: Path, couple: Couple, pairs: Iterator[tuple[Frame, Frame]], mode: "Composer") -> int:
     """Compose and encode."""
     info_a, info_b = couple.a.info, couple.b.info
-    frames, file = 0, None
-    begin: Fraction | None = None
-    try:
+
+    def composed() -> Iterator[Frame]:
+        begin: Fraction | None = None
         for left, right in pairs:
             begin = left.seconds if begin is None else begin
-            both = compose(left, right, mode, info_a.rotation, info_b.rotation, float(left.seconds - begin))
-            if file is None:
-                file = VideoFile(draft, composed_info(info_a, both), couple.warn, beside=couple.a)
-            file.write(both)
-            frames += 1
-        assert file is not None, "pairs raises where there are none"
-        file.finish()
-    except BaseException:
-        if file is not None:
-            file.abort()
-        raise
-    return frames
+            yield compose(left, right, mode, info_a.rotation, info_b.rotation, float(left.seconds - begin))
+
+    def open_file(first: Frame) -> VideoFile:
+        return VideoFile(draft, composed_info(info_a, first), couple.warn, beside=couple.a)
+
+    return write_frames(composed(), open_file)
 
 
 def composed_info(info: decode.SourceInfo, frame: Frame) -> decode.SourceInfo:

@@ -1,7 +1,7 @@
 """Frames, and if wanted a copy of another file's sound, into a video file, encoded as `vdeblur run` would."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -80,6 +80,24 @@ class VideoFile:
         with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
             self.muxer.abort()
         self.encoder.close()
+
+
+def write_frames(frames: Iterable[Frame], open_file: Callable[[Frame], VideoFile]) -> int:
+    """Write frames to a file; gives their number. open_file: is given the first of them, at least one has to come."""
+    file: VideoFile | None = None
+    count = 0
+    try:
+        for frame in frames:
+            file = file or open_file(frame)
+            file.write(frame)
+            count += 1
+        assert file is not None, "there are frames"
+        file.finish()
+    except BaseException:
+        if file is not None:
+            file.abort()
+        raise
+    return count
 
 
 class _Alone:

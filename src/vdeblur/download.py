@@ -563,27 +563,28 @@ class RangeFile(io.RawIOBase):
 
     @classmethod
     def open_url(cls, url: str, name: str, talk: Talk) -> "RangeFile | None":
-        """Open it; None where the server gives whole files only."""
+        """Open it, asking several times if need be; None where the server gives whole files only."""
         import requests
 
-        talk.check_stop()
-        session = requests.Session()
         headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
-        try:
-            with session.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
-                _check_answer(answer, url)
-                size = _content_range(answer)[1] if answer.status_code == 206 else None
-                etag = answer.headers.get("ETag", "")
-                location = str(answer.url)
-        except requests.RequestException as error:
-            session.close()
-            raise FetchError(_reason(error)) from error
-        except FetchError:
-            session.close()
-            raise
-        if size is None:
-            session.close()
-            return None
+        with contextlib.ExitStack() as stack:
+            session = stack.enter_context(requests.Session())
+            for attempt in range(ATTEMPTS):
+                talk.check_stop()
+                try:
+                    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
+                        _check_answer(answer, url)
+                        size = _content_range(answer)[1] if answer.status_code == 206 else None
+                        etag = answer.headers.get("ETag", "")
+                        location = str(answer.url)
+                    break
+                except (requests.RequestException, FetchError) as error:
+                    if isinstance(error, _GoneError) or attempt == ATTEMPTS - 1:
+                        raise FetchError(_reason(error)) from error
+                    _wait(WAIT_SECONDS * 2**attempt, talk)
+            if size is None:
+                return None
+            stack.pop_all()  # the session goes on with the file
         return cls(session, url, location, size, "" if etag.startswith("W/") else etag, talk)
 
     def readable(self) -> bool:

@@ -8,14 +8,15 @@ The samples' own files are made in a folder beside the output, which is gone in 
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from vdeblur import compare, decode, device, encode, pipeline, segments
-from vdeblur.compare_video import VideoFile
+from vdeblur.compare_video import VideoFile, write_frames
 from vdeblur.download import Talk
 from vdeblur.errors import DamageError, ExitStatus, InputError, UsageError
 from vdeblur.frame import Frame
@@ -110,7 +111,7 @@ class _Sampling:
             raise encode.write_error(self.output, error) from error
         with folder:
             samples = self._restore_all(Path(folder.name), spans(length), info)
-            frames = self._write(samples)
+            frames = self._write(samples, source)
         told: dict[str, object] = {"input": str(self.source_path), "output": str(self.output), "frames": frames}
         total = info.frames_estimate if known else None
         self.notify("sample", {**told, **self._estimates(samples, total, length)})
@@ -183,44 +184,30 @@ class _Sampling:
         self.done += result.frames
         return Restored(cut, path, result.frames, seconds, *_sizes(path))
 
-    def _write(self, samples: list[Restored]) -> int:
-        """Put the samples beside the input, and one after the other; gives the number of frames."""
-        file: VideoFile | None = None
-        frames, next_pts = 0, 0
-        with compare.drafted(self.output, self.settings.encoding.overwrite) as draft:
-            try:
-                for sample in samples:
-                    with compare.opened(self.source_path, sample.path, self._tell, sample.cut) as couple:
-                        info = couple.a.info
-                        step = max(round(1 / (info.rate * info.time_base)), 1)
-                        shift: int | None = None
-                        for left, right in compare.watched(couple, pipeline.ignore, self.stop):
-                            shift = next_pts - left.pts if shift is None else shift
-                            moved = Frame(left.picture, left.pts + shift, left.time_base)
-                            turns = (info.rotation, couple.b.info.rotation)
-                            both = compare.compose(moved, right, compare.MODES["side"], *turns, 0.0)
-                            file = file or self._open(draft, compare.composed_info(info, both), couple)
-                            file.write(both)
-                            next_pts = moved.pts + step
-                            frames += 1
-                assert file is not None, "couples raise where they have no pairs"
-                file.finish()
-            except BaseException:
-                if file is not None:
-                    file.abort()
-                raise
-        return frames
+    def _write(self, samples: list[Restored], source: compare.Source) -> int:
+        """Write what is shown; gives the number of frames."""
+        encoding, same = self.settings.encoding, self.settings.deterministic
+        with compare.drafted(self.output, encoding.overwrite) as draft, closing(self._shown(samples)) as shown:
 
-    def _open(self, draft: Path, info: decode.SourceInfo, couple: compare.Couple) -> VideoFile:
-        settings = self.settings
-        return VideoFile(
-            draft,
-            info,
-            self._warn,
-            settings.encoding,
-            pictures=couple.a.pictures,
-            deterministic=settings.deterministic,
-        )
+            def open_file(first: Frame) -> VideoFile:
+                info = compare.composed_info(source.info, first)
+                return VideoFile(draft, info, self._warn, encoding, pictures=source.pictures, deterministic=same)
+
+            return write_frames(shown, open_file)
+
+    def _shown(self, samples: list[Restored]) -> Generator[Frame]:
+        """Put the samples beside the input, and one after the other."""
+        next_pts = 0
+        for sample in samples:
+            with compare.opened(self.source_path, sample.path, self._tell, sample.cut) as couple:
+                info, turns = couple.a.info, (couple.a.info.rotation, couple.b.info.rotation)
+                step = max(round(1 / (info.rate * info.time_base)), 1)
+                shift: int | None = None
+                for left, right in compare.watched(couple, pipeline.ignore, self.stop):
+                    shift = next_pts - left.pts if shift is None else shift
+                    moved = Frame(left.picture, left.pts + shift, left.time_base)
+                    yield compare.compose(moved, right, compare.MODES["side"], *turns, 0.0)
+                    next_pts = moved.pts + step
 
     def _estimates(self, samples: list[Restored], total: int | None, length: Fraction | None) -> dict[str, object]:
         """Say how long the whole takes, without its start, and how large it becomes; None where nobody can know.

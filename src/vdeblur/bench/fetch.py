@@ -135,7 +135,7 @@ def _whole(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterator[Pat
 
 def _size_at(url: str, archive: Archive, talk: Talk) -> int:
     """Give an archive's bytes as its server tells them, else as datasets.toml does; 0 where neither knows."""
-    with contextlib.suppress(FetchError):  # whoever fetches it asks again, more patiently
+    with contextlib.suppress(FetchError):  # whoever fetches it asks again, and tells what is wrong
         remote = download.RangeFile.open_url(url, archive.name, talk)
         if remote is not None:
             with contextlib.closing(remote):

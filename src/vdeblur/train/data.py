@@ -468,17 +468,27 @@ class Loader:
             yield batch
 
     def _next(self, made: Iterator[Any]) -> Batch:
-        try:
+        with lost_workers_named():
             batch = next(made)
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker (pid"):
-                raise
-            raise DeviceError(
-                "a process that reads training data died, most likely for want of memory", "use fewer workers"
-            ) from error
         if isinstance(batch, VdeblurError):
             raise batch
         return batch  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def lost_workers_named() -> Iterator[None]:
+    """Turn PyTorch's word of a dead worker into ours; it comes by a signal, so at any moment while batches are used.
+
+    Raises: DeviceError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise DeviceError(
+            "a process that reads training data died, most likely for want of memory", "use fewer workers"
+        ) from error
 
 
 def _as_is(batch: Any) -> Any:
@@ -500,7 +510,9 @@ class _Made:
 
 def _set_up_worker(worker: int) -> None:
     # DataLoader has seen to one thread each.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who asked for batches answers it
+    # Ctrl-C, and often a request to end, reach the whole group; who asked for batches answers them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def measure_rate(loader: Loader, batches: int) -> float:

@@ -107,7 +107,8 @@ def train(
         torch.backends.cudnn.benchmark = not task.deterministic  # crops are all of one size
         quiet = notify if group.leads else lambda event, facts: None
         trainer = Trainer(task, group, quiet, Talk(task.offline, task.yes, quiet, ask, stop))
-        return trainer.run(stop)
+        with data.lost_workers_named():
+            return trainer.run(stop)
 
 
 class Trainer:
