@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import signal
@@ -34,6 +35,13 @@ TINY = """
 network = "lite"
 arguments = { channels = 8, blocks = 1 }
 description = "lite, for tests"
+license = "MIT"
+no_weights = "it is for tests"
+
+[dstnet-tiny]
+network = "dstnet"
+arguments = { channels = 8, width = 8, blocks = 1 }
+description = "DSTNet, for tests"
 license = "MIT"
 no_weights = "it is for tests"
 """
@@ -126,6 +134,8 @@ def test_a_changed_recipe_is_said(vdeblur, tmp_path: Path, tiny: str, pairs: Pat
     result = vdeblur(*told, "--iterations", 2, "--resume", "--rate", 1e-5)
     assert result.exit_code == 0
     assert "optimiser.rate, training.iterations" in result.output
+    other = vdeblur(*told, "--iterations", 2, "--resume", "--rate", 1e-5, "--limit", 5)
+    assert "--limit was not given before" in other.output
     assert tomllib.loads((tmp_path / "out" / "recipe.toml").read_text())["training"]["iterations"] == 2
 
 
@@ -249,19 +259,26 @@ with joined("cpu") as group:
 """
 
 
-def test_two_processes_give_the_gradients_of_the_double_batch(tmp_path: Path, tiny: str, pairs: Path) -> None:
+@pytest.mark.parametrize(("model", "frames"), [("lite-tiny", 3), ("dstnet-tiny", 2)])
+def test_two_processes_give_the_gradients_of_the_double_batch(
+    tmp_path: Path, tiny: str, pairs: Path, model: str, frames: int
+) -> None:
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS)
-    told = (tiny, pairs, tmp_path / "two", "training.batch=8", "data.crop=32", "training.precision=fp32")
+    values = [
+        ("training.batch", "8"),
+        ("data.crop", "32"),
+        ("training.precision", "fp32"),
+        ("data.frames", str(frames)),
+    ]
+    told = (model, pairs, tmp_path / "two", *(f"{key}={value}" for key, value in values))
     subprocess.run(torchrun(script, *told), check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
-    values = [("training.batch", "8"), ("data.crop", "32"), ("training.precision", "fp32")]
-    recipe = recipes.load(weights.find_entry(tiny), values=values)
+    recipe = recipes.load(weights.find_entry(model), values=values)
     with distributed.joined("cpu") as group:
-        task = loop.Task(recipe, str(pairs), tmp_path / "one", device="cpu", workers=0)
-        trainer = loop.Trainer(task, group, lambda event, facts: None, Talk())
+        trainer = trainer_of(recipe, pairs, tmp_path / "one", group)
         trainer.before = 0
         parts = next(trainer._batches())
-        assert len(parts[0]["seen"]) == 8
+        assert len(parts[0]["blurry"]) == 8
         trainer.backward(parts, 0, [None])
     two = torch.load(tmp_path / "two" / "gradients.pt", weights_only=True)
     one = {name: p.grad for name, p in trainer.objective.named_parameters()}
@@ -270,6 +287,145 @@ def test_two_processes_give_the_gradients_of_the_double_batch(tmp_path: Path, ti
     for name, gradient in one.items():
         # Sums in float32 in another order
         assert (gradient - two[name]).abs().max() < 1e-5 * largest, name
+
+
+def trainer_of(recipe: recipes.Recipe, dataset: Path, out: Path, group: distributed.Group) -> loop.Trainer:
+    task = loop.Task(recipe, str(dataset), out, device="cpu", workers=0)
+    return loop.Trainer(task, group, lambda event, facts: None, Talk())
+
+
+# Turns of the first three batches, and what of the network changes in them.
+LESSONS = {
+    "bimnet": ("pvdnet", "bimnet", ("network",), "bimnet."),
+    "clip": ("dstnet", None, ("network",), ""),
+    "flow-rnn": ("flow-rnn", None, ("network",), ""),
+    "lite": ("lite", None, ("network",), ""),
+    "nafnet": ("nafnet-32", None, ("network",), ""),
+    "pvdnet": ("pvdnet", None, ("network", "network"), ""),
+    "spn": ("spn", None, ("network",), ""),
+    "spgan": ("spgan", None, ("discriminator", "network"), ""),
+    "cdvd-tsp": ("cdvd-tsp", None, ("network",), ""),
+}
+
+
+@pytest.mark.parametrize("objective", LESSONS)
+def test_every_objective_goes_through_the_loop(tmp_path: Path, pairs64: Path, objective: str) -> None:
+    """Two batches: turns, counts, what changes and what must not, statistics of batch normalisation among it."""
+    model, stage, turns, prefix = LESSONS[objective]
+    entry = weights.find_entry(model)
+    numbers = recipes.load(entry, stage)
+    values = [("data.crop", "64"), ("training.batch", "1"), ("training.accumulate", "1"), ("data.augment", "[]")]
+    values += [("data.frames", str(min(numbers["data"]["frames"], 2)))] if objective in ("clip", "pvdnet") else []
+    values += [(f"start.{part}", '""') for part in numbers.starts]
+    values += [("loss.discriminator_width", "4"), ("loss.discriminator_first", "1")] if objective == "spgan" else []
+    values += [("loss.flow_warm_up", "1")] if objective == "flow-rnn" else []
+    recipe = recipes.load(entry, stage, values=values)
+    if objective == "spgan":
+        recipe.tables.pop("init_required")
+    with distributed.joined("cpu") as group:
+        trainer = trainer_of(recipe, pairs64, tmp_path / "out", group)
+        before = {name: value.clone() for name, value in trainer.objective.network.state_dict().items()}
+        batches = trainer._batches()
+        first = trainer.objective.turns(0)
+        trainer.step(next(batches))
+        losses = trainer.step(next(batches))
+        assert trainer.objective.turns(trainer.before) == turns
+        assert first == (("discriminator",) if objective == "spgan" else turns)
+        assert trainer.update == (1 + turns.count("network") if objective == "spgan" else 2 * len(turns))
+    assert all(math.isfinite(value) for value in losses.values())
+    after = trainer.objective.network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    trained = {name for name, p in trainer.objective.network.named_parameters() if p.requires_grad}
+    assert all(name.startswith(prefix) for name in changed)
+    assert changed & trained
+    statistics = {name for name in before if "running" in name}
+    assert changed - trained == (statistics | {n for n in before if "batches" in n} if objective == "spn" else set())
+
+
+@pytest.fixture(scope="session")
+def pairs64(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sequence of five frames of 64x64 to train on, one to test, which is sharp already."""
+    root = tmp_path_factory.mktemp("pairs64")
+    generator = torch.Generator().manual_seed(0)
+    for index in range(5):
+        noise = (torch.rand(2, 3, 64, 64, generator=generator) * 255).to(torch.uint8)
+        for name, blurry in (("train/a", noise[1]), ("test/b", noise[0])):
+            pictures.write_png(root / name / "blur" / f"{index}.png", blurry)
+            pictures.write_png(root / name / "sharp" / f"{index}.png", noise[0])
+    return root
+
+
+def test_what_was_sharp_already_can_be_all_there_is(vdeblur, tmp_path: Path, tiny: str, pairs64: Path) -> None:
+    told = ("train", "-m", tiny, "--dataset", pairs64, *SMALL, "--iterations", 1, "--out", tmp_path / "out")
+    assert vdeblur(*told).exit_code == 0
+    [row] = rows(tmp_path / "out")
+    assert row["psnr"] == row["untouched"]
+
+
+def test_weights_that_are_there_are_never_replaced(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
+    out = tmp_path / "out"
+    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 1, "--out", out)
+    assert vdeblur(*told).exit_code == 0
+    (out / "state.pt").unlink()
+    kept = (out / "best.safetensors").read_bytes()
+    for options in ((), ("--resume",)):
+        result = vdeblur(*told, *options)
+        assert result.exit_code == ExitStatus.OUTPUT
+        assert "best.safetensors is there already" in result.output
+    assert (out / "best.safetensors").read_bytes() == kept
+
+
+def test_another_model_does_not_go_on(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
+    told = ("train", "--dataset", pairs, *SMALL, "--out", tmp_path / "out")
+    assert vdeblur(*told, "-m", tiny, "--iterations", 1).exit_code == 0
+    recipe = (tmp_path / "out" / "recipe.toml").read_text()
+    result = vdeblur(*told, "-m", "dstnet-tiny", "--resume")
+    assert result.exit_code == ExitStatus.USAGE
+    assert f"holds a training of {tiny}" in result.output
+    assert (tmp_path / "out" / "recipe.toml").read_text() == recipe
+
+
+def test_what_fails_at_once_leaves_nothing(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
+    told = ("train", "-m", tiny, *SMALL, "--out", tmp_path / "out")
+    assert vdeblur(*told, "--dataset", tmp_path / "nowhere").exit_code == ExitStatus.INPUT
+    assert vdeblur(*told, "--dataset", pairs, "--crop", 500).exit_code == ExitStatus.INPUT
+    assert vdeblur(*told, "--dataset", pairs, "--init", "nosuch.safetensors").exit_code == ExitStatus.MODEL
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_best_is_never_worse_than_the_start(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
+    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--set", "schedule.warm_up=1")
+    assert vdeblur(*told, "--iterations", 1, "--out", tmp_path / "first").exit_code == 0
+    start = tmp_path / "first" / "best.safetensors"
+    spoilt = ("--rate", 0.5, "--iterations", 3, "--init", start, "--out", tmp_path / "second")
+    result = vdeblur(*told, *spoilt)
+    assert result.exit_code == 0, result.output
+    assert "those it began with" in result.output
+    first, second = (safetensors.torch.load_file(path) for path in (start, tmp_path / "second" / "best.safetensors"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_lost_worker_and_a_group_signal_lose_nothing(tmp_path: Path, tiny: str, pairs: Path) -> None:
+    """What stops a whole group of processes, as services are stopped, ends in the status of a signal, all kept."""
+    out = tmp_path / "out"
+    told = [sys.executable, "-m", "vdeblur", "train", "-m", tiny, "--dataset", str(pairs), *map(str, SMALL)]
+    told += ["--workers", "2", "--iterations", "4000", "--out", str(out)]
+    process = subprocess.Popen(told, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(out / "state.pt", process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == ExitStatus.TERMINATED, said
+    assert "it is all kept" in said
+
+
+def test_only_one_process_speaks_and_writes(tmp_path: Path, tiny: str, pairs: Path) -> None:
+    told = ("-m", "vdeblur", "train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 1, "--json")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        torchrun(*told, "--out", tmp_path / "out"), env=environment, capture_output=True, text=True, check=True
+    )
+    events = [json.loads(line)["event"] for line in run.stdout.splitlines()]
+    assert events.count("start") == events.count("done") == events.count("validation") == 1
 
 
 def test_torchrun_starts_again_where_a_process_was_killed(tmp_path: Path, tiny: str, pairs: Path) -> None:

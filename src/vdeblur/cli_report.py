@@ -216,8 +216,9 @@ class HumanReporter:
         on = facts["device"] if facts["processes"] == 1 else f"{facts['device']} in {facts['processes']} processes"
         again = f"; going on from update {facts['update']}" if facts["update"] else ""
         self._say(f"{name}: {facts['parameters']:,} parameters to train, on {on} in {facts['precision']}{again}")
-        held_out = f"{facts['validation_sequences']} for validation"
-        self._say(f"{facts['dataset']}: {facts['sequences']} sequences of {facts['frames']} frames, {held_out}")
+        held_out = f"{_count(facts['validation_sequences'], 'sequence')} for validation"
+        trained = f"{_count(facts['sequences'], 'sequence')}, {facts['frames']} frames in all"
+        self._say(f"{facts['dataset']}: {trained}; {held_out}")
 
     def _on_train_progress(self, facts: dict[str, Any]) -> None:
         left = "" if facts["eta_seconds"] is None else f", {clock(facts['eta_seconds'])} left"
@@ -226,16 +227,24 @@ class HumanReporter:
         self._say(f"  update {facts['update']} of {facts['iterations']}: loss {facts['loss']:.5g}, {pace}")
 
     def _on_validation(self, facts: dict[str, Any]) -> None:
-        self._on_train_progress(facts)
-        gain = facts["psnr"] - facts["blurry"]
-        untouched = "" if facts["untouched"] is None else f", what was sharp {facts['untouched']:.2f} dB"
-        self._say(
-            f"    {facts['blurry']:.2f} -> {facts['psnr']:.2f} dB ({gain:+.2f}), SSIM {facts['ssim']:.4f}{untouched}"
+        if "loss" in facts:
+            self._on_train_progress(facts)
+        if "psnr" not in facts:
+            self._say(f"    loss on what is held out: {facts['validation_loss']:.5g}")
+            return
+        untouched = "" if facts["untouched"] is None else f"; what was sharp: {facts['untouched']:.2f} dB"
+        gain = (
+            f"blurry {facts['blurry']:.2f} dB, restored {facts['psnr']:.2f} dB ({facts['psnr'] - facts['blurry']:+.2f})"
         )
+        self._say(f"    held out: {gain}, SSIM {facts['ssim']:.4f}{untouched}")
 
     def _on_trained(self, facts: dict[str, Any]) -> None:
-        best = f"best at update {facts['best_update']}, {facts['psnr']:.2f} dB"
-        self._say(f"{_shown(facts['out'])}: {best}; vdeblur run --weights {_shown(facts['out'])}/best.safetensors")
+        best, out = facts["best"], _shown(facts["out"])
+        figure = f"{best:.2f} dB" if facts["measure"] == "psnr" else f"loss {-best:.5g}"
+        when = f"after update {facts['best_update']}" if facts["best_update"] else "those it began with"
+        self._say(f"{out}/best.safetensors: the best weights, {when}, {figure} on what is held out")
+        if facts["measure"] == "psnr":
+            self._say(f"use them: vdeblur run INPUT OUTPUT -m {facts['model']} --weights {out}/best.safetensors")
 
     def _on_synth_plan(self, facts: dict[str, Any]) -> None:
         counts = f"{_count(facts['train'], 'source')} for train, {facts['test']} for test"
@@ -327,6 +336,18 @@ class HumanReporter:
             self.bar.stop()
             self.bar = None
             self.tasks.clear()
+
+
+class ErrorReporter(HumanReporter):
+    """Writes what went wrong, and nothing else."""
+
+    def notify(self, event: str, facts: dict[str, object]) -> None:
+        """Take an event."""
+        if event == "error":
+            super().notify(event, facts)
+
+
+Reporter = JsonReporter | HumanReporter
 
 
 def show_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

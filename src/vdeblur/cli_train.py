@@ -1,12 +1,13 @@
 """`vdeblur train`: weights of one's own, by a paper's recipe."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from vdeblur.cli_report import HumanReporter, JsonReporter, question, reported
-from vdeblur.errors import InterruptedRunError, UsageError
+from vdeblur.cli_report import ErrorReporter, HumanReporter, JsonReporter, Reporter, question, reported
+from vdeblur.errors import UsageError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 # Options that stand for one number of the recipe; --set reaches all of them.
@@ -88,13 +89,18 @@ def train(model: str, json: bool, print_config: bool, **given: Any) -> None:
       vdeblur train --model lite --dataset pairs/ --init lite --rate 1e-4 --iterations 5000
       torchrun --nproc-per-node 8 -m vdeblur train --model pvdnet --dataset dvd --resume
     """
-    reporter = JsonReporter() if json else HumanReporter()
+    reporter: Reporter = JsonReporter() if json else HumanReporter()
+    if int(os.environ.get("RANK", "0")):
+        reporter = ErrorReporter()  # of several processes, one tells how it goes
     with reported(reporter, [model]) as stop:
         from vdeblur import weights
         from vdeblur.train import recipes
 
         short = [(SHORT[name], str(given[name])) for name in SHORT if given[name] is not None]
-        entry = weights.find_entry(model.partition("@")[0])
+        name, at, _ = model.partition("@")
+        if at:
+            raise UsageError(f"{model} names weights, and training makes them", f"-m {name} --init {model}")
+        entry = weights.find_entry(name)
         recipe = recipes.load(
             entry,
             given["stage"],
@@ -129,8 +135,4 @@ def train(model: str, json: bool, print_config: bool, **given: Any) -> None:
             frozen=given["freeze"],
             **{name: given[name] for name in (*names, "yes", "offline")},
         )
-        try:
-            loop.train(task, notify=reporter.notify, ask=question(json), stop=stop)
-        except InterruptedRunError as error:
-            error.message, error.hint = f"stopped; {task.out} holds all of it", "--resume goes on"
-            raise
+        loop.train(task, notify=reporter.notify, ask=question(json), stop=stop)

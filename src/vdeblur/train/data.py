@@ -40,6 +40,7 @@ ENDS = ("inside", "repeat")
 NAMED = 3  # sequences in a warning or an error
 HELD_OUT = 10  # every so-maniest sequence validates, where a set has no split for it
 LOCK_POLL_SECONDS = 1.0
+SECONDS = "seconds"  # under which a worker says how long it took, beside what prepare gives
 ELSEWHERE = "make room, or choose another folder for the decoded frames"
 BLOCK = 32  # pictures that are decoded at once for a memory map
 ORDERS, SAMPLES = 0, 1  # what is drawn from a seed: orders of epochs, and what is random within a sample
@@ -436,7 +437,8 @@ class Loader:
 
     def __init__(self, clips: Clips, share: Share, *, workers: int = 0, pin: bool = False) -> None:
         self.clips, self.share, self.workers, self.pin = clips, share, workers, pin
-        self.waited_seconds = 0.0
+        self.waited_seconds = self.made_seconds = 0.0
+        self.made = 0
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
         """Give the micro-batches of batch number `first` and all after it: what prepare gave, stacked.
@@ -472,7 +474,14 @@ class Loader:
             batch = next(made)
         if isinstance(batch, VdeblurError):
             raise batch
+        self.made_seconds += float(batch.pop(SECONDS))
+        self.made += self.share.size
         return batch  # type: ignore[no-any-return]
+
+    @property
+    def rate(self) -> float:
+        """Tell how many samples a second its processes together can make, by what each took so far."""
+        return max(self.workers, 1) * self.made / self.made_seconds if self.made_seconds else 0.0
 
 
 @contextlib.contextmanager
@@ -503,9 +512,17 @@ class _Made:
 
     def __getitem__(self, numbers: list[int]) -> Batch | VdeblurError:
         try:
-            return default_collate([self.clips[number] for number in numbers])  # type: ignore[no-any-return]
+            begun = time.perf_counter()
+            batch = stacked([self.clips[number] for number in numbers])
+            batch[SECONDS] = torch.tensor(time.perf_counter() - begun)
+            return batch
         except VdeblurError as error:
             return error
+
+
+def stacked(samples: list[Batch]) -> Batch:
+    """Give samples as a batch."""
+    return default_collate(samples)  # type: ignore[no-any-return]
 
 
 def _set_up_worker(worker: int) -> None:

@@ -21,13 +21,14 @@ PATIENCE = timedelta(hours=1)
 class Group:
     """A process among those that train together: its number, how many there are, and what it computes on.
 
-    restarts: how often torchrun has started them anew.
+    restarts: how often torchrun has started them anew. run: torchrun's name for the whole run, if it has one.
     """
 
     rank: int
     size: int
     device: torch.device
     restarts: int = 0
+    run: str = ""
 
     @property
     def leads(self) -> bool:
@@ -76,21 +77,40 @@ def joined(device_name: str) -> Iterator[Group]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 and "RANK" not in os.environ:
-        yield Group(0, 1, device.choose_device(device_name))
+        chosen = device.choose_device(device_name)
+        if chosen.type == "cuda" and chosen.index is not None:
+            torch.cuda.set_device(chosen)  # or what pins memory would use the first one
+        yield Group(0, 1, chosen)
         return
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = device.choose_device(device_name)
-    if chosen.type == "cuda" and chosen.index is None:
+    chosen = _own_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    # Of its own for each start, or processes find the addresses of those that were lost.
+    store = dist.PrefixStore(f"vdeblur/{restarts}", store)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    try:
+        run = os.environ.get("TORCHELASTIC_RUN_ID", "none").replace("none", "")
+        yield Group(dist.get_rank(), dist.get_world_size(), chosen, restarts, run)
+    finally:
+        dist.destroy_process_group()
+
+
+def is_parted(error: BaseException) -> bool:
+    """Tell whether an error means that another process does not answer any more."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+
+
+def _own_device(name: str, local: int) -> torch.device:
+    """Give the device of a machine's process with this number."""
+    if name.startswith("cuda:"):
+        raise UsageError(f"--device {name} is one GPU, and there are several processes", "use --device cuda")
+    if name in ("auto", "cuda") and torch.cuda.is_available():
         if local >= torch.cuda.device_count():
             raise UsageError(
                 f"process {local + 1} of this machine has no GPU, there are {torch.cuda.device_count()}",
                 "give torchrun a smaller --nproc-per-node, or use --device cpu",
             )
-        chosen = torch.device("cuda", local)
-        torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
-    try:
-        restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        yield Group(dist.get_rank(), dist.get_world_size(), chosen, restarts)
-    finally:
-        dist.destroy_process_group()
+        torch.cuda.set_device(local)  # before the first use, or all processes would take room on the first GPU
+        return device.choose_device(f"cuda:{local}")
+    return device.choose_device(name)

@@ -14,6 +14,7 @@ always, on GPUs where --deterministic is given and PyTorch has a deterministic w
 """
 
 import contextlib
+import io
 import itertools
 import json
 import math
@@ -27,28 +28,39 @@ from typing import Any
 import numpy
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vdeblur import __version__, device, weights
+from vdeblur import __version__, device, memory, weights
 from vdeblur.bench import datasets
 from vdeblur.bench.datasets import DataSet
 from vdeblur.decode import Warn
 from vdeblur.download import Talk
-from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
+from vdeblur.errors import (
+    DeviceError,
+    ExitStatus,
+    InputError,
+    InterruptedRunError,
+    OutputError,
+    UsageError,
+    VdeblurError,
+)
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.train import data, optimisers, start
-from vdeblur.train.distributed import Group, joined
+from vdeblur.train.distributed import Group, is_parted, joined
 from vdeblur.train.log import Log, Progress, write_whole
 from vdeblur.train.objectives import OBJECTIVES
 from vdeblur.train.objectives.base import Batch, Objective
 from vdeblur.train.recipes import Recipe
-from vdeblur.train.validate import Score, validate
+from vdeblur.train.validate import validate
 
 Notify = Callable[[str, dict[str, object]], None]
 STATE = "state.pt"
+RESULTS = ("best.safetensors", "last.safetensors", "log.csv")
+KEEP_MINUTES = 10.0  # at most so much is lost where a process is killed
+SLOW_DATA = 0.25  # of the time; more than that spent waiting for data is worth a warning
 
 
 @dataclass(frozen=True)
@@ -131,10 +143,14 @@ class Trainer:
         self.best, self.best_update, self.seconds = -math.inf, 0, 0.0
         if state is not None:
             self._restore(state)
+        self._set_modes()
         self.model = self._distribute()
+        self.first_update, self.kept, self.warned = self.update, time.monotonic(), False
         plan = data.Plan(**self.recipe["data"])
         clips = data.training_clips(self._source(plan, talk), plan, self.objective.prepare, self.seed)
+        self.held_out_clips = None if self.objective.restores else self._clips_to_validate_on(plan, talk)
         self.loader = data.Loader(clips, self.share, workers=task.workers, pin=group.device.type == "cuda")
+        self._write_recipe(state)
         self.log = Log(task.out / "log.csv", self.update, active=group.leads, tensorboard=task.tensorboard)
 
     @property
@@ -145,25 +161,58 @@ class Trainer:
     # How it begins
 
     def _open_folder(self) -> dict[str, Any] | None:
-        """Make the folder, or give the state that is in it."""
+        """Give the state that is in the folder, or None where it is free for a new training."""
         out = self.task.out
-        there = self.group.agree((out / STATE).is_file())
-        if not there:
-            if self.group.leads:
-                write_whole(out / "recipe.toml", self.recipe.text.encode())
-            return None
-        if not (self.task.resume or self.group.restarts):
-            raise OutputError(f"{out} holds a training already", "--resume goes on with it; or choose another --out")
-        try:
-            state: dict[str, Any] = torch.load(out / STATE, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise InputError(f"{out / STATE} cannot be read: {error}", "begin anew in another --out") from error
-        if state["recipe"] != self.recipe.text and self.group.leads:
+        problem: VdeblurError | None = None
+        state: dict[str, Any] | None = None
+        if not (out / STATE).is_file():
+            there = [name for name in RESULTS if (out / name).exists()]
+            if there:
+                problem = OutputError(f"{out / there[0]} is there already, without a {STATE}", "choose another --out")
+        else:
+            try:
+                state = torch.load(out / STATE, map_location="cpu", weights_only=True)
+                problem = self._unfit(state)
+            except Exception as error:
+                problem = InputError(f"{out / STATE} cannot be read: {error}", "begin anew in another --out")
+        self.group.agree(None)  # all have looked before any of them writes
+        if problem is not None:
+            raise problem
+        return state
+
+    def _unfit(self, state: dict[str, Any]) -> VdeblurError | None:
+        """Tell why a state is not to be gone on with."""
+        theirs = (state["model"], state["stage"])
+        if theirs != (self.recipe.model, self.recipe.stage):
+            told = f"{theirs[0]}, stage {theirs[1]}" if theirs[1] else theirs[0]
+            return UsageError(f"{self.task.out} holds a training of {told}", "name that, or another --out")
+        # torchrun starts the processes again, of the same run, where one was lost, or where machines come or go.
+        again = self.group.restarts > 0 or (self.group.run and state["run"] == self.group.run)
+        if not (self.task.resume or again):
+            return OutputError(
+                f"{self.task.out} holds a training already, {state['update']} updates long",
+                "--resume goes on with it; or choose another --out",
+            )
+        return None
+
+    def _write_recipe(self, state: dict[str, Any] | None) -> None:
+        """Write the recipe beside the weights; tell what has changed since the state was kept."""
+        if state is not None and state["recipe"] != self.recipe.text:
             names = _differing(state["tables"], self.recipe.tables.unwrap())
             told = f"the recipe has changed ({', '.join(names)}); going on by the new one"
             self.notify("warning", {"code": "W_RECIPE", "message": told})
-            write_whole(out / "recipe.toml", self.recipe.text.encode())
-        return state
+        for name, before in (state["told"] if state else {}).items():
+            if before != self._told()[name]:
+                told = f"--{name} was {before or 'not given'} before; going on with what is given now"
+                self.notify("warning", {"code": "W_RECIPE", "message": told})
+        if self.group.leads:
+            write_whole(self.task.out / "recipe.toml", self.recipe.text.encode())
+
+    def _told(self) -> dict[str, str]:
+        """Give what else a training depends on."""
+        task = self.task
+        told = {"dataset": task.dataset, "validation": task.validation, "limit": task.limit, "freeze": task.frozen}
+        return {name: "" if not value else str(value) for name, value in told.items()}
 
     def _build(self, fresh: bool, talk: Talk) -> Objective:
         """Give the network with its losses, on the device, with the weights that a training begins with."""
@@ -175,7 +224,8 @@ class Trainer:
         if fresh:
             start.begin(network, entry, self.recipe, self.task.init, talk)
         # Convolutions like it best so, on CPUs several times.
-        return objective.to(self.group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        moved: Objective = objective.to(self.group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return moved
 
     def _build_optimisers(self) -> dict[str, optimisers.Optimiser]:
         table = dict(self.recipe["optimiser"])
@@ -186,6 +236,14 @@ class Trainer:
         ]
         return {name: optimisers.build(self.objective, name, table) for name in ("network", *others)}
 
+    def _set_modes(self) -> None:
+        """Set everything to training, but the batch normalisation of what is frozen, which would go on moving."""
+        self.objective.train()
+        for module in self.objective.modules():
+            own = list(module.parameters())
+            if isinstance(module, nn.BatchNorm2d) and own and not any(p.requires_grad for p in own):
+                module.eval()
+
     def _build_average(self) -> AveragedModel | None:
         """Give the exponential moving average of the network's weights, if the recipe wants one."""
         decay = self.numbers.get("ema")
@@ -194,12 +252,25 @@ class Trainer:
         return AveragedModel(self.objective.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
     def _distribute(self) -> nn.Module:
+        """Share the gradients among the processes, and the statistics of batch normalisation where GPUs can."""
         if self.group.size == 1:
             return self.objective
-        # Which parameters a step reaches depends on turn and warm-up; PyTorch warns where all are reached, after all.
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-        ids = [self.group.device] if self.group.device.type == "cuda" else None
-        return DistributedDataParallel(self.objective, device_ids=ids, find_unused_parameters=True)
+        on_gpu = self.group.device.type == "cuda"
+        if any(isinstance(module, nn.BatchNorm2d) and module.training for module in self.objective.modules()):
+            if on_gpu:
+                self.objective.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective.network)
+            else:
+                message = (
+                    "on CPUs each process normalises by its own share of a batch; results differ from one process's"
+                )
+                self.notify("warning", {"code": "W_BATCH_NORM", "message": message})
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # it has a new name since torch 2.13
+            return DistributedDataParallel(
+                self.objective,
+                device_ids=[self.group.device] if on_gpu else None,
+                broadcast_buffers=False,  # statistics are shared, or meant to differ; all others are constants
+                find_unused_parameters=not self.objective.reaches_all,
+            )
 
     def _open_sets(self, talk: Talk) -> tuple[DataSet, DataSet]:
         """Find the clips; the leading process first, which may have to fetch them."""
@@ -223,6 +294,10 @@ class Trainer:
         self.notify("training", self._facts(source))
         return source
 
+    def _clips_to_validate_on(self, plan: data.Plan, talk: Talk) -> data.Clips:
+        source = data.open_source(self.held_out.sequences, plan, talk=talk, warn=_warner(talk))
+        return data.training_clips(source, plan, self.objective.prepare, 0)
+
     def _facts(self, source: data.Source) -> dict[str, object]:
         return {
             "model": self.recipe.model,
@@ -245,31 +320,63 @@ class Trainer:
         """Train to the end, or until `stop` gives a status."""
         progress = Progress(self.seconds)
         try:
+            if self.number == 0 and self.task.init is not None:
+                self._validate(progress)  # so that the best is never worse than what was there
             for parts in self._batches():
-                progress.add(self.step(parts), self.share.batch, self.loader.waited_seconds)
+                progress.add(self.step(parts), self.share.batch, self.loader)
                 self.seconds = progress.seconds
                 validated = self._crossed(self.numbers["validate_every"]) or self.update >= self.stop_at
                 if validated:
                     self._validate(progress)
                 elif progress.is_due():
                     self._tell(progress, None)
-                status = stop()
-                if self.group.any(status is not None):
-                    self._keep()
-                    raise InterruptedRunError(status or ExitStatus.TERMINATED)
+                self._keep_now_and_then()
+                self._check_stop(stop)
                 if validated and self._is_enough():
                     break
+        except (MemoryError, RuntimeError) as error:
+            if is_parted(error):
+                raise DeviceError("another process of this training was lost", "see what it said itself") from error
+            if not memory.is_lacking(error):
+                raise
+            raise DeviceError(
+                f"not enough memory on {self.group.device}", "use a smaller --crop or --batch, or --accumulate"
+            ) from error
         finally:
             self.log.close()
-        facts = {"update": self.update, "psnr": self.best, "best_update": self.best_update, "out": str(self.task.out)}
-        self.notify("trained", facts)
+        facts = {"update": self.update, "best": self.best, "best_update": self.best_update, "out": str(self.task.out)}
+        self.notify("trained", {**facts, "model": self.recipe.model, "measure": self._measure})
         return Result(self.update, self.best, self.best_update)
+
+    def _check_stop(self, stop: Callable[[], ExitStatus | None]) -> None:
+        """Keep everything and end, in all processes together, where a signal has come."""
+        status = stop()
+        if self.group.any(status is not None):
+            self._keep()
+            error = InterruptedRunError(status or ExitStatus.TERMINATED)
+            error.message, error.hint = f"stopped at update {self.update}; it is all kept", "--resume goes on"
+            raise error
+
+    def _keep_now_and_then(self) -> None:
+        """Keep the state where the last one is old."""
+        if time.monotonic() - self.kept > 60 * float(self.numbers.get("keep_minutes", KEEP_MINUTES)):
+            self._keep()
+
+    @property
+    def _measure(self) -> str:
+        """Tell by what the best weights are chosen: psnr, in dB, or loss, where the network restores nothing yet."""
+        return "psnr" if self.objective.restores else "loss"
 
     def _batches(self) -> Iterator[list[Batch]]:
         """Give this process's parts of each batch that is still to be used."""
         made = self.loader.batches(self.number)
         while self.update < self.stop_at:
-            yield [self._uploaded(next(made)) for _ in range(self.share.parts)]
+            try:
+                parts = [next(made) for _ in range(self.share.parts)]
+            except VdeblurError:
+                self._keep()  # nothing is lost but what could not be read
+                raise
+            yield [self._uploaded(part) for part in parts]
 
     def _uploaded(self, batch: Batch) -> Batch:
         return {name: value.to(self.group.device, non_blocking=True) for name, value in batch.items()}
@@ -287,7 +394,8 @@ class Trainer:
         for turn, name in enumerate(turns):
             losses = self.backward(parts, turn, carried)
             for key, value in losses.items():
-                sums.setdefault(key, []).append(value)
+                if key != "loss" or name == turns[-1]:  # others have losses of their own, by their names
+                    sums.setdefault(key, []).append(value)
             optimiser = self.optimisers[name]
             optimiser.step(self._factor(), self.scaler if self.scaler.is_enabled() else None)
             optimiser.zero_grad()
@@ -309,12 +417,11 @@ class Trainer:
             with self._without_exchange(not last):
                 with torch.autocast(self.group.device.type, self.precision, self.precision != torch.float32):
                     losses, carried[index] = self.model(part, turn, self.before, carried[index])
-                found = torch.stack(
-                    [loss.detach().float() for loss in losses.values()]
-                ).tolist()  # one wait for the GPU
-                values = dict(zip(losses, found, strict=True))
-                self._check(values)
                 self.scaler.scale(losses["loss"] / len(parts)).backward()
+                found = torch.stack([loss.detach().float() for loss in losses.values()])
+                # The one wait for the GPU, and only after all its work is on the way.
+                values = dict(zip(losses, self.group.mean(found).tolist(), strict=True))
+                self._check(values)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value / len(parts)
         return sums
@@ -347,25 +454,40 @@ class Trainer:
     # What is kept and told
 
     def _validate(self, progress: Progress) -> None:
-        """Measure, keep the weights and the state, and tell."""
+        """Measure, keep the state and the weights, and tell."""
         begun = time.monotonic()
-        shown = self.task.out / "samples" / f"{self.update:07}"
-        frames = int(self.numbers.get("validation_frames", 10))
-        score, samples = validate(self._evaluated(), self.held_out.sequences, frames, self.group, shown)
-        if not math.isfinite(score.psnr):
-            self._check({"psnr": score.psnr})
-        better = score.psnr > self.best
+        facts, samples = self._measured()
+        score = facts["psnr"] if self.objective.restores else -facts["validation_loss"]
+        better = score > self.best
         if better:
-            self.best, self.best_update = score.psnr, self.update
-        self.plateau.observe(score.psnr)
+            self.best, self.best_update = score, self.update
+        self.plateau.observe(score)
         progress.pause(time.monotonic() - begun)
-        self._tell(progress, score)
+        self._keep()
         if self.group.leads:
             self.log.pictures(samples, self.update)
-            self._write_weights("last", score)
+            self._write_weights("last", facts)
             if better:
-                self._write_weights("best", score)
-        self._keep()
+                self._write_weights("best", facts)
+        self._tell(progress, facts)
+
+    def _measured(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Measure what the network restores on held-out clips, or, where it restores nothing yet, its loss on them."""
+        frames = int(self.numbers.get("validation_frames", 10))
+        if self.objective.restores:
+            shown = self.task.out / "samples" / f"{self.update:07}"
+            score, samples = validate(self._evaluated(), self.held_out.sequences, frames, self.group, shown)
+            return vars(score), samples
+        assert self.held_out_clips is not None
+        self.objective.eval()
+        found = []
+        with torch.no_grad():
+            for number in range(self.group.rank, frames * len(self.held_out.sequences), self.group.size):
+                batch = self._uploaded(data.stacked([self.held_out_clips[number]]))
+                found.append(float(self.objective(batch, 0, 0, None)[0]["loss"]))
+        self._set_modes()
+        losses = list(itertools.chain.from_iterable(self.group.gather(found)))
+        return {"validation_loss": math.fsum(losses) / len(losses)}, {}
 
     def _is_enough(self) -> bool:
         """Tell whether validations say that nothing more is to be hoped for."""
@@ -377,20 +499,28 @@ class Trainer:
         assert isinstance(network, Network)
         return network
 
-    def _tell(self, progress: Progress, score: Score | None) -> None:
+    def _tell(self, progress: Progress, score: dict[str, Any] | None) -> None:
+        """Log what there is since the last time, and a validation's figures."""
         facts = {"update": self.update, **progress.take(), "rate": self.recipe["optimiser"]["rate"] * self._factor()}
-        if score is not None:
-            facts |= vars(score)
+        facts |= score or {}
         left = max(self.stop_at - self.update, 0)
         pace = facts["updates_per_second"] = facts.pop("batches_per_second") * max(len(self._network_turns()), 1)
         self.log.add(facts)
+        self._warn_of_slow_data(facts)
         told = {**facts, "iterations": self.numbers["iterations"], "eta_seconds": left / pace if pace else None}
         self.notify("train_progress" if score is None else "validation", told)
+
+    def _warn_of_slow_data(self, facts: dict[str, Any]) -> None:
+        if facts["waited_share"] > SLOW_DATA and not self.warned and self.update > self.first_update:
+            self.warned = True
+            share = f"{facts['waited_share']:.0%} of the time goes by waiting for data"
+            message = f"{share}; more --workers, or a --cache, helps where there are processors left"
+            self.notify("warning", {"code": "W_WAITING", "message": message})
 
     def _network_turns(self) -> list[str]:
         return [name for name in self.objective.turns(self.update) if name == "network"]
 
-    def _write_weights(self, name: str, score: Score) -> None:
+    def _write_weights(self, name: str, score: dict[str, Any]) -> None:
         """Write weights that `run --weights` takes, and how they came about."""
         half = self.numbers.get("save") == "fp16"
         tensors = {
@@ -404,7 +534,7 @@ class Trainer:
             "seconds": round(self.seconds),
             "dataset": self.task.dataset if self.task.copy is None else f"{self.task.dataset} (a copy)",
             "init": self.task.init,
-            "score": vars(score),
+            "score": score,
             "version": __version__,
         }
         metadata = {"training": json.dumps(about), "recipe": self.recipe.text}
@@ -417,6 +547,10 @@ class Trainer:
         state = {
             "recipe": self.recipe.text,
             "tables": self.recipe.tables.unwrap(),
+            "model": self.recipe.model,
+            "stage": self.recipe.stage,
+            "told": self._told(),
+            "run": self.group.run,
             "objective": self.objective.state_dict(),
             "optimisers": {name: one.state_dict() for name, one in self.optimisers.items()},
             "average": None if self.average is None else self.average.state_dict(),
@@ -424,12 +558,10 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             **{name: getattr(self, name) for name in COUNTED},
         }
-        draft = self.task.out / f"{STATE}.draft"
-        try:
-            torch.save(state, draft)
-        except (OSError, RuntimeError) as error:  # PyTorch's writer makes a RuntimeError of a full disk
-            raise OutputError(f"{draft} cannot be written: {error}", "make room; --resume goes on") from error
-        draft.replace(self.task.out / STATE)
+        whole = io.BytesIO()
+        torch.save(state, whole)
+        write_whole(self.task.out / STATE, whole.getbuffer())
+        self.kept = time.monotonic()
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Go on from a state that was kept."""
@@ -440,13 +572,14 @@ class Trainer:
             if self.average is not None and state["average"] is not None:
                 self.average.load_state_dict(state["average"])
             self.plateau.load_state_dict(state["plateau"])
-            self.scaler.load_state_dict(state["scaler"])
+            if state["scaler"] and self.scaler.is_enabled():
+                self.scaler.load_state_dict(state["scaler"])
             for name in COUNTED:
                 setattr(self, name, state[name])
         except (KeyError, ValueError, RuntimeError) as error:
             raise UsageError(
-                f"the training in {self.task.out} is another one: {str(error).splitlines()[0]}",
-                "use its own --model and --config, or another --out",
+                f"the training in {self.task.out} was made with other options: {' '.join(str(error).split())[:200]}",
+                "use those, or another --out",
             ) from error
 
 

@@ -23,7 +23,7 @@ OPTIONAL: dict[str, set[str]] = {
     "": {"start", "init_required", "paper", "summary"},
     "data": {"limit", "margin", "ends", "blur", "augment", "noise", "scale"},
     "optimiser": {"betas", "epsilon", "weight_decay", "rates", "frozen", "clip"},
-    "training": {"precision", "ema", "seed", "accumulate", "save", "stop_after", "validation_frames"},
+    "training": {"precision", "ema", "seed", "accumulate", "save", "stop_after", "validation_frames", "keep_minutes"},
 }
 PRECISIONS = ("fp32", "bf16", "fp16")
 

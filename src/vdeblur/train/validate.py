@@ -14,10 +14,12 @@ from vdeblur.bench import pictures, protocols
 from vdeblur.bench.contenders import restored_pictures
 from vdeblur.bench.datasets import Pair
 from vdeblur.bench.datasets import Sequence as Pairs
+from vdeblur.errors import DeviceError
 from vdeblur.networks.layers import Network
 from vdeblur.train.distributed import Group
 
 PROTOCOL = protocols.PROTOCOLS["plain"]
+PERFECT = 99.0  # dB; stands for an infinite PSNR, where nothing differs
 SHOWN = 4  # sequences of which sample pictures are kept
 SHOWN_SIDE = 640  # pixels; larger ones are cut in the middle
 
@@ -27,7 +29,7 @@ class Score:
     """Means over validation frames: PSNR in dB of the blurry input and of its restoration, and the latter's SSIM.
 
     untouched: the restorations' PSNR where the input equalled its truth; None where no frame did, and such frames count
-    in nothing else.
+    in nothing else, unless there are no others: then blurry stands for a perfect one, and psnr is untouched.
     """
 
     blurry: float
@@ -49,13 +51,12 @@ class Measured:
     def add(self, blurry: Tensor, restored: Tensor, sharp: Tensor) -> None:
         """Measure a frame: (3, H, W) uint8."""
         if torch.equal(blurry, sharp):
-            quality = PROTOCOL.measure(restored[None], sharp[None])[0]
-            self.untouched.append(min(quality.psnr, 99.0))  # infinite where nothing was changed
+            self.untouched.append(min(PROTOCOL.measure(restored[None], sharp[None])[0].psnr, PERFECT))
             return
         before, after = PROTOCOL.measure(torch.stack((blurry, restored)), torch.stack((sharp, sharp)))
         assert after.ssim_2d is not None
         self.blurry.append(before.psnr)
-        self.psnr.append(after.psnr)
+        self.psnr.append(min(after.psnr, PERFECT))
         self.ssim.append(after.ssim_2d)
 
 
@@ -75,7 +76,9 @@ def validate(
             measured.add(blurry, restored, sharp)
             if index < SHOWN and place == len(pairs) // 2 and shown is not None:
                 samples[sequence.name] = torch.cat([_middle(one) for one in (blurry, restored, sharp)], 2).cpu()
-    if shown is not None:
+    for others in group.gather(samples):
+        samples |= others
+    if shown is not None and group.leads:
         for name, sample in samples.items():
             pictures.write_png(shown / f"{name}.png", sample)
     return _score(group.gather(measured)), samples
@@ -86,19 +89,27 @@ def _restore(network: Network, chosen: torch.device, pairs: Sequence[Pair]) -> I
     read = (pictures.read_rgb(pair.blurry) for pair in pairs)
     blurry, given = itertools.tee(read)
     for pair, before, restored in zip(pairs, blurry, restored_pictures(network, chosen, given), strict=True):
+        if not bool(torch.isfinite(restored.sum())):
+            raise DeviceError(
+                f"the network gave values that are not numbers for {pair.blurry}",
+                "--resume goes on from the last kept state; with a lower --rate, or --set optimiser.clip=0.01",
+            )
         yield before.to(chosen), PROTOCOL.to_8bit(restored), pictures.read_rgb(pair.sharp).to(chosen)
 
 
 def _score(several: list[Measured]) -> Score:
     """Give the means over what all processes measured."""
     parts = {name: [value for one in several for value in getattr(one, name)] for name in vars(Measured())}
-    blurry, psnr, ssim = (_mean(parts[name]) for name in ("blurry", "psnr", "ssim"))
+    count = len(parts["psnr"]) + len(parts["untouched"])
     untouched = _mean(parts["untouched"]) if parts["untouched"] else None
-    return Score(blurry, psnr, ssim, untouched, len(parts["psnr"]) + len(parts["untouched"]))
+    if not parts["psnr"] and untouched is not None:  # nothing is blurred; then it is well done to change nothing
+        return Score(PERFECT, untouched, 1.0, untouched, count)
+    blurry, psnr, ssim = (_mean(parts[name]) for name in ("blurry", "psnr", "ssim"))
+    return Score(blurry, psnr, ssim, untouched, count)
 
 
 def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+    return math.fsum(values) / len(values)
 
 
 def _middle(picture: Tensor) -> Tensor:

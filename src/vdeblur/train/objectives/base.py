@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import torch
@@ -26,7 +26,13 @@ class Objective(nn.Module):
 
     network: what is validated, and kept as weights. numbers: see Recipe.numbers. Parts that serve for the
     training alone, as a discriminator, are further modules; they are kept in the training's state.
+
+    restores: that the network can be validated by what it restores; else the loss on held-out clips says how good it
+    is. reaches_all: that each step gives gradients to all that is trained.
     """
+
+    restores: ClassVar[bool] = True
+    reaches_all: ClassVar[bool] = True
 
     def __init__(self, network: Network, numbers: Mapping[str, Any]) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ class FlowRNNObjective(Objective):
     """
 
     network: FlowRNN
+    reaches_all = False  # not during the flow warm-up
 
     def prepare(self, clip: Clip, rng: numpy.random.Generator) -> Batch:
         """Give one of two frames, blurry and sharp, with the other blurry, its neighbour: (3, H, W) uint8 each.

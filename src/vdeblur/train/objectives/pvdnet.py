@@ -33,6 +33,7 @@ class BIMNetObjective(Objective):
     """Motion that blur does not lead astray; trains the network's BIMNet and nothing else. Samples have two frames."""
 
     network: PVDNet
+    restores = False
 
     def __init__(self, network: PVDNet, numbers: Mapping[str, Any]) -> None:
         super().__init__(network, numbers)

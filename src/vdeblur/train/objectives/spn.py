@@ -47,6 +47,7 @@ class SPGANObjective(SPNObjective):
     The statistics of the generator's batch normalisation stay as they are: batches of 4 would move them at once.
     """
 
+    reaches_all = False  # a turn is for one of the two
     discriminator_steps: Tensor  # alone, so far
 
     def __init__(self, network: Network, numbers: Mapping[str, Any]) -> None:
