@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tests import parity
 from tests.conftest import SHARED
 from vdeblur import weights
+from vdeblur.errors import UsageError
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.basicvsrpp import BasicVSRPP
 from vdeblur.networks.cdvd_tsp import CDVDTSP
@@ -334,6 +335,12 @@ def test_the_paper_begins_with_the_current_frame() -> None:
         assert one != other
         one, other = (o(still, 0, 0, None)[0]["loss"].item() for o in (objective, paper))
         assert one == other, "at the beginning of a video they are the same frame"
+
+
+@pytest.mark.parametrize("key", ["distance", "begin_with"])
+def test_words_that_mean_nothing_are_refused(key: str) -> None:
+    with pytest.raises(UsageError, match=f"loss.{key} is 'l3'"):
+        OBJECTIVES["pvdnet"](PVDNet(8, 1), RECURRENT | {key: "l3"})
 
 
 def test_noise_is_on_every_other_frame_by_chance() -> None:

@@ -1,6 +1,8 @@
 """What SPN, SPGAN, Flow-RNN and lite are trained for, against their definitions; and the recipes, as far as data go."""
 
 import copy
+import inspect
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,11 +16,12 @@ from torch import Tensor, nn
 from tests.conftest import ROOT
 from tests.oracles import load_oracles
 from vdeblur import registry
+from vdeblur.errors import UsageError
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.flow_rnn import FlowRNN
 from vdeblur.networks.lite import Lite, look_along_motion
 from vdeblur.networks.spn import LUMA, SPN
-from vdeblur.train import optimisers
+from vdeblur.train import optimisers, recipes
 from vdeblur.train.objectives import OBJECTIVES
 from vdeblur.train.objectives.base import Batch, Clip, Objective, unit_range
 from vdeblur.train.objectives.flow_rnn import FlowRNNObjective
@@ -58,7 +61,7 @@ def spn() -> SPN:
 
 
 def spgan(network: SPN | None = None, **numbers: Any) -> SPGANObjective:
-    return SPGANObjective(network or spn(), {**ADVERSARY, **numbers}).train()
+    return SPGANObjective(network or spn(), {**ADVERSARY, **numbers})
 
 
 def flow_rnn(warm_up: int = 0, width: int = 8) -> FlowRNNObjective:
@@ -174,18 +177,17 @@ def gradients(luma: numpy.ndarray) -> numpy.ndarray:
 
 
 def test_the_discriminator_begins_alone() -> None:
+    """For so many updates, of which each is a batch."""
     objective = spgan(discriminator_first=3)
-    batch = batch_of(objective, 5, 16)
-    for step in range(3):
-        assert objective.turns(0) == ("discriminator",)
-        if step == 2:  # interrupted
-            state, objective = objective.state_dict(), spgan(discriminator_first=3)
-            objective.load_state_dict(state)
-        objective(batch, 0, 0, None)
-    assert objective.turns(0) == ("discriminator", "network")
-    objective(batch, 0, 0, None)
-    assert objective.discriminator_steps == 3, "in company it is not counted"
-    assert objective.turns(1) == ("discriminator", "network")
+    turns = [objective.turns(update) for update in range(5)]
+    assert turns == [("discriminator",)] * 3 + [("discriminator", "network")] * 2
+    found, _ = objective(batch_of(objective, 5, 16), 0, 0, None)
+    assert found["discriminator"] is found["loss"], "shown by its own name, too"
+
+
+def test_words_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"loss.adversarial is 'satturating' \(choose from saturating, nonsaturating"):
+        spgan(adversarial="satturating")
 
 
 def test_each_turn_of_spgan_trains_one_of_both() -> None:
@@ -328,10 +330,10 @@ def small(name: str) -> Objective:
 def test_losses_stay_exact_in_half_precision(name: str) -> None:
     objective = small(name).train()
     batch = batch_of(objective, *CASES[name])
-    last = len(objective.turns(1)) - 1
-    exact, _ = copy.deepcopy(objective)(batch, last, 1, None)
+    last = len(objective.turns(3)) - 1
+    exact, _ = copy.deepcopy(objective)(batch, last, 3, None)
     with torch.autocast("cpu", torch.bfloat16):
-        half, _ = objective(batch, last, 1, None)
+        half, _ = objective(batch, last, 3, None)
     for key, loss in half.items():
         assert loss.dtype == torch.float32
         assert loss.shape == ()
@@ -401,17 +403,26 @@ def test_spn_learns_a_clip_by_heart_and_spgan_goes_on() -> None:
 @pytest.mark.parametrize("of_paper", [False, True], ids=["ours", "paper's"])
 def test_recipes_fit_what_they_name(path: Path, of_paper: bool) -> None:
     """Their networks, objectives, optimisers and schedules are there and take the numbers."""
-    recipe = tomllib.loads(path.read_text())
-    if of_paper:
-        for table, values in recipe.get("paper", {}).items():
-            recipe[table].update(values)
-    model = registry.read_registry(NETWORKS)[recipe["model"]]
+    if of_paper and "paper" not in tomllib.loads(path.read_text()):
+        pytest.skip("its paper says nothing else")
+    name, _, stage = path.stem.partition(".")
+    model = registry.read_registry(NETWORKS)[name]
+    recipe = recipes.load(model, stage, paper=of_paper)
     with torch.device("meta"):
-        objective = OBJECTIVES[recipe["objective"]](NETWORKS[model.network](**model.arguments), recipe["loss"])
-    for name in set(objective.turns(1)):
+        objective = OBJECTIVES[recipe.objective](NETWORKS[model.network](**model.arguments), recipe.numbers)
+    for name in set(objective.turns(recipe["training"]["iterations"])):
         optimiser = optimisers.build(objective, name, recipe["optimiser"])
         assert len(optimiser.parts) == (2 if recipe["optimiser"]["kind"] == "muon" else 1)
     iterations, rate = recipe["training"]["iterations"], recipe["optimiser"]["rate"]
     for update in (0, iterations // 3, iterations - 1):
         assert 0 < optimisers.factor(recipe["schedule"], update, iterations, rate) <= 1
     assert not optimisers.Plateau(recipe["schedule"]).finished
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_have_the_numbers_that_objectives_read(path: Path) -> None:
+    """And no others; "frames" comes from [data]."""
+    recipe = tomllib.loads(path.read_text())
+    ours = [kind for kind in OBJECTIVES[recipe["objective"]].__mro__ if issubclass(kind, Objective)]
+    sources = "".join(inspect.getsource(kind) for kind in ours if kind is not Objective)
+    assert recipe["loss"].keys() == set(re.findall(r'numbers\["(\w+)"\]', sources)) - {"frames"}

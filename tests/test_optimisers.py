@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vdeblur.errors import UsageError
+from vdeblur.errors import DeviceError, UsageError
 from vdeblur.networks.lite import Lite
 from vdeblur.train import optimisers
 from vdeblur.train.objectives.base import Objective
@@ -188,6 +188,54 @@ def test_going_on_from_a_state_is_exact(kind: str) -> None:
     assert changed(interrupted, values(straight))
 
 
+@pytest.mark.parametrize("kind", TABLES)
+def test_going_on_is_by_the_present_recipe(kind: str) -> None:
+    """Moments are those that were kept; betas and decay are not."""
+    objective, optimiser = build(kind)
+    run(objective, optimiser, range(3))
+    state = optimiser.state_dict()
+    table = TABLES[kind] | {"betas": [0.8, 0.95], "weight_decay": 0.3}
+    again = optimisers.build(objective, "network", table)
+    again.load_state_dict(state)
+    for (part, _), saved in zip(again.parts, state["parts"], strict=True):
+        assert all(group["weight_decay"] == 0.3 for group in part.param_groups)
+        assert all(group.get("betas", (0.8, 0.95)) == (0.8, 0.95) for group in part.param_groups)
+        assert all(group["weight_decay"] != 0.3 for group in saved["param_groups"]), "what was kept stays as it is"
+        kept, moments = saved["state"], part.state_dict()["state"]
+        assert moments.keys() == kept.keys()
+        assert all(torch.equal(moments[key][name], kept[key][name]) for key in kept for name in kept[key])
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", TABLES)
+def test_gradients_that_are_no_numbers_change_nothing(kind: str, wrong: float) -> None:
+    objective, optimiser = build(kind)
+    before = values(objective)
+    give_gradients(objective, 0)
+    next(objective.network.parameters()).grad.flatten()[0] = wrong
+    optimiser.update = 9  # nothing is frozen any more
+    with pytest.raises(DeviceError, match="the gradients of optimiser network are not numbers any more"):
+        optimiser.step()
+    assert not changed(objective, before)
+    assert optimiser.update == 9
+
+
+class FlowOnly(Objective):
+    """Keeps a part of its network from training, as PVDNet's does."""
+
+    def parameters_of(self, optimiser: str) -> Iterator[tuple[str, nn.Parameter]]:
+        return self.network.flow.named_parameters("flow")
+
+
+def test_what_is_frozen_already_may_be_frozen_once_more() -> None:
+    objective = FlowOnly(TwoParts(), {})
+    table = {"kind": "adam", "rate": 1e-2}
+    optimiser = optimisers.build(objective, "network", {**table, "rates": {"flow_net": 0, "flow.1": 0}})
+    assert [len(group.parameters) for _, groups in optimiser.parts for group in groups] == [2]
+    with pytest.raises(UsageError, match="flow_net"):
+        optimisers.build(objective, "network", {**table, "rates": {"flow_net": 1e-3}})
+
+
 def test_muon_takes_the_inner_kernels_and_adamw_the_rest() -> None:
     """Muon's steps are nearly orthogonal: all singular values alike. AdamW's first has the length of its rate."""
     objective, optimiser = build("muon")
@@ -271,6 +319,8 @@ def test_a_missing_optimiser_or_schedule_is_told() -> None:
         factor({"kind": "falling"}, 0, 10, 1.0)
     with pytest.raises(UsageError, match="every"):
         factor({"kind": "halve"}, 0, 10, 1.0)
+    with pytest.raises(UsageError, match="cosine, has a key flor"):
+        factor({"kind": "cosine", "floor": 0, "flor": 1e-7}, 0, 10, 1.0)
 
 
 def test_halving() -> None:

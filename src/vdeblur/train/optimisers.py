@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vdeblur.errors import UsageError
+from vdeblur.errors import DeviceError, UsageError
 from vdeblur.train.objectives.base import Objective
 
 KINDS = ("adam", "adamw", "radam", "muon")
@@ -42,6 +42,8 @@ SCHEDULES = {
     "linear": ("warm_up",),
     "plateau": ("patience", "reductions"),
 }
+"""What each kind of schedule needs to be told, see factor and Plateau."""
+SCHEDULES_MAY = {"restarts": ("weights",), "plateau": ("factor",)}
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,12 @@ class Group:
 class Optimiser:
     """One or two of PyTorch's optimisers that step together, and what the gradients go through before.
 
-    An update is a call of step; they are counted from 0, and kept in the state.
+    name: "network", or that of a table in [optimiser]. An update is a call of step; they are counted from 0, and kept
+    in the state.
     """
 
-    def __init__(self, parts: list[tuple[torch.optim.Optimizer, list[Group]]], clip: float | None) -> None:
+    def __init__(self, name: str, parts: list[tuple[torch.optim.Optimizer, list[Group]]], clip: float | None) -> None:
+        self.name = name
         self.parts = parts
         self.clip = clip
         self.update = 0
@@ -69,6 +73,8 @@ class Optimiser:
 
         scaler: what the loss was scaled with. It is brought up to date, and where gradients have overflowed nothing
         else happens. The norm is that before it is limited. Gradients remain; see zero_grad.
+
+        Raises: DeviceError where gradients are not numbers without a scaler to blame; the parameters stay as they are.
         """
         self._hide_what_is_frozen()
         parameters = [p for _, groups in self.parts for group in groups for p in group.parameters]
@@ -76,7 +82,13 @@ class Optimiser:
             for part, _ in self.parts:
                 scaler.unscale_(part)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if scaler is None or bool(norm.isfinite()):
+        is_finite = bool(norm.isfinite())
+        if scaler is None and not is_finite:
+            raise DeviceError(
+                f"the gradients of optimiser {self.name} are not numbers any more",
+                "--resume goes on from the last kept state; with a lower --rate, or --set optimiser.clip=0.01",
+            )
+        if is_finite:
             if self.clip is not None:
                 nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
             for part, groups in self.parts:
@@ -106,10 +118,15 @@ class Optimiser:
         return {"update": self.update, "parts": [part.state_dict() for part, _ in self.parts]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state_dict; rates stay those of the recipe."""
+        """Go on from a state_dict; rates, betas, decay and the like stay those of the recipe."""
         self.update = state["update"]
         for (part, _), saved in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(saved)
+            # PyTorch would go back to what the groups were made with then.
+            groups = [
+                {**now, "params": then["params"]}
+                for now, then in zip(part.param_groups, saved["param_groups"], strict=True)
+            ]
+            part.load_state_dict({**saved, "param_groups": groups})
 
 
 class MatrixOptimiser(Optimiser):
@@ -117,11 +134,12 @@ class MatrixOptimiser(Optimiser):
 
     def __init__(
         self,
+        name: str,
         parts: list[tuple[torch.optim.Optimizer, list[Group]]],
         clip: float | None,
         kernels: list[nn.Parameter],
     ) -> None:
-        super().__init__(parts, clip)
+        super().__init__(name, parts, clip)
         self.kernels = kernels
         # Each matrix shares its kernel's storage; its gradient is handed over before each step.
         self.matrices = [matrix for group in parts[0][1] for matrix in group.parameters]
@@ -147,8 +165,11 @@ def build(objective: Objective, name: str, table: Mapping[str, Any]) -> Optimise
     """
     settings = settings_of(table, name)
     named = dict(objective.parameters_of(name))
+    # What the objective keeps from training anyway, as PVDNet's BIMNet, may be frozen once more.
+    frozen = {key for key, _ in objective.network.named_parameters()} - named.keys()
     for prefix in (*settings["rates"], *settings["frozen"]):
-        if not any(_begins(key, prefix) for key in named):
+        known = {*named, *frozen} if settings["rates"].get(prefix) == 0 else named
+        if not any(_begins(key, prefix) for key in known):
             raise UsageError(f"the recipe speaks of {prefix}, of which the optimiser {name} trains nothing")
     inner = {key: p for key, p in named.items() if settings["kind"] == "muon" and _is_matrix(key, p, settings)}
     groups = _grouped({key: p for key, p in named.items() if key not in inner}, settings["rate"], settings)
@@ -157,7 +178,7 @@ def build(objective: Objective, name: str, table: Mapping[str, Any]) -> Optimise
         raise UsageError(f"the recipe leaves the optimiser {name} nothing to train: all rates are 0")
     rest = [(_adam(groups, settings), groups)] if groups else []
     if not kernel_groups:
-        return Optimiser(rest, settings["clip"])
+        return Optimiser(name, rest, settings["clip"])
 
     kernels = [kernel for group in kernel_groups for kernel in group.parameters]
     matrix_groups = [
@@ -171,7 +192,7 @@ def build(objective: Objective, name: str, table: Mapping[str, Any]) -> Optimise
         weight_decay=settings["weight_decay"],
         adjust_lr_fn="match_rms_adamw",  # rates mean what AdamW's mean
     )
-    return MatrixOptimiser([(muon, matrix_groups), *rest], settings["clip"], kernels)
+    return MatrixOptimiser(name, [(muon, matrix_groups), *rest], settings["clip"], kernels)
 
 
 def settings_of(table: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -253,7 +274,7 @@ def factor(table: Mapping[str, Any], update: int, iterations: int, rate: float) 
     - linear     a rise over `warm_up` updates, then a straight line to 0 at the end
     - plateau    1: validations decide, see Plateau
     """
-    kind = _checked(table)
+    kind = check_schedule(table)
     done = update / iterations
     if kind == "halve":
         return float(0.5 ** (update // table["every"]))
@@ -270,13 +291,20 @@ def factor(table: Mapping[str, Any], update: int, iterations: int, rate: float) 
     return 1.0
 
 
-def _checked(table: Mapping[str, Any]) -> str:
-    """Give the kind of a schedule that has all it needs."""
+def check_schedule(table: Mapping[str, Any]) -> str:
+    """Give the kind of a schedule that has all it needs, and nothing else.
+
+    table: a recipe's [schedule].
+    Raises: UsageError.
+    """
     kind = str(table.get("kind"))
     if kind not in SCHEDULES:
         raise UsageError(f"the recipe has a schedule of kind {kind}", f"choose from {', '.join(SCHEDULES)}")
     if missing := [key for key in SCHEDULES[kind] if key not in table]:
         raise UsageError(f"the recipe's schedule, {kind}, lacks {missing[0]}")
+    known = ("kind", *SCHEDULES[kind], *SCHEDULES_MAY.get(kind, ()))
+    if unknown := sorted(table.keys() - set(known)):
+        raise UsageError(f"the recipe's schedule, {kind}, has a key {unknown[0]}", f"known: {', '.join(known)}")
     return kind
 
 
@@ -305,7 +333,7 @@ class Plateau:
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
-        self._watches = _checked(table) == "plateau"
+        self._watches = check_schedule(table) == "plateau"
         self._table = table
         self.best: float | None = None
         self.waited = 0  # validations since the best

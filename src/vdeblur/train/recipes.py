@@ -6,7 +6,9 @@ printed.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,15 +19,124 @@ from tomlkit.exceptions import TOMLKitError
 
 from vdeblur.errors import UsageError
 from vdeblur.registry import Entry
+from vdeblur.train import optimisers
+from vdeblur.train.augment import AUGMENTATIONS, SCALE
+from vdeblur.train.data import ENDS, SAMPLINGS, Plan
+from vdeblur.train.objectives import OBJECTIVES
 
 # What a recipe may say beside what its own file says, by table.
 OPTIONAL: dict[str, set[str]] = {
     "": {"start", "init_required", "paper", "summary"},
-    "data": {"limit", "margin", "ends", "blur", "augment", "noise", "scale"},
+    "data": {"limit", "margin", "ends", "blur", "augment", "noise"},
     "optimiser": {"betas", "epsilon", "weight_decay", "rates", "frozen", "clip"},
     "training": {"precision", "ema", "seed", "accumulate", "save", "stop_after", "validation_frames", "keep_minutes"},
 }
-PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be: a test, and the same in words, after "it must be"."""
+
+    allows: Callable[[Any], bool]
+    words: str
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _one_of(names: Iterable[str]) -> Rule:
+    known = tuple(names)
+    return Rule(lambda value: isinstance(value, str) and value in known, f"one of {', '.join(known)}")
+
+
+def _list_of(rule: Rule, length: int | None = None) -> Rule:
+    def allows(value: Any) -> bool:
+        return isinstance(value, list) and length in (None, len(value)) and all(map(rule.allows, value))
+
+    return Rule(allows, f"a list{f' of {length}' if length else ''}, each {rule.words}")
+
+
+COUNT = Rule(lambda value: _is_whole(value) and value > 0, "a whole number above 0")
+WHOLE = Rule(lambda value: _is_whole(value) and 0 <= value < 2**63, "a whole number, 0 or above")
+POSITIVE = Rule(lambda value: _is_number(value) and value > 0, "a number above 0")
+NOT_NEGATIVE = Rule(lambda value: _is_number(value) and value >= 0, "a number, 0 or above")
+RATE = Rule(lambda value: _is_number(value) and 0 < value < 1, "a number between 0 and 1")
+BELOW_ONE = Rule(lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
+SHARE = Rule(lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
+FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
+TEXT = Rule(lambda value: isinstance(value, str), "a string")
+
+# By dotted key, * for any. A further table in [optimiser] is as [optimiser] itself. Words in [loss] are checked by the
+# objective.
+VALUES = {
+    "model": TEXT,
+    "objective": _one_of(OBJECTIVES),
+    "init_required": TEXT,
+    "summary": TEXT,
+    "start.*": TEXT,
+    "data.frames": COUNT,
+    "data.crop": COUNT,
+    "data.sampling": _one_of(SAMPLINGS),
+    "data.limit": COUNT,
+    "data.margin": WHOLE,
+    "data.ends": _one_of(ENDS),
+    "data.blur": _one_of(("blur", "blur_gamma")),
+    "data.augment": _list_of(_one_of((*AUGMENTATIONS, SCALE))),
+    "data.noise": NOT_NEGATIVE,
+    "optimiser.kind": _one_of(optimisers.KINDS),
+    "optimiser.rate": RATE,
+    "optimiser.betas": _list_of(BELOW_ONE, 2),
+    "optimiser.epsilon": POSITIVE,
+    "optimiser.weight_decay": NOT_NEGATIVE,
+    "optimiser.rates.*": BELOW_ONE,
+    "optimiser.frozen.*": WHOLE,
+    "optimiser.clip": POSITIVE,
+    "optimiser.matrix_rate": RATE,
+    "optimiser.matrices": TEXT,
+    "schedule.kind": _one_of(optimisers.SCHEDULES),
+    "schedule.every": COUNT,
+    "schedule.at": _list_of(COUNT),
+    "schedule.factor": RATE,
+    "schedule.floor": BELOW_ONE,
+    "schedule.periods": _list_of(COUNT),
+    "schedule.weights": _list_of(POSITIVE),
+    "schedule.power": POSITIVE,
+    "schedule.warm_up": COUNT,
+    "schedule.patience": COUNT,
+    "schedule.reductions": WHOLE,
+    "loss.adversarial": TEXT,
+    "loss.begin_with": TEXT,
+    "loss.chance_share": SHARE,
+    "loss.discriminator_first": WHOLE,
+    "loss.discriminator_width": COUNT,
+    "loss.distance": TEXT,
+    "loss.ends": SHARE,
+    "loss.epsilon": POSITIVE,
+    "loss.flow_warm_up": WHOLE,
+    "loss.hard_share": BELOW_ONE,
+    "loss.hard_weight": NOT_NEGATIVE,
+    "loss.joint": FLAG,
+    "loss.lambda": NOT_NEGATIVE,
+    "loss.noise": NOT_NEGATIVE,
+    "loss.spectral_weight": NOT_NEGATIVE,
+    "training.accumulate": COUNT,
+    "training.batch": COUNT,
+    "training.ema": BELOW_ONE,
+    "training.iterations": COUNT,
+    "training.keep_minutes": POSITIVE,
+    "training.precision": _one_of(("fp32", "bf16", "fp16")),
+    "training.save": _one_of(("fp32", "fp16")),
+    "training.seed": WHOLE,
+    "training.stop_after": COUNT,
+    "training.validate_every": COUNT,
+    "training.validation_frames": COUNT,
+}
+TABLES = ("start", "data", "optimiser", "optimiser.rates", "optimiser.frozen", "schedule", "loss", "training")
 
 
 @dataclass(frozen=True)
@@ -130,10 +241,16 @@ def load(
 
 
 def _read(path: Path) -> dict[str, Any]:
+    hint = "begin with --print-config > FILE"
     try:
-        return tomlkit.parse(path.read_text("utf-8")).unwrap()
-    except (OSError, UnicodeDecodeError, TOMLKitError) as error:
-        raise UsageError(f"{path} cannot be read as TOML: {error}", "begin with --print-config > FILE") from error
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as TOML: {error}", hint) from error
+    try:
+        return tomllib.loads(text)  # its messages are for people, unlike tomlkit's
+    except tomllib.TOMLDecodeError as error:
+        reason = str(error).replace("end of document", f"line {len(text.splitlines())}, the end")
+        raise UsageError(f"{path} is not TOML, or not finished: {reason}", hint) from error
 
 
 def _nested(key: str, value: str) -> dict[str, Any]:
@@ -159,6 +276,8 @@ def _merge(into: Any, given: Mapping[str, Any], known: Mapping[str, Any], source
         if key not in known and key not in OPTIONAL.get(where, ()) and not free:
             choices = sorted({*known, *OPTIONAL.get(where, ())} - {"paper"})
             raise UsageError(f"{source}: there is no {here!r}", f"choose from {', '.join(choices)}")
+        if (here in TABLES or isinstance(into.get(key), Mapping)) and not isinstance(value, Mapping):
+            raise UsageError(f"{source}: {here} is {value!r}", f"it must be a table; its values are {here}.KEY")
         if isinstance(value, Mapping) and isinstance(into.get(key), Mapping):
             old = into[key]
             if here == "schedule" and value.get("kind", old["kind"]) != old["kind"]:  # it has other numbers
@@ -170,27 +289,41 @@ def _merge(into: Any, given: Mapping[str, Any], known: Mapping[str, Any], source
 
 
 def _check(recipe: Recipe) -> None:
-    """Refuse numbers that no training can be made with."""
-    training, data = recipe["training"], recipe["data"]
-    wrong = [
-        *(f"data.{name} is {data.get(name)!r}" for name in ("frames", "crop") if not _is_count(data.get(name))),
-        *(
-            f"training.{name} is {training.get(name)!r}"
-            for name in ("batch", "iterations", "validate_every")
-            if not _is_count(training.get(name))
-        ),
-    ]
-    if wrong:
-        raise UsageError(wrong[0], "it must be a whole number above 0")
-    if training.get("precision", "fp32") not in PRECISIONS:
-        raise UsageError(f"training.precision is {training['precision']!r}", f"choose from {', '.join(PRECISIONS)}")
-    rate = recipe["optimiser"].get("rate")
-    if not isinstance(rate, (int, float)) or not 0 < rate < 1:
-        raise UsageError(f"optimiser.rate is {rate!r}", "it must lie between 0 and 1")
-    accumulate = training.get("accumulate", 1)
-    if not _is_count(accumulate) or training["batch"] % accumulate:
-        raise UsageError(f"a batch of {training['batch']} cannot be cut into {accumulate} parts", "let it be divisible")
+    """Refuse what no training can be made with."""
+    optimisers.check_schedule(recipe["schedule"])
+    for path, value in _leaves(recipe.tables.unwrap()):
+        rule = _rule(path)
+        if rule is None:
+            raise UsageError(f"there is no {'.'.join(path)!r}")
+        if not rule.allows(value):
+            raise UsageError(f"{'.'.join(path)} is {value!r}", f"it must be {rule.words}")
+    optimisers.settings_of(recipe["optimiser"], "network")
+    OBJECTIVES[recipe.objective].check(recipe.numbers)
+    Plan(**recipe["data"])
+    periods = recipe["schedule"].get("periods", [])
+    weights = recipe["schedule"].get("weights", periods)
+    if len(weights) != len(periods):
+        raise UsageError(f"schedule.weights is {weights!r}", f"it must have one for each of {len(periods)} periods")
+    batch, accumulate = recipe["training"]["batch"], recipe["training"].get("accumulate", 1)
+    if batch % accumulate:
+        raise UsageError(f"a batch of {batch} cannot be cut into {accumulate} parts", "let it be divisible")
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _leaves(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Give what is no table, and tables where there should be none, each with its keys from the top."""
+    for key, value in table.items():
+        here = (*path, key)
+        if isinstance(value, Mapping) and _rule(here) is None:
+            yield from _leaves(value, here)
+        else:
+            yield here, value
+
+
+def _rule(path: tuple[str, ...]) -> Rule | None:
+    """Give what a value must be, from its keys; those of a further optimiser are as those of the first."""
+    paths = [path, ("optimiser", *path[2:])] if path[0] == "optimiser" else [path]
+    for *tables, last in paths:
+        for key in (last, "*"):
+            if rule := VALUES.get(".".join((*tables, key))):
+                return rule
+    return None

@@ -26,7 +26,9 @@ def begin(network: Network, entry: Entry, recipe: Recipe, init: str | None, talk
         raise UsageError(f"{entry.name} is trained from the weights of {needed}", f"give them: --init FILE of {needed}")
     else:
         for part, name in recipe.starts.items():
-            _load_part(network, part, name, talk)
+            # As the authors' code does, a BIMNet that is trained along is drawn, unless there is one of one's own.
+            if not recipe["loss"].get("joint") or Path(name).is_file():
+                _load_part(network, part, name, talk)
 
 
 def _initial(init: str, entry: Entry, talk: Talk) -> dict[str, Tensor]:
@@ -41,10 +43,14 @@ def _initial(init: str, entry: Entry, talk: Talk) -> dict[str, Tensor]:
 
 
 def _load_part(network: Network, part: str, name: str, talk: Talk) -> None:
-    """Put start weights of the registry, or those of a file, into a part of a network."""
+    """Put start weights of the registry, or those of a file, into a part of a network.
+
+    The file may be of that part, or of a whole network that has it, as that of another stage.
+    """
     module = network.get_submodule(part)
     tensors = read_checkpoint(Path(name)) if Path(name).is_file() else weights.load_start(name, talk)
-    state, faults = fit(tensors, module)
+    own = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
+    state, faults = fit(own or tensors, module)
     if faults:
         raise ModelError(f"{name} does not fit {part}: {'; '.join(faults)}", "is it for another network?")
     module.load_state_dict({key: value.float() for key, value in state.items()})

@@ -8,6 +8,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from vdeblur.errors import UsageError
 from vdeblur.networks.layers import Network
 
 Batch = dict[str, Tensor]
@@ -24,20 +25,33 @@ class Clip:
 class Objective(nn.Module):
     """The losses of a network over a batch of clips, and what is trained by them.
 
-    network: what is validated, and kept as weights. numbers: see Recipe.numbers. Parts that serve for the
-    training alone, as a discriminator, are further modules; they are kept in the training's state.
+    network: what is validated, and kept as weights. numbers: see Recipe.numbers; choices: what those of them may be
+    that are words. Parts that serve for the training alone, as a discriminator, are further modules; they are kept in
+    the training's state. restores: that the network can be validated by what it restores; else the loss on held-out
+    clips says how good it is. reaches_all: that each step gives gradients to all that is trained.
 
-    restores: that the network can be validated by what it restores; else the loss on held-out clips says how good it
-    is. reaches_all: that each step gives gradients to all that is trained.
+    Raises: UsageError for words that are none of the choices.
     """
 
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     restores: ClassVar[bool] = True
     reaches_all: ClassVar[bool] = True
 
     def __init__(self, network: Network, numbers: Mapping[str, Any]) -> None:
         super().__init__()
+        self.check(numbers)
         self.network = network
         self.numbers = numbers
+
+    @classmethod
+    def check(cls, numbers: Mapping[str, Any]) -> None:
+        """Refuse words that mean nothing here.
+
+        Raises: UsageError.
+        """
+        for key, known in cls.choices.items():
+            if numbers[key] not in known:
+                raise UsageError(f"loss.{key} is {numbers[key]!r}", f"choose from {', '.join(known)}")
 
     def initialise(self) -> None:
         """Draw the weights that the paper begins with, where the network's constructor does otherwise."""

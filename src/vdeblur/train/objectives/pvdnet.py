@@ -13,7 +13,7 @@ Where this differs from the paper, because the authors' code does:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import torch
@@ -61,6 +61,7 @@ class PVDNetObjective(Objective):
     """
 
     network: PVDNet
+    choices: ClassVar = {"distance": ("mse", "l1"), "begin_with": ("previous", "current")}
 
     def __init__(self, network: PVDNet, numbers: Mapping[str, Any]) -> None:
         super().__init__(network, numbers)
@@ -122,12 +123,7 @@ class PVDNetObjective(Objective):
     def distance(self, restored: Tensor, sharp: Tensor) -> Tensor:
         """Give how far frames in [0, 1] are apart once they are in [-1, 1]."""
         difference = 2 * (restored - sharp)
-        match self.numbers["distance"]:
-            case "mse":
-                return difference.square().mean()
-            case "l1":
-                return difference.abs().mean()
-        raise ValueError(f"distance is mse or l1, not {self.numbers['distance']!r}")
+        return (difference.square() if self.numbers["distance"] == "mse" else difference.abs()).mean()
 
 
 def flow_losses(bimnet: BIMNet, blurry: Tensor, sharp: Tensor) -> tuple[dict[str, Tensor], Tensor]:

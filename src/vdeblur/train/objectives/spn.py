@@ -6,7 +6,7 @@ is a choice, as are its first steps alone, without which an untrained one would 
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy
 import torch
@@ -43,24 +43,22 @@ class SPGANObjective(SPNObjective):
     """The content loss and `lambda` times the adversarial one; for the discriminator, its cross-entropy.
 
     numbers: lambda; adversarial: "saturating", log(1 - D), which is the paper's, or "nonsaturating", -log D;
-    discriminator_first: batches on which the discriminator is trained alone; discriminator_width, 64 in the paper.
+    discriminator_first: updates, a batch each, in which the discriminator is trained alone; discriminator_width, 64 in
+    the paper.
     The statistics of the generator's batch normalisation stay as they are: batches of 4 would move them at once.
     """
 
     reaches_all = False  # a turn is for one of the two
-    discriminator_steps: Tensor  # alone, so far
+    choices: ClassVar = {"adversarial": ("saturating", "nonsaturating")}
 
     def __init__(self, network: Network, numbers: Mapping[str, Any]) -> None:
         super().__init__(network, numbers)
         self.discriminator = Discriminator(numbers["discriminator_width"])
-        self.register_buffer("discriminator_steps", torch.zeros((), dtype=torch.int64))
+        self.train()  # modules begin in this mode, but without having been told
 
     def turns(self, update: int) -> tuple[str, ...]:
         """Tell that the discriminator begins alone, and precedes the generator ("network") from then on."""
-        # The generator's first update tells that the time alone is over, without asking the device.
-        if update == 0 and int(self.discriminator_steps) < self.numbers["discriminator_first"]:
-            return ("discriminator",)
-        return ("discriminator", "network")
+        return ("discriminator",) if update < self.numbers["discriminator_first"] else ("discriminator", "network")
 
     def parameters_of(self, optimiser: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Give the generator's or the discriminator's."""
@@ -71,9 +69,8 @@ class SPGANObjective(SPNObjective):
         if turn == 0:
             with torch.no_grad():
                 restored, sharp = self.restore(batch)
-            if len(self.turns(update)) == 1:
-                self.discriminator_steps += 1
-            return {"loss": losses.telling_apart(self.discriminator, restored, sharp)}, None
+            loss = losses.telling_apart(self.discriminator, restored, sharp)
+            return {"loss": loss, "discriminator": loss}, None
 
         restored, sharp = self.restore(batch)
         content = F.mse_loss(restored, sharp)
