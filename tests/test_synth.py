@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests import clips
+from vdeblur import color
 from vdeblur.bench import datasets
 from vdeblur.bench.pictures import read_rgb, write_png
 from vdeblur.decode import read_picture
@@ -95,6 +96,22 @@ def test_cross_fades_are_averaged() -> None:
     assert exposure.faded_window(7, 1.0, 1) == exposure.plain_window(7, 1.0)
 
 
+@pytest.mark.parametrize("steps", [1, 8, 300])
+def test_bands_and_whole_numbers_average_exactly(steps: int) -> None:
+    """Sums of 16, 32 and more bits, in several bands, equal plain sums in float64 to the last bit."""
+    window = exposure.faded_window(5, 0.9, steps)
+    frames = [numpy.full((40, 500, 3), 255, numpy.uint8) for _ in window.weights]
+    rng = numpy.random.default_rng(steps)
+    for frame in frames:
+        frame[1:] = rng.integers(0, 256, (39, 500, 3), dtype=numpy.uint8)
+    assert frames[0].size > exposure.BAND
+    shares = numpy.array(window.weights, numpy.float64)[:, None, None, None]
+    codes = (shares * frames).sum(0) / window.total
+    assert numpy.array_equal(exposure.average(frames, window, "blur"), codes)
+    light = (shares * (numpy.array(frames) / 255.0) ** 2.2).sum(0) / window.total
+    assert numpy.allclose(exposure.average(frames, window, "blur_gamma"), 255 * light ** (1 / 2.2), rtol=0, atol=1e-10)
+
+
 def test_dvds_way(vdeblur, video: Path, tmp_path: Path) -> None:
     options = ["--way", "dvd", "--average", 3, "--duty", 0.8, "--steps", 4, "--frames", 4, "--clips", 2]
     assert vdeblur("synth", video, tmp_path / "o", *options, "--test-share", 0).exit_code == 0
@@ -117,6 +134,19 @@ def test_colour_rotation_and_depth_are_those_of_players(vdeblur, tmp_path: Path,
     ours = read_rgb(tmp_path / "o" / "train" / "h264_rot90_00" / "sharp" / "000001.png").numpy().astype(int)
     assert ours.shape == theirs.shape
     assert abs(ours - theirs).mean() < 1.5
+
+
+@pytest.mark.parametrize("form", ["yuv420p", "yuv422p10le", "yuv410p", "yuv444p", "gray", "gbrp"])
+def test_stretches_of_rows_join_without_a_seam(tmp_path: Path, form: str) -> None:
+    """Of a frame that is higher than a stretch, they are what the conversion of the whole gives."""
+    path = clips.make(tmp_path / "high.mkv", size="32x194", frames=1, pix_fmt=form)
+    source = footage.open_footage(footage.Footage(path, "video"), ignore)
+    frame = next(iter(source.frames()))
+    space = color.ColorSpace.of(frame.picture)
+    planes = color.planes_of(frame, space, torch.device("cpu"))
+    assert frame.picture.height > 3 * footage.ROWS
+    assert torch.equal(footage._to_bytes(planes, space), synth.to_bytes(color.to_rgb(planes, space)))
+    source.close()
 
 
 def test_scale_and_size_reduce_by_areas(vdeblur, video: Path, tmp_path: Path) -> None:

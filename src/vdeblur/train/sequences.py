@@ -185,7 +185,7 @@ class Clip:
 
     def add(self, number: int, picture: Tensor) -> bool:
         """Take the next sharp frame, uint8 (3, H, W); tells whether the sequence is full now."""
-        window = self.exposures.push(picture.permute(1, 2, 0).numpy())
+        window = self.exposures.push(picture.permute(1, 2, 0).contiguous().numpy())
         if window is not None:
             self.count += 1
             self.last = number
