@@ -364,6 +364,34 @@ def test_steps_are_warned_of(vdeblur, tmp_path: Path) -> None:
     assert found["slow"] == []
 
 
+def warnings_of(result) -> list[tuple[str, str]]:
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    return [(event["code"], event["message"]) for event in events if event["event"] == "warning"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "told"),
+    [
+        ("setparams=color_trc=smpte2084", {"W_HDR": "HDR (PQ)"}),
+        ("setparams=color_trc=arib-std-b67", {"W_HDR": "HDR (HLG)"}),
+        ("settb=1/30000,setpts=N*1000+mod(N*N\\,7)*90", {"W_VFR": "variable frame rate"}),
+        ("setparams=color_trc=bt709", {}),
+    ],
+)
+def test_hdr_and_uneven_times_are_named(vdeblur, tmp_path: Path, filters: str, told: dict[str, str]) -> None:
+    source = tmp_path / "phone.mp4"
+    timing = ("-fps_mode", "vfr", "-enc_time_base", "1/30000", "-video_track_timescale", "30000")
+    clips.make(source, frames=20, codec=("-c:v", "libx264"), extra=("-vf", filters, *timing))
+    clips.ffmpeg("-i", source, "-frames:v", 1, tmp_path / "still.png")
+    for way in (["--average", 3], ["--way", "random", "--size", 32, "--frames", 2, "--clips", 1]):
+        sharp = [source, tmp_path / "still.png"] if "random" in way else [source]
+        result = vdeblur("synth", *sharp, tmp_path / "o", *way, "--test-share", 0, "--dry-run", "--json")
+        assert result.exit_code == 0, result.output
+        found = {code: message for code, message in warnings_of(result) if code in ("W_HDR", "W_VFR")}
+        assert found.keys() == told.keys()
+        assert all("phone.mp4" in found[code] and words in found[code] for code, words in told.items())
+
+
 def test_an_output_is_not_replaced_unasked(vdeblur, video: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
     options = ["--frames", 2, "--clips", 1, "--test-share", 0]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdeblur import color, decode, deinterlace
+from vdeblur import color, decode, deinterlace, hdr, packet_times
 from vdeblur.batch import VIDEO_SUFFIXES
 from vdeblur.bench.pictures import of_frame
 from vdeblur.errors import InputError, UsageError
@@ -118,6 +118,25 @@ def open_footage(footage: Footage, warn: decode.Warn) -> Source:
     Raises: InputError where that cannot be.
     """
     return decode.open_source(footage.path, decode.Cut(), warn)
+
+
+def announce(footage: Footage, warn: decode.Warn) -> None:
+    """Say before the work what a video has that the pairs made of it will not: HDR's light, uneven times.
+
+    Raises: InputError where it cannot be read.
+    """
+    source = decode.VideoSource(footage.path, decode.Cut(), _ignore)
+    try:
+        coding = {hdr.PQ: "PQ", hdr.HLG: "HLG"}.get(source.info.color["transfer"])
+        variable = packet_times.read(source).variable
+    finally:
+        source.close()
+    if coding:
+        meaning = "its codes are averaged as if they were SDR's, so pairs look pale and their blur is not that of light"
+        warn("W_HDR", f"{footage.path} is HDR ({coding}): {meaning} (tone-map it to SDR first)")
+    if variable:
+        meaning = "its frames count as evenly spaced, so blur has gaps and motion jumps where they are not"
+        warn("W_VFR", f"{footage.path} has a variable frame rate: {meaning} (use footage of a constant rate)")
 
 
 def upright_size(source: Source) -> tuple[int, int]:

@@ -153,8 +153,11 @@ def run(
     notify("synth_plan", facts | {split: sum(e.split == split for e in entries) for split in SPLITS})
     if not work or all(piece.split == "test" for piece in work if options.split is None):
         _warn_of_empty(notify, options)
+    job = Job(options, out, entries, notify, stop)
+    for entry in entries:
+        if entry.footage.kind == "video" and options.split in (None, entry.split):
+            footage.announce(entry.footage, job.warn)
     if dry_run:
-        job = Job(options, out, entries, notify, stop)
         for entry in entries if options.way in ("gopro", "dvd") else ():
             look_at_motion(job, entry)
         return head
@@ -162,7 +165,6 @@ def run(
     with _reserved(out):
         earlier = _earlier(out, head, overwrite=overwrite, resume=resume)
         state = State(out, head, earlier)
-        job = Job(options, out, entries, notify, stop)
         workers.do_all(job, [piece for piece in work if not state.is_done(piece)], jobs, state.note)
         manifest = state.finish(entries)
         if not manifest["sequences"]:
