@@ -1,5 +1,6 @@
 """`vdeblur synth`: pairs of known truth from sharp footage, against independent computations."""
 
+import errno
 import json
 import math
 import weakref
@@ -406,11 +407,95 @@ def test_an_output_is_not_replaced_unasked(vdeblur, video: Path, tmp_path: Path)
     assert vdeblur("synth", video, out, *options, "--average", 5, "-y").exit_code == 0
     assert manifest(out)["sequences"][0]["average"] == 5
     assert (out / "notes.txt").read_text() == "mine"
-    (tmp_path / "holiday").mkdir()
-    (tmp_path / "holiday" / "a.txt").write_text("mine")
+    (tmp_path / "holiday" / ".drafts").mkdir(parents=True)
+    for name in ("a.txt", ".lock", ".drafts/b.txt"):
+        (tmp_path / "holiday" / name).write_text("mine")
+    before = tree(tmp_path / "holiday")
     foreign = vdeblur("synth", video, tmp_path / "holiday", "-y")
     assert foreign.exit_code == 4
-    assert [path.name for path in (tmp_path / "holiday").iterdir()] == ["a.txt"]
+    assert "has no manifest.json" in foreign.output.replace("\n", " ")
+    assert tree(tmp_path / "holiday") == before
+
+
+@pytest.fixture
+def made(vdeblur, video: Path, tmp_path: Path) -> Path:
+    """Two sequences of three pairs."""
+    options = ["--average", 3, "--frames", 3, "--clips", 2, "--blur", "blur", "--test-share", 0]
+    assert vdeblur("synth", video, tmp_path / "o", *options).exit_code == 0
+    return tmp_path / "o"
+
+
+def test_what_cannot_be_made_anew_is_kept(vdeblur, video: Path, made: Path) -> None:
+    """After a failure, and after a signal between two sequences, every byte is as it was."""
+    before = tree(made)
+    failed = vdeblur("synth", video, made, "--average", 999, "--test-share", 0, "-y")
+    assert failed.exit_code == 3
+    assert "not one sequence" in failed.output.replace("\n", " ")
+    assert tree(made) == before
+    calls: Iterator[int] = iter(range(1000))
+
+    def stop() -> ExitStatus | None:
+        return ExitStatus.TERMINATED if next(calls) == 14 else None
+
+    told: list[str] = []
+    options = sequences.Options(average=(3, 3), frames=3, test_share=0.0, blur="blur", seed=1)
+    with pytest.raises(InterruptedRunError) as stopped:
+        synthesize.run([video], made, options, overwrite=True, notify=lambda name, _: told.append(name), stop=stop)
+    assert "sequence_made" in told
+    assert stopped.value.message == "stopped; what was there before is there again"
+    assert tree(made) == before
+
+
+def test_a_set_is_put_back_after_a_kill(vdeblur, video: Path, made: Path, tmp_path: Path) -> None:
+    """Wherever it came: while the old set is moved aside, while the new one is made, while the old one is put back."""
+    before = tree(made)
+    told = ["--average", 3, "--frames", 3, "--clips", 2, "--blur", "blur", "--test-share", 0]
+    aside = made / ".earlier"
+
+    def half_aside() -> None:
+        (aside / "train").mkdir(parents=True)
+        (made / "train" / "sharp_00").rename(aside / "train" / "sharp_00")
+
+    def half_made() -> None:
+        assert vdeblur("synth", video, tmp_path / "new", *told, "--seed", 1).exit_code == 0
+        synthesize._move_aside(made)
+        (made / "train").mkdir()
+        (tmp_path / "new" / "train" / "sharp_00").rename(made / "train" / "sharp_00")
+        (tmp_path / "new" / "manifest.json").rename(made / "manifest.json")
+
+    def half_back() -> None:
+        half_aside()
+        (made / ".drafts" / "train").mkdir(parents=True)
+        (made / ".drafts" / "train" / "leftover").write_text("of the new set")
+
+    for kill in (half_aside, half_made, half_back):
+        kill()
+        assert tree(made) != before
+        result = vdeblur("synth", video, made, *told)
+        assert result.exit_code == 0, result.output
+        assert tree(made) == before
+
+
+def test_a_disk_that_fails_is_named(vdeblur, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is read, not the folder that is written to; and the other way round."""
+    pictures_of = footage.pictures_of
+
+    def failing(source: footage.Source) -> Iterator[torch.Tensor]:
+        yield next(pictures_of(source))
+        raise OSError(errno.EIO, "Input/output error")
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(footage, "pictures_of", failing)
+        unread = vdeblur("synth", video, tmp_path / "a", "--average", 3)
+    assert unread.exit_code == 3
+    assert "sharp.mkv cannot be read: Input/output error" in unread.output.replace("\n", " ")
+    monkeypatch.setattr(synthesize, "write_whole", full)
+    unwritten = vdeblur("synth", video, tmp_path / "b", "--average", 3)
+    assert unwritten.exit_code == 4
+    assert "b cannot be written: No space left" in unwritten.output.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

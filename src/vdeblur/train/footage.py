@@ -1,5 +1,6 @@
 """Sharp footage as it is shown: videos, folders of pictures and photographs, upright, to 8-bit RGB."""
 
+import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -120,17 +121,27 @@ def open_footage(footage: Footage, warn: decode.Warn) -> Source:
     return decode.open_source(footage.path, decode.Cut(), warn)
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name what cannot be read, for instance because its disk is gone or broken.
+
+    Raises: InputError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}", "check the file and its disk") from error
+
+
 def announce(footage: Footage, warn: decode.Warn) -> None:
     """Say before the work what a video has that the pairs made of it will not: HDR's light, uneven times.
 
     Raises: InputError where it cannot be read.
     """
     source = decode.VideoSource(footage.path, decode.Cut(), _ignore)
-    try:
+    with reading(footage.path), contextlib.closing(source):
         coding = {hdr.PQ: "PQ", hdr.HLG: "HLG"}.get(source.info.color["transfer"])
         variable = packet_times.read(source).variable
-    finally:
-        source.close()
     if coding:
         meaning = "its codes are averaged as if they were SDR's, so pairs look pale and their blur is not that of light"
         warn("W_HDR", f"{footage.path} is HDR ({coding}): {meaning} (tone-map it to SDR first)")

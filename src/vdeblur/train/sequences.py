@@ -120,7 +120,8 @@ def do_piece(job: Job, piece: Piece) -> dict[str, Any]:
     if job.options.way == "random":
         return _make_random(job, piece)
     entry = job.entries[piece.source]
-    return _make_camera(job, entry) if job.options.way == "camera" else _make_averaged(job, entry)
+    with footage.reading(entry.footage.path):  # what cannot be written is named where it is written
+        return _make_camera(job, entry) if job.options.way == "camera" else _make_averaged(job, entry)
 
 
 class SequenceFiles:
