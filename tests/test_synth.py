@@ -393,6 +393,49 @@ def test_hdr_and_uneven_times_are_named(vdeblur, tmp_path: Path, filters: str, t
         assert all("phone.mp4" in found[code] and words in found[code] for code, words in told.items())
 
 
+@pytest.mark.parametrize(
+    ("frames", "asked", "told"),
+    [
+        (5, 3, "no scene for a sequence of 3 pairs, only for 1 pair (--frames 1,"),
+        (8, 3, "no scene for a sequence of 3 pairs, only for 2 pairs (--frames 2,"),
+        (9, 3, None),
+        (1, 1, "only 1 frame in a scene, and 3 are averaged; it is left out"),
+    ],
+)
+def test_short_sequences_are_named(vdeblur, tmp_path: Path, frames: int, asked: int, told: str | None) -> None:
+    source = clips.make(tmp_path / "brief.mkv", frames=frames)
+    long = clips.make(tmp_path / "long.mkv", frames=9)
+    options = ["--average", 3, "--frames", asked, "--test-share", 0]
+    result = vdeblur("synth", source, long, tmp_path / "o", *options, "--json")
+    assert result.exit_code == 0, result.output
+    short = [message for code, message in warnings_of(result) if code == "W_SHORT"]
+    assert len(short) == (told is not None)
+    assert all(f"brief.mkv has {told}" in message for message in short)
+
+
+def test_scenes_that_are_too_short_are_named(vdeblur, tmp_path: Path) -> None:
+    """Three pairs, a cut, and none: neither scene is kept."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for index, shade in enumerate(["black", "white"]):
+        source = f"color={shade}:size=64x48,format=rgb24"
+        clips.ffmpeg(
+            "-f", "lavfi", "-i", source, "-frames:v", 9 - 7 * index, "-start_number", index * 9, folder / "%d.png"
+        )
+    long = clips.make(tmp_path / "long.mkv", frames=12)
+    options = ["--average", 3, "--frames", 4, "--test-share", 0]
+    result = vdeblur("synth", folder, long, tmp_path / "o", *options, "--json")
+    assert result.exit_code == 0, result.output
+    short = [message for code, message in warnings_of(result) if code == "W_SHORT"]
+    assert len(short) == 1
+    assert "frames has no scene for a sequence of 4 pairs, only for 3 pairs; it is left out" in short[0]
+
+
+def test_one_pair_is_one_pair(vdeblur, video: Path, tmp_path: Path) -> None:
+    result = vdeblur("synth", video, tmp_path / "o", "--average", 3, "--frames", 1, "--clips", 1, "--test-share", 0)
+    assert "1 sequence for train, 0 for test; 1 pair in" in result.output.replace("\n", " ")
+
+
 def test_an_output_is_not_replaced_unasked(vdeblur, video: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
     options = ["--frames", 2, "--clips", 1, "--test-share", 0]

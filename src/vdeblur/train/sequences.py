@@ -232,6 +232,7 @@ def _make_averaged(job: Job, entry: Entry) -> dict[str, Any]:
     cuts = SceneDetector()
     clip: Clip | None = None
     made: list[str] = []
+    longest = 0
     number = -1
     most = job.options.clips or math.inf
     total = source.info.frames_estimate
@@ -248,7 +249,9 @@ def _make_averaged(job: Job, entry: Entry) -> dict[str, Any]:
                 if len(made) >= most:
                     break
                 clip = Clip(job, entry, len(made), number)
-            if clip.add(number, small):
+            full = clip.add(number, small)
+            longest = max(longest, clip.count)
+            if full:
                 made.append(clip.finish())
                 clip = None
         if clip is not None:
@@ -258,13 +261,26 @@ def _make_averaged(job: Job, entry: Entry) -> dict[str, Any]:
         source.close()
         if clip is not None:
             clip.files.drop()
-    if not made:
-        needs = max(job.options.average)
-        message = (
-            f"{entry.footage.path} has only {number + 1} frames in a scene, and {needs} are averaged; it is left out"
-        )
-        job.warn("W_SHORT", f"{message} (--average {max(number // 2 * 2 - 1, 3)}, or longer footage)")
+    if longest < job.options.frames:
+        _warn_of_short(job, entry, number + 1, longest, kept=bool(made))
     return {"motion_pixels": motion, "made": made}
+
+
+def _warn_of_short(job: Job, entry: Entry, read: int, longest: int, *, kept: bool) -> None:
+    """Name a source that gives nothing, or no sequence as long as it should be."""
+    options = job.options
+    if longest:
+        wanted, found = _counted(options.frames, "pair"), _counted(longest, "pair")
+        message = f"no scene for a sequence of {wanted}, only for {found}{'' if kept else '; it is left out'}"
+        hint = f"--frames {longest}, a smaller --stride"
+    else:
+        message = f"only {_counted(read, 'frame')} in a scene, and {max(options.average)} are averaged; it is left out"
+        hint = f"--average {max((read - 1) // 2 * 2 - 1, 3)}"
+    job.warn("W_SHORT", f"{entry.footage.path} has {message} ({hint}, or longer footage)")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _end_short(clip: Clip, *, lone: bool) -> list[str]:
