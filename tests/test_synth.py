@@ -1,5 +1,6 @@
 """`vdeblur synth`: pairs of known truth from sharp footage, against independent computations."""
 
+import errno
 import json
 import math
 import weakref
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from tests import clips
+from vdeblur import color
 from vdeblur.bench import datasets
 from vdeblur.bench.pictures import read_rgb, write_png
 from vdeblur.decode import read_picture
@@ -95,6 +97,22 @@ def test_cross_fades_are_averaged() -> None:
     assert exposure.faded_window(7, 1.0, 1) == exposure.plain_window(7, 1.0)
 
 
+@pytest.mark.parametrize("steps", [1, 8, 300])
+def test_bands_and_whole_numbers_average_exactly(steps: int) -> None:
+    """Sums of 16, 32 and more bits, in several bands, equal plain sums in float64 to the last bit."""
+    window = exposure.faded_window(5, 0.9, steps)
+    frames = [numpy.full((40, 500, 3), 255, numpy.uint8) for _ in window.weights]
+    rng = numpy.random.default_rng(steps)
+    for frame in frames:
+        frame[1:] = rng.integers(0, 256, (39, 500, 3), dtype=numpy.uint8)
+    assert frames[0].size > exposure.BAND
+    shares = numpy.array(window.weights, numpy.float64)[:, None, None, None]
+    codes = (shares * frames).sum(0) / window.total
+    assert numpy.array_equal(exposure.average(frames, window, "blur"), codes)
+    light = (shares * (numpy.array(frames) / 255.0) ** 2.2).sum(0) / window.total
+    assert numpy.allclose(exposure.average(frames, window, "blur_gamma"), 255 * light ** (1 / 2.2), rtol=0, atol=1e-10)
+
+
 def test_dvds_way(vdeblur, video: Path, tmp_path: Path) -> None:
     options = ["--way", "dvd", "--average", 3, "--duty", 0.8, "--steps", 4, "--frames", 4, "--clips", 2]
     assert vdeblur("synth", video, tmp_path / "o", *options, "--test-share", 0).exit_code == 0
@@ -117,6 +135,19 @@ def test_colour_rotation_and_depth_are_those_of_players(vdeblur, tmp_path: Path,
     ours = read_rgb(tmp_path / "o" / "train" / "h264_rot90_00" / "sharp" / "000001.png").numpy().astype(int)
     assert ours.shape == theirs.shape
     assert abs(ours - theirs).mean() < 1.5
+
+
+@pytest.mark.parametrize("form", ["yuv420p", "yuv422p10le", "yuv410p", "yuv444p", "gray", "gbrp"])
+def test_stretches_of_rows_join_without_a_seam(tmp_path: Path, form: str) -> None:
+    """Of a frame that is higher than a stretch, they are what the conversion of the whole gives."""
+    path = clips.make(tmp_path / "high.mkv", size="32x194", frames=1, pix_fmt=form)
+    source = footage.open_footage(footage.Footage(path, "video"), ignore)
+    frame = next(iter(source.frames()))
+    space = color.ColorSpace.of(frame.picture)
+    planes = color.planes_of(frame, space, torch.device("cpu"))
+    assert frame.picture.height > 3 * footage.ROWS
+    assert torch.equal(footage._to_bytes(planes, space), synth.to_bytes(color.to_rgb(planes, space)))
+    source.close()
 
 
 def test_scale_and_size_reduce_by_areas(vdeblur, video: Path, tmp_path: Path) -> None:
@@ -334,6 +365,77 @@ def test_steps_are_warned_of(vdeblur, tmp_path: Path) -> None:
     assert found["slow"] == []
 
 
+def warnings_of(result) -> list[tuple[str, str]]:
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    return [(event["code"], event["message"]) for event in events if event["event"] == "warning"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "told"),
+    [
+        ("setparams=color_trc=smpte2084", {"W_HDR": "HDR (PQ)"}),
+        ("setparams=color_trc=arib-std-b67", {"W_HDR": "HDR (HLG)"}),
+        ("settb=1/30000,setpts=N*1000+mod(N*N\\,7)*90", {"W_VFR": "variable frame rate"}),
+        ("setparams=color_trc=bt709", {}),
+    ],
+)
+def test_hdr_and_uneven_times_are_named(vdeblur, tmp_path: Path, filters: str, told: dict[str, str]) -> None:
+    source = tmp_path / "phone.mp4"
+    timing = ("-fps_mode", "vfr", "-enc_time_base", "1/30000", "-video_track_timescale", "30000")
+    clips.make(source, frames=20, codec=("-c:v", "libx264"), extra=("-vf", filters, *timing))
+    clips.ffmpeg("-i", source, "-frames:v", 1, tmp_path / "still.png")
+    for way in (["--average", 3], ["--way", "random", "--size", 32, "--frames", 2, "--clips", 1]):
+        sharp = [source, tmp_path / "still.png"] if "random" in way else [source]
+        result = vdeblur("synth", *sharp, tmp_path / "o", *way, "--test-share", 0, "--dry-run", "--json")
+        assert result.exit_code == 0, result.output
+        found = {code: message for code, message in warnings_of(result) if code in ("W_HDR", "W_VFR")}
+        assert found.keys() == told.keys()
+        assert all("phone.mp4" in found[code] and words in found[code] for code, words in told.items())
+
+
+@pytest.mark.parametrize(
+    ("frames", "asked", "told"),
+    [
+        (5, 3, "no scene for a sequence of 3 pairs, only for 1 pair (--frames 1,"),
+        (8, 3, "no scene for a sequence of 3 pairs, only for 2 pairs (--frames 2,"),
+        (9, 3, None),
+        (1, 1, "only 1 frame in a scene, and 3 are averaged; it is left out"),
+    ],
+)
+def test_short_sequences_are_named(vdeblur, tmp_path: Path, frames: int, asked: int, told: str | None) -> None:
+    source = clips.make(tmp_path / "brief.mkv", frames=frames)
+    long = clips.make(tmp_path / "long.mkv", frames=9)
+    options = ["--average", 3, "--frames", asked, "--test-share", 0]
+    result = vdeblur("synth", source, long, tmp_path / "o", *options, "--json")
+    assert result.exit_code == 0, result.output
+    short = [message for code, message in warnings_of(result) if code == "W_SHORT"]
+    assert len(short) == (told is not None)
+    assert all(f"brief.mkv has {told}" in message for message in short)
+
+
+def test_scenes_that_are_too_short_are_named(vdeblur, tmp_path: Path) -> None:
+    """Three pairs, a cut, and none: neither scene is kept."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for index, shade in enumerate(["black", "white"]):
+        source = f"color={shade}:size=64x48,format=rgb24"
+        clips.ffmpeg(
+            "-f", "lavfi", "-i", source, "-frames:v", 9 - 7 * index, "-start_number", index * 9, folder / "%d.png"
+        )
+    long = clips.make(tmp_path / "long.mkv", frames=12)
+    options = ["--average", 3, "--frames", 4, "--test-share", 0]
+    result = vdeblur("synth", folder, long, tmp_path / "o", *options, "--json")
+    assert result.exit_code == 0, result.output
+    short = [message for code, message in warnings_of(result) if code == "W_SHORT"]
+    assert len(short) == 1
+    assert "frames has no scene for a sequence of 4 pairs, only for 3 pairs; it is left out" in short[0]
+
+
+def test_one_pair_is_one_pair(vdeblur, video: Path, tmp_path: Path) -> None:
+    result = vdeblur("synth", video, tmp_path / "o", "--average", 3, "--frames", 1, "--clips", 1, "--test-share", 0)
+    assert "1 sequence for train, 0 for test; 1 pair in" in result.output.replace("\n", " ")
+
+
 def test_an_output_is_not_replaced_unasked(vdeblur, video: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
     options = ["--frames", 2, "--clips", 1, "--test-share", 0]
@@ -348,11 +450,95 @@ def test_an_output_is_not_replaced_unasked(vdeblur, video: Path, tmp_path: Path)
     assert vdeblur("synth", video, out, *options, "--average", 5, "-y").exit_code == 0
     assert manifest(out)["sequences"][0]["average"] == 5
     assert (out / "notes.txt").read_text() == "mine"
-    (tmp_path / "holiday").mkdir()
-    (tmp_path / "holiday" / "a.txt").write_text("mine")
+    (tmp_path / "holiday" / ".drafts").mkdir(parents=True)
+    for name in ("a.txt", ".lock", ".drafts/b.txt"):
+        (tmp_path / "holiday" / name).write_text("mine")
+    before = tree(tmp_path / "holiday")
     foreign = vdeblur("synth", video, tmp_path / "holiday", "-y")
     assert foreign.exit_code == 4
-    assert [path.name for path in (tmp_path / "holiday").iterdir()] == ["a.txt"]
+    assert "has no manifest.json" in foreign.output.replace("\n", " ")
+    assert tree(tmp_path / "holiday") == before
+
+
+@pytest.fixture
+def made(vdeblur, video: Path, tmp_path: Path) -> Path:
+    """Two sequences of three pairs."""
+    options = ["--average", 3, "--frames", 3, "--clips", 2, "--blur", "blur", "--test-share", 0]
+    assert vdeblur("synth", video, tmp_path / "o", *options).exit_code == 0
+    return tmp_path / "o"
+
+
+def test_what_cannot_be_made_anew_is_kept(vdeblur, video: Path, made: Path) -> None:
+    """After a failure, and after a signal between two sequences, every byte is as it was."""
+    before = tree(made)
+    failed = vdeblur("synth", video, made, "--average", 999, "--test-share", 0, "-y")
+    assert failed.exit_code == 3
+    assert "not one sequence" in failed.output.replace("\n", " ")
+    assert tree(made) == before
+    calls: Iterator[int] = iter(range(1000))
+
+    def stop() -> ExitStatus | None:
+        return ExitStatus.TERMINATED if next(calls) == 14 else None
+
+    told: list[str] = []
+    options = sequences.Options(average=(3, 3), frames=3, test_share=0.0, blur="blur", seed=1)
+    with pytest.raises(InterruptedRunError) as stopped:
+        synthesize.run([video], made, options, overwrite=True, notify=lambda name, _: told.append(name), stop=stop)
+    assert "sequence_made" in told
+    assert stopped.value.message == "stopped; what was there before is there again"
+    assert tree(made) == before
+
+
+def test_a_set_is_put_back_after_a_kill(vdeblur, video: Path, made: Path, tmp_path: Path) -> None:
+    """Wherever it came: while the old set is moved aside, while the new one is made, while the old one is put back."""
+    before = tree(made)
+    told = ["--average", 3, "--frames", 3, "--clips", 2, "--blur", "blur", "--test-share", 0]
+    aside = made / ".earlier"
+
+    def half_aside() -> None:
+        (aside / "train").mkdir(parents=True)
+        (made / "train" / "sharp_00").rename(aside / "train" / "sharp_00")
+
+    def half_made() -> None:
+        assert vdeblur("synth", video, tmp_path / "new", *told, "--seed", 1).exit_code == 0
+        synthesize._move_aside(made)
+        (made / "train").mkdir()
+        (tmp_path / "new" / "train" / "sharp_00").rename(made / "train" / "sharp_00")
+        (tmp_path / "new" / "manifest.json").rename(made / "manifest.json")
+
+    def half_back() -> None:
+        half_aside()
+        (made / ".drafts" / "train").mkdir(parents=True)
+        (made / ".drafts" / "train" / "leftover").write_text("of the new set")
+
+    for kill in (half_aside, half_made, half_back):
+        kill()
+        assert tree(made) != before
+        result = vdeblur("synth", video, made, *told)
+        assert result.exit_code == 0, result.output
+        assert tree(made) == before
+
+
+def test_a_disk_that_fails_is_named(vdeblur, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is read, not the folder that is written to; and the other way round."""
+    pictures_of = footage.pictures_of
+
+    def failing(source: footage.Source) -> Iterator[torch.Tensor]:
+        yield next(pictures_of(source))
+        raise OSError(errno.EIO, "Input/output error")
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(footage, "pictures_of", failing)
+        unread = vdeblur("synth", video, tmp_path / "a", "--average", 3)
+    assert unread.exit_code == 3
+    assert "sharp.mkv cannot be read: Input/output error" in unread.output.replace("\n", " ")
+    monkeypatch.setattr(synthesize, "write_whole", full)
+    unwritten = vdeblur("synth", video, tmp_path / "b", "--average", 3)
+    assert unwritten.exit_code == 4
+    assert "b cannot be written: No space left" in unwritten.output.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

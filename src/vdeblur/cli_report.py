@@ -259,7 +259,9 @@ class HumanReporter:
 
     def _on_synth_done(self, facts: dict[str, Any]) -> None:
         counts = f"{_count(facts['train'], 'sequence')} for train, {facts['test']} for test"
-        self._say(f"{_shown(facts['output'])}: {counts}; {facts['frames']} pairs in {clock(facts['seconds'])}")
+        self._say(
+            f"{_shown(facts['output'])}: {counts}; {_count(facts['frames'], 'pair')} in {clock(facts['seconds'])}"
+        )
 
     def _on_warning(self, facts: dict[str, Any]) -> None:
         self._say(f"warning: {facts['message']}")

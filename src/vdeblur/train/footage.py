@@ -1,5 +1,6 @@
 """Sharp footage as it is shown: videos, folders of pictures and photographs, upright, to 8-bit RGB."""
 
+import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdeblur import color, decode, deinterlace
+from vdeblur import color, decode, deinterlace, hdr, packet_times
 from vdeblur.batch import VIDEO_SUFFIXES
 from vdeblur.bench.pictures import of_frame
 from vdeblur.errors import InputError, UsageError
@@ -26,6 +27,7 @@ SHORT_SIDE = 540  # takes are kept at this height at most; their clips are reduc
 STILLS_BYTES = 1 << 29  # of decoded photographs that are kept
 LOOKS = 6  # places of a video at which its motion is measured
 LOOK_WIDTH = 480  # pixels; motion is measured on pictures of about this width
+ROWS = 64  # of a frame that are converted at once; what comes in between stays in a processor's cache
 FAST = 0.95  # share of the positions that move less than what counts as the motion: what moves may be small
 
 Source = decode.VideoSource | decode.PictureSource
@@ -119,6 +121,35 @@ def open_footage(footage: Footage, warn: decode.Warn) -> Source:
     return decode.open_source(footage.path, decode.Cut(), warn)
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name what cannot be read, for instance because its disk is gone or broken.
+
+    Raises: InputError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}", "check the file and its disk") from error
+
+
+def announce(footage: Footage, warn: decode.Warn) -> None:
+    """Say before the work what a video has that the pairs made of it will not: HDR's light, uneven times.
+
+    Raises: InputError where it cannot be read.
+    """
+    source = decode.VideoSource(footage.path, decode.Cut(), _ignore)
+    with reading(footage.path), contextlib.closing(source):
+        coding = {hdr.PQ: "PQ", hdr.HLG: "HLG"}.get(source.info.color["transfer"])
+        variable = packet_times.read(source).variable
+    if coding:
+        meaning = "its codes are averaged as if they were SDR's, so pairs look pale and their blur is not that of light"
+        warn("W_HDR", f"{footage.path} is HDR ({coding}): {meaning} (tone-map it to SDR first)")
+    if variable:
+        meaning = "its frames count as evenly spaced, so blur has gaps and motion jumps where they are not"
+        warn("W_VFR", f"{footage.path} has a variable frame rate: {meaning} (use footage of a constant rate)")
+
+
 def upright_size(source: Source) -> tuple[int, int]:
     """Give width and height as players show it."""
     info = source.info
@@ -136,9 +167,22 @@ def _upright(frame: Frame, source: Source) -> Tensor:
         rgb = of_frame(frame.picture)
     else:
         space = color.ColorSpace.of(frame.picture)
-        light = color.to_rgb(color.planes_of(frame, space, torch.device("cpu")), space)
-        rgb = (light * 255).round().to(torch.uint8)
+        rgb = _to_bytes(color.planes_of(frame, space, torch.device("cpu")), space)
     return torch.rot90(rgb, source.info.rotation // 90, (1, 2)).contiguous()
+
+
+def _to_bytes(planes: list[Tensor], space: color.ColorSpace) -> Tensor:
+    """Convert planes to uint8 (3, H, W) RGB in stretches of rows, which gives what all at once would."""
+    height, width = planes[0].shape
+    rgb = torch.empty((3, height, width), dtype=torch.uint8)
+    log2 = space.layout.log2_height
+    beside = 2 << log2  # chroma is interpolated between rows
+    for top in range(0, height, ROWS):
+        first, last = max(top - beside, 0), min(top + ROWS + beside, height)
+        stretch = [planes[0][first:last], *(plane[first >> log2 : -(-last >> log2)] for plane in planes[1:])]
+        light = color.to_rgb(stretch, space)[:, top - first :][:, :ROWS]
+        rgb[:, top : top + ROWS] = (light * 255).round_()
+    return rgb
 
 
 def reduced(picture: Tensor, width: int, height: int) -> Tensor:

@@ -120,7 +120,8 @@ def do_piece(job: Job, piece: Piece) -> dict[str, Any]:
     if job.options.way == "random":
         return _make_random(job, piece)
     entry = job.entries[piece.source]
-    return _make_camera(job, entry) if job.options.way == "camera" else _make_averaged(job, entry)
+    with footage.reading(entry.footage.path):  # what cannot be written is named where it is written
+        return _make_camera(job, entry) if job.options.way == "camera" else _make_averaged(job, entry)
 
 
 class SequenceFiles:
@@ -185,7 +186,7 @@ class Clip:
 
     def add(self, number: int, picture: Tensor) -> bool:
         """Take the next sharp frame, uint8 (3, H, W); tells whether the sequence is full now."""
-        window = self.exposures.push(picture.permute(1, 2, 0).numpy())
+        window = self.exposures.push(picture.permute(1, 2, 0).contiguous().numpy())
         if window is not None:
             self.count += 1
             self.last = number
@@ -231,6 +232,7 @@ def _make_averaged(job: Job, entry: Entry) -> dict[str, Any]:
     cuts = SceneDetector()
     clip: Clip | None = None
     made: list[str] = []
+    longest = 0
     number = -1
     most = job.options.clips or math.inf
     total = source.info.frames_estimate
@@ -247,7 +249,9 @@ def _make_averaged(job: Job, entry: Entry) -> dict[str, Any]:
                 if len(made) >= most:
                     break
                 clip = Clip(job, entry, len(made), number)
-            if clip.add(number, small):
+            full = clip.add(number, small)
+            longest = max(longest, clip.count)
+            if full:
                 made.append(clip.finish())
                 clip = None
         if clip is not None:
@@ -257,13 +261,26 @@ def _make_averaged(job: Job, entry: Entry) -> dict[str, Any]:
         source.close()
         if clip is not None:
             clip.files.drop()
-    if not made:
-        needs = max(job.options.average)
-        message = (
-            f"{entry.footage.path} has only {number + 1} frames in a scene, and {needs} are averaged; it is left out"
-        )
-        job.warn("W_SHORT", f"{message} (--average {max(number // 2 * 2 - 1, 3)}, or longer footage)")
+    if longest < job.options.frames:
+        _warn_of_short(job, entry, number + 1, longest, kept=bool(made))
     return {"motion_pixels": motion, "made": made}
+
+
+def _warn_of_short(job: Job, entry: Entry, read: int, longest: int, *, kept: bool) -> None:
+    """Name a source that gives nothing, or no sequence as long as it should be."""
+    options = job.options
+    if longest:
+        wanted, found = _counted(options.frames, "pair"), _counted(longest, "pair")
+        message = f"no scene for a sequence of {wanted}, only for {found}{'' if kept else '; it is left out'}"
+        hint = f"--frames {longest}, a smaller --stride"
+    else:
+        message = f"only {_counted(read, 'frame')} in a scene, and {max(options.average)} are averaged; it is left out"
+        hint = f"--average {max((read - 1) // 2 * 2 - 1, 3)}"
+    job.warn("W_SHORT", f"{entry.footage.path} has {message} ({hint}, or longer footage)")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _end_short(clip: Clip, *, lone: bool) -> list[str]:

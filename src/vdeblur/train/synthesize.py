@@ -10,6 +10,7 @@ what is made depends on nothing but the options and the sources' content.
 import contextlib
 import json
 import math
+import os
 import re
 import shutil
 import time
@@ -24,7 +25,7 @@ from torch import Tensor
 from vdeblur import __version__
 from vdeblur.bench.pictures import read_rgb, to_frame
 from vdeblur.encode import check_output, picture_bytes
-from vdeblur.errors import InputError, OutputError, UsageError
+from vdeblur.errors import InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.segments import write_whole
 from vdeblur.train import footage, synth, workers
 from vdeblur.train.sequences import (
@@ -45,6 +46,7 @@ SPLITS = ("train", "test")
 CLIPS_AT_ONCE = 10  # of the way random, in one piece of work
 COLUMNS, ROWS, CELL, GAP = 4, 3, (320, 320), 4  # of a preview: pairs across and down, largest picture, pixels between
 MANIFEST, LOCK = "manifest.json", ".lock"
+EARLIER = ".earlier"  # where what is being replaced waits
 
 
 # Planning -------------------------------------------------------------------------------------------------------
@@ -153,20 +155,27 @@ def run(
     notify("synth_plan", facts | {split: sum(e.split == split for e in entries) for split in SPLITS})
     if not work or all(piece.split == "test" for piece in work if options.split is None):
         _warn_of_empty(notify, options)
+    job = Job(options, out, entries, notify, stop)
+    for entry in entries:
+        if entry.footage.kind == "video" and options.split in (None, entry.split):
+            footage.announce(entry.footage, job.warn)
     if dry_run:
-        job = Job(options, out, entries, notify, stop)
         for entry in entries if options.way in ("gopro", "dvd") else ():
             look_at_motion(job, entry)
         return head
 
+    _read_manifest(out)  # where something else is there, not even a lock is put into it
     with _reserved(out):
+        _put_back(out)  # where a run was killed
         earlier = _earlier(out, head, overwrite=overwrite, resume=resume)
-        state = State(out, head, earlier)
-        job = Job(options, out, entries, notify, stop)
-        workers.do_all(job, [piece for piece in work if not state.is_done(piece)], jobs, state.note)
-        manifest = state.finish(entries)
-        if not manifest["sequences"]:
-            raise InputError("not one sequence could be made", "see the warnings; longer or larger footage is needed")
+        replaces = not earlier and (out / MANIFEST).exists()
+        with _replaced(out) if replaces else contextlib.nullcontext():
+            state = State(out, head, earlier)
+            workers.do_all(job, [piece for piece in work if not state.is_done(piece)], jobs, state.note)
+            manifest = state.finish(entries)
+            if not manifest["sequences"]:
+                hint = "see the warnings; longer or larger footage is needed"
+                raise InputError("not one sequence could be made", hint)
         if preview is not None:
             _write_preview(preview, out, manifest["sequences"])
     counts = {split: sum(row["split"] == split for row in manifest["sequences"]) for split in SPLITS}
@@ -183,46 +192,112 @@ def _warn_of_empty(notify: Notify, options: Options) -> None:
 
 
 @contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Name what cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}", "make room, or check the path") from error
+
+
+@contextlib.contextmanager
 def _reserved(out: Path) -> Iterator[None]:
     """Make the folder, and keep other processes out of it."""
-    try:
+    lock = FileLock(out / LOCK, timeout=0)
+    with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        with FileLock(out / LOCK, timeout=0):
-            try:
-                yield
-            finally:
-                shutil.rmtree(out / DRAFTS, ignore_errors=True)
-                (out / LOCK).unlink(missing_ok=True)
-    except Timeout as error:
-        raise OutputError(f"another vdeblur synth is writing to {out}", "wait for it") from error
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise OutputError(f"another vdeblur synth is writing to {out}", "wait for it") from error
+    try:
+        yield
+    finally:
+        shutil.rmtree(out / DRAFTS, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (out / LOCK).unlink()
+        lock.release()
+
+
+def _read_manifest(out: Path) -> dict[str, Any]:
+    """Give the manifest of what synth made there; nothing where nothing is there.
+
+    Raises: OutputError where something else is.
+    """
+    kept = out / EARLIER / MANIFEST  # of a run that was killed
+    try:
+        if not out.is_dir() or all(entry.name == LOCK for entry in out.iterdir()):
+            return {}
+        manifest: dict[str, Any] = json.loads((kept if kept.exists() else out / MANIFEST).read_text("utf-8"))
+        for source in manifest["sources"]:
+            _bare(source)
+        return {**manifest, "options": manifest["options"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        hint = "choose another folder; -y replaces only what synth made"
+        raise OutputError(f"{out} is not empty, and has no {MANIFEST} of vdeblur synth", hint) from error
     except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}", "make room, or check the path") from error
+        raise OutputError(f"{out} cannot be read: {error.strerror}", "check its permissions") from error
 
 
 def _earlier(out: Path, head: dict[str, Any], *, overwrite: bool, resume: bool) -> dict[str, Any]:
-    """Give the manifest of what is there already; make room for what is not to be gone on with.
+    """Give the manifest of what is to be gone on with; nothing where the set is made anew.
 
-    Raises: OutputError where something else is there.
+    Raises: OutputError where what is there is neither to be gone on with nor to be replaced.
     """
-    if not any(entry.name not in (LOCK, DRAFTS) for entry in out.iterdir()):
+    manifest = _read_manifest(out)
+    if not manifest or overwrite:
         return {}
+    theirs = {"options": manifest["options"], "sources": [_bare(source) for source in manifest["sources"]]}
+    if resume and theirs == head:
+        return manifest
+    raise OutputError(f"{out} was made {_difference(theirs, head)}", "choose another folder, or add -y")
+
+
+@contextlib.contextmanager
+def _replaced(out: Path) -> Iterator[None]:
+    """Keep what an earlier run made until the new set is whole; where it is not to be, put it back."""
     try:
-        manifest = json.loads((out / MANIFEST).read_text("utf-8"))
-        theirs = {"options": manifest["options"], "sources": [_bare(source) for source in manifest["sources"]]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        hint = "choose another folder; -y replaces only what synth made"
-        raise OutputError(f"{out} is not empty, and has no {MANIFEST} of vdeblur synth", hint) from error
-    if resume and not overwrite and theirs == head:
-        return dict(manifest)
-    if not overwrite:
-        raise OutputError(f"{out} was made {_difference(theirs, head)}", "choose another folder, or add -y")
-    for record in out.glob(f"*/*/{RECORD}"):
-        shutil.rmtree(record.parent)
+        _move_aside(out)
+        yield
+    except BaseException as error:
+        _put_back(out)
+        if isinstance(error, InterruptedRunError):
+            error.message = "stopped; what was there before is there again"
+        raise
+    with _writing(out):
+        (out / DRAFTS).mkdir(exist_ok=True)
+        os.replace(out / EARLIER, out / DRAFTS / EARLIER)  # from here on it is the new set that counts
+
+
+def _move_aside(out: Path) -> None:
+    with _writing(out):
+        _move_sequences(out, out / EARLIER)
+        (out / EARLIER).mkdir(exist_ok=True)
+        os.replace(out / MANIFEST, out / EARLIER / MANIFEST)  # last: it tells that what is in OUT now is new
+
+
+def _put_back(out: Path) -> None:
+    """Undo `_move_aside`, also where that, or this, was cut short, and drop what was made since."""
+    kept = out / EARLIER
+    if not kept.is_dir():
+        return
+    with _writing(out):
+        if (kept / MANIFEST).exists():
+            shutil.rmtree(out / DRAFTS, ignore_errors=True)
+            _move_sequences(out, out / DRAFTS)
+            os.replace(kept / MANIFEST, out / MANIFEST)
+        _move_sequences(kept, out)
+        shutil.rmtree(kept)
+
+
+def _move_sequences(origin: Path, target: Path) -> None:
+    """Move what synth made, and nothing else, each sequence by one renaming."""
     for split in SPLITS:
+        for record in sorted(origin.glob(f"{split}/*/{RECORD}")):
+            (target / split).mkdir(parents=True, exist_ok=True)
+            os.replace(record.parent, target / split / record.parent.name)
         with contextlib.suppress(OSError):
-            (out / split).rmdir()
-    (out / MANIFEST).unlink()
-    return {}
+            (origin / split).rmdir()  # unless something else lies there
 
 
 def _bare(source: dict[str, Any]) -> dict[str, Any]:
@@ -270,7 +345,8 @@ class State:
     def _write(self, sequences: list[dict[str, Any]], *, complete: bool) -> dict[str, Any]:
         head = {"v": 1, "made_by": f"vdeblur synth {__version__}", "complete": complete}
         manifest = {**head, "options": self.head["options"], "sources": self.sources, "sequences": sequences}
-        write_whole(self.out / MANIFEST, json.dumps(manifest, indent=1).encode())
+        with _writing(self.out):
+            write_whole(self.out / MANIFEST, json.dumps(manifest, indent=1).encode())
         return manifest
 
 
@@ -296,7 +372,8 @@ def _write_preview(path: Path, out: Path, sequences: list[dict[str, Any]]) -> No
             top = GAP + (2 * row + below) * (height + GAP)
             left = GAP + column * (width + GAP)
             sheet[:, top : top + picture.shape[1], left : left + picture.shape[2]] = picture
-    write_whole(path, picture_bytes(to_frame(sheet)))
+    with _writing(path):
+        write_whole(path, picture_bytes(to_frame(sheet)))
 
 
 def _small(picture: Tensor) -> Tensor:
