@@ -20,7 +20,6 @@ SHORT = {
     "ema": "training.ema",
     "validate_every": "training.validate_every",
     "crop": "data.crop",
-    "rate": "optimiser.rate",
 }
 
 
@@ -61,7 +60,11 @@ class Value(click.ParamType):
 @click.option("--batch", type=click.IntRange(1), help="Clips in a batch, over all processes.  [default: the recipe's]")
 @click.option("--accumulate", type=click.IntRange(1), help="Parts a process cuts its batch into, to save memory.")
 @click.option("--crop", type=click.IntRange(1), help="Side of the crops in pixels.  [default: the recipe's]")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Learning rate.  [default: the recipe's]")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Learning rate; all rates change alike.  [default: the recipe's]",
+)
 @click.option("--ema", type=click.FloatRange(0, 1), help="Decay of the weights' moving average, as 0.999.")
 @click.option("--seed", type=click.IntRange(0), help="Of weights, order and crops.  [default: the recipe's]")
 @click.option("--validate-every", type=click.IntRange(1), help="Updates between validations.")
@@ -106,6 +109,7 @@ def train(model: str, json: bool, print_config: bool, **given: Any) -> None:
             given["stage"],
             config=given["config"],
             paper=given["paper"],
+            rate=given["rate"],
             values=[*short, *given["values"]],
         )
         if print_config:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from vdeblur import device
 from vdeblur.errors import UsageError
@@ -84,9 +86,9 @@ def joined(device_name: str) -> Iterator[Group]:
         return
     chosen = _own_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
     # Of its own for each start, or processes find the addresses of those that were lost.
-    store = dist.PrefixStore(f"vdeblur/{restarts}", store)
+    store = PrefixStore(f"vdeblur/{restarts}", store)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:

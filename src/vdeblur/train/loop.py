@@ -463,13 +463,13 @@ class Trainer:
             self.best, self.best_update = score, self.update
         self.plateau.observe(score)
         progress.pause(time.monotonic() - begun)
-        self._keep()
+        self._tell(progress, facts)
         if self.group.leads:
             self.log.pictures(samples, self.update)
             self._write_weights("last", facts)
             if better:
                 self._write_weights("best", facts)
-        self._tell(progress, facts)
+        self._keep()  # last, since a training that goes on from an older state does all this again
 
     def _measured(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Measure what the network restores on held-out clips, or, where it restores nothing yet, its loss on them."""

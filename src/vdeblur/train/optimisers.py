@@ -271,7 +271,7 @@ def factor(table: Mapping[str, Any], update: int, iterations: int, rate: float) 
     - cosine     half a cosine from the rate to `floor`, at the end
     - restarts   such a cosine in each of `periods`, lists of updates, from the period's weight in `weights` (1)
     - power      (1 - update / iterations) to the `power`
-    - linear     a rise over `warm_up` updates, then a straight line to 0 at the end
+    - linear     a rise over `warm_up` updates, a tenth of all at most, then a straight line to 0 at the end
     - plateau    1: validations decide, see Plateau
     """
     kind = check_schedule(table)
@@ -287,7 +287,8 @@ def factor(table: Mapping[str, Any], update: int, iterations: int, rate: float) 
     if kind == "power":
         return float(max(1 - done, 0.0) ** table["power"])
     if kind == "linear":
-        return float(max(min((update + 1) / table["warm_up"], 1 - done), 0.0))
+        rise = max(min(table["warm_up"], iterations // 10), 1)
+        return float(max(min((update + 1) / rise, 1 - done), 0.0))
     return 1.0
 
 

@@ -206,12 +206,13 @@ def load(
     *,
     config: Path | None = None,
     paper: bool = False,
+    rate: float | None = None,
     values: Iterable[tuple[str, str]] = (),
 ) -> Recipe:
     """Read a model's recipe; the paper's own numbers, a user's file and single values over it, in this order.
 
     stage: None for the main one, which may also be called by the model's name. values: dotted keys, as
-    "optimiser.rate", with values as TOML writes them.
+    "optimiser.rate", with values as TOML writes them. rate: what the learning rate is to be; all others change alike.
 
     Raises: UsageError where there is none, or it is not understood.
     """
@@ -235,9 +236,25 @@ def load(
         _merge(tables, _read(config), known, str(config))
     for key, value in values:
         _merge(tables, _nested(key, value), known, f"--set {key}={value}")
+    _check(Recipe(entry.name, wanted, tables))
+    if rate is not None:
+        _scale_rates(tables["optimiser"], rate / tables["optimiser"]["rate"])
     recipe = Recipe(entry.name, wanted, tables)
     _check(recipe)
     return recipe
+
+
+def _scale_rates(optimiser: Any, factor: float) -> None:
+    """Multiply all rates of a table [optimiser]: its own, Muon's, those of parts and of further optimisers."""
+    for key in ("rate", "matrix_rate"):
+        if key in optimiser:
+            optimiser[key] = float(f"{optimiser[key] * factor:.6g}")
+    for name, table in optimiser.items():
+        if name == "rates":
+            for part, value in table.items():
+                table[part] = float(f"{value * factor:.6g}")
+        elif isinstance(table, Mapping):
+            _scale_rates(table, factor)
 
 
 def _read(path: Path) -> dict[str, Any]:
