@@ -31,6 +31,7 @@ CLI = {
     "cli_compare",
     "cli_doctor",
     "cli_models",
+    "cli_options",
     "cli_probe",
     "cli_report",
     "cli_train",

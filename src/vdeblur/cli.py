@@ -14,6 +14,7 @@ from vdeblur.cli_bench import bench
 from vdeblur.cli_compare import MODES, compare
 from vdeblur.cli_doctor import doctor
 from vdeblur.cli_models import models
+from vdeblur.cli_options import KeyValue
 from vdeblur.cli_probe import probe
 from vdeblur.cli_report import HumanReporter, JsonReporter, Program, Session, question, reported
 from vdeblur.cli_synth import synth
@@ -97,23 +98,6 @@ class Time(click.ParamType):
         if seconds < 0:
             self.fail(f"{text!r} is negative", param, context)
         return seconds
-
-
-class KeyValue(click.ParamType):
-    """KEY=VALUE."""
-
-    name = "key=value"
-
-    def convert(
-        self, value: str | tuple[str, str], param: click.Parameter | None, context: click.Context | None
-    ) -> tuple[str, str]:
-        """Give both."""
-        if isinstance(value, tuple):
-            return value
-        key, sign, rest = value.partition("=")
-        if not key or not sign:
-            self.fail(f"{value!r} is not KEY=VALUE", param, context)
-        return key, rest
 
 
 class Share(click.ParamType):

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from vdeblur.cli_options import KeyValue
 from vdeblur.cli_report import ErrorReporter, HumanReporter, JsonReporter, Reporter, question, reported
 from vdeblur.errors import UsageError
 
@@ -23,23 +24,6 @@ SHORT = {
 }
 
 
-class Value(click.ParamType):
-    """KEY=VALUE."""
-
-    name = "key=value"
-
-    def convert(
-        self, value: str | tuple[str, str], param: click.Parameter | None, context: click.Context | None
-    ) -> tuple[str, str]:
-        """Give both."""
-        if isinstance(value, tuple):
-            return value
-        key, sign, rest = value.partition("=")
-        if not key or not sign:
-            self.fail(f"{value!r} is not KEY=VALUE", param, context)
-        return key.strip(), rest.strip()
-
-
 @click.command(short_help="Train or fine-tune a network by its paper's recipe.")
 @click.option("-m", "--model", required=True, help="Model to train, see vdeblur models list.")
 @click.option("--stage", help="Part of the training, where there are several: pvdnet has bimnet, then pvdnet.")
@@ -52,7 +36,7 @@ class Value(click.ParamType):
 @click.option("--init", metavar="FILE|NAME", help="Weights to begin with: a checkpoint, or NAME[@WEIGHTS].")
 @click.option("--freeze", multiple=True, metavar="PREFIX", help="Keep parameters called so; may be repeated.")
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file merged over the recipe.")
-@click.option("--set", "values", type=Value(), multiple=True, help="One value, as optimiser.clip=0.01; repeatable.")
+@click.option("--set", "values", type=KeyValue(), multiple=True, help="One value, as optimiser.clip=0.01; repeatable.")
 @click.option("--paper", is_flag=True, help="By the paper's text where the authors' code does otherwise.")
 @click.option("--print-config", is_flag=True, help="Write the recipe as it would be used to stdout, and stop.")
 @click.option("--iterations", type=click.IntRange(1), help="Updates of the weights.  [default: the recipe's]")

@@ -1,5 +1,6 @@
 """What a training minimises, as the loop sees it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,7 +23,7 @@ class Clip:
     sharp: Tensor
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """The losses of a network over a batch of clips, and what is trained by them.
 
     network: what is validated, and kept as weights. numbers: see Recipe.numbers; choices: what those of them may be
@@ -75,6 +76,7 @@ class Objective(nn.Module):
         """Give the parameters that an optimiser trains, by the names that the recipe's rates are given for."""
         return self.network.named_parameters()
 
+    @abstractmethod
     def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> tuple[dict[str, Tensor], Any]:
         """Give the losses of a turn by name: "loss" is minimised, others are shown; and what the next turn is given.
 
@@ -82,7 +84,6 @@ class Objective(nn.Module):
         None in the first turn, without gradient in the others. All losses are scalars in float32, whatever the
         precision of the network.
         """
-        raise NotImplementedError
 
 
 def unit_range(pictures: Tensor) -> Tensor:
