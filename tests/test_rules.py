@@ -42,7 +42,7 @@ OWNERS = {"av": {"decode", "deinterlace", "hdr", "codecs", "external", "mux", "e
                  "probe", "sample_frames", "compare", "compare_video", "doctor",
                  "bench.baselines", "bench.contenders", "bench.parts", "bench.pictures"},
           "psutil": {"memory"}, "rich": CLI, "click": CLI,
-          "filelock": {"download", "segments", "train.data", "train.synthesize"},
+          "filelock": {"download", "segments", "train.synthesize"},
           **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests")}}  # fmt: skip
 
 

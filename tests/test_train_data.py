@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from tests.test_bench_datasets import LAYOUTS
+from vdeblur import download
 from vdeblur.bench import datasets, pictures
 from vdeblur.bench.datasets import Sequence, Span
 from vdeblur.download import Talk
@@ -426,7 +427,7 @@ def test_a_second_process_waits_for_the_first(root: Path, tmp_path: Path, monkey
     mapped(root, cache)
     file = next(iter(cache.glob("one-*.npy")))
     away = file.replace(tmp_path / "away.npy")
-    monkeypatch.setattr(data, "LOCK_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(download, "LOCK_POLL_SECONDS", 0.05)
     monkeypatch.setattr(data, "_write_map", refuse)
     waits = threading.Event()
     talk = Talk(notify=lambda event, facts: waits.set() if facts.get("code") == "W_LOCKED" else None)

@@ -206,10 +206,12 @@ def test_a_loss_that_is_no_number_is_named_at_once(
         return {name: loss * (float("nan") if update == 2 else 1) for name, loss in losses.items()}, carried
 
     monkeypatch.setattr(objective, "forward", spoilt)
-    result = vdeblur("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 4, "--out", tmp_path / "out")
+    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 4, "--out", tmp_path / "out")
+    result = vdeblur(*told, "--set", "training.keep_minutes=1e-9")
     assert result.exit_code == ExitStatus.DEVICE
     assert "at update 3" in result.output
     assert "loss = nan" in result.output
+    assert state_of(tmp_path / "out")["update"] == 2, "kept by the clock, before any validation"
 
 
 def test_a_signal_keeps_all(tmp_path: Path, tiny: str, pairs: Path) -> None:
@@ -405,7 +407,7 @@ def test_the_best_is_never_worse_than_the_start(vdeblur, tmp_path: Path, tiny: s
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_lost_worker_and_a_group_signal_lose_nothing(tmp_path: Path, tiny: str, pairs: Path) -> None:
+def test_a_signal_to_the_whole_group_loses_nothing(tmp_path: Path, tiny: str, pairs: Path) -> None:
     """What stops a whole group of processes, as services are stopped, ends in the status of a signal, all kept."""
     out = tmp_path / "out"
     told = [sys.executable, "-m", "vdeblur", "train", "-m", tiny, "--dataset", str(pairs), *map(str, SMALL)]

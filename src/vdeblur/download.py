@@ -150,26 +150,35 @@ def hub_folder() -> str | None:
 
 @contextlib.contextmanager
 def locked(path: Path, talk: Talk) -> Iterator[None]:
-    """Hold a lock file, so that a second process waits instead of fetching the same."""
-    import filelock
-
+    """Hold a lock file in the cache, so that a second process waits instead of fetching the same."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path)
-        with contextlib.suppress(filelock.Timeout):
-            lock.acquire(timeout=0)
-        if not lock.is_locked:
-            talk.notify("warning", {"code": "W_LOCKED", "message": "waiting for another vdeblur that fetches the same"})
-        while not lock.is_locked:
-            talk.check_stop()
-            with contextlib.suppress(filelock.Timeout):
-                lock.acquire(timeout=LOCK_POLL_SECONDS)
+        lock = wait_for_lock(path, talk, "fetches the same")
     except OSError as error:
         raise cache_error(error) from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
+
+
+def wait_for_lock(path: Path, talk: Talk, doing: str) -> contextlib.ExitStack:
+    """Take a lock file as soon as nobody else holds it; gives what releases it on leaving.
+
+    doing: what another process does meanwhile, for the warning. Raises: OSError; InterruptedRunError.
+    """
+    import filelock
+
+    lock = filelock.FileLock(path)
+    with contextlib.suppress(filelock.Timeout):
+        lock.acquire(timeout=0)
+    if not lock.is_locked:
+        talk.notify("warning", {"code": "W_LOCKED", "message": f"waiting for another vdeblur that {doing}"})
+    while not lock.is_locked:
+        talk.check_stop()
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(timeout=LOCK_POLL_SECONDS)
+    held = contextlib.ExitStack()
+    held.callback(lock.release)
+    return held
 
 
 def cache_error(error: OSError) -> ModelError:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import filelock
 import numpy
 import torch
 from numpy.random import Generator, SeedSequence, default_rng
@@ -30,7 +29,7 @@ from torch.utils.data import DataLoader, default_collate
 from vdeblur.bench import datasets, pictures
 from vdeblur.bench.datasets import DataSet, Pair, Sequence
 from vdeblur.decode import Warn
-from vdeblur.download import Talk
+from vdeblur.download import Talk, wait_for_lock
 from vdeblur.errors import DeviceError, InputError, OutputError, UsageError, VdeblurError
 from vdeblur.train.augment import Augmentation, Pictures, Region
 from vdeblur.train.objectives.base import Batch, Clip
@@ -39,7 +38,6 @@ SAMPLINGS = ("windows", "grid", "clips", "starts")
 ENDS = ("inside", "repeat")
 NAMED = 3  # sequences in a warning or an error
 HELD_OUT = 10  # every so-maniest sequence validates, where a set has no split for it
-LOCK_POLL_SECONDS = 1.0
 SECONDS = "seconds"  # under which a worker says how long it took, beside what prepare gives
 ELSEWHERE = "make room, or choose another folder for the decoded frames"
 BLOCK = 32  # pictures that are decoded at once for a memory map
@@ -175,7 +173,7 @@ class MemoryMaps(Source):
         if not all(file.exists() for file in self.files):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                with _locked(folder / ".lock", talk):
+                with wait_for_lock(folder / ".lock", talk, "decodes the frames"):
                     self._make(folder, talk)
             except OSError as error:
                 raise OutputError(f"{folder} cannot be written: {error.strerror or error}", ELSEWHERE) from error
@@ -249,24 +247,6 @@ def _write_pictures(file: BinaryIO, sequence: Sequence, size: Size, talk: Talk) 
             # Written, not mapped: a disk that fills up is then an error, not the end of the process.
             for picture in threads.map(lambda path: _read(path, size), paths[first : first + BLOCK]):
                 file.write(picture.data)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, talk: Talk) -> Iterator[None]:
-    """Hold a lock file, so that a second process waits instead of decoding the same."""
-    lock = filelock.FileLock(path)
-    with contextlib.suppress(filelock.Timeout):
-        lock.acquire(timeout=0)
-    if not lock.is_locked:
-        talk.notify("warning", {"code": "W_LOCKED", "message": "waiting for another vdeblur that decodes the frames"})
-    while not lock.is_locked:
-        talk.check_stop()
-        with contextlib.suppress(filelock.Timeout):
-            lock.acquire(timeout=LOCK_POLL_SECONDS)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def open_sets(

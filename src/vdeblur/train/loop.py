@@ -129,13 +129,14 @@ class Trainer:
     def __init__(self, task: Task, group: Group, notify: Notify, talk: Talk) -> None:
         self.task, self.group, self.notify = task, group, notify
         self.recipe, self.numbers = task.recipe, task.recipe["training"]
+        self.rate, self.schedule = task.recipe["optimiser"]["rate"], task.recipe["schedule"]
         self.stop_at = min(task.stop_at or self.numbers["iterations"], self.numbers["iterations"])
         state = self._open_folder()
         self.training, self.held_out = self._open_sets(talk)
         self.share = data.Share(self.numbers["batch"], group.rank, group.size, int(self.numbers.get("accumulate", 1)))
         self.objective = self._build(state is None, talk)
         self.optimisers = self._build_optimisers()
-        self.plateau = optimisers.Plateau(self.recipe["schedule"])
+        self.plateau = optimisers.Plateau(self.schedule)
         self.average = self._build_average()
         self.precision = device.DTYPES[self.numbers.get("precision", "fp32")]
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=self.precision == torch.float16)
@@ -447,8 +448,7 @@ class Trainer:
 
     def _factor(self) -> float:
         """Give what the rates are multiplied by at this update."""
-        rate, iterations = self.recipe["optimiser"]["rate"], self.numbers["iterations"]
-        scheduled = optimisers.factor(self.recipe["schedule"], self.update, iterations, rate)
+        scheduled = optimisers.factor(self.schedule, self.update, self.numbers["iterations"], self.rate)
         return scheduled * self.plateau.factor
 
     # What is kept and told
@@ -501,7 +501,7 @@ class Trainer:
 
     def _tell(self, progress: Progress, score: dict[str, Any] | None) -> None:
         """Log what there is since the last time, and a validation's figures."""
-        facts = {"update": self.update, **progress.take(), "rate": self.recipe["optimiser"]["rate"] * self._factor()}
+        facts = {"update": self.update, **progress.take(), "rate": self.rate * self._factor()}
         facts |= score or {}
         left = max(self.stop_at - self.update, 0)
         pace = facts["updates_per_second"] = facts.pop("batches_per_second") * max(len(self._network_turns()), 1)
