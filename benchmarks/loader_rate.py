@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from vdeblur.bench import pictures
 from vdeblur.bench.datasets import open_dataset
-from vdeblur.download import Talk
+from vdeblur.events import Talk
 from vdeblur.train import data
 from vdeblur.train.objectives.base import Batch, Clip
 

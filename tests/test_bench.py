@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import cli_bench, download, streams, tiles, weights
+from vdeblur import cli_bench, files, streams, tiles, weights
 from vdeblur.bench import contenders, datasets, evaluate, memory, metrics, pictures, protocols, temporal, vmaf
 from vdeblur.bench.datasets import KnownSet, Span
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
@@ -183,7 +183,7 @@ def test_events(vdeblur, footage: Path) -> None:
     assert {"bench_model", "progress", "sequence_done"} <= set(kinds)
     assert all(event["v"] == 1 for event in events)
     assert [model["model"] for model in events[-2]["models"]] == ["lite", "identity", "unsharp", "cas"]
-    assert str(download.cache_folder()) not in result.stdout, "nothing is named that is gone afterwards"
+    assert str(files.cache_folder()) not in result.stdout, "nothing is named that is gone afterwards"
 
 
 def test_save_keeps_what_run_writes(vdeblur, footage: Path, expected: dict, tmp_path: Path) -> None:
@@ -481,7 +481,7 @@ def test_an_interrupted_bench_goes_on(footage: Path) -> None:
         assert [frame["psnr"] for part in one["sequences"] for frame in part["per_frame"]] == [
             frame["psnr"] for part in other["sequences"] for frame in part["per_frame"]
         ]
-    assert not list((download.cache_folder() / "bench").iterdir()), "nothing is left when it is through"
+    assert not list((files.cache_folder() / "bench").iterdir()), "nothing is left when it is through"
 
 
 @pytest.mark.parametrize("change", ["protocol", "limit", "pictures", "save"])
@@ -542,7 +542,7 @@ def test_a_signal_ends_it_cleanly(vdeblur, footage: Path, monkeypatch: pytest.Mo
         result = vdeblur("bench", "--dataset", footage, "--model", "identity")
     assert result.exit_code == 130
     assert "1 sequences are kept: the same command goes on" in result.stderr
-    assert len(list((download.cache_folder() / "bench").rglob("*.json"))) == 1
+    assert len(list((files.cache_folder() / "bench").rglob("*.json"))) == 1
     result = vdeblur("bench", "--dataset", footage, "--model", "identity")
     assert "1 sequences of an interrupted bench are kept" in result.stderr
 

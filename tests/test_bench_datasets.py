@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.servers import Place, Server, serving
-from vdeblur import download
+from vdeblur import download, files
 from vdeblur.bench import datasets, fetch
 from vdeblur.bench.datasets import Archive, DataSet, KnownSet, Origin, Span, known_sets
-from vdeblur.download import Talk
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, ModelError, OutputError, UsageError
+from vdeblur.events import Talk
 
 
 def fill(folder: Path, *folders: str, frames: int = 3, suffix: str = ".png") -> Path:
@@ -296,7 +296,7 @@ def test_a_stopped_fetch_keeps_what_it_has(server: Server) -> None:
     talk = Talk(notify=notify, stop=lambda: ExitStatus.INTERRUPTED if len(progress) >= 3 else None)
     with pytest.raises(InterruptedRunError):
         fetch.obtain(films(ON_HUB), "test", "blur", talk)
-    there = sorted((download.cache_folder() / "datasets" / "films").rglob("*.png"))
+    there = sorted((files.cache_folder() / "datasets" / "films").rglob("*.png"))
     assert len(there) == 3
     stamps = [path.stat().st_mtime_ns for path in there]
     assert is_whole(fetch.obtain(films(ON_HUB), "test", "blur", Talk()))
@@ -388,7 +388,7 @@ def test_a_full_disk_is_seen_before(server: Server, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 100_000))
     with pytest.raises(OutputError, match=r"needs 0\.0 GB, and .* has 0\.0 GB free"):
         fetch.obtain(films(ON_HUB), "test", "blur", Talk())
-    assert not list((download.cache_folder() / "datasets").rglob("*.png"))
+    assert not list((files.cache_folder() / "datasets").rglob("*.png"))
 
 
 def test_a_full_disk_is_seen_before_a_tar_of_unknown_size(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

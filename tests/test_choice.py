@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests import clips
 from vdeblur import choice, weights
-from vdeblur.download import Talk
+from vdeblur.events import Talk
 
 CPU = torch.device("cpu")
 

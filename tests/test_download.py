@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.servers import FOLDER, QUOTA, Place, Server, lead_here, serving
-from vdeblur import download
-from vdeblur.download import FetchError, RemoteFile, Source, Talk, fetch
+from vdeblur import download, files
+from vdeblur.download import FetchError, RemoteFile, Source, fetch
 from vdeblur.errors import ExitStatus, InterruptedRunError, ModelError
+from vdeblur.events import Talk
 
 DATA = random.Random(0).randbytes(700_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -363,7 +364,7 @@ def test_encryption_is_not_lost_on_the_way() -> None:
 
 
 def _hold(lock: Path, begun, until) -> None:
-    with download.locked(lock, Talk()):
+    with files.locked(lock, Talk()):
         begun.set()
         until.wait()
 
@@ -378,9 +379,7 @@ def test_a_second_process_waits_and_can_be_stopped(tmp_path: Path) -> None:
     stop = iter([None, ExitStatus.INTERRUPTED])
     with (
         pytest.raises(InterruptedRunError),
-        download.locked(
-            tmp_path / "lock", Talk(stop=lambda: next(stop), notify=lambda event, facts: said.append(event))
-        ),
+        files.locked(tmp_path / "lock", Talk(stop=lambda: next(stop), notify=lambda event, facts: said.append(event))),
     ):
         raise AssertionError
     assert said == ["warning"]

@@ -19,7 +19,6 @@ from vdeblur import (
     compare,
     decode,
     deinterlace,
-    encode,
     memory,
     parts,
     pipeline,
@@ -27,10 +26,10 @@ from vdeblur import (
     sample,
     scenes,
     streams,
+    threads,
 )
-from vdeblur.encode import EncodeOptions
 from vdeblur.errors import ExitStatus, InterruptedRunError
-from vdeblur.settings import Settings
+from vdeblur.settings import Cut, EncodeOptions, Settings
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
 
@@ -300,7 +299,7 @@ def test_the_stages_make_up_the_run(vdeblur, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(pipeline, "time", clock)
     for place, name, seconds in (
         (decode, "open_source", 1.0), (pipeline.FileRun, "_load", 2.0), (color, "to_rgb", 0.25),
-        (scenes.SceneDetector, "is_cut", 0.0625), (color, "add_difference", 0.5), (encode.Worker, "_join", 4.0),
+        (scenes.SceneDetector, "is_cut", 0.0625), (color, "add_difference", 0.5), (threads.Worker, "_join", 4.0),
         (parts, "assemble", 8.0), (parts.VideoPart, "write", 0.75),
     ):  # fmt: skip
         monkeypatch.setattr(place, name, clock.calls(getattr(place, name), seconds))
@@ -353,7 +352,7 @@ def test_a_profile_to_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_an_interrupted_run_goes_on_with_other_extras(vdeblur, tmp_path: Path) -> None:
     """What is finished does not depend on these options."""
     told = [Settings(), Settings(profile=True, compare="side", sample=True)]
-    source = decode.open_source(clips.make(tmp_path / "in.mkv"), decode.Cut(), lambda code, message: None)
+    source = decode.open_source(clips.make(tmp_path / "in.mkv"), Cut(), lambda code, message: None)
     loaded = pipeline.FileRun(source.path, tmp_path / "out.mkv", told[0])._load(source.info)
     source.close()
     first, second = (pipeline.fingerprint(settings, loaded, source) for settings in told)

@@ -29,10 +29,9 @@ import pytest
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import pipeline, segments
-from vdeblur.decode import Cut, open_source
-from vdeblur.encode import EncodeOptions
+from vdeblur.decode import open_source
 from vdeblur.errors import ExitStatus, InterruptedRunError
-from vdeblur.settings import Settings
+from vdeblur.settings import Cut, EncodeOptions, Settings
 
 ELSEWHERE = {
     1: ["test_run.test_faulty_inputs"],

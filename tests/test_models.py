@@ -25,8 +25,8 @@ from tests import clips
 from tests.conftest import ROOT
 from tests.servers import Place, Server, lead_here, serving
 from vdeblur import checkpoint, download, networks, weights
-from vdeblur.download import Talk
 from vdeblur.errors import ExitStatus, ModelError
+from vdeblur.events import Talk
 from vdeblur.networks.bimnet import BIMNet
 from vdeblur.networks.layers import Network
 

@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 
 from vdeblur import weights
-from vdeblur.download import Talk
 from vdeblur.errors import ExitStatus, ModelError
+from vdeblur.events import Talk
 from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.train import recipes, start
 

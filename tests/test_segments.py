@@ -22,11 +22,9 @@ import pytest
 
 from tests import clips, signalled
 from vdeblur import maker, parts, pipeline, segments
-from vdeblur.decode import Cut
-from vdeblur.encode import EncodeOptions
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
 from vdeblur.frame import Frame
-from vdeblur.settings import Settings
+from vdeblur.settings import Cut, EncodeOptions, Settings
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "20")
 ONE = Settings(model="identity", segment=Fraction(1), deterministic=True)

@@ -20,11 +20,11 @@ import pytest
 import torch
 
 from tests.test_bench_datasets import LAYOUTS
-from vdeblur import download
+from vdeblur import files as vdeblur_files
 from vdeblur.bench import datasets, pictures
 from vdeblur.bench.datasets import Sequence, Span
-from vdeblur.download import Talk
 from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
+from vdeblur.events import Talk
 from vdeblur.train import data
 from vdeblur.train.augment import AUGMENTATIONS, Augmentation
 from vdeblur.train.data import Loader, Plan, Sampler, Share
@@ -427,7 +427,7 @@ def test_a_second_process_waits_for_the_first(root: Path, tmp_path: Path, monkey
     mapped(root, cache)
     file = next(iter(cache.glob("one-*.npy")))
     away = file.replace(tmp_path / "away.npy")
-    monkeypatch.setattr(download, "LOCK_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(vdeblur_files, "LOCK_POLL_SECONDS", 0.05)
     monkeypatch.setattr(data, "_write_map", refuse)
     waits = threading.Event()
     talk = Talk(notify=lambda event, facts: waits.set() if facts.get("code") == "W_LOCKED" else None)

@@ -24,8 +24,8 @@ from tests import clips
 from tests.conftest import ROOT
 from vdeblur import weights
 from vdeblur.bench import pictures
-from vdeblur.download import Talk
 from vdeblur.errors import ExitStatus
+from vdeblur.events import Talk
 from vdeblur.networks import NETWORKS
 from vdeblur.train import data, distributed, loop, recipes
 from vdeblur.train.objectives import OBJECTIVES

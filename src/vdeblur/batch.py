@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from vdeblur import compare, decode, encode, pipeline, sample
+from vdeblur import compare, decode, encode, files, pipeline, sample
 from vdeblur.errors import (
     BatchError,
     DamageError,
@@ -24,7 +24,7 @@ from vdeblur.errors import (
     UsageError,
     error_facts,
 )
-from vdeblur.restore import never
+from vdeblur.events import never
 from vdeblur.settings import Settings
 
 # What is taken for a video in a folder; a file that is named is opened whatever its name says.
@@ -247,7 +247,7 @@ def check_comparison(job: Job, settings: Settings) -> None:
     """
     if decode.PIPE in (job.source, job.output):
         raise UsageError("--compare takes no pipes: input and output are read once more", "use files")
-    encode.check_output(comparison_of(job, settings), job.source, settings.encoding.overwrite)
+    files.check_output(comparison_of(job, settings), job.source, settings.encoding.overwrite)
 
 
 def write_comparison(

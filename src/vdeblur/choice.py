@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from vdeblur import device, weights
-from vdeblur.download import Talk
 from vdeblur.errors import DeviceError
+from vdeblur.events import Talk
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.registry import Entry

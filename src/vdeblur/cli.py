@@ -242,9 +242,7 @@ def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
     stop_at = to if duration is None else (start or 0) + duration
     if stop_at is not None and stop_at <= (start or 0):
         raise UsageError("the part asked for is empty", "--to must lie after -ss")
-    from vdeblur.decode import Cut
-    from vdeblur.encode import EncodeOptions
-    from vdeblur.settings import Settings
+    from vdeblur.settings import Cut, EncodeOptions, Settings
 
     of_encoder = ("codec", "crf", "preset", "pix_fmt", "lossless", "overwrite", "format", "deinterlace")
     encoding = EncodeOptions(

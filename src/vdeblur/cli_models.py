@@ -186,7 +186,7 @@ def download(names: tuple[str, ...], yes: bool, offline: bool) -> None:
     reporter = HumanReporter()
     with reported(reporter, [names[0]]) as stop:
         from vdeblur import weights
-        from vdeblur.download import Talk
+        from vdeblur.events import Talk
 
         talk = Talk(offline, yes, reporter.notify, question(), stop)
         for name in names:
@@ -214,7 +214,7 @@ def import_model(file: Path, name: str) -> None:
     reporter = HumanReporter()
     with reported(reporter, [str(file)]) as stop:
         from vdeblur import weights
-        from vdeblur.download import Talk
+        from vdeblur.events import Talk
 
         entry, imported = weights.import_file(file, name, Talk(notify=reporter.notify, stop=stop))
         use = f"run with -m {entry.name}@{imported.name}" if entry.network else f"start weights of {entry.start_of}"
@@ -265,7 +265,7 @@ def path(name: str | None) -> None:
     """
     with reported(HumanReporter(), [name or "models path"]):
         if name is None:
-            from vdeblur.download import cache_folder
+            from vdeblur.files import cache_folder
 
             click.echo(cache_folder())
         else:

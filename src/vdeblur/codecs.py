@@ -12,10 +12,11 @@ import av
 from av.container import OutputContainer
 from torch.backends.cpu import get_cpu_capability
 
-from vdeblur.decode import SourceInfo, Warn
+from vdeblur.decode import SourceInfo
 from vdeblur.errors import OutputError
+from vdeblur.events import Warn
 from vdeblur.external import ExternalEncoder, external_formats
-from vdeblur.frame import Layout, layout_of, planar_name
+from vdeblur.frame import Layout, has_alpha, layout_of, planar_name
 from vdeblur.hdr import HLG, PQ, Hdr
 
 
@@ -241,13 +242,8 @@ def _held_formats(encoder: Encoder, suffix: str) -> list[str]:
         names = [form.name for form in av.Codec(encoder.name, "w").video_formats or []]
     beside = encoder.name.startswith("libvpx")  # its alpha stands beside the packets, where only Matroska keeps it
     if encoder.name == "libx265" or (beside and suffix.lower() not in (".webm", ".mkv")):
-        names = [name for name in names if not _has_alpha(name)]
+        names = [name for name in names if not has_alpha(name)]
     return names
-
-
-def _has_alpha(name: str) -> bool:
-    layout = layout_of(planar_name(name))
-    return layout is not None and layout.alpha
 
 
 def _same(source: str, names: list[str]) -> str | None:
@@ -341,7 +337,7 @@ def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
             raise OutputError(f"unknown preset {coding.preset!r}", f"choose from {', '.join(PRESETS)}")
         options[encoder.speed] = (presets or {}).get(coding.preset, coding.preset)
     layout = layout_of(planar_name(coding.format))
-    if _has_alpha(coding.format) and encoder.name.startswith("libvpx"):
+    if has_alpha(coding.format) and encoder.name.startswith("libvpx"):
         options["auto-alt-ref"] = "0"  # libvpx codes no transparency with it
     if encoder.name == "dnxhd" and layout is not None:
         deep = "dnxhr_444" if layout.log2_width == 0 else "dnxhr_hqx"
@@ -397,7 +393,7 @@ class InternalEncoder:
         stream.time_base = 1 / info.rate if container.format.name == "yuv4mpegpipe" else info.time_base
         if info.display_matrix:
             stream.set_display_matrix(info.display_matrix)
-        if _has_alpha(coding.format) and coding.encoder.name.startswith("libvpx"):
+        if has_alpha(coding.format) and coding.encoder.name.startswith("libvpx"):
             stream.metadata["alpha_mode"] = "1"
         return stream
 

@@ -8,9 +8,7 @@ filmed upright stands upright.
 import contextlib
 import itertools
 import math
-import os
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -25,10 +23,11 @@ import numpy
 import torch
 from torch import Tensor
 
-from vdeblur import color, decode, encode, page
+from vdeblur import color, decode, events, files, page, settings
 from vdeblur.bench import metrics
 from vdeblur.compare_video import VideoFile, write_frames
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
+from vdeblur.files import drafted
 from vdeblur.frame import Frame, layout_of, plane_array
 
 GAIN = 4  # of differences; 16 steps of 256 are then a quarter of the way from grey to white
@@ -72,7 +71,7 @@ def write_comparison(
     mode: str,
     *,
     overwrite: bool,
-    cut: decode.Cut | None = None,
+    cut: settings.Cut | None = None,
     notify: Notify = ignore,
     stop: Stop = never,
 ) -> int:
@@ -91,7 +90,7 @@ def write_comparison(
         raise OutputError(f"{output} cannot hold a comparison of mode {mode}: {what}", "choose another -o or --mode")
     with opened(a, b, notify, cut) as couple:
         for path in (a, b):
-            encode.check_output(output, path, overwrite)
+            files.check_output(output, path, overwrite)
         pairs = watched(couple, notify, stop)
         with drafted(output, overwrite) as draft:
             if mode == "html":
@@ -124,7 +123,7 @@ def side_by_side(left: Iterator[Frame], right: Iterator[Frame], rotation: int = 
 
 
 @contextlib.contextmanager
-def opened(a: Path, b: Path, notify: Notify, cut: decode.Cut | None = None) -> Iterator["Couple"]:
+def opened(a: Path, b: Path, notify: Notify, cut: settings.Cut | None = None) -> Iterator["Couple"]:
     """Open two videos or folders of pictures, and close them in the end; cut: the part of a that b is of."""
 
     def warn(code: str, message: str) -> None:
@@ -134,7 +133,7 @@ def opened(a: Path, b: Path, notify: Notify, cut: decode.Cut | None = None) -> I
         raise UsageError("a pipe can be read only once, and not by compare", "save it to a file first")
     with contextlib.ExitStack() as stack:
         sources = []
-        for path, part in ((a, cut or decode.Cut()), (b, decode.Cut())):
+        for path, part in ((a, cut or settings.Cut()), (b, settings.Cut())):
             sources.append(decode.open_source(path, part, warn))
             stack.callback(sources[-1].close)
         yield Couple(sources[0], sources[1], warn)
@@ -146,7 +145,7 @@ class Couple:
     Raises: InputError where their sizes differ.
     """
 
-    def __init__(self, a: Source, b: Source, warn: decode.Warn) -> None:
+    def __init__(self, a: Source, b: Source, warn: events.Warn) -> None:
         self.a, self.b, self.warn = a, b, warn
         size_a, size_b = upright_size(a.info), upright_size(b.info)
         if size_a != size_b:
@@ -444,20 +443,3 @@ def evenly(items: Iterator[T], most: int) -> list[T]:
                     continue
             kept.append(item)
     return kept
-
-
-@contextlib.contextmanager
-def drafted(output: Path, overwrite: bool) -> Iterator[Path]:
-    """Give a name beside the output; what was written there gets the output's name where nothing was raised."""
-    draft = output.absolute().with_name(f".vdeblur-{os.getpid()}-{uuid.uuid4().hex[:8]}{output.suffix}")
-    try:
-        yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        if output.exists() and not overwrite:
-            raise OutputError(f"{output} has appeared meanwhile", "choose another name, or replace it with -y")
-        os.replace(draft, output)
-    except (av.error.FFmpegError, OSError) as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror or error}", "check the path") from error
-    finally:
-        draft.unlink(missing_ok=True)

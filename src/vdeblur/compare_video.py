@@ -8,12 +8,13 @@ from pathlib import Path
 import av
 import av.error
 
-from vdeblur import encode, mux
-from vdeblur.decode import PictureSource, SourceInfo, VideoSource, Warn
+from vdeblur import encode, mux, settings
+from vdeblur.decode import PictureSource, SourceInfo, VideoSource
 from vdeblur.errors import OutputError
+from vdeblur.events import Warn
 from vdeblur.frame import Frame
 
-DEFAULT = encode.EncodeOptions()
+DEFAULT = settings.EncodeOptions()
 
 
 class VideoFile:
@@ -30,7 +31,7 @@ class VideoFile:
         path: Path,
         info: SourceInfo,
         warn: Warn,
-        options: encode.EncodeOptions = DEFAULT,
+        options: settings.EncodeOptions = DEFAULT,
         *,
         beside: VideoSource | PictureSource | None = None,
         pictures: bool = False,

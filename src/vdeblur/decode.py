@@ -7,18 +7,16 @@ thread of its own, with a bounded queue, so that decoding runs while the device 
 
 import contextlib
 import math
-import queue
 import re
 import struct
 import subprocess
-import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import cast
 
 import av
 import av.error
@@ -27,8 +25,10 @@ from av.sidedata.sidedata import SideData
 from av.stream import Disposition, Stream
 
 from vdeblur.errors import InputError
+from vdeblur.events import Warn
 from vdeblur.frame import Frame, layout_of, planar_name
 from vdeblur.hdr import Hdr, read_hdr
+from vdeblur.settings import Cut
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
 PICTURE_RATE = Fraction(25)  # frames a second of a folder of pictures, which has none of its own
@@ -46,22 +46,6 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 ENCRYPTED_TAGS = {"encv", "drmi"}  # what MP4 calls video that only a licence opens: ISO/IEC 23001-7, FairPlay
 
 PIPE = Path("-")  # standard input, or output
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The part of a video that is wanted: seconds from its first frame, and at most so many frames."""
-
-    start: Fraction | None = None
-    stop: Fraction | None = None
-    frames: int | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is cut off."""
-        return self.start is None and self.stop is None and self.frames is None
 
 
 @dataclass
@@ -91,13 +75,6 @@ class SourceInfo:
     hdr: Hdr = field(default_factory=Hdr)
     interlaced: bool = False
     field_order: int = 0
-
-
-class Warn(Protocol):
-    """Takes a warning: a stable code and a sentence."""
-
-    def __call__(self, code: str, message: str) -> None:
-        """Take a warning."""
 
 
 def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSource":
@@ -672,49 +649,3 @@ def _hint(path: Path, error: BaseException) -> str:
     if head[4:8] == b"ftyp":
         return "the file is incomplete: it has no index (moov); copy it again, or repair it"
     return "is it a video file? it may be damaged or incomplete"
-
-
-_END = object()
-
-
-@dataclass
-class _Failure:
-    error: BaseException
-
-
-def threaded(items: Iterator[T], depth: int) -> Generator[T]:
-    """Run an iterator in a thread of its own, at most `depth` items ahead; its errors arrive where they occurred.
-
-    Closing the generator stops the thread and waits for it.
-    """
-    ready: queue.Queue[object] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item: object) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-            put(_END)
-        except BaseException as error:
-            put(_Failure(error))
-
-    thread = threading.Thread(target=work, name="decode", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not _END:
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item  # type: ignore[misc]
-    finally:
-        stop.set()
-        thread.join()

@@ -12,8 +12,9 @@ import av
 import av.error
 from av.filter import Graph
 
-from vdeblur.decode import SourceInfo, Warn
+from vdeblur.decode import SourceInfo
 from vdeblur.errors import InputError
+from vdeblur.events import Warn
 from vdeblur.frame import Frame
 
 

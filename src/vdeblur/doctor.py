@@ -22,10 +22,9 @@ import imageio_ffmpeg
 import numpy
 import torch
 
-from vdeblur import __version__, device, download, memory, pipeline, weights
-from vdeblur.encode import EncodeOptions
+from vdeblur import __version__, device, files, memory, pipeline, weights
 from vdeblur.errors import ExitStatus, OutputError, VdeblurError
-from vdeblur.settings import Settings
+from vdeblur.settings import EncodeOptions, Settings
 
 SIDE, TRIAL_FRAMES = 64, 2  # of the trials; some encoders take nothing smaller
 CLIP = (48, 64, 6)  # height, width and frames of the self test's clip
@@ -215,8 +214,8 @@ def _disk(folder: Path) -> str:
 
 def _caches() -> Iterator[Check]:
     hint = "VDEBLUR_CACHE puts it elsewhere"
-    own = download.cache_folder()
-    hub = Path(download.hub_folder() or os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub").expanduser()
+    own = files.cache_folder()
+    hub = Path(files.hub_folder() or os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub").expanduser()
     for name, folder in (("weights", own), ("Hugging Face Hub", hub)):
         there = next(path for path in (folder, *folder.parents) if path.exists())
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())

@@ -18,13 +18,15 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vdeblur.errors import ExitStatus, InterruptedRunError, ModelError
+from vdeblur.errors import InterruptedRunError, ModelError
+from vdeblur.events import Talk
+from vdeblur.files import cache_error, hub_folder
 
 CHUNK_BYTES = 1 << 18
 RANGE_BYTES = 1 << 20  # read at once out of a zip that stays on its server
@@ -32,16 +34,12 @@ TIMEOUT_SECONDS = 30.0  # without a byte
 ATTEMPTS = 5  # in a row that bring nothing
 ATTEMPTS_ALTOGETHER = 100  # for one file, whatever they bring
 WAIT_SECONDS = 1.0  # before the second attempt, doubled for each further one
-LOCK_POLL_SECONDS = 0.5
 DIGESTS = {"sha256": 64, "sha256_prefix": 8, "git_blob_sha1": 40}  # kinds of pins and their hex digits
 # What zipfile raises over archives that are damaged, encrypted, made up, or packed in a way it does not know.
 BAD_ZIP = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(ValueError, OverflowError, EOFError, RuntimeError, OSError),
 )
-TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its variables
-
-Notify = Callable[[str, dict[str, object]], None]
 
 
 @dataclass(frozen=True)
@@ -93,100 +91,12 @@ class Fetched:
     digests: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Talk:
-    """What fetching may do, and how it speaks to whoever started it.
-
-    offline: use no network. yes: take files without a published digest unasked. ask: puts a question to a person
-    (None: there is nobody). stop: a status means that a signal came.
-    """
-
-    offline: bool = False
-    yes: bool = False
-    notify: Notify = lambda event, facts: None
-    ask: Callable[[str], bool] | None = None
-    stop: Callable[[], ExitStatus | None] = lambda: None
-
-    @property
-    def is_offline(self) -> bool:
-        """Tell whether the network is off, by option or by the Hub's variable."""
-        return self.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE
-
-    def check_stop(self) -> None:
-        """End where a signal came.
-
-        Raises: InterruptedRunError.
-        """
-        status = self.stop()
-        if status is not None:
-            raise InterruptedRunError(status)
-
-    def show_progress(self, name: str, done: int, total: int | None) -> None:
-        """Tell how much of a file is there, in bytes."""
-        self.check_stop()
-        self.notify("download_progress", {"file": name, "bytes": done, "bytes_total": total})
-
-
 class FetchError(ModelError):
     """One source did not give the file; another one may."""
 
 
 class DigestError(FetchError):
     """A file is not what it should be."""
-
-
-def cache_folder() -> Path:
-    """Give the folder for our files: VDEBLUR_CACHE, or vdeblur in the user's cache folder."""
-    explicit = os.environ.get("VDEBLUR_CACHE")
-    if explicit:
-        return Path(explicit).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vdeblur"
-
-
-def hub_folder() -> str | None:
-    """Give the folder for the Hub's files; None where huggingface_hub's own rules (HF_HOME, HF_HUB_CACHE) hold."""
-    return str(cache_folder() / "hub") if os.environ.get("VDEBLUR_CACHE") else None
-
-
-@contextlib.contextmanager
-def locked(path: Path, talk: Talk) -> Iterator[None]:
-    """Hold a lock file in the cache, so that a second process waits instead of fetching the same."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = wait_for_lock(path, talk, "fetches the same")
-    except OSError as error:
-        raise cache_error(error) from error
-    with lock:
-        yield
-
-
-def wait_for_lock(path: Path, talk: Talk, doing: str) -> contextlib.ExitStack:
-    """Take a lock file as soon as nobody else holds it; gives what releases it on leaving.
-
-    doing: what another process does meanwhile, for the warning. Raises: OSError; InterruptedRunError.
-    """
-    import filelock
-
-    lock = filelock.FileLock(path)
-    with contextlib.suppress(filelock.Timeout):
-        lock.acquire(timeout=0)
-    if not lock.is_locked:
-        talk.notify("warning", {"code": "W_LOCKED", "message": f"waiting for another vdeblur that {doing}"})
-    while not lock.is_locked:
-        talk.check_stop()
-        with contextlib.suppress(filelock.Timeout):
-            lock.acquire(timeout=LOCK_POLL_SECONDS)
-    held = contextlib.ExitStack()
-    held.callback(lock.release)
-    return held
-
-
-def cache_error(error: OSError) -> ModelError:
-    """Say that the cache cannot be used."""
-    return ModelError(
-        f"the cache {cache_folder()} cannot be used: {error.strerror or error}",
-        "make room, or name another folder in VDEBLUR_CACHE",
-    )
 
 
 def digests(path: Path) -> dict[str, str]:

@@ -1,70 +1,23 @@
 """How frames are encoded, as a video or as pictures; and whether the output's container takes all that goes into it."""
 
 import dataclasses
-import errno
 import io
-import os
-import queue
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import av
 import av.error
 
 from vdeblur.codecs import Coding, VideoEncoder, choose_encoder, choose_format, open_encoder
-from vdeblur.decode import PictureSource, SourceInfo, VideoSource, Warn
+from vdeblur.decode import PictureSource, SourceInfo, VideoSource
 from vdeblur.errors import OutputError
+from vdeblur.events import Warn
 from vdeblur.frame import Frame, layout_of, planar_name
 from vdeblur.mux import CONVERT, DROP, MuxOptions, StreamPlan, container_format, plan_streams
+from vdeblur.settings import EncodeOptions
 
 Y4M = "yuv4mpegpipe"
 CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # FFmpeg's names of what people call otherwise
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """What a user may ask of the encoder and the container; see `vdeblur run --help`."""
-
-    codec: str | None = None
-    crf: float = 16.0
-    preset: str = "medium"
-    options: tuple[tuple[str, str], ...] = ()
-    pix_fmt: str = "keep"
-    lossless: bool = False
-    overwrite: bool = False
-    format: str | None = None  # of the container; None: by the output's name
-    audio: bool = True
-    subtitles: bool = True
-    deinterlace: str = "auto"
-
-
-def check_output(path: Path, source: Path, overwrite: bool) -> None:
-    """Refuse an output that must not or cannot be written, before anything else is done.
-
-    Raises: OutputError.
-    """
-    try:
-        _check_output(path, source, overwrite)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}", "check the path") from error
-
-
-def _check_output(path: Path, source: Path, overwrite: bool) -> None:
-    folder = path.parent
-    if source.exists() and path.exists() and path.samefile(source):
-        raise OutputError(f"{path} is the input itself", "choose another name for the output")
-    if not folder.is_dir():
-        raise OutputError(f"the folder {folder} does not exist", f"make it: mkdir -p '{folder}'")
-    if path.exists() and not path.is_dir() and not overwrite:
-        raise OutputError(f"{path} exists already", "choose another name, or replace it with -y")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise OutputError(f"the folder {path} exists already and is not empty", "choose another, or add -y")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"the folder {folder} is not writable", "check its permissions")
 
 
 class VideoEncoding:
@@ -188,48 +141,6 @@ def picture_bytes(picture: av.VideoFrame, codec: str = "png") -> bytes:
     return b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
 
 
-class Worker:
-    """Do what it is told in a thread of its own, one thing after the other, behind a bounded queue.
-
-    What fails there comes out at the next call here, and nothing more is done.
-    """
-
-    def __init__(self, depth: int) -> None:
-        self.queue: queue.Queue[Callable[[], object] | None] = queue.Queue(depth)
-        self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._work, name="encode", daemon=True)
-        self.thread.start()
-
-    def _work(self) -> None:
-        while (task := self.queue.get()) is not None:
-            if self.error is None:
-                try:
-                    task()
-                except BaseException as error:
-                    self.error = error  # the queue is emptied all the same, so that nobody waits for room
-
-    def do(self, function: Callable[..., object], *arguments: object) -> None:
-        """Hand over something to do; waits while the queue is full."""
-        if self.error is not None:
-            raise self.error
-        self.queue.put(partial(function, *arguments))
-
-    def finish(self) -> None:
-        """Wait until everything handed over is done."""
-        self._join()
-        if self.error is not None:
-            raise self.error
-
-    def drain(self) -> None:
-        """Wait as `finish` does, but tell of nothing: something else went wrong before."""
-        self._join()
-
-    def _join(self) -> None:
-        if self.thread.is_alive():
-            self.queue.put(None)
-            self.thread.join()
-
-
 def is_container(suffix: str) -> bool:
     """Tell whether a suffix stands for a container that can be written."""
     try:
@@ -248,11 +159,3 @@ def _convert(picture: av.VideoFrame, name: str) -> av.VideoFrame:
         converted = picture.reformat(format=name, src_colorspace=matrix, dst_colorspace=matrix)
     converted.colorspace, converted.color_range = picture.colorspace, picture.color_range
     return converted
-
-
-def write_error(path: Path, error: BaseException) -> OutputError:
-    """Say why a path cannot be written."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    what = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
-    hint = "free some space and run the same command again; what is finished is kept" if full else ""
-    return OutputError(f"{path} cannot be written: {what}", hint)

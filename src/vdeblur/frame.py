@@ -177,3 +177,9 @@ class Frame:
     def seconds(self) -> Fraction:
         """When it is shown."""
         return self.pts * self.time_base
+
+
+def has_alpha(name: str) -> bool:
+    """Return whether a pixel format has an alpha plane."""
+    layout = layout_of(planar_name(name))
+    return layout is not None and layout.alpha

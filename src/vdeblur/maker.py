@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import av
 import torch
 
-from vdeblur import decode, deinterlace, encode, parts, segments, streams
+from vdeblur import decode, deinterlace, encode, parts, segments, streams, threads
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, UsageError
 from vdeblur.frame import Frame
 from vdeblur.networks.layers import Network
@@ -235,7 +235,7 @@ class SegmentMaker:
         if seek is not None and limit is not None:
             frames = self._limited(frames, self.division.begin_of(index), limit - self.done)
         progressive = deinterlace.deinterlaced(frames, self.file.settings.encoding.deinterlace)
-        self.items = decode.threaded(self.profile.decoding.each(progressive, "decode"), QUEUE_FRAMES)
+        self.items = threads.threaded(self.profile.decoding.each(progressive, "decode"), QUEUE_FRAMES)
         waited = self.profile.main.each(self.items, "wait_decode")
         return segments.Divider(self._watchful(waited), self.division, self.before, self.after)
 
@@ -257,7 +257,7 @@ class SegmentMaker:
                 return
             yield frame
 
-    def _make(self, segment: segments.Segment, worker: encode.Worker) -> None:
+    def _make(self, segment: segments.Segment, worker: threads.Worker) -> None:
         """Restore and encode one segment."""
         self.part = part = parts.new_part(self.store, segment.index, self.encoding, self.done)
         damaged = self.source.damaged

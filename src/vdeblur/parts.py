@@ -19,12 +19,14 @@ import av
 import av.error
 
 from vdeblur import decode
-from vdeblur.decode import PictureSource, VideoSource, Warn
-from vdeblur.encode import PictureEncoding, VideoEncoding, write_error
+from vdeblur.decode import PictureSource, VideoSource
+from vdeblur.encode import PictureEncoding, VideoEncoding
 from vdeblur.errors import OutputError, VerificationError
+from vdeblur.events import Warn
+from vdeblur.files import sync_folder, write_error
 from vdeblur.frame import Frame
 from vdeblur.mux import Muxer
-from vdeblur.segments import WHOLE, Record, Segment, Store, sync_folder
+from vdeblur.segments import WHOLE, Record, Segment, Store
 
 ALPHA_ENCODERS = ("libvpx", "libvpx-vp9")  # their alpha is beside the packet's bytes, and only Matroska holds it
 EXACT = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}  # how far times may be off; the clocks are ours

@@ -30,13 +30,15 @@ from vdeblur import (
     deinterlace,
     device,
     encode,
+    events,
+    files,
     mux,
     parts,
     segments,
+    threads,
     tiles,
     weights,
 )
-from vdeblur.download import Talk
 from vdeblur.errors import (
     DamageError,
     DeviceError,
@@ -46,12 +48,13 @@ from vdeblur.errors import (
     OutputError,
     UsageError,
 )
+from vdeblur.events import Talk, never
 from vdeblur.frame import Frame
 from vdeblur.maker import QUEUE_FRAMES, Encoding, Loaded, SegmentMaker, Source
 from vdeblur.networks.layers import Network
 from vdeblur.plan import plan_tiles
 from vdeblur.profile import Profile
-from vdeblur.restore import Restorer, never
+from vdeblur.restore import Restorer
 from vdeblur.settings import Settings
 
 BEST = "best"  # the model that is chosen for the machine
@@ -171,7 +174,7 @@ class FileRun:
     def _to_file(self, source: Source) -> int:
         """Make the segments that are missing, and of all of them the output."""
         settings = self.settings
-        encode.check_output(self.output, self.source_path, settings.encoding.overwrite)
+        files.check_output(self.output, self.source_path, settings.encoding.overwrite)
         encoding = choose_encoding(self.output, source, settings, self.warn)
         with self.profile.main.stage("start"):
             plans = self._try_container(encoding, source)
@@ -309,7 +312,7 @@ class FileRun:
         restorer = Restorer(loaded.network, plan, loaded.device, settings, self.stop, self.warn, self.profile.main)
         worker = self.profile.worker(QUEUE_FRAMES)
         progressive = deinterlace.deinterlaced(source.items(), options.deinterlace)
-        items = decode.threaded(self.profile.decoding.each(progressive, "decode"), QUEUE_FRAMES)
+        items = threads.threaded(self.profile.decoding.each(progressive, "decode"), QUEUE_FRAMES)
 
         def frames() -> Iterator[Frame]:
             for item in self.profile.main.each(items, "wait_decode"):
@@ -368,7 +371,7 @@ def choose_model(settings: Settings, info: decode.SourceInfo, chosen: torch.devi
     return best.model
 
 
-def choose_encoding(output: Path, source: Source, settings: Settings, warn: decode.Warn) -> Encoding:
+def choose_encoding(output: Path, source: Source, settings: Settings, warn: events.Warn) -> Encoding:
     """Choose what the output's name asks for: pictures where it is a folder or has no suffix, else a video."""
     if writes_pictures(output, settings):
         return encode.PictureEncoding(source.info)

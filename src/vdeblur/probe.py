@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vdeblur import choice, decode, device, encode, mux, packet_times, sample_frames, weights
+from vdeblur import choice, decode, device, encode, events, mux, packet_times, sample_frames, settings, weights
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.frame import layout_of
 from vdeblur.networks import NETWORKS
@@ -42,7 +42,7 @@ def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
     def warn(code: str, message: str) -> None:
         warnings.setdefault(code, message)
 
-    source = decode.open_source(path, decode.Cut(), warn)
+    source = decode.open_source(path, settings.Cut(), warn)
     try:
         sample = sample_frames.look(source)
         times = packet_times.read(source) if isinstance(source, decode.VideoSource) else None
@@ -177,13 +177,13 @@ def _findings(
     return found
 
 
-def _output_facts(info: decode.SourceInfo, output: Path, warn: decode.Warn) -> dict[str, Any]:
+def _output_facts(info: decode.SourceInfo, output: Path, warn: events.Warn) -> dict[str, Any]:
     """Tell what is written; a refusal is among the warnings, and then nothing would be."""
     facts = {"file": str(output), "encoder": None, "pixel_format": None}
     if not output.suffix:
         return facts
     try:
-        encoding = encode.VideoEncoding(info, output.suffix, encode.EncodeOptions(), warn)
+        encoding = encode.VideoEncoding(info, output.suffix, settings.EncodeOptions(), warn)
     except OutputError as error:
         warn(error.code, str(error))
         return facts

@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 
 from vdeblur import memory
-from vdeblur.encode import Worker
+from vdeblur.threads import Worker
 
 # In the order in which they are shown; those in threads of their own go on beside the others.
 STAGES = ("start", "wait_decode", "color", "scenes", "network", "difference", "wait_encode", "assemble")

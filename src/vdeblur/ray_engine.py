@@ -15,9 +15,8 @@ from typing import Any
 
 from vdeblur import decode, pipeline, segments, weights
 from vdeblur.batch import Job, Outcome, check_comparison, restore, row_of, write_comparison
-from vdeblur.download import Talk
 from vdeblur.errors import ExitStatus, InterruptedRunError, UsageError, VdeblurError, error_facts
-from vdeblur.restore import never
+from vdeblur.events import Talk, never
 from vdeblur.settings import Settings
 
 POLL_SECONDS = 0.2  # between looks at signals

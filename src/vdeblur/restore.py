@@ -16,6 +16,7 @@ from torch import Tensor
 from vdeblur import color, device, memory, scenes, streams
 from vdeblur import plan as plans
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError
+from vdeblur.events import ignore, never
 from vdeblur.frame import Copier, Frame
 from vdeblur.networks.layers import Network
 from vdeblur.profile import OFF, Watch
@@ -27,15 +28,6 @@ DARK = 0.02  # mean of a picture that may well be restored to black
 MOST_OVERFLOWS = 3  # in one go, until half precision is given up
 
 Warn = Callable[[str, str], None]
-
-
-def never() -> ExitStatus | None:
-    """Never ask to stop."""
-    return None
-
-
-def ignore(code: str, message: str) -> None:
-    """Take a warning and do nothing with it."""
 
 
 class Restorer:

@@ -15,13 +15,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vdeblur import compare, decode, device, encode, pipeline, segments
+from vdeblur import compare, decode, device, files, pipeline, segments
 from vdeblur.compare_video import VideoFile, write_frames
-from vdeblur.download import Talk
 from vdeblur.errors import DamageError, ExitStatus, InputError, UsageError
+from vdeblur.events import Talk, never
 from vdeblur.frame import Frame
-from vdeblur.restore import never
-from vdeblur.settings import Settings
+from vdeblur.settings import Cut, Settings
 
 PLACES = 3  # samples, each in the middle of its third
 SECONDS = Fraction(2)  # of a sample
@@ -71,7 +70,7 @@ def spans(length: Fraction | None) -> list[tuple[Fraction, Fraction]]:
 class Restored:
     """A sample. seconds: that restoring took, from the first frame on. first_bytes: of its first encoded frame."""
 
-    cut: decode.Cut
+    cut: Cut
     path: Path
     frames: int
     seconds: float
@@ -99,7 +98,7 @@ class _Sampling:
 
     def run(self) -> pipeline.Result:
         pipeline.check_model(self.settings)
-        encode.check_output(self.output, self.source_path, self.settings.encoding.overwrite)
+        files.check_output(self.output, self.source_path, self.settings.encoding.overwrite)
         source = decode.open_source(self.source_path, self.settings.cut, self._warn)
         source.close()
         info = source.info
@@ -108,7 +107,7 @@ class _Sampling:
         try:
             folder = tempfile.TemporaryDirectory(prefix=".vdeblur-sample-", dir=self.output.parent)
         except OSError as error:
-            raise encode.write_error(self.output, error) from error
+            raise files.write_error(self.output, error) from error
         with folder:
             samples = self._restore_all(Path(folder.name), spans(length), info)
             frames = self._write(samples, source)
@@ -172,7 +171,7 @@ class _Sampling:
         whole = settings.cut
         start = (whole.start or 0) + begin
         stop = start + (end - begin)
-        cut = decode.Cut(start, stop if whole.stop is None else min(stop, whole.stop), whole.frames)
+        cut = Cut(start, stop if whole.stop is None else min(stop, whole.stop), whole.frames)
         clock = _Clock(self._tell, self.stop)
         told = replace(settings, cut=cut)
         try:
@@ -187,7 +186,7 @@ class _Sampling:
     def _write(self, samples: list[Restored], source: compare.Source) -> int:
         """Write what is shown; gives the number of frames."""
         encoding, same = self.settings.encoding, self.settings.deterministic
-        with compare.drafted(self.output, encoding.overwrite) as draft, closing(self._shown(samples)) as shown:
+        with files.drafted(self.output, encoding.overwrite) as draft, closing(self._shown(samples)) as shown:
 
             def open_file(first: Frame) -> VideoFile:
                 info = compare.composed_info(source.info, first)

@@ -29,6 +29,7 @@ import filelock
 import numpy
 
 from vdeblur.errors import InputError, OutputError
+from vdeblur.files import write_whole
 from vdeblur.frame import Frame, layout_of, plane_array
 
 CHECKED = 2  # frames before a boundary whose digests both sides note
@@ -376,24 +377,3 @@ def identity_of(path: Path) -> dict[str, Any]:
         return {"bytes": facts.st_size, "changed": facts.st_mtime_ns, "samples": samples.hexdigest()}
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", "check the path and its permissions") from error
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that after any stop it is there as a whole or not at all."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -4,8 +4,36 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from vdeblur.decode import Cut
-from vdeblur.encode import EncodeOptions
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What a user may ask of the encoder and the container; see `vdeblur run --help`."""
+
+    codec: str | None = None
+    crf: float = 16.0
+    preset: str = "medium"
+    options: tuple[tuple[str, str], ...] = ()
+    pix_fmt: str = "keep"
+    lossless: bool = False
+    overwrite: bool = False
+    format: str | None = None  # of the container; None: by the output's name
+    audio: bool = True
+    subtitles: bool = True
+    deinterlace: str = "auto"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The part of a video that is wanted: seconds from its first frame, and at most so many frames."""
+
+    start: Fraction | None = None
+    stop: Fraction | None = None
+    frames: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut off."""
+        return self.start is None and self.stop is None and self.frames is None
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vdeblur import download
+from vdeblur import download, files
 from vdeblur.checkpoint import fit, read_checkpoint
-from vdeblur.download import RemoteFile, Source, Talk
+from vdeblur.download import RemoteFile, Source
 from vdeblur.errors import ModelError, UsageError
+from vdeblur.events import Talk
 from vdeblur.networks import NETWORKS, PARTS
 from vdeblur.networks.layers import Network
 from vdeblur.registry import NAME, Entry, Weights, read_registry
@@ -63,7 +64,7 @@ def choose(name: str) -> tuple[Entry, Weights | None]:
 def weights_of(entry: Entry) -> dict[str, Weights]:
     """Give all weights of a model by name: those of the registry, then those that the user imported."""
     found = dict(entry.weights)
-    for path in sorted((download.cache_folder() / "models" / entry.name).glob("*.json")):
+    for path in sorted((files.cache_folder() / "models" / entry.name).glob("*.json")):
         record = _read_record(path)
         if record is not None and record.imported and path.stem not in found:
             remote = RemoteFile(record.file, (), {"sha256": record.digests["sha256"]}, remembered=True)
@@ -184,7 +185,7 @@ class Record:
 
 
 def _place(entry: Entry, weights: Weights) -> Path:
-    return download.cache_folder() / "models" / entry.name / f"{weights.name}.safetensors"
+    return files.cache_folder() / "models" / entry.name / f"{weights.name}.safetensors"
 
 
 def _read_record(path: Path) -> Record | None:
@@ -265,7 +266,7 @@ def obtain(entry: Entry, weights: Weights, talk: Talk = QUIET) -> Path:
     if state == UNREADABLE:
         message = f"{place} cannot be read: permission denied"
         raise ModelError(message, "have its owner allow it, or name another folder in VDEBLUR_CACHE")
-    with download.locked(place.with_suffix(".lock"), talk):
+    with files.locked(place.with_suffix(".lock"), talk):
         state = check(entry, weights)
         if state == "whole":  # another process has just fetched it
             return place
@@ -287,7 +288,7 @@ def _fetch(entry: Entry, weights: Weights, place: Path, talk: Talk) -> Path:
         raise ModelError(f"{remote.name} cannot be fetched without a person", by_hand(entry, weights))
     if not talk.is_offline and not remote.pins:
         _ask_for_unpinned(entry, weights, talk)
-    folder = download.cache_folder() / "downloads" / full_name
+    folder = files.cache_folder() / "downloads" / full_name
     try:
         fetched = download.fetch(remote, folder, talk, lambda source: _announce(entry, weights, source, talk))
     except download.FetchError as error:
@@ -412,7 +413,7 @@ def _convert(
         os.replace(temporary, place)
     except (OSError, safetensors.SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise download.cache_error(error if isinstance(error, OSError) else OSError(str(error))) from error
+        raise files.cache_error(error if isinstance(error, OSError) else OSError(str(error))) from error
 
 
 def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[Entry, Weights]:
@@ -438,8 +439,8 @@ def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[Entry, Weigh
     weights = entry.weights.get(wanted)
     if weights is not None and weights.in_package:
         raise ModelError(f"{plain}@{wanted} is in the package", f"give the file a name of its own: --as {plain}@mine")
-    place = download.cache_folder() / "models" / entry.name / f"{wanted}.safetensors"
-    with download.locked(place.with_suffix(".lock"), talk):
+    place = files.cache_folder() / "models" / entry.name / f"{wanted}.safetensors"
+    with files.locked(place.with_suffix(".lock"), talk):
         if weights is None:
             found = download.digests(path)
         else:
@@ -509,18 +510,16 @@ def remove(name: str, forget: bool = False, talk: Talk = QUIET) -> list[str]:
         place = _place(entry, weights)
         if not place.parent.is_dir():
             continue
-        with download.locked(place.with_suffix(".lock"), talk):
+        with files.locked(place.with_suffix(".lock"), talk):
             try:
                 if place.is_file():
                     place.unlink()
                     removed.append(f"{entry.name}@{weights.name}")
                 if forget or weights.imported:
                     place.with_suffix(".json").unlink(missing_ok=True)
-                shutil.rmtree(
-                    download.cache_folder() / "downloads" / f"{entry.name}@{weights.name}", ignore_errors=True
-                )
+                shutil.rmtree(files.cache_folder() / "downloads" / f"{entry.name}@{weights.name}", ignore_errors=True)
             except OSError as error:
-                raise download.cache_error(error) from error
+                raise files.cache_error(error) from error
     return removed
 
 

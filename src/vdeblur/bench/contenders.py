@@ -22,8 +22,8 @@ from vdeblur.bench import pictures
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.bench.parts import count_flops
 from vdeblur.bench.protocols import Protocol
-from vdeblur.download import Talk
 from vdeblur.errors import DeviceError, UsageError
+from vdeblur.events import Talk
 from vdeblur.networks.layers import Network
 from vdeblur.plan import plan_tiles
 from vdeblur.registry import Entry, Weights

@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdeblur import __version__, decode, device, download
+from vdeblur import __version__, device, threads
 from vdeblur.bench import contenders, memory, metrics, pictures, protocols, temporal, vmaf
 from vdeblur.bench.contenders import Contender
 from vdeblur.bench.datasets import DataSet, Pair, Sequence, open_dataset
 from vdeblur.bench.protocols import PROTOCOLS, Protocol, Quality
 from vdeblur.bench.speed import device_name_of
-from vdeblur.download import Talk
 from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError
-from vdeblur.restore import never
+from vdeblur.events import Talk, never
+from vdeblur.files import cache_error, cache_folder
 
 AHEAD = 4  # pictures that are decoded beforehand
 AT_ONCE = {"cpu": 1, "cuda": 8}  # pictures compared together
@@ -226,8 +226,8 @@ def _measure_sequence(
     """Restore a sequence, compare each frame with the sharp one, and keep the worst and the best."""
     folder = None if bench.task.save is None else bench.task.save / contender.name / sequence.name
     peak = memory.Peak(bench.device)
-    sharp = decode.threaded(_pictures(sequence, "sharp"), AHEAD)
-    blurry = decode.threaded(_pictures(sequence, "blurry"), AHEAD)
+    sharp = threads.threaded(_pictures(sequence, "sharp"), AHEAD)
+    blurry = threads.threaded(_pictures(sequence, "blurry"), AHEAD)
     total = 0.0
     with contextlib.closing(sharp), contextlib.closing(blurry), contextlib.ExitStack() as stack:
         looks = stack.enter_context(vmaf.Vmaf()) if bench.task.vmaf else None
@@ -355,7 +355,7 @@ class Kept:
             ],
         }
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-        self.folder = download.cache_folder() / "bench" / key
+        self.folder = cache_folder() / "bench" / key
 
     def read(self, sequence: str) -> SequenceResult | None:
         """Give what is known of a sequence; None where it is not finished, or its saved frames are gone."""
@@ -376,7 +376,7 @@ class Kept:
             temporary.write_text(json.dumps(asdict(result)), "utf-8")
             temporary.replace(path)
         except OSError as error:
-            raise download.cache_error(error) from error
+            raise cache_error(error) from error
 
     def count(self) -> int:
         """Tell how many sequences are finished."""

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vdeblur import download
+from vdeblur import download, files
 from vdeblur.bench.datasets import Archive, KnownSet, Origin
-from vdeblur.download import FetchError, RemoteFile, Source, Talk
+from vdeblur.download import FetchError, RemoteFile, Source
 from vdeblur.errors import ModelError, OutputError
+from vdeblur.events import Talk
 
 READ_BYTES = 8 << 20  # at once out of a zip on its server: several pictures
 SPARE = 1.02  # of the room that members need, for what file systems round up
@@ -34,13 +35,13 @@ def obtain(known: KnownSet, split: str, blur: str, talk: Talk) -> Path:
 
     Raises: ModelError where it cannot be had, with what to do by hand; OutputError where there is no room.
     """
-    folder = download.cache_folder() / "datasets" / known.name
+    folder = files.cache_folder() / "datasets" / known.name
     origins = [origin for origin in known.sources if split in origin.splits][: None if blur == "blur" else 1]
     if split not in known.splits or (known.sources and not origins):
         raise ModelError(f"{known.title} has no split {split!r}", f"choose from {', '.join(known.splits)}")
     if not origins:
         raise ModelError(f"{known.title} cannot be fetched without a person", _by_hand(known))
-    with download.locked(folder / ".lock", talk):
+    with files.locked(folder / ".lock", talk):
         for number, _ in enumerate(origins):
             if _mark(folder, split, number).is_file():
                 return folder / str(number)
@@ -107,7 +108,7 @@ def _unpack(known: KnownSet, split: str, origin: Origin, archive: Archive, folde
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise download.cache_error(error) from error
+        raise files.cache_error(error) from error
     if archive.name.endswith(".zip"):
         remote = download.RangeFile.open_url(url, archive.name, talk)
         if remote is not None:

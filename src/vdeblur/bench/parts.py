@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdeblur import color, decode, device, encode, pipeline, scenes, streams, weights
+from vdeblur import color, decode, device, encode, pipeline, scenes, settings, streams, weights
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.errors import DeviceError, VdeblurError
 from vdeblur.frame import Copier, Frame
@@ -133,7 +133,7 @@ def time_filter(
 
     It works on the processor, on Y'CbCr as it was decoded, so of the stages it is all; nothing counts its operations.
     """
-    pictures = [frame.picture for frame in frames_of(decode.open_source(Path(clip), decode.Cut(), quiet))]
+    pictures = [frame.picture for frame in frames_of(decode.open_source(Path(clip), settings.Cut(), quiet))]
     deque(BASELINES[model](iter(pictures[:WARM_UP])), maxlen=0)
     watch = _Marks(torch.device("cpu"))
     processor = time.process_time()
@@ -216,12 +216,12 @@ def time_stages(network: Network, chosen: torch.device, clip: Path) -> dict[str,
 
     color (upload, Y'CbCr to RGB), scenes, tiles (pad, split, blend, crop), network, difference (back onto the planes).
     """
-    _stages(network, chosen, clip, decode.Cut(frames=WARM_UP))
-    totals, frames = _stages(network, chosen, clip, decode.Cut())
+    _stages(network, chosen, clip, settings.Cut(frames=WARM_UP))
+    totals, frames = _stages(network, chosen, clip, settings.Cut())
     return {stage: totals[stage] / frames for stage in STAGES}
 
 
-def _stages(network: Network, chosen: torch.device, clip: Path, cut: decode.Cut) -> tuple[dict[str, float], int]:
+def _stages(network: Network, chosen: torch.device, clip: Path, cut: settings.Cut) -> tuple[dict[str, float], int]:
     """Give seconds by stage, and the number of frames."""
     source = decode.open_source(clip, cut, quiet)
     plan = plan_tiles(Settings(), source.info.height, source.info.width, network, chosen)
@@ -265,8 +265,8 @@ def time_pipeline(model: str, device_name: str, precision: str, clip: str, outpu
         model = weights.find_entry(model).name
     del network
 
-    def restored(cut: decode.Cut) -> pipeline.Result:
-        encoding = encode.EncodeOptions(overwrite=True)
+    def restored(cut: settings.Cut) -> pipeline.Result:
+        encoding = settings.EncodeOptions(overwrite=True)
         told = Settings(
             model=model,
             checkpoint=checkpoint,
@@ -279,9 +279,9 @@ def time_pipeline(model: str, device_name: str, precision: str, clip: str, outpu
         )
         return pipeline.run(Path(clip), Path(output), told)
 
-    restored(decode.Cut(frames=WARM_UP))
+    restored(settings.Cut(frames=WARM_UP))
     begun = time.perf_counter()
-    result = restored(decode.Cut())
+    result = restored(settings.Cut())
     seconds = time.perf_counter() - begun
     return {"pipeline_fps": result.frames / seconds, **peak_memory(device.choose_device(device_name))}
 
@@ -289,7 +289,7 @@ def time_pipeline(model: str, device_name: str, precision: str, clip: str, outpu
 def time_filtering(model: str, device_name: str, precision: str, clip: str, output: str) -> dict[str, Any]:
     """Time decoding, one of FFmpeg's filters and encoding as a run does, one after the other; as time_pipeline."""
 
-    def filtered(cut: decode.Cut) -> tuple[int, float]:
+    def filtered(cut: settings.Cut) -> tuple[int, float]:
         source = decode.open_source(Path(clip), cut, quiet)
         waiting: deque[Frame] = deque()
         count = 0
@@ -308,19 +308,19 @@ def time_filtering(model: str, device_name: str, precision: str, clip: str, outp
         seconds = _encode(frames(), source.info, Path(output))
         return count, seconds
 
-    filtered(decode.Cut(frames=WARM_UP))
-    count, seconds = filtered(decode.Cut())
+    filtered(settings.Cut(frames=WARM_UP))
+    count, seconds = filtered(settings.Cut())
     return {"pipeline_fps": count / seconds, **peak_memory(torch.device("cpu"))}
 
 
 def time_codecs(clip: str, restored: str) -> dict[str, Any]:
     """Time decoding a clip, and encoding what a run made of it again, alone, with the options that a run takes."""
-    deque(frames_of(decode.open_source(Path(clip), decode.Cut(), quiet)), maxlen=0)  # warm-up
-    source = decode.open_source(Path(clip), decode.Cut(), quiet)
+    deque(frames_of(decode.open_source(Path(clip), settings.Cut(), quiet)), maxlen=0)  # warm-up
+    source = decode.open_source(Path(clip), settings.Cut(), quiet)
     begun = time.perf_counter()
     count = sum(1 for _ in frames_of(source))
     decoding = (time.perf_counter() - begun) / count
-    source = decode.open_source(Path(restored), decode.Cut(), quiet)
+    source = decode.open_source(Path(restored), settings.Cut(), quiet)
     pictures = list(frames_of(source))
     with tempfile.TemporaryDirectory() as folder:
         encoding = _encode(pictures, source.info, Path(folder) / "alone.mp4") / len(pictures)
@@ -329,7 +329,7 @@ def time_codecs(clip: str, restored: str) -> dict[str, Any]:
 
 def _encode(frames: Iterable[Frame], info: decode.SourceInfo, path: Path) -> float:
     """Encode frames to a file as a run does by default; gives seconds, those that frames take to come among them."""
-    encoding = encode.VideoEncoding(info, path.suffix, encode.EncodeOptions(), quiet)
+    encoding = encode.VideoEncoding(info, path.suffix, settings.EncodeOptions(), quiet)
     encoder = encoding.open()
     with av.open(str(path), "w") as container:
         encoder.add_to(container)

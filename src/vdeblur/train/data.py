@@ -28,9 +28,9 @@ from torch.utils.data import DataLoader, default_collate
 
 from vdeblur.bench import datasets, pictures
 from vdeblur.bench.datasets import DataSet, Pair, Sequence
-from vdeblur.decode import Warn
-from vdeblur.download import Talk, wait_for_lock
 from vdeblur.errors import DeviceError, InputError, OutputError, UsageError, VdeblurError
+from vdeblur.events import Talk, Warn
+from vdeblur.files import wait_for_lock
 from vdeblur.train.augment import Augmentation, Pictures, Region
 from vdeblur.train.objectives.base import Batch, Clip
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdeblur import color, decode, deinterlace, hdr, packet_times
+from vdeblur import color, decode, deinterlace, events, hdr, packet_times, settings
 from vdeblur.batch import VIDEO_SUFFIXES
 from vdeblur.bench.pictures import of_frame
 from vdeblur.errors import InputError, UsageError
@@ -113,12 +113,12 @@ def _inside(folder: Path, suffixes: set[str], *, deep: bool) -> list[Path]:
     return sorted(files) if deep else sorted(files, key=decode.natural_key)
 
 
-def open_footage(footage: Footage, warn: decode.Warn) -> Source:
+def open_footage(footage: Footage, warn: events.Warn) -> Source:
     """Open a video or a folder of consecutive pictures.
 
     Raises: InputError where that cannot be.
     """
-    return decode.open_source(footage.path, decode.Cut(), warn)
+    return decode.open_source(footage.path, settings.Cut(), warn)
 
 
 @contextlib.contextmanager
@@ -133,12 +133,12 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be read: {error.strerror or error}", "check the file and its disk") from error
 
 
-def announce(footage: Footage, warn: decode.Warn) -> None:
+def announce(footage: Footage, warn: events.Warn) -> None:
     """Say before the work what a video has that the pairs made of it will not: HDR's light, uneven times.
 
     Raises: InputError where it cannot be read.
     """
-    source = decode.VideoSource(footage.path, decode.Cut(), _ignore)
+    source = decode.VideoSource(footage.path, settings.Cut(), _ignore)
     with reading(footage.path), contextlib.closing(source):
         coding = {hdr.PQ: "PQ", hdr.HLG: "HLG"}.get(source.info.color["transfer"])
         variable = packet_times.read(source).variable
@@ -274,9 +274,9 @@ class Take:
     It is read once to know its length, and then from a keyframe on for each stretch; never more of it is in memory.
     """
 
-    def __init__(self, footage: Footage, warn: decode.Warn) -> None:
+    def __init__(self, footage: Footage, warn: events.Warn) -> None:
         self.footage = footage
-        self.source = decode.VideoSource(footage.path, decode.Cut(), warn)
+        self.source = decode.VideoSource(footage.path, settings.Cut(), warn)
         self.times = [frame.pts for frame in self.source.frames()]
         self.source.warn = _ignore  # what there is to say has been said
         scale = min(SHORT_SIDE / self.source.info.height, 1.0)

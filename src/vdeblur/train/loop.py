@@ -35,8 +35,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vdeblur import __version__, device, memory, weights
 from vdeblur.bench import datasets
 from vdeblur.bench.datasets import DataSet
-from vdeblur.decode import Warn
-from vdeblur.download import Talk
 from vdeblur.errors import (
     DeviceError,
     ExitStatus,
@@ -46,6 +44,7 @@ from vdeblur.errors import (
     UsageError,
     VdeblurError,
 )
+from vdeblur.events import Talk, Warn
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.train import data, optimisers, start

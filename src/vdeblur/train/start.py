@@ -6,8 +6,8 @@ from torch import Tensor
 
 from vdeblur import weights
 from vdeblur.checkpoint import fit, read_checkpoint
-from vdeblur.download import Talk
 from vdeblur.errors import ModelError, UsageError
+from vdeblur.events import Talk
 from vdeblur.networks.layers import Network
 from vdeblur.registry import Entry
 from vdeblur.train.recipes import Recipe

@@ -1,0 +1,96 @@
+"""Iterators and calls in threads of their own, behind bounded queues."""
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+T = TypeVar("T")
+_END = object()
+
+
+@dataclass
+class _Failure:
+    error: BaseException
+
+
+def threaded(items: Iterator[T], depth: int) -> Generator[T]:
+    """Run an iterator in a thread of its own, at most `depth` items ahead; its errors arrive where they occurred.
+
+    Closing the generator stops the thread and waits for it.
+    """
+    ready: queue.Queue[object] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: object) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(item):
+                    return
+            put(_END)
+        except BaseException as error:
+            put(_Failure(error))
+
+    thread = threading.Thread(target=work, name="decode", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not _END:
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()
+
+
+class Worker:
+    """Do what it is told in a thread of its own, one thing after the other, behind a bounded queue.
+
+    What fails there comes out at the next call here, and nothing more is done.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self.queue: queue.Queue[Callable[[], object] | None] = queue.Queue(depth)
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._work, name="encode", daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        while (task := self.queue.get()) is not None:
+            if self.error is None:
+                try:
+                    task()
+                except BaseException as error:
+                    self.error = error  # the queue is emptied all the same, so that nobody waits for room
+
+    def do(self, function: Callable[..., object], *arguments: object) -> None:
+        """Hand over something to do; waits while the queue is full."""
+        if self.error is not None:
+            raise self.error
+        self.queue.put(partial(function, *arguments))
+
+    def finish(self) -> None:
+        """Wait until everything handed over is done."""
+        self._join()
+        if self.error is not None:
+            raise self.error
+
+    def drain(self) -> None:
+        """Wait as `finish` does, but tell of nothing: something else went wrong before."""
+        self._join()
+
+    def _join(self) -> None:
+        if self.thread.is_alive():
+            self.queue.put(None)
+            self.thread.join()
