@@ -16,9 +16,10 @@ from skimage.metrics import structural_similarity
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import cli_bench, files, streams, tiles, weights
-from vdeblur.bench import contenders, datasets, evaluate, memory, metrics, pictures, protocols, temporal, vmaf
+from vdeblur.bench import contenders, datasets, evaluate, memory, pictures
 from vdeblur.bench.datasets import KnownSet, Span
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
+from vdeblur.measure import metrics, protocols, temporal, vmaf
 from vdeblur.networks.dstnet import DSTNet
 
 FRAMES = 5

@@ -14,8 +14,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from tests import clips
-from vdeblur.bench import metrics, protocols
-from vdeblur.bench.protocols import PROTOCOLS, Quality
+from vdeblur.measure import metrics, protocols
+from vdeblur.measure.protocols import PROTOCOLS, Quality
 
 
 def batch(*pictures: numpy.ndarray) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdeblur.bench import temporal
 from vdeblur.decode import read_picture
+from vdeblur.measure import temporal
 
 PAIRS = ("reds_alley", "reds_market", "reds_wall")
 

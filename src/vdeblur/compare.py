@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from vdeblur import color, decode, events, files, page, settings
-from vdeblur.bench import metrics
 from vdeblur.compare_video import VideoFile, write_frames
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.files import drafted
 from vdeblur.frame import Frame, layout_of, plane_array
+from vdeblur.measure import metrics
 
 GAIN = 4  # of differences; 16 steps of 256 are then a quarter of the way from grey to white
 WIPE_SECONDS = 4  # to and fro

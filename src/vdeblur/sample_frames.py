@@ -17,7 +17,7 @@ import av.error
 import torch
 
 from vdeblur import decode
-from vdeblur.bench.temporal import sharpness
+from vdeblur.measure.temporal import sharpness
 
 PARTS = 8
 GROUP = 3  # frames that are looked at together; the middle value counts

@@ -21,9 +21,9 @@ from vdeblur import device, streams, weights
 from vdeblur.bench import pictures
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.bench.parts import count_flops
-from vdeblur.bench.protocols import Protocol
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
+from vdeblur.measure.protocols import Protocol
 from vdeblur.networks.layers import Network
 from vdeblur.plan import plan_tiles
 from vdeblur.registry import Entry, Weights

@@ -22,14 +22,15 @@ import torch
 from torch import Tensor
 
 from vdeblur import __version__, device, threads
-from vdeblur.bench import contenders, memory, metrics, pictures, protocols, temporal, vmaf
+from vdeblur.bench import contenders, memory, pictures
 from vdeblur.bench.contenders import Contender
 from vdeblur.bench.datasets import DataSet, Pair, Sequence, open_dataset
-from vdeblur.bench.protocols import PROTOCOLS, Protocol, Quality
 from vdeblur.bench.speed import device_name_of
 from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError
 from vdeblur.events import Talk, never
 from vdeblur.files import cache_error, cache_folder
+from vdeblur.measure import metrics, protocols, temporal, vmaf
+from vdeblur.measure.protocols import PROTOCOLS, Protocol, Quality
 
 AHEAD = 4  # pictures that are decoded beforehand
 AT_ONCE = {"cpu": 1, "cuda": 8}  # pictures compared together

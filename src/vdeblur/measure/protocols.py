@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vdeblur.bench import metrics
+from vdeblur.measure import metrics
 
 # Frames that the authors feed at once, by network and data set; `run` uses windows that overlap instead.
 CHUNKS = {

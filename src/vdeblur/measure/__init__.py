@@ -1,0 +1,1 @@
+"""Measures of restored video: similarity to the truth, sharpness, steadiness."""
