@@ -13,23 +13,10 @@ from click.testing import Result
 
 from tests import clips
 from tests.clocks import Clock
-from vdeblur import (
-    batch,
-    color,
-    compare,
-    decode,
-    deinterlace,
-    memory,
-    parts,
-    pipeline,
-    profile,
-    sample,
-    scenes,
-    streams,
-    threads,
-)
+from vdeblur import batch, color, compare, memory, parts, pipeline, profile, sample, scenes, streams, threads
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.settings import Cut, EncodeOptions, Settings
+from vdeblur.source import deinterlace, demux, video
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
 
@@ -298,13 +285,13 @@ def test_the_stages_make_up_the_run(vdeblur, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(profile, "time", clock)
     monkeypatch.setattr(pipeline, "time", clock)
     for place, name, seconds in (
-        (decode, "open_source", 1.0), (pipeline.FileRun, "_load", 2.0), (color, "to_rgb", 0.25),
+        (video, "open_source", 1.0), (pipeline.FileRun, "_load", 2.0), (color, "to_rgb", 0.25),
         (scenes.SceneDetector, "is_cut", 0.0625), (color, "add_difference", 0.5), (threads.Worker, "_join", 4.0),
         (parts, "assemble", 8.0), (parts.VideoPart, "write", 0.75),
     ):  # fmt: skip
         monkeypatch.setattr(place, name, clock.calls(getattr(place, name), seconds))
     for place, name, pace in (
-        (decode, "threaded", lambda: 0.125), (streams, "stream", lambda: 1.0),
+        (video, "threaded", lambda: 0.125), (streams, "stream", lambda: 1.0),
         (deinterlace, "deinterlaced", lambda: 0.375),
     ):  # fmt: skip
         monkeypatch.setattr(place, name, clock.items(getattr(place, name), pace))
@@ -344,7 +331,7 @@ def test_a_profile_to_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         av, "open", lambda file, *rest, **given: real(tmp_path / "out" if file == "pipe:1" else file, *rest, **given)
     )
     settings = Settings(profile=True, encoding=EncodeOptions(format="nut"))
-    pipeline.run(source, decode.PIPE, settings, notify=lambda event, facts: told.update({event: facts}))
+    pipeline.run(source, demux.PIPE, settings, notify=lambda event, facts: told.update({event: facts}))
     assert set(told["profile"]["seconds"]) == {*profile.STAGES, *profile.BESIDE} - {"assemble"}
     assert len(clips.frame_hashes(tmp_path / "out")) == 10
 
@@ -352,7 +339,7 @@ def test_a_profile_to_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_an_interrupted_run_goes_on_with_other_extras(vdeblur, tmp_path: Path) -> None:
     """What is finished does not depend on these options."""
     told = [Settings(), Settings(profile=True, compare="side", sample=True)]
-    source = decode.open_source(clips.make(tmp_path / "in.mkv"), Cut(), lambda code, message: None)
+    source = video.open_source(clips.make(tmp_path / "in.mkv"), Cut(), lambda code, message: None)
     loaded = pipeline.FileRun(source.path, tmp_path / "out.mkv", told[0])._load(source.info)
     source.close()
     first, second = (pipeline.fingerprint(settings, loaded, source) for settings in told)

@@ -29,9 +29,9 @@ import pytest
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import pipeline, segments
-from vdeblur.decode import open_source
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.settings import Cut, EncodeOptions, Settings
+from vdeblur.source.video import open_source
 
 ELSEWHERE = {
     1: ["test_run.test_faulty_inputs"],

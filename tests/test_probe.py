@@ -11,7 +11,7 @@ import pytest
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import packet_times
+from vdeblur.source import times as source_times
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
 
@@ -91,8 +91,8 @@ def test_large_files_are_sampled(vdeblur, tmp_path: Path, suffix: str, monkeypat
         extra=("-vf", uneven, "-fps_mode", "vfr", "-enc_time_base", "1/30000"),
     )  # fmt: skip
     whole = json.loads(vdeblur("probe", "--json", source).stdout)
-    monkeypatch.setattr(packet_times, "WHOLE_BYTES", 0)
-    monkeypatch.setattr(packet_times, "WINDOW_PACKETS", 40)
+    monkeypatch.setattr(source_times, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(source_times, "WINDOW_PACKETS", 40)
     sampled = json.loads(vdeblur("probe", "--json", source).stdout)
     for facts in (whole, sampled):
         assert facts["variable_rate"]
@@ -225,8 +225,8 @@ def test_the_input_is_left_alone(vdeblur, tmp_path: Path) -> None:
 
 
 def test_intervals() -> None:
-    def times(*milliseconds: int) -> packet_times.PacketTimes:
-        return packet_times.PacketTimes(intervals=[Fraction(m, 1000) for m in milliseconds], tick=Fraction(1, 1000))
+    def times(*milliseconds: int) -> source_times.PacketTimes:
+        return source_times.PacketTimes(intervals=[Fraction(m, 1000) for m in milliseconds], tick=Fraction(1, 1000))
 
     assert not times(33, 33, 34, 33, 34).variable, "Matroska's clock rounds"
     assert times(33, 33, 66, 66, 33).variable

@@ -252,7 +252,7 @@ def test_an_input_that_cannot_be_reached_costs_nothing(tmp_path: Path, monkeypat
         raise InputError("in.mp4 cannot be read as video: Host is down") from OSError(112, "Host is down")
 
     with monkeypatch.context() as patch:
-        patch.setattr("vdeblur.decode.VideoSource.frames", gone)
+        patch.setattr("vdeblur.source.video.VideoSource.frames", gone)
         with pytest.raises(InputError):
             pipeline.run(source, output, ONE)
     assert len(list(segments.folder_of(output).glob("*.packets"))) == 2

@@ -10,9 +10,9 @@ import av
 import pytest
 
 from tests import clips
-from vdeblur.decode import open_source
 from vdeblur.mux import Muxer, MuxOptions, container_format, other_packets, plan_streams
 from vdeblur.settings import Cut
+from vdeblur.source.video import open_source
 
 H264 = ("-c:v:0", "libx264", "-preset", "ultrafast")
 SRT = "1\n00:00:00,100 --> 00:00:00,200\n<i>hello</i>\n\n2\n00:00:00,250 --> 00:00:00,390\nworld & co\n"

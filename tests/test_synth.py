@@ -15,8 +15,8 @@ from tests import clips
 from vdeblur import color
 from vdeblur.bench import datasets
 from vdeblur.bench.pictures import read_rgb, write_png
-from vdeblur.decode import read_picture
 from vdeblur.errors import ExitStatus, InterruptedRunError
+from vdeblur.source.pictures import read_picture
 from vdeblur.train import exposure, footage, sequences, synth, synthesize
 
 SIZE = "64x48"

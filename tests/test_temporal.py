@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdeblur.decode import read_picture
 from vdeblur.measure import temporal
+from vdeblur.source.pictures import read_picture
 
 PAIRS = ("reds_alley", "reds_market", "reds_wall")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from vdeblur import compare, decode, encode, files, pipeline, sample
+from vdeblur import compare, encode, files, pipeline, sample
 from vdeblur.errors import (
     BatchError,
     DamageError,
@@ -26,6 +26,8 @@ from vdeblur.errors import (
 )
 from vdeblur.events import never
 from vdeblur.settings import Settings
+from vdeblur.source import demux
+from vdeblur.source.pictures import PICTURE_SUFFIXES, natural_key
 
 # What is taken for a video in a folder; a file that is named is opened whatever its name says.
 VIDEO_SUFFIXES = {
@@ -73,7 +75,7 @@ def plan_jobs(inputs: Iterable[str], output: str | None, suffix: str | None, set
             raise UsageError(f"--suffix {suffix!r} is not something to add to a name", "use --suffix _sharp")
         jobs = [Job(path, _written(path.with_name(f"{path.stem}{suffix}{path.suffix}"), settings)) for path in sources]
     elif not several:
-        return [Job(sources[0], decode.PIPE if output == "-" else Path(output).absolute(), settings.pictures)]
+        return [Job(sources[0], demux.PIPE if output == "-" else Path(output).absolute(), settings.pictures)]
     else:
         folder = _folder(output)  # its slash does not ask for pictures, then
         names = [path.name if path.suffix or path.is_dir() else f"{path.name}.mkv" for path in sources]
@@ -90,8 +92,8 @@ def _sources(path: Path) -> list[Path]:
         entries = [entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
-    videos = sorted((e for e in entries if e.suffix.lower() in VIDEO_SUFFIXES), key=decode.natural_key)
-    pictures = any(entry.suffix.lower() in decode.PICTURE_SUFFIXES for entry in entries)
+    videos = sorted((e for e in entries if e.suffix.lower() in VIDEO_SUFFIXES), key=natural_key)
+    pictures = any(entry.suffix.lower() in PICTURE_SUFFIXES for entry in entries)
     if videos and pictures:
         raise InputError(f"{path} holds both videos and pictures", "name the videos one by one, or move one kind away")
     if not videos and not pictures:
@@ -245,7 +247,7 @@ def check_comparison(job: Job, settings: Settings) -> None:
 
     Raises: UsageError for pipes, OutputError.
     """
-    if decode.PIPE in (job.source, job.output):
+    if demux.PIPE in (job.source, job.output):
         raise UsageError("--compare takes no pipes: input and output are read once more", "use files")
     files.check_output(comparison_of(job, settings), job.source, settings.encoding.overwrite)
 

@@ -12,12 +12,12 @@ import av
 from av.container import OutputContainer
 from torch.backends.cpu import get_cpu_capability
 
-from vdeblur.decode import SourceInfo
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
 from vdeblur.external import ExternalEncoder, external_formats
 from vdeblur.frame import Layout, has_alpha, layout_of, planar_name
-from vdeblur.hdr import HLG, PQ, Hdr
+from vdeblur.source.hdr import HLG, PQ, Hdr
+from vdeblur.source.info import SourceInfo
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,15 @@ import numpy
 import torch
 from torch import Tensor
 
-from vdeblur import color, decode, events, files, page, settings
+from vdeblur import color, events, files, page, settings
 from vdeblur.compare_video import VideoFile, write_frames
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.files import drafted
 from vdeblur.frame import Frame, layout_of, plane_array
 from vdeblur.measure import metrics
+from vdeblur.source import demux, video
+from vdeblur.source.info import SourceInfo
+from vdeblur.source.pictures import PictureSource
 
 GAIN = 4  # of differences; 16 steps of 256 are then a quarter of the way from grey to white
 WIPE_SECONDS = 4  # to and fro
@@ -39,7 +42,7 @@ PAGE_FRAMES = 12  # at most
 PAGE_PIXELS = 15_000_000  # of one of the videos; a photograph takes about 1.5 bytes a pixel as PNG
 SMALLEST_SSIM = 11  # pixels, its window
 
-Source = decode.VideoSource | decode.PictureSource
+Source = video.VideoSource | PictureSource
 Notify = Callable[[str, dict[str, object]], None]
 Stop = Callable[[], ExitStatus | None]
 Planes = list[numpy.ndarray]
@@ -129,12 +132,12 @@ def opened(a: Path, b: Path, notify: Notify, cut: settings.Cut | None = None) ->
     def warn(code: str, message: str) -> None:
         notify("warning", {"code": code, "message": message})
 
-    if decode.PIPE in (a, b):
+    if demux.PIPE in (a, b):
         raise UsageError("a pipe can be read only once, and not by compare", "save it to a file first")
     with contextlib.ExitStack() as stack:
         sources = []
         for path, part in ((a, cut or settings.Cut()), (b, settings.Cut())):
-            sources.append(decode.open_source(path, part, warn))
+            sources.append(video.open_source(path, part, warn))
             stack.callback(sources[-1].close)
         yield Couple(sources[0], sources[1], warn)
 
@@ -158,7 +161,7 @@ class Couple:
         Raises: InputError where there are none.
         """
         left, right = (_Counted(source.frames()) for source in (self.a, self.b))
-        pictures = isinstance(self.a, decode.PictureSource) or isinstance(self.b, decode.PictureSource)
+        pictures = isinstance(self.a, PictureSource) or isinstance(self.b, PictureSource)
         slack = max(1 / (2 * self.a.info.rate), LEAST_SLACK)
         given = 0
         for pair in zip(left, right, strict=False) if pictures else matched(left, right, slack):
@@ -173,7 +176,7 @@ class Couple:
                 f"no frame of {self.a.path} has one of {self.b.path} at its time", "are they of one scene?"
             )
         for source in (self.a, self.b):
-            damaged = source.damaged if isinstance(source, decode.VideoSource) else 0
+            damaged = source.damaged if isinstance(source, video.VideoSource) else 0
             if damaged:
                 self.warn("W_INPUT_DAMAGED", f"{source.path} is damaged in {damaged} places")
         if max(left.count, right.count) > given:
@@ -199,7 +202,7 @@ class _Counted(Iterator[T]):
         return item
 
 
-def upright_size(info: decode.SourceInfo) -> tuple[int, int]:
+def upright_size(info: SourceInfo) -> tuple[int, int]:
     """Give width and height as they are seen."""
     return (info.height, info.width) if info.rotation % 180 else (info.width, info.height)
 
@@ -256,7 +259,7 @@ def _write_video(draft: Path, couple: Couple, pairs: Iterator[tuple[Frame, Frame
     return write_frames(composed(), open_file)
 
 
-def composed_info(info: decode.SourceInfo, frame: Frame) -> decode.SourceInfo:
+def composed_info(info: SourceInfo, frame: Frame) -> SourceInfo:
     """Describe a video of frames like this one, which `compose` made of those of a source."""
     aspect = info.sample_aspect_ratio
     if aspect and info.rotation % 180:

@@ -9,10 +9,12 @@ import av
 import av.error
 
 from vdeblur import encode, mux, settings
-from vdeblur.decode import PictureSource, SourceInfo, VideoSource
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
 from vdeblur.frame import Frame
+from vdeblur.source.info import SourceInfo
+from vdeblur.source.pictures import PictureSource
+from vdeblur.source.video import VideoSource
 
 DEFAULT = settings.EncodeOptions()
 

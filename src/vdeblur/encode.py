@@ -9,12 +9,14 @@ import av
 import av.error
 
 from vdeblur.codecs import Coding, VideoEncoder, choose_encoder, choose_format, open_encoder
-from vdeblur.decode import PictureSource, SourceInfo, VideoSource
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
 from vdeblur.frame import Frame, layout_of, planar_name
 from vdeblur.mux import CONVERT, DROP, MuxOptions, StreamPlan, container_format, plan_streams
 from vdeblur.settings import EncodeOptions
+from vdeblur.source.info import SourceInfo
+from vdeblur.source.pictures import PictureSource
+from vdeblur.source.video import VideoSource
 
 Y4M = "yuv4mpegpipe"
 CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # FFmpeg's names of what people call otherwise

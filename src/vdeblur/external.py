@@ -19,8 +19,8 @@ import av.error
 import imageio_ffmpeg
 from av.container import InputContainer, OutputContainer
 
-from vdeblur.decode import SourceInfo
 from vdeblur.errors import OutputError
+from vdeblur.source.info import SourceInfo
 
 WAIT_SECONDS = 60  # for ffmpeg to end after it has everything
 # Theora gives no packet for a frame like its predecessor, and frames out must be frames in. NUT has no name for VVC,

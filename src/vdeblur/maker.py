@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 import av
 import torch
 
-from vdeblur import decode, deinterlace, encode, parts, segments, streams, threads
+from vdeblur import encode, parts, segments, streams, threads
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, UsageError
 from vdeblur.frame import Frame
 from vdeblur.networks.layers import Network
 from vdeblur.plan import plan_tiles
 from vdeblur.restore import Restorer
 from vdeblur.settings import Settings
+from vdeblur.source import deinterlace, video
+from vdeblur.source.pictures import PictureSource
 
 if TYPE_CHECKING:
     from vdeblur.pipeline import FileRun
@@ -32,7 +34,7 @@ USUAL_BITS, FFV1_BITS, PNG_BITS = 0.4, 4.0, 12.0
 GRACE_SECONDS = 10  # that a signal waits for the segment in work, as long as some systems wait before they kill
 SEEK_BACK = (2, 10, 60)  # seconds before a segment at which its frames are looked for, one after the other
 
-Source = decode.VideoSource | decode.PictureSource
+Source = video.VideoSource | PictureSource
 Encoding = encode.VideoEncoding | encode.PictureEncoding
 
 

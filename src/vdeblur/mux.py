@@ -19,16 +19,10 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 from av.subtitles.codeccontext import SubtitleCodecContext
 
-from vdeblur.decode import (
-    SECONDS_BEYOND,
-    PictureSource,
-    Rebase,
-    VideoSource,
-    is_cover,
-    open_container,
-    packet_seconds,
-)
 from vdeblur.errors import OutputError
+from vdeblur.source.demux import SECONDS_BEYOND, Rebase, is_cover, open_container, packet_seconds
+from vdeblur.source.pictures import PictureSource
+from vdeblur.source.video import VideoSource
 
 KEEP, CONVERT, DROP = "keep", "convert", "drop"
 MP4_LIKE = {"mp4", "mov", "ipod"}

@@ -18,8 +18,6 @@ from typing import BinaryIO, Protocol
 import av
 import av.error
 
-from vdeblur import decode
-from vdeblur.decode import PictureSource, VideoSource
 from vdeblur.encode import PictureEncoding, VideoEncoding
 from vdeblur.errors import OutputError, VerificationError
 from vdeblur.events import Warn
@@ -27,6 +25,9 @@ from vdeblur.files import sync_folder, write_error
 from vdeblur.frame import Frame
 from vdeblur.mux import Muxer
 from vdeblur.segments import WHOLE, Record, Segment, Store
+from vdeblur.source import demux, pictures
+from vdeblur.source.pictures import PictureSource
+from vdeblur.source.video import VideoSource
 
 ALPHA_ENCODERS = ("libvpx", "libvpx-vp9")  # their alpha is beside the packet's bytes, and only Matroska holds it
 EXACT = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}  # how far times may be off; the clocks are ours
@@ -339,7 +340,7 @@ def _check(draft: Path, output: Path, records: list[Record], base: Fraction, shi
     expected = sorted((pts - shift) * base for record in records for _, pts, _, _ in record.packets)
     with av.open(str(draft)) as container:
         video = container.streams.video[0]
-        found = [decode.packet_seconds(packet) or Fraction(0) for packet in container.demux(video) if packet.size]
+        found = [demux.packet_seconds(packet) or Fraction(0) for packet in container.demux(video) if packet.size]
     what = ""
     if len(found) != len(expected):
         what = f"{len(found)} frames stand in the file, {len(expected)} were written"
@@ -360,7 +361,7 @@ def _place_pictures(store: Store) -> None:
         (store.pictures / name).unlink()
     if set(names) - files:
         raise VerificationError(f"{output}: {len(names)} pictures were written, {len(files)} are there")
-    decode.read_picture(store.pictures / names[-1])
+    pictures.read_picture(store.pictures / names[-1])
     if output.is_dir() and not any(output.iterdir()):
         output.rmdir()
     if not output.exists():

@@ -23,22 +23,7 @@ from typing import Any
 import av
 import torch
 
-from vdeblur import (
-    __version__,
-    choice,
-    decode,
-    deinterlace,
-    device,
-    encode,
-    events,
-    files,
-    mux,
-    parts,
-    segments,
-    threads,
-    tiles,
-    weights,
-)
+from vdeblur import __version__, choice, device, encode, events, files, mux, parts, segments, threads, tiles, weights
 from vdeblur.errors import (
     DamageError,
     DeviceError,
@@ -56,6 +41,9 @@ from vdeblur.plan import plan_tiles
 from vdeblur.profile import Profile
 from vdeblur.restore import Restorer
 from vdeblur.settings import Settings
+from vdeblur.source import deinterlace, demux, video
+from vdeblur.source.info import SourceInfo
+from vdeblur.source.pictures import PictureSource
 
 BEST = "best"  # the model that is chosen for the machine
 DAMAGE = {"W_INPUT_DAMAGED", "W_INPUT_TRUNCATED", "W_TIMESTAMPS"}  # warnings that speak of a damaged input
@@ -130,15 +118,15 @@ class FileRun:
     def run(self) -> Result:
         """Do it all."""
         check_model(self.settings)
-        if self.output == decode.PIPE and (self.settings.share is not None or self.settings.pictures):
+        if self.output == demux.PIPE and (self.settings.share is not None or self.settings.pictures):
             raise UsageError("a pipe is written by one process, as a video", "leave out --share")
         if self.settings.deterministic:
             device.make_deterministic()
         with self.profile.main.stage("start"):
-            source = decode.open_source(self.source_path, self.settings.cut, self.warn)
+            source = video.open_source(self.source_path, self.settings.cut, self.warn)
         try:
             self._probe(source.info)
-            frames = self._to_pipe(source) if self.output == decode.PIPE else self._to_file(source)
+            frames = self._to_pipe(source) if self.output == demux.PIPE else self._to_file(source)
         except torch.OutOfMemoryError as error:
             raise DeviceError("the device is out of memory", "use --tile 512, or --device cpu") from error
         finally:
@@ -165,7 +153,7 @@ class FileRun:
             option = "--strict" if self.settings.strict else "--on-damage fail"
             raise DamageError(f"{self.output} is done, but not without {', '.join(bad)}", f"asked for by {option}")
 
-    def _probe(self, info: decode.SourceInfo) -> None:
+    def _probe(self, info: SourceInfo) -> None:
         facts = {"input": str(self.source_path), "width": info.width, "height": info.height}
         duration = None if info.duration_seconds is None else float(info.duration_seconds)
         facts |= {"frames_estimate": info.frames_estimate, "duration": duration, "vfr": info.variable_rate}
@@ -209,7 +197,7 @@ class FileRun:
         finally:
             store.close(keep=keep)
 
-    def _load(self, info: decode.SourceInfo) -> Loaded:
+    def _load(self, info: SourceInfo) -> Loaded:
         """Fetch a network's weights and place it on the device."""
         settings = self.settings
         faults: list[str] = []
@@ -259,7 +247,7 @@ class FileRun:
         self,
         loaded: Loaded,
         plan: tiles.TilePlan,
-        info: decode.SourceInfo,
+        info: SourceInfo,
         others: list[mux.StreamPlan],
         count: int | None = 1,
         done: int = 0,
@@ -276,7 +264,7 @@ class FileRun:
         """Give the packets of the other streams: from a pipe as they were kept, else read once more."""
         if maker.spool is not None:
             return maker.spool.packets()
-        if isinstance(source, decode.PictureSource):
+        if isinstance(source, PictureSource):
             return ()
         ends = [end for end in (source.cut_end, maker.end()) if end is not None]
         return mux.other_packets(source, source.cut_begin, min(ends, default=None))
@@ -284,7 +272,7 @@ class FileRun:
     def _interrupted(self, error: InterruptedRunError, store: segments.Store) -> InterruptedRunError:
         """Say what is kept."""
         frames = sum(record.frames for record in store.records.values())
-        if not frames or not self.settings.resume or self.source_path == decode.PIPE:
+        if not frames or not self.settings.resume or self.source_path == demux.PIPE:
             return error
         done = InterruptedRunError(error.status)
         done.message = f"stopped; {frames} frames of {self.output.name} are finished and kept"
@@ -341,7 +329,7 @@ class FileRun:
             encoder.close()
         return count
 
-    def tell_progress(self, info: decode.SourceInfo, done: int, made: int) -> None:
+    def tell_progress(self, info: SourceInfo, done: int, made: int) -> None:
         """Tell how many frames are done, and how many of them this run has made."""
         rate = made / max(time.monotonic() - self.begun, 1e-6)
         left = None if info.frames_estimate is None else max(info.frames_estimate - done, 0) / rate
@@ -362,7 +350,7 @@ def check_model(settings: Settings) -> None:
         raise UsageError("--weights needs the model it is for", f"-m {BEST} takes a model's own weights")
 
 
-def choose_model(settings: Settings, info: decode.SourceInfo, chosen: torch.device, talk: Talk) -> str:
+def choose_model(settings: Settings, info: SourceInfo, chosen: torch.device, talk: Talk) -> str:
     """Give the model's name; `best` becomes one for this device and this video, which is told."""
     if settings.model != BEST:
         return settings.model

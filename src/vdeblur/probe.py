@@ -6,10 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vdeblur import choice, decode, device, encode, events, mux, packet_times, sample_frames, settings, weights
+from vdeblur import choice, device, encode, events, mux, sample_frames, settings, weights
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.frame import layout_of
 from vdeblur.networks import NETWORKS
+from vdeblur.source import demux, pictures, video
+from vdeblur.source.info import SourceInfo
+from vdeblur.source.times import PacketTimes, read
 
 OWN_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".m4v", ".ts")  # of inputs whose outputs are named likewise
 BRIEF_SECONDS = 3600  # a run that takes longer is better tried on a part
@@ -35,17 +38,17 @@ def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
 
     Raises: InputError where it cannot be read, OutputError where no container has this suffix, UsageError for a pipe.
     """
-    if path == decode.PIPE:
+    if path == demux.PIPE:
         raise UsageError("a pipe can be read only once, and not by probe", "save it to a file first")
     warnings: dict[str, str] = {}
 
     def warn(code: str, message: str) -> None:
         warnings.setdefault(code, message)
 
-    source = decode.open_source(path, settings.Cut(), warn)
+    source = video.open_source(path, settings.Cut(), warn)
     try:
         sample = sample_frames.look(source)
-        times = packet_times.read(source) if isinstance(source, decode.VideoSource) else None
+        times = read(source) if isinstance(source, video.VideoSource) else None
         output = _output_for(source, suffix)
         warnings |= _findings(source, sample, times)
         return {
@@ -64,20 +67,20 @@ def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
         source.close()
 
 
-def planned_streams(source: decode.VideoSource | decode.PictureSource, suffix: str) -> list[mux.StreamPlan]:
+def planned_streams(source: video.VideoSource | pictures.PictureSource, suffix: str) -> list[mux.StreamPlan]:
     """Plan what becomes of the streams beside the video in a container of this suffix; none for a folder of pictures.
 
     Raises: OutputError where there is no such container.
     """
-    if not suffix or isinstance(source, decode.PictureSource):
+    if not suffix or isinstance(source, pictures.PictureSource):
         return []
     return mux.plan_streams(source, mux.container_format(Path(f"output{suffix}")), mux.MuxOptions())
 
 
-def _output_for(source: decode.VideoSource | decode.PictureSource, suffix: str | None) -> Path:
+def _output_for(source: video.VideoSource | pictures.PictureSource, suffix: str | None) -> Path:
     """Name an output beside the input: with the suffix asked for, else the input's, or one that holds more."""
     path = source.path
-    if isinstance(source, decode.PictureSource):
+    if isinstance(source, pictures.PictureSource):
         return path.with_name(f"{path.resolve().name}_sharp{suffix or ''}")
     if suffix is None:
         suffix = path.suffix.lower() if path.suffix.lower() in OWN_SUFFIXES else ".mp4"
@@ -86,18 +89,18 @@ def _output_for(source: decode.VideoSource | decode.PictureSource, suffix: str |
     return path.with_name(f"{path.stem}_sharp{suffix}")
 
 
-def _dropped(source: decode.VideoSource, suffix: str) -> int:
+def _dropped(source: video.VideoSource, suffix: str) -> int:
     return sum(plan.action == "drop" for plan in planned_streams(source, suffix))
 
 
-def _picture_facts(source: decode.VideoSource | decode.PictureSource, sample: sample_frames.Sample) -> dict[str, Any]:
+def _picture_facts(source: video.VideoSource | pictures.PictureSource, sample: sample_frames.Sample) -> dict[str, Any]:
     info = source.info
     layout = layout_of(info.picture_format)
     assert layout is not None, "open_source refuses others"
     aspect = info.sample_aspect_ratio
     chroma = CHROMA.get((layout.log2_width, layout.log2_height), "other")
     return {
-        "container": source.container.format.name if isinstance(source, decode.VideoSource) else "pictures",
+        "container": source.container.format.name if isinstance(source, video.VideoSource) else "pictures",
         "codec": info.codec,
         "width": info.width,
         "height": info.height,
@@ -110,7 +113,7 @@ def _picture_facts(source: decode.VideoSource | decode.PictureSource, sample: sa
     }
 
 
-def _color_facts(info: decode.SourceInfo, sample: sample_frames.Sample) -> dict[str, Any]:
+def _color_facts(info: SourceInfo, sample: sample_frames.Sample) -> dict[str, Any]:
     transfer = info.color["transfer"]
     hdr = None
     if transfer == HLG:
@@ -133,9 +136,7 @@ def _name(names: dict[int, str], number: int) -> str | None:
     return names.get(number, None if number in (0, 2) else str(number))
 
 
-def _timing_facts(
-    source: decode.VideoSource | decode.PictureSource, times: packet_times.PacketTimes | None
-) -> dict[str, Any]:
+def _timing_facts(source: video.VideoSource | pictures.PictureSource, times: PacketTimes | None) -> dict[str, Any]:
     info = source.info
     intervals = times.intervals if times else []
     return {
@@ -151,14 +152,14 @@ def _timing_facts(
     }
 
 
-def _frames(info: decode.SourceInfo, times: packet_times.PacketTimes | None) -> int | None:
+def _frames(info: SourceInfo, times: PacketTimes | None) -> int | None:
     return times.frames if times and times.frames is not None else info.frames_estimate
 
 
 def _findings(
-    source: decode.VideoSource | decode.PictureSource,
+    source: video.VideoSource | pictures.PictureSource,
     sample: sample_frames.Sample,
-    times: packet_times.PacketTimes | None,
+    times: PacketTimes | None,
 ) -> dict[str, str]:
     found = {}
     if sample.damaged or (times and times.damaged):
@@ -168,7 +169,7 @@ def _findings(
         found["W_INPUT_TRUNCATED"] = f"the last {missing:.2f} s that the header promises are missing: copy it again"
     if times and times.untimed:
         found["W_TIMESTAMPS"] = "frames carry no times; run spaces them at the nominal rate"
-    if isinstance(source, decode.VideoSource) and source.video.metadata.get("alpha_mode") == "1":
+    if isinstance(source, video.VideoSource) and source.video.metadata.get("alpha_mode") == "1":
         found["W_ALPHA"] = "its transparency is kept apart, where no decoder here sees it, and is left out"
     if sample.interlaced:
         found["W_INTERLACED"] = "the material is interlaced, and blur is measured on whole frames"
@@ -177,7 +178,7 @@ def _findings(
     return found
 
 
-def _output_facts(info: decode.SourceInfo, output: Path, warn: events.Warn) -> dict[str, Any]:
+def _output_facts(info: SourceInfo, output: Path, warn: events.Warn) -> dict[str, Any]:
     """Tell what is written; a refusal is among the warnings, and then nothing would be."""
     facts = {"file": str(output), "encoder": None, "pixel_format": None}
     if not output.suffix:
@@ -208,10 +209,10 @@ def _sharpness_facts(sample: sample_frames.Sample) -> dict[str, Any]:
 
 
 def _suggestion(
-    source: decode.VideoSource | decode.PictureSource,
+    source: video.VideoSource | pictures.PictureSource,
     output: Path,
     sample: sample_frames.Sample,
-    times: packet_times.PacketTimes | None,
+    times: PacketTimes | None,
 ) -> dict[str, Any]:
     """Suggest a command line, and estimate how long lite takes for it on this machine."""
     info = source.info

@@ -13,11 +13,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from vdeblur import decode, pipeline, segments, weights
+from vdeblur import pipeline, segments, weights
 from vdeblur.batch import Job, Outcome, check_comparison, restore, row_of, write_comparison
 from vdeblur.errors import ExitStatus, InterruptedRunError, UsageError, VdeblurError, error_facts
 from vdeblur.events import Talk, never
 from vdeblur.settings import Settings
+from vdeblur.source import video
 
 POLL_SECONDS = 0.2  # between looks at signals
 KNOCK_SECONDS = 5  # to wait for a cluster's answer
@@ -131,7 +132,7 @@ def _shares(job: Job, settings: Settings, workers: int) -> list[tuple[int, int] 
     if settings.cut.frames is not None or pipeline.writes_pictures(job.output, settings) or not settings.resume:
         return [None]
     try:
-        source = decode.open_source(job.source, settings.cut, lambda code, message: None)
+        source = video.open_source(job.source, settings.cut, lambda code, message: None)
     except VdeblurError:
         return [None]  # the task will tell
     duration, first = source.wanted_seconds, source.first_seconds

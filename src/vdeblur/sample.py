@@ -15,12 +15,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vdeblur import compare, decode, device, files, pipeline, segments
+from vdeblur import compare, device, files, pipeline, segments
 from vdeblur.compare_video import VideoFile, write_frames
 from vdeblur.errors import DamageError, ExitStatus, InputError, UsageError
 from vdeblur.events import Talk, never
 from vdeblur.frame import Frame
 from vdeblur.settings import Cut, Settings
+from vdeblur.source import demux
+from vdeblur.source.info import SourceInfo
+from vdeblur.source.video import open_source
 
 PLACES = 3  # samples, each in the middle of its third
 SECONDS = Fraction(2)  # of a sample
@@ -45,7 +48,7 @@ def run(
 
     Raises: UsageError for pipes and for pictures as the output; what pipeline.run and compare raise.
     """
-    if decode.PIPE in (source_path, output):
+    if demux.PIPE in (source_path, output):
         raise UsageError("--sample takes no pipes: parts of the input are read twice", "save it to a file first")
     if pipeline.writes_pictures(output, settings):
         raise UsageError(f"--sample makes a video, and {output} is a folder of pictures", "name it *.mp4")
@@ -99,7 +102,7 @@ class _Sampling:
     def run(self) -> pipeline.Result:
         pipeline.check_model(self.settings)
         files.check_output(self.output, self.source_path, self.settings.encoding.overwrite)
-        source = decode.open_source(self.source_path, self.settings.cut, self._warn)
+        source = open_source(self.source_path, self.settings.cut, self._warn)
         source.close()
         info = source.info
         known = info.duration_seconds is not None and info.frames_estimate is not None
@@ -138,9 +141,7 @@ class _Sampling:
         if event not in UNTOLD:
             self.notify(event, facts)
 
-    def _restore_all(
-        self, folder: Path, places: list[tuple[Fraction, Fraction]], info: decode.SourceInfo
-    ) -> list[Restored]:
+    def _restore_all(self, folder: Path, places: list[tuple[Fraction, Fraction]], info: SourceInfo) -> list[Restored]:
         """Restore every sample that can be had.
 
         Raises: InputError where none can.
@@ -157,7 +158,7 @@ class _Sampling:
                 self._warn("W_SAMPLE", f"there is no sample from {float(begin):.1f} s on: {error.message}")
         return samples
 
-    def _settled(self, info: decode.SourceInfo) -> Settings:
+    def _settled(self, info: SourceInfo) -> Settings:
         """Give the settings of every sample: those of the whole, with the model that `best` is for the whole."""
         settings = replace(self.settings, sample=False, compare=None, resume=False)
         if settings.model != pipeline.BEST:
@@ -257,10 +258,10 @@ class _Clock:
 def _sizes(path: Path) -> tuple[int, int]:
     """Give the bytes of a file's first encoded frame, and of all packets, without covers."""
     first, total = 0, 0
-    with decode.open_container(path) as container:
+    with demux.open_container(path) as container:
         video = container.streams.video[0]
         for packet in container.demux():
-            if not decode.is_cover(packet.stream):
+            if not demux.is_cover(packet.stream):
                 first = first or (packet.size if packet.stream.index == video.index else 0)
                 total += packet.size
     return first, total

@@ -16,8 +16,10 @@ import av
 import av.error
 import torch
 
-from vdeblur import decode
 from vdeblur.measure.temporal import sharpness
+from vdeblur.source import demux
+from vdeblur.source.pictures import PICTURE_RATE, PictureSource, read_picture
+from vdeblur.source.video import VideoSource
 
 PARTS = 8
 GROUP = 3  # frames that are looked at together; the middle value counts
@@ -62,10 +64,10 @@ class Sample:
     damaged: int = 0
 
 
-def look(source: decode.VideoSource | decode.PictureSource) -> Sample:
+def look(source: VideoSource | PictureSource) -> Sample:
     """Look at a source; it is opened once more for this."""
     sample = Sample()
-    groups = _of_pictures(source) if isinstance(source, decode.PictureSource) else _of_video(source, sample)
+    groups = _of_pictures(source) if isinstance(source, PictureSource) else _of_video(source, sample)
     for begin, end, pictures in groups:
         values = [_sharpness(picture) for picture in pictures]
         seen = [value for value in values if value is not None]
@@ -96,20 +98,20 @@ def _spans(frames: int | None, duration: Fraction) -> list[tuple[Fraction, Fract
     return [(duration * index / count, duration * (index + 1) / count) for index in range(count)]
 
 
-def _of_pictures(source: decode.PictureSource) -> Iterator[Group]:
+def _of_pictures(source: PictureSource) -> Iterator[Group]:
     files, duration = source.files, source.info.duration_seconds or Fraction(0)
     for begin, end in _spans(len(files), duration):
         first = round(begin * source.info.rate)
-        yield begin, end, [decode.read_picture(file)[0] for file in files[first : first + GROUP]]
+        yield begin, end, [read_picture(file)[0] for file in files[first : first + GROUP]]
 
 
-def _of_video(source: decode.VideoSource, sample: Sample) -> Iterator[Group]:
+def _of_video(source: VideoSource, sample: Sample) -> Iterator[Group]:
     info = source.info
     with av.open(str(source.path.absolute()), metadata_errors="replace") as container:
         video = container.streams[source.video.index]
         assert isinstance(video, av.VideoStream)
         video.thread_type = "AUTO"
-        if container.format.name not in decode.SEEKABLE or not info.duration_seconds:
+        if container.format.name not in demux.SEEKABLE or not info.duration_seconds:
             yield from _of_stream(container, video, sample, info.frames_estimate)
             return
         for begin, end in _spans(info.frames_estimate, info.duration_seconds):
@@ -130,7 +132,7 @@ def _of_stream(
     """Read from the beginning: groups with a step between them."""
     step = STEP if estimate is None else min(max(-(-estimate // PARTS), FEWEST), STEP)
     frames = _decoded(container, video, sample)
-    rate = video.average_rate or video.guessed_rate or decode.PICTURE_RATE
+    rate = video.average_rate or video.guessed_rate or PICTURE_RATE
     for index in range(PARTS):
         pictures = list(islice(frames, GROUP))
         if not pictures:

@@ -13,9 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vdeblur.decode import PICTURE_SUFFIXES, natural_key
 from vdeblur.errors import InputError, UsageError
 from vdeblur.events import Talk, Warn
+from vdeblur.source.pictures import PICTURE_SUFFIXES, natural_key
 
 DEPTH = 4  # folders around a data set that are looked into
 # The names of folders that hold a split, by the split's name.

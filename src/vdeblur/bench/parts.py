@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdeblur import color, decode, device, encode, pipeline, scenes, settings, streams, weights
+from vdeblur import color, device, encode, pipeline, scenes, settings, streams, weights
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.errors import DeviceError, VdeblurError
 from vdeblur.frame import Copier, Frame
@@ -33,6 +33,9 @@ from vdeblur.networks.layers import Network
 from vdeblur.plan import plan_tiles
 from vdeblur.profile import Stopwatch, synchronize
 from vdeblur.settings import Settings
+from vdeblur.source import video
+from vdeblur.source.info import SourceInfo
+from vdeblur.source.pictures import PictureSource
 from vdeblur.tiles import TilePlan
 
 WARM_UP = 4  # frames, before anything is timed: memory is allocated, kernels are chosen
@@ -133,7 +136,7 @@ def time_filter(
 
     It works on the processor, on Y'CbCr as it was decoded, so of the stages it is all; nothing counts its operations.
     """
-    pictures = [frame.picture for frame in frames_of(decode.open_source(Path(clip), settings.Cut(), quiet))]
+    pictures = [frame.picture for frame in frames_of(video.open_source(Path(clip), settings.Cut(), quiet))]
     deque(BASELINES[model](iter(pictures[:WARM_UP])), maxlen=0)
     watch = _Marks(torch.device("cpu"))
     processor = time.process_time()
@@ -223,7 +226,7 @@ def time_stages(network: Network, chosen: torch.device, clip: Path) -> dict[str,
 
 def _stages(network: Network, chosen: torch.device, clip: Path, cut: settings.Cut) -> tuple[dict[str, float], int]:
     """Give seconds by stage, and the number of frames."""
-    source = decode.open_source(clip, cut, quiet)
+    source = video.open_source(clip, cut, quiet)
     plan = plan_tiles(Settings(), source.info.height, source.info.width, network, chosen)
     watch = Stopwatch(chosen)
     watched = _WatchedPlan(**{one.name: getattr(plan, one.name) for one in fields(plan)}, watch=watch)
@@ -290,7 +293,7 @@ def time_filtering(model: str, device_name: str, precision: str, clip: str, outp
     """Time decoding, one of FFmpeg's filters and encoding as a run does, one after the other; as time_pipeline."""
 
     def filtered(cut: settings.Cut) -> tuple[int, float]:
-        source = decode.open_source(Path(clip), cut, quiet)
+        source = video.open_source(Path(clip), cut, quiet)
         waiting: deque[Frame] = deque()
         count = 0
 
@@ -315,19 +318,19 @@ def time_filtering(model: str, device_name: str, precision: str, clip: str, outp
 
 def time_codecs(clip: str, restored: str) -> dict[str, Any]:
     """Time decoding a clip, and encoding what a run made of it again, alone, with the options that a run takes."""
-    deque(frames_of(decode.open_source(Path(clip), settings.Cut(), quiet)), maxlen=0)  # warm-up
-    source = decode.open_source(Path(clip), settings.Cut(), quiet)
+    deque(frames_of(video.open_source(Path(clip), settings.Cut(), quiet)), maxlen=0)  # warm-up
+    source = video.open_source(Path(clip), settings.Cut(), quiet)
     begun = time.perf_counter()
     count = sum(1 for _ in frames_of(source))
     decoding = (time.perf_counter() - begun) / count
-    source = decode.open_source(Path(restored), settings.Cut(), quiet)
+    source = video.open_source(Path(restored), settings.Cut(), quiet)
     pictures = list(frames_of(source))
     with tempfile.TemporaryDirectory() as folder:
         encoding = _encode(pictures, source.info, Path(folder) / "alone.mp4") / len(pictures)
     return {"decoder_fps": 1 / decoding, "encoder_fps": 1 / encoding}
 
 
-def _encode(frames: Iterable[Frame], info: decode.SourceInfo, path: Path) -> float:
+def _encode(frames: Iterable[Frame], info: SourceInfo, path: Path) -> float:
     """Encode frames to a file as a run does by default; gives seconds, those that frames take to come among them."""
     encoding = encode.VideoEncoding(info, path.suffix, settings.EncodeOptions(), quiet)
     encoder = encoding.open()
@@ -340,7 +343,7 @@ def _encode(frames: Iterable[Frame], info: decode.SourceInfo, path: Path) -> flo
         return time.perf_counter() - begun
 
 
-def frames_of(source: decode.VideoSource | decode.PictureSource) -> Iterator[Frame]:
+def frames_of(source: video.VideoSource | PictureSource) -> Iterator[Frame]:
     """Give a source's frames without the packets between them."""
     return (item for item in source.items() if isinstance(item, Frame))
 

@@ -13,9 +13,9 @@ import torch
 from av.video.reformatter import Interpolation
 from torch import Tensor
 
-from vdeblur.decode import read_picture
 from vdeblur.encode import picture_bytes
 from vdeblur.errors import OutputError
+from vdeblur.source.pictures import read_picture
 
 UPSAMPLING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 JPEG_DECODER = "FFmpeg's, chroma bilinear (papers: libjpeg)"

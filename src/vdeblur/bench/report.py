@@ -19,9 +19,9 @@ import numpy
 
 from vdeblur.bench import charts
 from vdeblur.bench.baselines import BASELINES
-from vdeblur.decode import read_picture
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.page import page_html, picture_uri, slider_html
+from vdeblur.source.pictures import read_picture
 
 CROP = (240, 320)  # lines and columns of the pictures on the page
 BLURRY = "identity"  # the model that returns what it gets: what is to be gained on

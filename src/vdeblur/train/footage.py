@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdeblur import color, decode, deinterlace, events, hdr, packet_times, settings
+from vdeblur import color, events, settings
 from vdeblur.batch import VIDEO_SUFFIXES
 from vdeblur.bench.pictures import of_frame
 from vdeblur.errors import InputError, UsageError
 from vdeblur.frame import Frame
 from vdeblur.networks import lucas_kanade
+from vdeblur.source import deinterlace, hdr, pictures, times
+from vdeblur.source.video import VideoSource, open_source
 
 SHORT_SIDE = 540  # takes are kept at this height at most; their clips are reduced by at least 2 from here
 STILLS_BYTES = 1 << 29  # of decoded photographs that are kept
@@ -30,7 +32,7 @@ LOOK_WIDTH = 480  # pixels; motion is measured on pictures of about this width
 ROWS = 64  # of a frame that are converted at once; what comes in between stays in a processor's cache
 FAST = 0.95  # share of the positions that move less than what counts as the motion: what moves may be small
 
-Source = decode.VideoSource | decode.PictureSource
+Source = VideoSource | pictures.PictureSource
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Footage:
                 with self.path.open("rb") as file:
                     return hashlib.file_digest(file, "sha256").hexdigest()
             lines = hashlib.sha256()
-            for picture in sorted(p for p in self.path.iterdir() if p.suffix.lower() in decode.PICTURE_SUFFIXES):
+            for picture in sorted(p for p in self.path.iterdir() if p.suffix.lower() in pictures.PICTURE_SUFFIXES):
                 lines.update(f"{hashlib.sha256(picture.read_bytes()).hexdigest()} {picture.name}\n".encode())
             return lines.hexdigest()
         except FileNotFoundError as error:
@@ -72,12 +74,12 @@ def find_sequences(paths: Iterable[Path]) -> list[Footage]:
     found = []
     for path in paths:
         if not path.is_dir():
-            if path.suffix.lower() in decode.PICTURE_SUFFIXES:
+            if path.suffix.lower() in pictures.PICTURE_SUFFIXES:
                 raise UsageError(f"{path} is one picture, which has no motion", "use --way camera, or name a folder")
             found.append(Footage(path, "video"))
             continue
         videos = _inside(path, VIDEO_SUFFIXES, deep=False)
-        if _inside(path, decode.PICTURE_SUFFIXES, deep=False):
+        if _inside(path, pictures.PICTURE_SUFFIXES, deep=False):
             found.append(Footage(path, "pictures"))
         elif not videos:
             raise InputError(f"{path}: no sharp frames in this folder", "it should hold videos, or numbered pictures")
@@ -93,13 +95,13 @@ def find_stills(paths: Iterable[Path]) -> list[Footage]:
     found = []
     for path in paths:
         if path.is_dir():
-            stills = _inside(path, decode.PICTURE_SUFFIXES, deep=True)
+            stills = _inside(path, pictures.PICTURE_SUFFIXES, deep=True)
             videos = _inside(path, VIDEO_SUFFIXES, deep=True)
             if not stills and not videos:
                 raise InputError(f"{path}: no photographs in this folder, and no videos", "check the path")
             found += [Footage(file, "still") for file in stills] + [Footage(file, "video") for file in videos]
         else:
-            kind = "still" if path.suffix.lower() in decode.PICTURE_SUFFIXES else "video"
+            kind = "still" if path.suffix.lower() in pictures.PICTURE_SUFFIXES else "video"
             found.append(Footage(path, kind))
     return found
 
@@ -110,7 +112,7 @@ def _inside(folder: Path, suffixes: set[str], *, deep: bool) -> list[Path]:
         files = [e for e in entries if e.suffix.lower() in suffixes and e.is_file() and not e.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror}", "check its permissions") from error
-    return sorted(files) if deep else sorted(files, key=decode.natural_key)
+    return sorted(files) if deep else sorted(files, key=pictures.natural_key)
 
 
 def open_footage(footage: Footage, warn: events.Warn) -> Source:
@@ -118,7 +120,7 @@ def open_footage(footage: Footage, warn: events.Warn) -> Source:
 
     Raises: InputError where that cannot be.
     """
-    return decode.open_source(footage.path, settings.Cut(), warn)
+    return open_source(footage.path, settings.Cut(), warn)
 
 
 @contextlib.contextmanager
@@ -138,10 +140,10 @@ def announce(footage: Footage, warn: events.Warn) -> None:
 
     Raises: InputError where it cannot be read.
     """
-    source = decode.VideoSource(footage.path, settings.Cut(), _ignore)
+    source = VideoSource(footage.path, settings.Cut(), _ignore)
     with reading(footage.path), contextlib.closing(source):
         coding = {hdr.PQ: "PQ", hdr.HLG: "HLG"}.get(source.info.color["transfer"])
-        variable = packet_times.read(source).variable
+        variable = times.read(source).variable
     if coding:
         meaning = "its codes are averaged as if they were SDR's, so pairs look pale and their blur is not that of light"
         warn("W_HDR", f"{footage.path} is HDR ({coding}): {meaning} (tone-map it to SDR first)")
@@ -263,7 +265,7 @@ def read_still(path: Path) -> Tensor:
 
     Raises: InputError where it cannot be read.
     """
-    picture, _ = decode.read_picture(path)
+    picture, _ = pictures.read_picture(path)
     rgb = torch.from_numpy(picture.to_ndarray(format="rgb24")).permute(2, 0, 1)
     return torch.rot90(rgb, picture.rotation // 90, (1, 2)).contiguous()
 
@@ -276,7 +278,7 @@ class Take:
 
     def __init__(self, footage: Footage, warn: events.Warn) -> None:
         self.footage = footage
-        self.source = decode.VideoSource(footage.path, settings.Cut(), warn)
+        self.source = VideoSource(footage.path, settings.Cut(), warn)
         self.times = [frame.pts for frame in self.source.frames()]
         self.source.warn = _ignore  # what there is to say has been said
         scale = min(SHORT_SIDE / self.source.info.height, 1.0)

@@ -11,7 +11,7 @@ from itertools import islice, pairwise
 import av
 import av.error
 
-from vdeblur import decode
+from vdeblur.source import demux, video
 
 WHOLE_BYTES = 64_000_000  # read in a second or so
 WINDOW_PACKETS = 400  # of video, of a stretch
@@ -70,13 +70,13 @@ class PacketTimes:
         return abs(a - b) <= max(2 * self.tick, EVEN * b)
 
 
-def read(source: decode.VideoSource) -> PacketTimes:
+def read(source: video.VideoSource) -> PacketTimes:
     """Read a video's packets; the file is opened once more for this."""
     size = source.path.stat().st_size
     with av.open(str(source.path.absolute()), metadata_errors="replace") as container:
         reader = _Reader(container, source.video.index)
         times = reader.times
-        indexed = container.format.name in decode.SEEKABLE and bool(container.duration)
+        indexed = container.format.name in demux.SEEKABLE and bool(container.duration)
         seconds = Fraction(container.duration or 0, av.time_base)
         begin = Fraction(container.start_time or 0, av.time_base)
         if size <= WHOLE_BYTES:

@@ -8,11 +8,9 @@ thread of its own, with a bounded queue, so that decoding runs while the device 
 import contextlib
 import math
 import re
-import struct
 import subprocess
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -21,60 +19,33 @@ from typing import cast
 import av
 import av.error
 import imageio_ffmpeg
-from av.sidedata.sidedata import SideData
-from av.stream import Disposition, Stream
 
 from vdeblur.errors import InputError
 from vdeblur.events import Warn
 from vdeblur.frame import Frame, layout_of, planar_name
-from vdeblur.hdr import Hdr, read_hdr
 from vdeblur.settings import Cut
+from vdeblur.source.demux import (
+    BACKWARD_SLACK,
+    PIPE,
+    SECONDS_BEYOND,
+    SEEKABLE,
+    Rebase,
+    Stamper,
+    demux,
+    ffmpeg_reason,
+    is_cover,
+    open_container,
+    packet_end,
+    packet_seconds,
+)
+from vdeblur.source.hdr import read_hdr
+from vdeblur.source.info import SourceInfo
+from vdeblur.source.pictures import PICTURE_RATE, PictureSource, display_matrix, to_planar
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
-PICTURE_RATE = Fraction(25)  # frames a second of a folder of pictures, which has none of its own
-SECONDS_BEYOND = 10  # how far past the end of a cut-out part the other streams are read
-SEEKABLE = {
-    "mov,mp4,m4a,3gp,3g2,mj2",
-    "matroska,webm",
-    "avi",
-}  # formats with an index; others are read from their start
-BACKWARD_SLACK = Fraction(1, 1000)
-JUMP_SECONDS = 1  # decoding times that go back further than this are those of another file, joined to the first
 MISSING_SECONDS = Fraction(1, 4)  # how much earlier than announced a file may end without being called cut off
 # Decoders that see transparency, which the ones FFmpeg takes by itself leave away.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 ENCRYPTED_TAGS = {"encv", "drmi"}  # what MP4 calls video that only a licence opens: ISO/IEC 23001-7, FairPlay
-
-PIPE = Path("-")  # standard input, or output
-
-
-@dataclass
-class SourceInfo:
-    """What is known of a source before its first frame is decoded.
-
-    frames_estimate: None where nothing is known. picture_format: planar, as the frames will have it. hdr: what there is
-    beyond the colour tags. display_matrix: FFmpeg's nine numbers of rotation and mirroring, or nothing. interlaced:
-    whether the first frame is. field_order: FFmpeg's number (AV_FIELD_*).
-    """
-
-    path: Path
-    width: int
-    height: int
-    picture_format: str
-    codec: str
-    time_base: Fraction
-    rate: Fraction
-    frames_estimate: int | None
-    duration_seconds: Fraction | None
-    rotation: int = 0
-    display_matrix: tuple[int, ...] = ()
-    sample_aspect_ratio: Fraction | None = None
-    variable_rate: bool = False  # as far as the container tells
-    streams: list[str] = field(default_factory=list)
-    color: dict[str, int] = field(default_factory=dict)
-    hdr: Hdr = field(default_factory=Hdr)
-    interlaced: bool = False
-    field_order: int = 0
 
 
 def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSource":
@@ -93,7 +64,9 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file or folder", "check the path") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {_reason(error)}", "check the path and its permissions") from error
+        raise InputError(
+            f"{path} cannot be read: {ffmpeg_reason(error)}", "check the path and its permissions"
+        ) from error
 
 
 class VideoSource:
@@ -124,7 +97,7 @@ class VideoSource:
         decoder = self.decoder if self.is_pipe else _decoder_for(video)
         held: list[av.VideoFrame | av.Packet] = []
         try:
-            for packet in _demux(container):
+            for packet in demux(container):
                 if packet is None or packet.stream.index != video.index:
                     held += [] if packet is None else [packet]
                     continue
@@ -184,7 +157,7 @@ class VideoSource:
             frames_estimate=self._estimate_frames(duration, rate),
             duration_seconds=duration,
             rotation=first.rotation,
-            display_matrix=_display_matrix(first),
+            display_matrix=display_matrix(first),
             sample_aspect_ratio=self.video.sample_aspect_ratio or None,
             variable_rate=bool(self.video.base_rate) and self.video.base_rate != self.video.average_rate,
         )
@@ -290,7 +263,7 @@ class VideoSource:
         early: deque[av.Packet] = (
             deque()
         )  # with a number of frames the end is only known there: nothing may overtake it
-        stamper = _Stamper(self.info, self.warn)
+        stamper = Stamper(self.info, self.warn)
         for item in self._decoded(others):
             if isinstance(item, av.Packet):
                 seconds = packet_seconds(item)
@@ -335,12 +308,12 @@ class VideoSource:
                 rebase.move(item)
             yield item
         self.held = []
-        for packet in _demux(self.container):  # all streams, since they jump together where files were joined
+        for packet in demux(self.container):  # all streams, since they jump together where files were joined
             if packet is None:
                 self.damaged += 1
                 continue
             rebase.move(packet)
-            self.last_seconds = max(self.last_seconds, _packet_end(packet) or self.last_seconds)
+            self.last_seconds = max(self.last_seconds, packet_end(packet) or self.last_seconds)
             if packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty ones at the end
                 if others:
                     yield packet
@@ -371,7 +344,7 @@ class VideoSource:
             )
             self.warn("W_INPUT_TRUNCATED", message)
 
-    def _frame(self, picture: av.VideoFrame, stamper: "_Stamper") -> Frame:
+    def _frame(self, picture: av.VideoFrame, stamper: "Stamper") -> Frame:
         if (picture.width, picture.height) != (self.info.width, self.info.height):
             found = f"{picture.width}x{picture.height}"
             raise InputError(
@@ -384,218 +357,12 @@ class VideoSource:
             raise InputError(f"{self.path}: the pixel format changes to {found} at frame {stamper.count}", "split it")
         pts = stamper.stamp(picture.pts)
         if picture.format.name != self.info.picture_format:
-            picture = _to_planar(picture, self.info.picture_format)
+            picture = to_planar(picture, self.info.picture_format)
         return Frame(picture, pts, self.info.time_base)
 
     def close(self) -> None:
         """Close the file."""
         self.container.close()
-
-
-class Rebase:
-    """Move packets on in time where a stream jumps back, as where two recordings were joined into one file.
-
-    All streams of the second recording are moved by the same time, so that they stay together. Shared by all
-    streams of a file; packets must come in its order.
-    """
-
-    def __init__(self, warn: Warn | None = None) -> None:
-        self.warn = warn
-        self.offsets = [Fraction(0)]  # of the first recording, the second, ...
-        self.recording: dict[int, int] = {}  # in which one each stream is
-        self.last: dict[int, Fraction] = {}  # the last decoding time of each stream, before it was moved
-        self.end = Fraction(0)  # of all that was seen, moved
-
-    def move(self, packet: av.Packet) -> None:
-        """Move a packet to where it belongs."""
-        if packet.dts is None or packet.time_base is None:
-            return
-        index, seconds = packet.stream.index, packet.dts * packet.time_base
-        if seconds < self.last.get(index, seconds) - JUMP_SECONDS:
-            self.recording[index] = self.recording.get(index, 0) + 1
-            if self.recording[index] == len(self.offsets):
-                self.offsets.append(self.end - seconds)
-                if self.warn is not None:
-                    message = f"times jump back from {float(self.last[index]):.2f} to {float(seconds):.2f} s"
-                    self.warn("W_TIMESTAMPS", f"{message}; what follows is moved on")
-        self.last[index] = seconds
-        offset = round(self.offsets[self.recording.get(index, 0)] / packet.time_base)
-        if offset:
-            packet.dts += offset
-            packet.pts = None if packet.pts is None else packet.pts + offset
-        self.end = max(self.end, (packet.dts + (packet.duration or 0)) * packet.time_base)
-
-
-class _Stamper:
-    """Give every frame a time: its own, or for streams that carry none the next one at the nominal rate."""
-
-    def __init__(self, info: SourceInfo, warn: Warn) -> None:
-        self.step = max(round(1 / (info.rate * info.time_base)), 1)
-        self.warn = warn
-        self.last: int | None = None
-        self.count = 0
-        self.warned = False
-
-    def stamp(self, pts: int | None) -> int:
-        """Give the time of the next frame; times that do not advance are moved on by one frame."""
-        wrong = pts is None or (self.last is not None and pts <= self.last)
-        if wrong and not self.warned:
-            self.warned = True
-            what = "no time" if pts is None else "a time before its predecessor's"
-            self.warn("W_TIMESTAMPS", f"frame {self.count} has {what}; such frames are spaced at the nominal rate")
-        if pts is None or wrong:
-            pts = 0 if self.last is None else self.last + self.step
-        self.last = pts
-        self.count += 1
-        return pts
-
-
-class PictureSource:
-    """A folder of numbered pictures, in natural order of their names."""
-
-    pictures = True
-
-    def __init__(self, path: Path, cut: Cut) -> None:
-        self.path = path
-        files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()]
-        files.sort(key=natural_key)
-        if not files:
-            kinds = ", ".join(sorted(PICTURE_SUFFIXES))
-            raise InputError(f"{path}: no pictures in this folder", f"expected files ending in {kinds}")
-        self.first = math.ceil((cut.start or 0) * PICTURE_RATE)
-        stop = len(files) if cut.stop is None else math.ceil(cut.stop * PICTURE_RATE)
-        files = files[self.first : stop][: cut.frames]
-        if not files:
-            raise InputError(f"{path}: there is no picture in the part asked for", "check -ss, -t and --to")
-        self.files = files
-        picture, codec = read_picture(files[0])
-        form = planar_name(picture.format.name)
-        if layout_of(form) is None:
-            raise InputError(f"{files[0]}: pixel format {picture.format.name} is not supported")
-        self.info = SourceInfo(
-            path=path,
-            width=picture.width,
-            height=picture.height,
-            picture_format=form,
-            codec=codec,
-            time_base=1 / PICTURE_RATE,
-            rate=PICTURE_RATE,
-            frames_estimate=len(files),
-            duration_seconds=len(files) / PICTURE_RATE,
-            rotation=picture.rotation,
-            display_matrix=_display_matrix(picture),
-            streams=[f"{len(files)} pictures"],
-            color={"primaries": 2, "transfer": 2, "matrix": int(picture.colorspace), "range": int(picture.color_range)},
-        )
-
-    extras: tuple[av.stream.Stream, ...] = ()
-    start_seconds = Fraction(0)
-    cut_begin: Fraction | None = None
-    cut_end: Fraction | None = None
-    damaged = 0
-
-    @property
-    def first_seconds(self) -> Fraction:
-        """From when on segments are counted."""
-        return self.first / PICTURE_RATE
-
-    seekable = True
-    is_pipe = False
-
-    @property
-    def wanted_seconds(self) -> Fraction:
-        """How long the part asked for is."""
-        return len(self.files) / PICTURE_RATE
-
-    def items(self) -> Iterator[Frame | av.Packet]:
-        """Give a frame per picture."""
-        return self.frames()
-
-    def frames(self, seek: Fraction | None = None) -> Iterator[Frame]:
-        """Give a frame per picture; see VideoSource.frames."""
-        skipped = 0 if seek is None else max(math.floor(seek * PICTURE_RATE) - self.first, 0)
-        for index, file in enumerate(self.files[skipped:], self.first + skipped):
-            picture, _ = read_picture(file)
-            if (picture.width, picture.height) != (self.info.width, self.info.height):
-                raise InputError(
-                    f"{file} is {picture.width}x{picture.height}, the first picture {self.info.width}x"
-                    f"{self.info.height}",
-                    "all pictures of a folder must have one size",
-                )
-            if planar_name(picture.format.name) != self.info.picture_format:
-                raise InputError(
-                    f"{file} has the pixel format {picture.format.name}, the first picture another one",
-                    "all pictures of a folder must have one format; convert them to PNG of one kind",
-                )
-            if picture.format.name != self.info.picture_format:
-                picture = _to_planar(picture, self.info.picture_format)
-            yield Frame(picture, index, self.info.time_base, file.name)
-
-    def close(self) -> None:
-        """Nothing is open between pictures."""
-
-
-def natural_key(path: Path) -> list[tuple[int, str]]:
-    """Order names as people do: frame2 before frame10."""
-    parts = re.findall(r"\d+|\D+", path.name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
-
-
-def read_picture(path: Path) -> tuple[av.VideoFrame, str]:
-    """Decode one picture file; gives it with the name of its codec."""
-    try:
-        with av.open(str(path.absolute())) as container:
-            picture = next(container.decode(video=0))
-            return picture, container.streams.video[0].codec_context.name
-    except (av.error.FFmpegError, OSError, StopIteration, IndexError) as error:
-        raise InputError(f"{path} cannot be read as a picture: {_reason(error)}", "remove or replace it") from error
-
-
-def _to_planar(picture: av.VideoFrame, name: str) -> av.VideoFrame:
-    """Lay the samples out in planes, without touching their values."""
-    planar = picture.reformat(format=name)
-    planar.colorspace, planar.color_range = picture.colorspace, picture.color_range
-    planar.color_primaries, planar.color_trc = picture.color_primaries, picture.color_trc
-    return planar
-
-
-def open_container(path: Path) -> av.container.InputContainer:
-    """Open a file for reading.
-
-    Raises: InputError.
-    """
-    try:
-        return av.open("pipe:0" if path == PIPE else str(path.absolute()), metadata_errors="replace")
-    except (av.error.FFmpegError, OSError) as error:
-        if path == PIPE:
-            raise InputError(f"standard input is not a video: {_reason(error)}", "pipe in y4m or nut") from error
-        raise InputError(f"{path} cannot be read as video: {_reason(error)}", _hint(path, error)) from error
-
-
-def _demux(container: av.container.InputContainer) -> Iterator[av.Packet | None]:
-    """Demux all streams; None for a place that cannot be read. Ends at the end of what can."""
-    packets = container.demux()
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except av.error.FFmpegError:
-            yield None  # FFmpeg's demuxers do not go on after an error
-            return
-        yield packet
-
-
-def _display_matrix(picture: av.VideoFrame) -> tuple[int, ...]:
-    for data in cast(Iterable[SideData], picture.side_data):
-        if data.type.name == "DISPLAYMATRIX":
-            return struct.unpack("=9i", bytes(data))
-    return ()
-
-
-def is_cover(stream: Stream) -> bool:
-    """Whether a video stream is only a picture that belongs to the file."""
-    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _decoder_for(video: av.VideoStream) -> av.VideoCodecContext:
@@ -620,32 +387,7 @@ def _foreign_codec(path: Path) -> str:
     return found[1].rstrip(",") if found else "unknown codec"
 
 
-def _packet_end(packet: av.Packet) -> Fraction | None:
-    seconds = packet_seconds(packet)
-    return None if seconds is None else seconds + (packet.duration or 0) * packet.time_base
-
-
-def packet_seconds(packet: av.Packet) -> Fraction | None:
-    """Give when a packet is shown, or else decoded; None where it does not say."""
-    time = packet.pts if packet.pts is not None else packet.dts
-    return None if time is None or packet.time_base is None else time * packet.time_base
-
-
 def _describe_stream(stream: av.stream.Stream) -> str:
     context = getattr(stream, "codec_context", None)
     codec = getattr(context, "name", None) or "?"
     return f"{stream.type}:{codec}"
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _hint(path: Path, error: BaseException) -> str:
-    if isinstance(error, PermissionError):
-        return "check its permissions"
-    with path.open("rb") as file:
-        head = file.read(12)
-    if head[4:8] == b"ftyp":
-        return "the file is incomplete: it has no index (moov); copy it again, or repair it"
-    return "is it a video file? it may be damaged or incomplete"

@@ -12,10 +12,10 @@ import av
 import av.error
 from av.filter import Graph
 
-from vdeblur.decode import SourceInfo
 from vdeblur.errors import InputError
 from vdeblur.events import Warn
 from vdeblur.frame import Frame
+from vdeblur.source.info import SourceInfo
 
 
 class Deinterlacer:

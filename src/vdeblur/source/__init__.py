@@ -1,0 +1,1 @@
+"""Video files and picture folders, read as frames and packets."""

@@ -1,0 +1,140 @@
+"""Containers opened, and packets with corrected times."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+from av.stream import Disposition, Stream
+
+from vdeblur.errors import InputError
+from vdeblur.events import Warn
+from vdeblur.source.info import SourceInfo
+
+SECONDS_BEYOND = 10  # how far past the end of a cut-out part the other streams are read
+SEEKABLE = {
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "matroska,webm",
+    "avi",
+}  # formats with an index; others are read from their start
+BACKWARD_SLACK = Fraction(1, 1000)
+JUMP_SECONDS = 1  # decoding times that go back further than this are those of another file, joined to the first
+PIPE = Path("-")  # standard input, or output
+
+
+class Rebase:
+    """Move packets on in time where a stream jumps back, as where two recordings were joined into one file.
+
+    All streams of the second recording are moved by the same time, so that they stay together. Shared by all
+    streams of a file; packets must come in its order.
+    """
+
+    def __init__(self, warn: Warn | None = None) -> None:
+        self.warn = warn
+        self.offsets = [Fraction(0)]  # of the first recording, the second, ...
+        self.recording: dict[int, int] = {}  # in which one each stream is
+        self.last: dict[int, Fraction] = {}  # the last decoding time of each stream, before it was moved
+        self.end = Fraction(0)  # of all that was seen, moved
+
+    def move(self, packet: av.Packet) -> None:
+        """Move a packet to where it belongs."""
+        if packet.dts is None or packet.time_base is None:
+            return
+        index, seconds = packet.stream.index, packet.dts * packet.time_base
+        if seconds < self.last.get(index, seconds) - JUMP_SECONDS:
+            self.recording[index] = self.recording.get(index, 0) + 1
+            if self.recording[index] == len(self.offsets):
+                self.offsets.append(self.end - seconds)
+                if self.warn is not None:
+                    message = f"times jump back from {float(self.last[index]):.2f} to {float(seconds):.2f} s"
+                    self.warn("W_TIMESTAMPS", f"{message}; what follows is moved on")
+        self.last[index] = seconds
+        offset = round(self.offsets[self.recording.get(index, 0)] / packet.time_base)
+        if offset:
+            packet.dts += offset
+            packet.pts = None if packet.pts is None else packet.pts + offset
+        self.end = max(self.end, (packet.dts + (packet.duration or 0)) * packet.time_base)
+
+
+class Stamper:
+    """Give every frame a time: its own, or for streams that carry none the next one at the nominal rate."""
+
+    def __init__(self, info: SourceInfo, warn: Warn) -> None:
+        self.step = max(round(1 / (info.rate * info.time_base)), 1)
+        self.warn = warn
+        self.last: int | None = None
+        self.count = 0
+        self.warned = False
+
+    def stamp(self, pts: int | None) -> int:
+        """Give the time of the next frame; times that do not advance are moved on by one frame."""
+        wrong = pts is None or (self.last is not None and pts <= self.last)
+        if wrong and not self.warned:
+            self.warned = True
+            what = "no time" if pts is None else "a time before its predecessor's"
+            self.warn("W_TIMESTAMPS", f"frame {self.count} has {what}; such frames are spaced at the nominal rate")
+        if pts is None or wrong:
+            pts = 0 if self.last is None else self.last + self.step
+        self.last = pts
+        self.count += 1
+        return pts
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a file for reading.
+
+    Raises: InputError.
+    """
+    try:
+        return av.open("pipe:0" if path == PIPE else str(path.absolute()), metadata_errors="replace")
+    except (av.error.FFmpegError, OSError) as error:
+        if path == PIPE:
+            raise InputError(f"standard input is not a video: {ffmpeg_reason(error)}", "pipe in y4m or nut") from error
+        raise InputError(f"{path} cannot be read as video: {ffmpeg_reason(error)}", _hint(path, error)) from error
+
+
+def demux(container: av.container.InputContainer) -> Iterator[av.Packet | None]:
+    """Demux all streams; None for a place that cannot be read. Ends at the end of what can."""
+    packets = container.demux()
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.error.FFmpegError:
+            yield None  # FFmpeg's demuxers do not go on after an error
+            return
+        yield packet
+
+
+def is_cover(stream: Stream) -> bool:
+    """Whether a video stream is only a picture that belongs to the file."""
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def packet_end(packet: av.Packet) -> Fraction | None:
+    """Return when a packet ends, in seconds; None where it has no time."""
+    seconds = packet_seconds(packet)
+    return None if seconds is None else seconds + (packet.duration or 0) * packet.time_base
+
+
+def packet_seconds(packet: av.Packet) -> Fraction | None:
+    """Give when a packet is shown, or else decoded; None where it does not say."""
+    time = packet.pts if packet.pts is not None else packet.dts
+    return None if time is None or packet.time_base is None else time * packet.time_base
+
+
+def ffmpeg_reason(error: BaseException) -> str:
+    """Return the system's or FFmpeg's words for an error."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _hint(path: Path, error: BaseException) -> str:
+    if isinstance(error, PermissionError):
+        return "check its permissions"
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp":
+        return "the file is incomplete: it has no index (moov); copy it again, or repair it"
+    return "is it a video file? it may be damaged or incomplete"
