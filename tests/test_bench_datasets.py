@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.servers import Place, Server, serving
-from vdeblur import download, files
+from vdeblur import files
 from vdeblur.bench import datasets, fetch
 from vdeblur.bench.datasets import Archive, DataSet, KnownSet, Origin, Span, known_sets
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, ModelError, OutputError, UsageError
 from vdeblur.events import Talk
+from vdeblur.fetch import http
 
 
 def fill(folder: Path, *folders: str, frames: int = 3, suffix: str = ".png") -> Path:
@@ -185,7 +186,7 @@ def test_only_the_original_gopro_has_blur_gamma(tmp_path: Path) -> None:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     from huggingface_hub import constants
 
-    monkeypatch.setattr(download, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(http, "WAIT_SECONDS", 0.01)
     with serving() as running:
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
         template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -255,16 +256,16 @@ def test_broken_connections_and_wrong_bytes_on_the_way(server: Server, monkeypat
     monkeypatch.setattr(fetch, "READ_BYTES", 50_000)
     data = zipped()
     server.places[HUB_PATH] = Place(data, drop_after=[10**9, 10**9, 10**9, 500, 10**9, 20_000])
-    spoilt, calls = download.RangeFile.readinto, []
+    spoilt, calls = http.RangeFile.readinto, []
 
-    def readinto(self: download.RangeFile, buffer) -> int:
+    def readinto(self: http.RangeFile, buffer) -> int:
         count = spoilt(self, buffer)
         calls.append(count)
         if len(calls) == 6:
             buffer[: count // 2] = bytes(count // 2)
         return count
 
-    monkeypatch.setattr(download.RangeFile, "readinto", readinto)
+    monkeypatch.setattr(http.RangeFile, "readinto", readinto)
     assert is_whole(fetch.obtain(films(ON_HUB), "test", "blur", Talk()))
     assert not server.places[HUB_PATH].drop_after, "every break was met"
 
@@ -277,7 +278,7 @@ def test_a_server_that_is_busy_at_first_is_asked_again(server: Server, monkeypat
         waited.append(seconds)
         place.status = 200 if len(waited) == 2 else 503
 
-    monkeypatch.setattr(download, "_wait", wait)
+    monkeypatch.setattr(http, "_wait", wait)
     assert is_whole(fetch.obtain(films(ON_HUB), "test", "blur", Talk()))
     assert waited == [0.01, 0.02]
     place.status = 404  # which will not change
@@ -409,15 +410,15 @@ def test_an_address_that_ran_out_is_asked_for_again(server: Server, monkeypatch:
     data = zipped()
     server.places[HUB_PATH] = server.places["/signed"] = Place(data)
     monkeypatch.setattr(fetch, "READ_BYTES", 50_000)
-    opened = download.RangeFile.open_url
+    opened = http.RangeFile.open_url
 
-    def open_url(url: str, name: str, talk: Talk) -> download.RangeFile:
+    def open_url(url: str, name: str, talk: Talk) -> http.RangeFile:
         remote = opened(url, name, talk)
         assert remote is not None
         remote.url = f"{server.url}/expired"
         return remote
 
-    monkeypatch.setattr(download.RangeFile, "open_url", open_url)
+    monkeypatch.setattr(http.RangeFile, "open_url", open_url)
     assert is_whole(fetch.obtain(films(ON_HUB), "test", "blur", Talk()))
     assert server.asked["GET /expired"] == 1
 

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.servers import FOLDER, QUOTA, Place, Server, lead_here, serving
-from vdeblur import download, files
-from vdeblur.download import FetchError, RemoteFile, Source, fetch
+from vdeblur import files
 from vdeblur.errors import ExitStatus, InterruptedRunError, ModelError
 from vdeblur.events import Talk
+from vdeblur.fetch import http
+from vdeblur.fetch.http import FetchError
+from vdeblur.fetch.sources import RemoteFile, Source, fetch
 
 DATA = random.Random(0).randbytes(700_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -28,8 +30,8 @@ DRIVE_ID = "file-0123456789-0123456789-01"
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(download, "WAIT_SECONDS", 0.01)
-    monkeypatch.setattr(download, "CHUNK_BYTES", 10_000)  # what a broken connection may cost
+    monkeypatch.setattr(http, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(http, "CHUNK_BYTES", 10_000)  # what a broken connection may cost
     with serving() as running:
         yield running
 
@@ -119,22 +121,22 @@ def test_a_connection_that_never_holds(server: Server, tmp_path: Path) -> None:
     server.places["/net.pth"] = Place(DATA, drop_after=[0] * 50)
     with pytest.raises(FetchError, match=r"could not be fetched: 127.0.0.1: the connection broke"):
         fetch(https(server, **PINNED), tmp_path, Talk())
-    assert server.asked["GET /net.pth"] == download.ATTEMPTS
+    assert server.asked["GET /net.pth"] == http.ATTEMPTS
 
 
 def test_a_file_that_always_breaks_and_cannot_be_gone_on_with(server: Server, tmp_path: Path) -> None:
     server.places["/net.pth"] = Place(DATA, drop_after=[300_000] * 100_000)
     with pytest.raises(FetchError, match="could not be fetched"):
         fetch(https(server), tmp_path, Talk())
-    assert server.asked["GET /net.pth"] == download.ATTEMPTS
+    assert server.asked["GET /net.pth"] == http.ATTEMPTS
     server.places["/all.zip"] = Place(archive(), ranges=False, drop_after=[300_000] * 100_000)
     with pytest.raises(FetchError, match="could not be fetched"):
         fetch(zipped(server), tmp_path, Talk())
-    assert server.asked["GET /all.zip"] == 1 + download.ATTEMPTS, "one to see whether it answers ranges"
+    assert server.asked["GET /all.zip"] == 1 + http.ATTEMPTS, "one to see whether it answers ranges"
 
 
 def test_a_server_that_sends_a_crumb_each_time(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "ATTEMPTS_ALTOGETHER", 12)
+    monkeypatch.setattr(http, "ATTEMPTS_ALTOGETHER", 12)
     server.places["/net.pth"] = Place(DATA, drop_after=[10_000] * 100_000)
     with pytest.raises(FetchError, match="could not be fetched"):
         fetch(https(server, **PINNED), tmp_path, Talk())
@@ -169,7 +171,7 @@ def test_what_is_not_the_file_is_refused(server: Server, tmp_path: Path, kind: s
         fetch(faulty(kind, server), tmp_path, Talk())
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "net.pth").exists()
-    assert server.asked["GET /net.pth"] == (download.ATTEMPTS if kind == "503" else 1)
+    assert server.asked["GET /net.pth"] == (http.ATTEMPTS if kind == "503" else 1)
 
 
 @pytest.mark.parametrize("kind", ["digest", "404", "page"])
@@ -181,7 +183,7 @@ def test_the_next_source_serves_instead(server: Server, tmp_path: Path, kind: st
 
 
 def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(http, "WAIT_SECONDS", 0.01)
     with serving() as gone:
         remote = https(gone)
     with pytest.raises(FetchError, match=r"127.0.0.1: cannot be reached"):
@@ -360,7 +362,7 @@ def test_encryption_is_not_lost_on_the_way() -> None:
         status_code, url = 200, "http://elsewhere"
 
     with pytest.raises(FetchError, match="not encrypted"):
-        download._check_answer(Answer(), "https://here")
+        http._check_answer(Answer(), "https://here")
 
 
 def _hold(lock: Path, begun, until) -> None:

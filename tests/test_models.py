@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from tests import clips
 from tests.conftest import ROOT
 from tests.servers import Place, Server, lead_here, serving
-from vdeblur import checkpoint, download, networks, weights
+from vdeblur import checkpoint, networks, weights
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.events import Talk
+from vdeblur.fetch import http
 from vdeblur.networks.bimnet import BIMNet
 from vdeblur.networks.layers import Network
 
@@ -137,7 +138,7 @@ START = saved({"part.weight": torch.ones(2, 3)})
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    monkeypatch.setattr(download, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(http, "WAIT_SECONDS", 0.01)
     few = {name: networks.NETWORKS[name] for name in ("identity", "lite")}
     monkeypatch.setattr(weights, "NETWORKS", {**few, "toy": Toy})
     monkeypatch.setattr(weights, "PARTS", {**networks.PARTS, "toy-part": ToyPart})

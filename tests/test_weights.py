@@ -9,8 +9,9 @@ import torch
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import download, networks, registry, weights
+from vdeblur import networks, registry, weights
 from vdeblur.errors import ExitStatus, ModelError
+from vdeblur.fetch import http, sources
 from vdeblur.networks.lite import Lite
 
 UNPINNED = {"cdvd-tsp", "pvdnet", "pvdnet-large", "pwc-net", "dstnet-plus", "dstnet-plus-l"}
@@ -202,8 +203,8 @@ def test_what_servers_send_instead_of_weights_is_named(tmp_path: Path, content: 
     path.write_text(content)
     with pytest.raises(ModelError, match=f"is {kind}"):
         weights.load_model("lite", path)
-    with pytest.raises(download.DigestError, match=f"is {kind}"):
-        download.verify(path, download.RemoteFile("net.pth", ()))
+    with pytest.raises(http.DigestError, match=f"is {kind}"):
+        sources.verify(path, sources.RemoteFile("net.pth", ()))
 
 
 def test_a_folder_is_called_a_folder(vdeblur, tmp_path: Path) -> None:

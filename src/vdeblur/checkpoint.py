@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vdeblur.download import text_kind
 from vdeblur.errors import ModelError
+from vdeblur.fetch.sources import text_kind
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model")  # keys under which checkpoints keep their tensors
 DTYPES = {  # that weights may have

@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vdeblur.download import DIGESTS, RemoteFile, Source
 from vdeblur.errors import ModelError
+from vdeblur.fetch.sources import DIGESTS, RemoteFile, Source
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
 # What a source of each kind must tell, and what it may.

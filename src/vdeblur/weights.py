@@ -15,11 +15,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vdeblur import download, files
+from vdeblur import files
 from vdeblur.checkpoint import fit, read_checkpoint
-from vdeblur.download import RemoteFile, Source
 from vdeblur.errors import ModelError, UsageError
 from vdeblur.events import Talk
+from vdeblur.fetch import http, sources
+from vdeblur.fetch.sources import RemoteFile, Source
 from vdeblur.networks import NETWORKS, PARTS
 from vdeblur.networks.layers import Network
 from vdeblur.registry import NAME, Entry, Weights, read_registry
@@ -211,7 +212,7 @@ def check(entry: Entry, weights: Weights) -> str:
     """Read weights that are there and compare them: "whole", "damaged", "absent", or "not readable by you"."""
     if weights.in_package:
         return (
-            "whole" if download.digests(_in_package(weights))["sha256"] == weights.remote.pins["sha256"] else "damaged"
+            "whole" if sources.digests(_in_package(weights))["sha256"] == weights.remote.pins["sha256"] else "damaged"
         )
     place = _place(entry, weights)
     try:
@@ -226,7 +227,7 @@ def check(entry: Entry, weights: Weights) -> str:
     if record is None or any(record.digests.get(kind) != pin for kind, pin in weights.remote.pins.items()):
         return "damaged"
     try:
-        return "whole" if download.digests(place)["sha256"] == record.converted_sha256 else "damaged"
+        return "whole" if sources.digests(place)["sha256"] == record.converted_sha256 else "damaged"
     except OSError:
         return "damaged"
 
@@ -290,8 +291,8 @@ def _fetch(entry: Entry, weights: Weights, place: Path, talk: Talk) -> Path:
         _ask_for_unpinned(entry, weights, talk)
     folder = files.cache_folder() / "downloads" / full_name
     try:
-        fetched = download.fetch(remote, folder, talk, lambda source: _announce(entry, weights, source, talk))
-    except download.FetchError as error:
+        fetched = sources.fetch(remote, folder, talk, lambda source: _announce(entry, weights, source, talk))
+    except http.FetchError as error:
         if remote.remembered and "has changed since" in error.message:
             hint = f"vdeblur models remove {full_name} --forget accepts the new one; at once: {_at_once()}"
         elif talk.is_offline:
@@ -331,7 +332,7 @@ def _ask_for_unpinned(entry: Entry, weights: Weights, talk: Talk) -> None:
     places = [
         source.place + (", unencrypted" if source.place.startswith("http:") else "")
         for source in weights.remote.sources
-        if source.kind in download.FETCHERS
+        if source.kind in sources.FETCHERS
     ]
     full_name = f"{entry.name}@{weights.name}"
     size = f"about {weights.megabytes:g} MB" if weights.megabytes else "size unknown"
@@ -405,7 +406,7 @@ def _convert(
         safetensors.torch.save_file(tensors, temporary, metadata)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        converted = download.digests(temporary)["sha256"]
+        converted = sources.digests(temporary)["sha256"]
         record = Record(path.name, source, digests, path.stat().st_size, converted, imported)
         _write_record(place.with_suffix(".json"), record)
         # safetensors keeps its files from other users; the record was written by the user's umask.
@@ -442,12 +443,12 @@ def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[Entry, Weigh
     place = files.cache_folder() / "models" / entry.name / f"{wanted}.safetensors"
     with files.locked(place.with_suffix(".lock"), talk):
         if weights is None:
-            found = download.digests(path)
+            found = sources.digests(path)
         else:
             remote = _with_remembered(weights.remote, place)
             try:
-                found = download.verify(path, dataclasses.replace(remote, name=path.name))
-            except download.DigestError as error:
+                found = sources.verify(path, dataclasses.replace(remote, name=path.name))
+            except http.DigestError as error:
                 forget = f"if you trust the new one: vdeblur models remove {entry.name}@{wanted} --forget"
                 hint = forget if remote.remembered else _other_name(entry, wanted, path)
                 raise ModelError(error.message, hint) from error
@@ -463,8 +464,8 @@ def _other_name(entry: Entry, wanted: str, path: Path) -> str:
     """Say under which name a file may be imported that is not what the user took it for."""
     for name, weights in entry.weights.items():
         if weights.remote.pins and name != wanted:
-            with contextlib.suppress(download.DigestError):
-                download.verify(path, weights.remote)
+            with contextlib.suppress(http.DigestError):
+                sources.verify(path, weights.remote)
                 return f"it is {entry.name}@{name}: use --as {entry.name}@{name}"
     return f"if it is a file of your own: --as {entry.name}@mine"
 

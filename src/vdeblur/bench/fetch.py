@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vdeblur import download, files
+from vdeblur import files
 from vdeblur.bench.datasets import Archive, KnownSet, Origin
-from vdeblur.download import FetchError, RemoteFile, Source
 from vdeblur.errors import ModelError, OutputError
 from vdeblur.events import Talk
+from vdeblur.fetch import http, sources
+from vdeblur.fetch.http import FetchError
+from vdeblur.fetch.sources import RemoteFile, Source
 
 READ_BYTES = 8 << 20  # at once out of a zip on its server: several pictures
 SPARE = 1.02  # of the room that members need, for what file systems round up
@@ -96,7 +98,7 @@ def _size_of(archive: Archive) -> str:
 
 def _unpack(known: KnownSet, split: str, origin: Origin, archive: Archive, folder: Path, talk: Talk) -> None:
     """Bring the members of an archive that are wanted into a folder."""
-    url = archive.url or download.hub_address(archive.repo, archive.revision, archive.file)
+    url = archive.url or sources.hub_address(archive.repo, archive.revision, archive.file)
     facts = {"dataset": known.title, "split": split, "file": archive.name, "source": url, "license": known.license}
     verification = "pinned" if archive.pinned else "unpinned"
     talk.notify("dataset_download", {**facts, "megabytes": archive.megabytes, "verification": verification})
@@ -110,7 +112,7 @@ def _unpack(known: KnownSet, split: str, origin: Origin, archive: Archive, folde
     except OSError as error:
         raise files.cache_error(error) from error
     if archive.name.endswith(".zip"):
-        remote = download.RangeFile.open_url(url, archive.name, talk)
+        remote = http.RangeFile.open_url(url, archive.name, talk)
         if remote is not None:
             with contextlib.closing(remote), io.BufferedReader(remote, READ_BYTES) as opened:
                 _unpack_zip(opened, archive.name, is_wanted, folder, talk)
@@ -129,7 +131,7 @@ def _whole(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterator[Pat
     _check_room(folder, size if archive.name.endswith(".zip") else 2 * size, archive.name)
     pins = {"sha256": archive.sha256} if archive.sha256 else {}
     remote = RemoteFile(archive.name, (Source("https", {"url": url}),), pins)
-    path = download.fetch(remote, folder / "archives", talk).path
+    path = sources.fetch(remote, folder / "archives", talk).path
     yield path
     path.unlink()
 
@@ -137,7 +139,7 @@ def _whole(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterator[Pat
 def _size_at(url: str, archive: Archive, talk: Talk) -> int:
     """Give an archive's bytes as its server tells them, else as datasets.toml does; 0 where neither knows."""
     with contextlib.suppress(FetchError):  # whoever fetches it asks again, and tells what is wrong
-        remote = download.RangeFile.open_url(url, archive.name, talk)
+        remote = http.RangeFile.open_url(url, archive.name, talk)
         if remote is not None:
             with contextlib.closing(remote):
                 return remote.size
@@ -165,7 +167,7 @@ def _unpack_zip(opened: Any, name: str, is_wanted: Callable[[str], bool], folder
     try:
         archive = zipfile.ZipFile(opened)
         wanted = [info for info in archive.infolist() if not info.is_dir() and is_wanted(info.filename)]
-    except download.BAD_ZIP as error:
+    except sources.BAD_ZIP as error:
         raise FetchError(f"{name} is not a usable zip ({error})") from error
     if not wanted:
         raise FetchError(f"{name} holds none of the files wanted")
@@ -186,7 +188,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, tal
         talk.check_stop()
         try:
             return archive.read(info)
-        except download.BAD_ZIP as error:
+        except sources.BAD_ZIP as error:
             if attempt == ATTEMPTS - 1:
                 raise FetchError(f"{name} is not a usable zip ({error})") from error
             _forget_buffered(archive)

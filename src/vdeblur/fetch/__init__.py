@@ -1,0 +1,1 @@
+"""Downloads: complete, verified and resumable."""
