@@ -10,7 +10,9 @@ import av
 import pytest
 
 from tests import clips
-from vdeblur.mux import Muxer, MuxOptions, container_format, other_packets, plan_streams
+from vdeblur.output.carry import container_format, plan_streams
+from vdeblur.output.muxer import Muxer, other_packets
+from vdeblur.output.tracks import MuxOptions
 from vdeblur.settings import Cut
 from vdeblur.source.video import open_source
 

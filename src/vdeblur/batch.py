@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from vdeblur import compare, encode, files, pipeline, sample
+from vdeblur import compare, files, pipeline, sample
 from vdeblur.errors import (
     BatchError,
     DamageError,
@@ -25,6 +25,7 @@ from vdeblur.errors import (
     error_facts,
 )
 from vdeblur.events import never
+from vdeblur.output import encoding
 from vdeblur.settings import Settings
 from vdeblur.source import demux
 from vdeblur.source.pictures import PICTURE_SUFFIXES, natural_key
@@ -121,7 +122,7 @@ def _written(path: Path, settings: Settings) -> Path:
         return path.absolute()
     if settings.encoding.lossless:
         return path.with_suffix(".mkv").absolute()
-    return path.absolute() if encode.is_container(path.suffix) else path.with_suffix(".mkv").absolute()
+    return path.absolute() if encoding.is_container(path.suffix) else path.with_suffix(".mkv").absolute()
 
 
 def check_extras(settings: Settings) -> None:
@@ -147,7 +148,7 @@ def comparison_of(job: Job, settings: Settings) -> Path:
     if settings.compare == "html":
         suffix = ".html"
     else:
-        is_video = not pipeline.writes_pictures(output, settings) and encode.is_container(output.suffix)
+        is_video = not pipeline.writes_pictures(output, settings) and encoding.is_container(output.suffix)
         suffix = output.suffix if is_video else ".mp4"
     stem = output.name if pipeline.writes_pictures(output, settings) else output.stem
     return output.with_name(f"{stem}_{settings.compare}{suffix}")

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import av
 import torch
 
-from vdeblur import encode, parts, segments, streams, threads
+from vdeblur import parts, segments, streams, threads
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, UsageError
 from vdeblur.frame import Frame
 from vdeblur.networks.layers import Network
+from vdeblur.output.encoding import VideoEncoding
+from vdeblur.output.pictures import PictureEncoding
 from vdeblur.plan import plan_tiles
 from vdeblur.restore import Restorer
 from vdeblur.settings import Settings
@@ -35,7 +37,7 @@ GRACE_SECONDS = 10  # that a signal waits for the segment in work, as long as so
 SEEK_BACK = (2, 10, 60)  # seconds before a segment at which its frames are looked for, one after the other
 
 Source = video.VideoSource | PictureSource
-Encoding = encode.VideoEncoding | encode.PictureEncoding
+Encoding = VideoEncoding | PictureEncoding
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class SegmentMaker:
             raise InputError(
                 f"{self.source.path}: its length is not known, so it cannot be shared out", "convert it to mkv"
             )
-        if settings.cut.frames is not None or isinstance(self.encoding, encode.PictureEncoding):
+        if settings.cut.frames is not None or isinstance(self.encoding, PictureEncoding):
             raise UsageError("pictures, and a number of --frames, cannot be shared out", "use -t, and write a video")
         first, beyond = (self.count * place // shares for place in (number - 1, number))
         return range(
@@ -170,7 +172,7 @@ class SegmentMaker:
         frames = info.frames_estimate
         if frames is None:
             return
-        if isinstance(encoding, encode.PictureEncoding):
+        if isinstance(encoding, PictureEncoding):
             bits = PNG_BITS
         else:
             bits = 2 * (FFV1_BITS if encoding.coding.lossless else USUAL_BITS)
@@ -294,7 +296,7 @@ class SegmentMaker:
 
     def end(self) -> Fraction | None:
         """Give when the last frame is over, on the source's clock, where the part asked for is a number of frames."""
-        pictures = isinstance(self.encoding, encode.PictureEncoding)
+        pictures = isinstance(self.encoding, PictureEncoding)
         if self.file.settings.cut.frames is None or self.source.is_pipe or pictures:
             return None
         last = max(pts for record in self.store.records.values() for _, pts, *_ in record.packets)

@@ -18,12 +18,13 @@ from typing import BinaryIO, Protocol
 import av
 import av.error
 
-from vdeblur.encode import PictureEncoding, VideoEncoding
 from vdeblur.errors import OutputError, VerificationError
 from vdeblur.events import Warn
 from vdeblur.files import sync_folder, write_error
 from vdeblur.frame import Frame
-from vdeblur.mux import Muxer
+from vdeblur.output.encoding import VideoEncoding
+from vdeblur.output.muxer import Muxer
+from vdeblur.output.pictures import PictureEncoding
 from vdeblur.segments import WHOLE, Record, Segment, Store
 from vdeblur.source import demux, pictures
 from vdeblur.source.pictures import PictureSource

@@ -23,7 +23,7 @@ from typing import Any
 import av
 import torch
 
-from vdeblur import __version__, choice, device, encode, events, files, mux, parts, segments, threads, tiles, weights
+from vdeblur import __version__, choice, device, events, files, parts, segments, threads, tiles, weights
 from vdeblur.errors import (
     DamageError,
     DeviceError,
@@ -37,6 +37,10 @@ from vdeblur.events import Talk, never
 from vdeblur.frame import Frame
 from vdeblur.maker import QUEUE_FRAMES, Encoding, Loaded, SegmentMaker, Source
 from vdeblur.networks.layers import Network
+from vdeblur.output import carry, tracks
+from vdeblur.output.encoding import VideoEncoding, warn_of_plans
+from vdeblur.output.muxer import Muxer, other_packets
+from vdeblur.output.pictures import PictureEncoding
 from vdeblur.plan import plan_tiles
 from vdeblur.profile import Profile
 from vdeblur.restore import Restorer
@@ -233,14 +237,14 @@ class FileRun:
             self.warn("W_RESUME", f"what an earlier run finished cannot be used: {store.reason}; beginning anew")
         return store
 
-    def _try_container(self, encoding: Encoding, source: Source) -> list[mux.StreamPlan]:
+    def _try_container(self, encoding: Encoding, source: Source) -> list[tracks.StreamPlan]:
         """Find out, and say, what becomes of the other streams, before any work."""
         deinterlace.announce(source.info, self.settings.encoding.deinterlace, self.warn)
-        if isinstance(encoding, encode.VideoEncoding):
+        if isinstance(encoding, VideoEncoding):
             plans = encoding.try_container(source)
         else:
-            plans = mux.drop_all(source, "has no place in a folder of pictures")
-        encode.warn_of_plans(plans, self.settings.encoding, self.warn)
+            plans = carry.drop_all(source, "has no place in a folder of pictures")
+        warn_of_plans(plans, self.settings.encoding, self.warn)
         return plans
 
     def _tell_plan(
@@ -248,15 +252,15 @@ class FileRun:
         loaded: Loaded,
         plan: tiles.TilePlan,
         info: SourceInfo,
-        others: list[mux.StreamPlan],
+        others: list[tracks.StreamPlan],
         count: int | None = 1,
         done: int = 0,
     ) -> None:
         facts: dict[str, object] = {"input": str(self.source_path), "model": loaded.model, "device": str(loaded.device)}
         facts |= {"precision": loaded.precision, "tile": plan.name, "segments": count, "frames_done": done}
-        facts["keep"] = [each.name for each in others if each.action != mux.DROP]
-        facts["convert"] = [f"{each.name} {each.reason}" for each in others if each.action == mux.CONVERT]
-        facts["drop"] = [each.name for each in others if each.action == mux.DROP]
+        facts["keep"] = [each.name for each in others if each.action != tracks.DROP]
+        facts["convert"] = [f"{each.name} {each.reason}" for each in others if each.action == tracks.CONVERT]
+        facts["drop"] = [each.name for each in others if each.action == tracks.DROP]
         facts |= {"frames_estimate": info.frames_estimate, "dry_run": self.settings.dry_run}
         self.notify("plan", facts)
 
@@ -267,7 +271,7 @@ class FileRun:
         if isinstance(source, PictureSource):
             return ()
         ends = [end for end in (source.cut_end, maker.end()) if end is not None]
-        return mux.other_packets(source, source.cut_begin, min(ends, default=None))
+        return other_packets(source, source.cut_begin, min(ends, default=None))
 
     def _interrupted(self, error: InterruptedRunError, store: segments.Store) -> InterruptedRunError:
         """Say what is kept."""
@@ -286,7 +290,7 @@ class FileRun:
         if options.format == "nut" and options.codec is None:
             options = dataclasses.replace(options, codec="rawvideo")
         suffix = ".y4m" if options.format is None else ""
-        encoding = encode.VideoEncoding(
+        encoding = VideoEncoding(
             info, suffix, options, self.warn, pictures=source.pictures, deterministic=settings.deterministic
         )
         with self.profile.main.stage("start"):
@@ -296,7 +300,7 @@ class FileRun:
         self._tell_plan(loaded, plan, info, plans)
         encoder = encoding.open()
         offset = source.cut_begin or Fraction(0)
-        muxer = mux.Muxer("pipe:1", encoding.form, source, encoder.add_to, encoding.muxing, offset=offset)
+        muxer = Muxer("pipe:1", encoding.form, source, encoder.add_to, encoding.muxing, offset=offset)
         restorer = Restorer(loaded.network, plan, loaded.device, settings, self.stop, self.warn, self.profile.main)
         worker = self.profile.worker(QUEUE_FRAMES)
         progressive = deinterlace.deinterlaced(source.items(), options.deinterlace)
@@ -362,9 +366,9 @@ def choose_model(settings: Settings, info: SourceInfo, chosen: torch.device, tal
 def choose_encoding(output: Path, source: Source, settings: Settings, warn: events.Warn) -> Encoding:
     """Choose what the output's name asks for: pictures where it is a folder or has no suffix, else a video."""
     if writes_pictures(output, settings):
-        return encode.PictureEncoding(source.info)
+        return PictureEncoding(source.info)
     pictures, deterministic = source.pictures, settings.deterministic
-    return encode.VideoEncoding(
+    return VideoEncoding(
         source.info, output.suffix, settings.encoding, warn, pictures=pictures, deterministic=deterministic
     )
 

@@ -6,10 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vdeblur import choice, device, encode, events, mux, sample_frames, settings, weights
+from vdeblur import choice, device, events, sample_frames, settings, weights
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.frame import layout_of
 from vdeblur.networks import NETWORKS
+from vdeblur.output import carry, tracks
+from vdeblur.output.encoding import VideoEncoding
 from vdeblur.source import demux, pictures, video
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.times import PacketTimes, read
@@ -67,14 +69,14 @@ def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
         source.close()
 
 
-def planned_streams(source: video.VideoSource | pictures.PictureSource, suffix: str) -> list[mux.StreamPlan]:
+def planned_streams(source: video.VideoSource | pictures.PictureSource, suffix: str) -> list[tracks.StreamPlan]:
     """Plan what becomes of the streams beside the video in a container of this suffix; none for a folder of pictures.
 
     Raises: OutputError where there is no such container.
     """
     if not suffix or isinstance(source, pictures.PictureSource):
         return []
-    return mux.plan_streams(source, mux.container_format(Path(f"output{suffix}")), mux.MuxOptions())
+    return carry.plan_streams(source, carry.container_format(Path(f"output{suffix}")), tracks.MuxOptions())
 
 
 def _output_for(source: video.VideoSource | pictures.PictureSource, suffix: str | None) -> Path:
@@ -184,7 +186,7 @@ def _output_facts(info: SourceInfo, output: Path, warn: events.Warn) -> dict[str
     if not output.suffix:
         return facts
     try:
-        encoding = encode.VideoEncoding(info, output.suffix, settings.EncodeOptions(), warn)
+        encoding = VideoEncoding(info, output.suffix, settings.EncodeOptions(), warn)
     except OutputError as error:
         warn(error.code, str(error))
         return facts

@@ -23,13 +23,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdeblur import color, device, encode, pipeline, scenes, settings, streams, weights
+from vdeblur import color, device, pipeline, scenes, settings, streams, weights
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.errors import DeviceError, VdeblurError
 from vdeblur.frame import Copier, Frame
 from vdeblur.memory import resident_peak
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
+from vdeblur.output.encoding import VideoEncoding
 from vdeblur.plan import plan_tiles
 from vdeblur.profile import Stopwatch, synchronize
 from vdeblur.settings import Settings
@@ -332,7 +333,7 @@ def time_codecs(clip: str, restored: str) -> dict[str, Any]:
 
 def _encode(frames: Iterable[Frame], info: SourceInfo, path: Path) -> float:
     """Encode frames to a file as a run does by default; gives seconds, those that frames take to come among them."""
-    encoding = encode.VideoEncoding(info, path.suffix, settings.EncodeOptions(), quiet)
+    encoding = VideoEncoding(info, path.suffix, settings.EncodeOptions(), quiet)
     encoder = encoding.open()
     with av.open(str(path), "w") as container:
         encoder.add_to(container)

@@ -13,8 +13,8 @@ import torch
 from av.video.reformatter import Interpolation
 from torch import Tensor
 
-from vdeblur.encode import picture_bytes
 from vdeblur.errors import OutputError
+from vdeblur.output.pictures import picture_bytes
 from vdeblur.source.pictures import read_picture
 
 UPSAMPLING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from vdeblur import __version__
 from vdeblur.bench.pictures import read_rgb, to_frame
-from vdeblur.encode import picture_bytes
 from vdeblur.errors import InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.files import check_output, write_whole
+from vdeblur.output.pictures import picture_bytes
 from vdeblur.train import footage, synth, workers
 from vdeblur.train.sequences import (
     DRAFTS,

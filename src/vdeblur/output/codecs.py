@@ -4,19 +4,16 @@ Encoders are those of PyAV's libraries; where these have none, or none for the d
 imageio-ffmpeg has some more (see external.py).
 """
 
-import os
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import av
-from av.container import OutputContainer
 from torch.backends.cpu import get_cpu_capability
 
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
-from vdeblur.external import ExternalEncoder, external_formats
 from vdeblur.frame import Layout, has_alpha, layout_of, planar_name
-from vdeblur.source.hdr import HLG, PQ, Hdr
+from vdeblur.output.external import external_formats
+from vdeblur.source.hdr import Hdr
 from vdeblur.source.info import SourceInfo
 
 
@@ -114,7 +111,6 @@ NEEDS = {
 }
 # Where an encoder cannot hold the depth or chroma of its own family, one of the ffmpeg beside us can.
 DEEPER = {"libsvtav1": "libaom-av1", "libvpx-vp9": "libvpx-vp9"}
-GLOBAL_HEADER = 0x40  # FFmpeg's AVFMT_GLOBALHEADER, of containers that keep an encoder's headers beside the packets
 HDR_ENCODERS = {"libx265", "libsvtav1"}
 DNXHR_SMALLEST = (256, 120)  # width and height, SMPTE ST 2019-1
 TAG_PARTS = {
@@ -279,49 +275,6 @@ def _distance(have: Layout, layout: Layout) -> tuple[int, ...]:
     return (*less, have.rgb != layout.rgb, layout.alpha, size)
 
 
-class VideoEncoder(Protocol):
-    """Pictures to packets."""
-
-    def add_to(self, container: OutputContainer) -> av.VideoStream:
-        """Add the stream to a container; for trials more than once, the last one counts."""
-        ...
-
-    def stand_alone(self, form: str) -> None:
-        """Encode as for a container of this format, by FFmpeg's name, but without one."""
-        ...
-
-    def encode(self, picture: av.VideoFrame | None) -> list[av.Packet]:
-        """Encode a picture in the format agreed, None at the end; packets carry their time base."""
-        ...
-
-    def check_options(self) -> None:
-        """Refuse options that the encoder did not take, once the container's header is written."""
-        ...
-
-    def close(self) -> None:
-        """Give up what is still held."""
-        ...
-
-
-def open_encoder(info: SourceInfo, coding: Coding, warn: Warn) -> VideoEncoder:
-    """Make the encoder, and name what of the input it cannot carry.
-
-    Raises: OutputError where an option is not known.
-    """
-    name = coding.encoder.name
-    lost = list(info.hdr.dynamic) if name in HDR_ENCODERS and not coding.encoder.external else info.hdr.names
-    if lost:
-        kind = {PQ: "PQ", HLG: "HLG"}.get(info.color["transfer"], "colour")
-        message = f"{name} does not carry {' and '.join(lost)}; the {kind} tags stay (hevc and av1 carry static data)"
-        warn("W_HDR", message)
-    if coding.keep_fields and not coding.encoder.interlaced:
-        warn("W_INTERLACED", f"{name} does not code fields; the lines stay interlaced, but are not flagged so")
-    options = encoder_options(info, coding)
-    if coding.encoder.external:
-        return ExternalEncoder(info, name, coding.format, options)
-    return InternalEncoder(info, coding, options)
-
-
 def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
     """Give the encoder's options, those of the user last."""
     encoder = coding.encoder
@@ -373,93 +326,3 @@ def _add_parts(options: dict[str, str], name: str, parts: dict[str, str]) -> Non
     if parts:
         key = TAG_PARTS[name]
         options[key] = ":".join([*filter(None, [options.get(key, "")]), *(f"{k}={v}" for k, v in parts.items())])
-
-
-class InternalEncoder:
-    """An encoder of PyAV's libraries."""
-
-    def __init__(self, info: SourceInfo, coding: Coding, options: dict[str, str]) -> None:
-        self.info, self.coding, self.options = info, coding, options
-        self.context: av.VideoCodecContext | None = None
-        self.times: list[int] = []  # of the frames, for encoders that only count them
-
-    def add_to(self, container: OutputContainer) -> av.VideoStream:
-        """Add the stream to a container; see VideoEncoder."""
-        info, coding = self.info, self.coding
-        stream = container.add_stream(coding.encoder.name, rate=info.rate, options=dict(self.options))
-        assert isinstance(stream, av.VideoStream)
-        self._set_up(stream.codec_context, container.format)
-        # y4m's header has a rate, which it takes from here; its frames have no times.
-        stream.time_base = 1 / info.rate if container.format.name == "yuv4mpegpipe" else info.time_base
-        if info.display_matrix:
-            stream.set_display_matrix(info.display_matrix)
-        if has_alpha(coding.format) and coding.encoder.name.startswith("libvpx"):
-            stream.metadata["alpha_mode"] = "1"
-        return stream
-
-    def stand_alone(self, form: str) -> None:
-        """Encode without a container; see VideoEncoder.
-
-        A container and its streams hold on to each other, so what an encoder keeps, some 15 MB for 640x360, would stay
-        until Python looks for such circles. An encoder by itself is gone with its last user.
-        """
-        context = av.CodecContext.create(self.coding.encoder.name, "w")
-        assert isinstance(context, av.VideoCodecContext)
-        context.framerate, context.bit_rate, context.options = self.info.rate, 0, dict(self.options)
-        self._set_up(context, av.ContainerFormat(form, "w"))
-
-    def _set_up(self, context: av.VideoCodecContext, form: av.ContainerFormat) -> None:
-        info, coding = self.info, self.coding
-        os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 fills stderr otherwise: errors only
-        context.width, context.height, context.pix_fmt = info.width, info.height, coding.format
-        context.time_base = 1 / info.rate if coding.encoder.counted else info.time_base
-        context.thread_type = "AUTO"
-        if form.flags & GLOBAL_HEADER:
-            context.flags |= av.codec.context.Flags.global_header
-        if info.sample_aspect_ratio:
-            context.sample_aspect_ratio = info.sample_aspect_ratio
-        context.color_primaries, context.color_trc = info.color["primaries"], info.color["transfer"]
-        context.colorspace, context.color_range = info.color["matrix"], info.color["range"]
-        if coding.keep_fields and coding.encoder.interlaced:
-            context.field_order = info.field_order
-            if coding.encoder.name != "ffv1":
-                context.flags |= av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.interlaced_me
-        if coding.encoder.name == "libx265" and form.name in ("mp4", "mov", "ipod"):
-            context.codec_tag = "hvc1"  # without it Apple's players refuse the file
-        self.context = context
-
-    def encode(self, picture: av.VideoFrame | None) -> list[av.Packet]:
-        """Encode a picture; see VideoEncoder."""
-        assert self.context is not None
-        if not self.coding.encoder.counted:
-            return list(self.context.encode(picture))
-        if picture is not None:
-            assert picture.pts is not None
-            self.times.append(picture.pts)
-            picture.pts, picture.time_base = len(self.times) - 1, 1 / self.info.rate
-        packets = list(self.context.encode(picture))
-        for packet in packets:
-            packet.pts, packet.dts = self._time(packet.pts), self._time(packet.dts)
-            packet.time_base = self.info.time_base
-        return packets
-
-    def _time(self, number: int | None) -> int | None:
-        """Give the time of the frame of this number; those before the first are spaced at the nominal rate."""
-        if number is None or number >= 0:
-            return None if number is None else self.times[number]
-        return self.times[0] + round(number / self.info.rate / self.info.time_base)
-
-    def close(self) -> None:
-        """Nothing outlives the container."""
-
-    def check_options(self) -> None:
-        """Refuse options that the encoder did not take; FFmpeg leaves them behind without a word.
-
-        Raises: OutputError.
-        """
-        assert self.context is not None
-        left = self.context.options
-        unknown = [key for key, _ in self.coding.options if key in left]
-        if unknown:
-            name = self.coding.encoder.name
-            raise OutputError(f"{name} has no option {unknown[0]!r}", f"ffmpeg -h encoder={name} lists them")

@@ -8,11 +8,14 @@ from pathlib import Path
 import av
 import av.error
 
-from vdeblur.codecs import Coding, VideoEncoder, choose_encoder, choose_format, open_encoder
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
-from vdeblur.frame import Frame, layout_of, planar_name
-from vdeblur.mux import CONVERT, DROP, MuxOptions, StreamPlan, container_format, plan_streams
+from vdeblur.frame import Frame
+from vdeblur.output.carry import container_format, plan_streams
+from vdeblur.output.codecs import Coding, choose_encoder, choose_format
+from vdeblur.output.encoders import VideoEncoder, open_encoder
+from vdeblur.output.pictures import convert_picture
+from vdeblur.output.tracks import CONVERT, DROP, MuxOptions, StreamPlan
 from vdeblur.settings import EncodeOptions
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.pictures import PictureSource
@@ -75,7 +78,7 @@ class VideoEncoding:
         """Give a frame's picture as the encoder takes it, with the frame's time, `offset` seconds earlier."""
         picture = frame.picture
         if picture.format.name != self.format:
-            picture = _convert(picture, self.format)
+            picture = convert_picture(picture, self.format)
         picture.pts, picture.time_base = frame.pts - round(offset / frame.time_base), frame.time_base
         return picture
 
@@ -109,55 +112,9 @@ def warn_of_plans(plans: list[StreamPlan], options: EncodeOptions, warn: Warn) -
             warn("W_STREAM_CONVERTED", f"{plan.name} {plan.reason}")
 
 
-class PictureEncoding:
-    """How frames become numbered pictures: TIFF where they came from TIFF, else PNG; both without loss."""
-
-    def __init__(self, info: SourceInfo) -> None:
-        self.codec = "tiff" if info.codec == "tiff" else "png"
-        self.suffix = ".tiff" if self.codec == "tiff" else ".png"
-        layout = layout_of(info.picture_format)
-        assert layout is not None
-        deep, alpha = layout.bits > 8, layout.alpha
-        end = "le" if self.codec == "tiff" else "be"
-        if layout.gray:
-            self.format = f"gray16{end}" if deep else "gray"
-        else:
-            self.format = f"{'rgba64' if alpha else 'rgb48'}{end}" if deep else "rgba" if alpha else "rgb24"
-
-    def name_of(self, frame: Frame, number: int) -> str:
-        """Give a frame's file name: that of the picture it was, else its number, counted from 1."""
-        return Path(frame.name).with_suffix(self.suffix).name if frame.name else f"{number:06}{self.suffix}"
-
-    def encode(self, frame: Frame) -> bytes:
-        """Give a frame as a picture file."""
-        return picture_bytes(_convert(frame.picture, self.format), self.codec)
-
-
-def picture_bytes(picture: av.VideoFrame, codec: str = "png") -> bytes:
-    """Encode one picture, in the pixel format that it has, as a file's content; codec: png or tiff."""
-    encoder = av.CodecContext.create(codec, "w")
-    assert isinstance(encoder, av.VideoCodecContext)
-    encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, picture.format.name
-    encoder.time_base = Fraction(1, 25)
-    picture.pts, picture.time_base = None, Fraction(1, 25)
-    return b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
-
-
 def is_container(suffix: str) -> bool:
     """Tell whether a suffix stands for a container that can be written."""
     try:
         return bool(container_format(Path(f"output{suffix}")))
     except OutputError:
         return False
-
-
-def _convert(picture: av.VideoFrame, name: str) -> av.VideoFrame:
-    """Give the picture in another pixel format, by its own matrix and range; samples are kept where both hold them."""
-    if planar_name(name) == picture.format.name.replace("yuvj", "yuv"):
-        converted = picture.reformat(format=name)
-    else:
-        untagged = int(picture.colorspace) == 2
-        matrix = (1 if picture.width >= 1280 or picture.height > 576 else 5) if untagged else int(picture.colorspace)
-        converted = picture.reformat(format=name, src_colorspace=matrix, dst_colorspace=matrix)
-    converted.colorspace, converted.color_range = picture.colorspace, picture.color_range
-    return converted

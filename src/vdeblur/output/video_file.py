@@ -8,10 +8,12 @@ from pathlib import Path
 import av
 import av.error
 
-from vdeblur import encode, mux, settings
+from vdeblur import settings
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
 from vdeblur.frame import Frame
+from vdeblur.output import carry, encoding
+from vdeblur.output.muxer import Muxer, other_packets
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import VideoSource
@@ -39,7 +41,7 @@ class VideoFile:
         pictures: bool = False,
         deterministic: bool = False,
     ) -> None:
-        self.encoding = encode.VideoEncoding(
+        self.encoding = encoding.VideoEncoding(
             info, path.suffix, options, warn, pictures=pictures, deterministic=deterministic
         )
         self.encoder = self.encoding.open()
@@ -51,11 +53,11 @@ class VideoFile:
             hint = "choose another container; .mkv takes nearly everything"
             name = self.encoding.coding.encoder.name
             raise OutputError(f"{name} in *{path.suffix} was refused: {error}", hint) from error
-        if isinstance(self.muxer, mux.Muxer):
-            encode.warn_of_plans(self.muxer.plans, options, warn)
+        if isinstance(self.muxer, Muxer):
+            encoding.warn_of_plans(self.muxer.plans, options, warn)
 
-    def _muxer_beside(self, path: Path, beside: VideoSource | PictureSource) -> mux.Muxer:
-        muxer = mux.Muxer(
+    def _muxer_beside(self, path: Path, beside: VideoSource | PictureSource) -> Muxer:
+        muxer = Muxer(
             str(path),
             self.encoding.form,
             beside,
@@ -65,7 +67,7 @@ class VideoFile:
             end=beside.cut_end,
         )
         if isinstance(beside, VideoSource):
-            muxer.take_others(mux.other_packets(beside, beside.cut_begin, beside.cut_end))
+            muxer.take_others(other_packets(beside, beside.cut_begin, beside.cut_end))
         return muxer
 
     def write(self, frame: Frame) -> None:
@@ -108,7 +110,7 @@ class _Alone:
 
     def __init__(self, path: Path, file: VideoFile) -> None:
         form, muxing = file.encoding.form, file.encoding.muxing
-        options = mux.container_options(form, muxing, [file.encoding.info.time_base])
+        options = carry.container_options(form, muxing, [file.encoding.info.time_base])
         self.container = av.open(str(path), "w", format=form, container_options=options)
         try:
             self.video = file.encoder.add_to(self.container)

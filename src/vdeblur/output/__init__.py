@@ -1,0 +1,1 @@
+"""Frames and packets written to files."""

@@ -1,0 +1,199 @@
+"""The container itself: video packets and other streams written in order."""
+
+import io
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+
+from vdeblur.output.carry import (
+    CONTAINER_TAGS,
+    DAMAGED_PACKET,
+    VIDEO_TAGS,
+    container_options,
+    first_packets,
+    packets_until_damage,
+    plan_streams,
+)
+from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, Source, Track, open_track, without_tags
+from vdeblur.source.demux import SECONDS_BEYOND, Rebase, is_cover, open_container, packet_seconds
+from vdeblur.source.pictures import PictureSource
+from vdeblur.source.video import VideoSource
+
+
+class Muxer:
+    """An output container: its video stream, and the input's other streams as planned.
+
+    plans: what becomes of them. misplaced: how many packets of them no container takes. Nothing of the target is
+    touched before everything together was tried in memory.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        form: str,
+        source: Source,
+        add_video: AddVideo,
+        options: MuxOptions,
+        *,
+        offset: Fraction = Fraction(0),
+        end: Fraction | None = None,
+    ) -> None:
+        """Open the target and write its header.
+
+        form: FFmpeg's name of the container. offset: seconds on the input's clock that become zero, for parts that
+        are cut out; end: the same clock's at which they end.
+
+        Raises: OutputError, and whatever av says where the video alone is refused.
+        """
+        self.offset, self.misplaced = offset, 0
+        self.counted, self.frames = form == "yuv4mpegpipe", 0  # y4m knows no times, only how many frames there are
+        self.others: Iterator[av.Packet] = iter(())
+        self.next: av.Packet | None = None
+        self.last_dts: dict[int, int] = {}
+        self.covers: list[av.Packet] = []
+        self.plans = plan_streams(source, form, options, add_video)
+        if isinstance(source, PictureSource):
+            _try_video(form, add_video)
+        clocks = [source.info.time_base, *(stream.time_base or Fraction(1, 1000) for stream in source.extras)]
+        self.container = av.open(target, "w", format=form, container_options=container_options(form, options, clocks))
+        try:
+            self.video = add_video(self.container)
+            self.tracks = self._add_tracks(source)
+            self._copy_tags(source, end)
+            self.container.start_encoding()
+            for cover in self.covers:
+                self.copy(cover)
+        except BaseException:
+            self.container.close()
+            raise
+
+    def _add_tracks(self, source: Source) -> dict[int, Track]:
+        if isinstance(source, PictureSource):
+            return {}
+        first = first_packets(source)
+        tracks = {}
+        for plan in self.plans:
+            track = None if plan.action == DROP else open_track(self.container, source, plan, first)
+            if track is not None:
+                tracks[plan.index] = track
+                if is_cover(track.stream):
+                    self.covers.append(first[plan.index])
+        return tracks
+
+    def _copy_tags(self, source: Source, end: Fraction | None) -> None:
+        if isinstance(source, PictureSource):
+            return
+        self.container.metadata.update(without_tags(source.container.metadata, CONTAINER_TAGS))
+        kept = without_tags(source.video.metadata, VIDEO_TAGS)
+        self.video.metadata.update({key: value for key, value in kept.items() if not key.startswith("_STATISTICS")})
+        self.video.disposition = source.video.disposition
+        chapters = _cut_chapters(source.container.chapters(), self.offset, end)
+        if chapters:
+            self.container.set_chapters(chapters)
+
+    def take_others(self, packets: Iterable[av.Packet]) -> None:
+        """Copy these packets, in their order, between those of the video that are muxed from now on."""
+        self.others = iter(packets)
+        self.next = next(self.others, None)
+
+    def mux_video(self, packets: Iterable[av.Packet]) -> None:
+        """Add encoded video, and before each packet what is due of the others."""
+        for packet in packets:
+            packet.stream = self.video
+            if self.counted:
+                packet.pts = packet.dts = self.frames
+                packet.time_base = self.video.time_base or Fraction(1)
+                self.frames += 1
+            due = packet.dts if packet.dts is not None else packet.pts
+            if due is not None and packet.time_base is not None:
+                self._copy_until(due * packet.time_base + self.offset)
+            self.container.mux(packet)
+
+    def _copy_until(self, seconds: Fraction | None) -> None:
+        while self.next is not None:
+            time = packet_seconds(self.next)
+            if seconds is not None and time is not None and time > seconds:
+                return
+            self.copy(self.next)
+            self.next = next(self.others, None)
+
+    def copy(self, packet: av.Packet) -> None:
+        """Add a packet of one of the input's other streams; of those that are dropped nothing is added."""
+        if packet.stream.index in self.tracks:
+            track = self.tracks[packet.stream.index]
+            try:
+                made = track.packets(packet, self.offset)
+            except DAMAGED_PACKET:
+                self.misplaced += 1
+                return
+            self._mux(track, made)
+
+    def _mux(self, track: Track, packets: list[av.Packet]) -> None:
+        # Two texts may begin at one time; two pieces of sound cannot, unless Matroska's millisecond makes it one.
+        equal = track.stream.type in ("subtitle", "data") or self.container.format.name in MATROSKA_LIKE
+        step = 0 if equal else 1
+        for packet in packets:
+            if packet.dts is not None:
+                if packet.dts < self.last_dts.get(track.stream.index, packet.dts - step) + step:
+                    self.misplaced += 1  # a jump back, as where two files were joined: no container takes it
+                    continue
+                self.last_dts[track.stream.index] = packet.dts
+            try:
+                self.container.mux(packet)
+            except DAMAGED_PACKET:
+                self.misplaced += 1
+
+    def close(self) -> None:
+        """Add what is left of the other streams, and finish the file."""
+        self._copy_until(None)
+        for track in self.tracks.values():
+            self._mux(track, track.rest())
+        self.container.close()
+
+    def abort(self) -> None:
+        """Close the file as it is."""
+        self.container.close()
+
+
+def _try_video(form: str, add_video: AddVideo) -> None:
+    with av.open(io.BytesIO(), "w", format=form) as trial:
+        add_video(trial)
+        trial.start_encoding()
+
+
+def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | None) -> Iterator[av.Packet]:
+    """Read a source's file once more, for the packets of all streams but its video, in the order of the file.
+
+    begin, end: seconds on the file's clock; packets that begin there are given, None for no bound. Times that jump
+    back, where files were joined, are moved on as VideoSource does.
+    """
+    with open_container(source.path) as container:
+        if begin is not None and source.seekable:
+            container.seek(int(begin * av.time_base))
+        rebase = Rebase()
+        for packet in packets_until_damage(container):
+            if packet.dts is None:
+                continue
+            rebase.move(packet)
+            if packet.stream.index == source.video.index:
+                continue
+            seconds = packet_seconds(packet)
+            if seconds is not None and end is not None and seconds > end + SECONDS_BEYOND:
+                return
+            if seconds is None or ((begin is None or seconds >= begin) and (end is None or seconds < end)):
+                yield packet
+
+
+def _cut_chapters(chapters: list[Any], offset: Fraction, end: Fraction | None) -> list[Any]:
+    """Give the chapters of a part, in its own time; offset and end in seconds on the input's clock."""
+    cut = []
+    for chapter in chapters:
+        base = Fraction(chapter["time_base"])
+        shift = round(offset / base)
+        last = chapter["end"] if end is None else min(chapter["end"], round(end / base))
+        if last > max(chapter["start"], shift):  # it begins within the part
+            cut.append({**chapter, "start": max(chapter["start"] - shift, 0), "end": last - shift})
+    return cut
