@@ -11,8 +11,8 @@ import time
 
 import torch
 
-from vdeblur import profile
 from vdeblur.bench import parts
+from vdeblur.restore import watch
 
 WINDOWS = 2  # timed; each costs the same
 
@@ -26,10 +26,10 @@ def main() -> None:
     with torch.inference_mode():
         for index in range(WINDOWS + 1):
             if index == 1:  # the first one warms up
-                profile.synchronize(chosen)
+                watch.synchronize(chosen)
                 begun = time.perf_counter()
             network(*(network(*window[place : place + 3]) for place in range(3)))
-    profile.synchronize(chosen)
+    watch.synchronize(chosen)
     print((time.perf_counter() - begun) / WINDOWS)
 
 

@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vdeblur import device, streams, weights
+from vdeblur import weights
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
-from vdeblur.plan import plan_tiles
+from vdeblur.restore import device, streams
+from vdeblur.restore.plan import plan_tiles
 from vdeblur.settings import Settings
 
 MODELS = "cdvd-tsp,pvdnet,pvdnet-large,dstnet,dstnet-l,dstnet-plus,dstnet-plus-l,basicvsrpp,nafnet-32,nafnet-64"

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from tests.conftest import SHARED
-from vdeblur import streams, tiles, weights
+from vdeblur import weights
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
+from vdeblur.restore import streams, tiles
 
 PARITY = SHARED / "parity"
 # How the authors save: the file's name, the key around the tensors. Prefixes of keys stand in the manifests.

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from tests import parity
 from tests.parity import Case
 from tests.test_networks import lively, moving_clip
-from vdeblur import device, streams, tiles, weights
+from vdeblur import weights
 from vdeblur.networks.basicvsrpp import GROUPS, PASSES, TAPS, BasicVSRPP, deformable_convolution
+from vdeblur.restore import device, streams, tiles
 
 SMALL = [case for case in parity.cases() if case.folder == "basicvsrpp" and case.name[-1] in "abefg"]
 OFFSETS = (0, 1, 143, 144, 287, 288, 431)  # channels that the larger cases have of the offset convolutions' results

@@ -15,12 +15,13 @@ from skimage.metrics import structural_similarity
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import cli_bench, files, streams, tiles, weights
+from vdeblur import cli_bench, files, weights
 from vdeblur.bench import contenders, datasets, evaluate, memory, pictures
 from vdeblur.bench.datasets import KnownSet, Span
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
 from vdeblur.measure import metrics, protocols, temporal, vmaf
 from vdeblur.networks.dstnet import DSTNet
+from vdeblur.restore import streams, tiles
 
 FRAMES = 5
 SEQUENCES = ("reds_alley", "reds_wall")

@@ -7,8 +7,8 @@ import numpy
 import pytest
 import torch
 
-from vdeblur import color
 from vdeblur.frame import Frame, layout_of, planar_name, plane_array
+from vdeblur.restore import color
 
 CPU = torch.device("cpu")
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from tests import clips
-from vdeblur import choice, device, memory, plan, streams, weights
+from vdeblur import choice, weights
 from vdeblur.errors import DeviceError, ExitStatus
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
+from vdeblur.restore import device, memory, plan, streams
+from vdeblur.restore.tiles import TilePlan
 from vdeblur.settings import Settings
-from vdeblur.tiles import TilePlan
 
 CPU = torch.device("cpu")
 

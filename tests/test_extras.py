@@ -13,8 +13,9 @@ from click.testing import Result
 
 from tests import clips
 from tests.clocks import Clock
-from vdeblur import batch, color, compare, memory, parts, pipeline, profile, sample, scenes, streams, threads
+from vdeblur import batch, compare, parts, pipeline, sample, threads
 from vdeblur.errors import ExitStatus, InterruptedRunError
+from vdeblur.restore import color, memory, scenes, streams, watch
 from vdeblur.settings import Cut, EncodeOptions, Settings
 from vdeblur.source import deinterlace, demux, video
 
@@ -282,7 +283,7 @@ def test_a_signal_leaves_nothing_of_a_sample(tmp_path: Path) -> None:
 def test_the_stages_make_up_the_run(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes time is counted in its own stage, once, and nothing of it is left out."""
     clock, frames = Clock(), 30
-    monkeypatch.setattr(profile, "time", clock)
+    monkeypatch.setattr(watch, "time", clock)
     monkeypatch.setattr(pipeline, "time", clock)
     for place, name, seconds in (
         (video, "open_source", 1.0), (pipeline.FileRun, "_load", 2.0), (color, "to_rgb", 0.25),
@@ -302,13 +303,13 @@ def test_the_stages_make_up_the_run(vdeblur, tmp_path: Path, monkeypatch: pytest
     [event] = events(result, "profile")
     [done] = events(result, "file_done")
     seconds = event["seconds"]
-    assert list(seconds) == [*profile.STAGES, *profile.BESIDE]
+    assert list(seconds) == [*watch.STAGES, *watch.BESIDE]
     assert seconds == {
         "start": 3.0, "wait_decode": frames / 8, "color": frames / 4, "scenes": frames / 16, "network": frames,
         "difference": frames / 2, "wait_encode": 4.0, "assemble": 8.0, "decode": frames * 3 / 8,
         "encode": frames * 3 / 4,
     }  # fmt: skip
-    assert done["seconds"] == sum(seconds[name] for name in profile.STAGES)
+    assert done["seconds"] == sum(seconds[name] for name in watch.STAGES)
     assert 100e6 < event["peak_memory_bytes"] < 100e9
     assert event["peak_device_bytes"] is None
     shown = vdeblur(*told, "-m", "identity").output
@@ -332,7 +333,7 @@ def test_a_profile_to_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     settings = Settings(profile=True, encoding=EncodeOptions(format="nut"))
     pipeline.run(source, demux.PIPE, settings, notify=lambda event, facts: told.update({event: facts}))
-    assert set(told["profile"]["seconds"]) == {*profile.STAGES, *profile.BESIDE} - {"assemble"}
+    assert set(told["profile"]["seconds"]) == {*watch.STAGES, *watch.BESIDE} - {"assemble"}
     assert len(clips.frame_hashes(tmp_path / "out")) == 10
 
 

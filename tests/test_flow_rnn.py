@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from tests.oracles import load_oracles
 from tests.test_networks import lively, moving_clip, run, whole
-from vdeblur import streams
 from vdeblur.networks.flow_rnn import (
     PASS_ORDER,
     WEIGHT_ORDER,
@@ -19,6 +18,7 @@ from vdeblur.networks.flow_rnn import (
     spatial_rnn,
 )
 from vdeblur.networks.layers import warp
+from vdeblur.restore import streams
 from vdeblur.train import losses
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from tests import parity
 from tests.parity import Case
-from vdeblur import device, streams, tiles
 from vdeblur.networks import nafnet
 from vdeblur.networks.nafnet import NAFNet
+from vdeblur.restore import device, streams, tiles
 from vdeblur.train import losses
 
 CASES = [case for case in parity.cases() if case.folder == "nafnet"]

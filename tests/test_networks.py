@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vdeblur import streams, tiles
-from vdeblur.device import DTYPES, place
 from vdeblur.networks import NETWORKS, lucas_kanade
 from vdeblur.networks.layers import Network
+from vdeblur.restore import streams, tiles
+from vdeblur.restore.device import DTYPES, place
 
 NAMES = sorted(NETWORKS)
 SMALL = {"basicvsrpp": {"blocks": 2}}  # arguments of networks that would take long otherwise

@@ -8,8 +8,9 @@ import torch
 
 from tests import clips, parity
 from tests.parity import Case
-from vdeblur import device, streams, tiles, weights
+from vdeblur import weights
 from vdeblur.networks.dstnet import DSTNet
+from vdeblur.restore import device, streams, tiles
 
 CASES = parity.cases()
 pytestmark = pytest.mark.skipif(not CASES, reason="shared/parity, the references' results, is not beside this checkout")

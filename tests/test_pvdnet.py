@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.test_networks import moving_clip, run
-from vdeblur import device, streams, tiles
 from vdeblur.networks.bimnet import BIMNet
 from vdeblur.networks.pvdnet import PVDNet, gray_of, pixel_volume
+from vdeblur.restore import device, streams, tiles
 from vdeblur.train import losses
 
 LARGE = {"channels": 192, "blocks": 24}

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import streams, tiles, weights
+from vdeblur import weights
 from vdeblur.bench.pictures import read_rgb
+from vdeblur.restore import streams, tiles
 from vdeblur.train import synth
 
 SEQUENCES = ("reds_alley", "reds_market", "reds_wall")

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import color, device, plan
 from vdeblur.errors import DeviceError, ExitStatus
 from vdeblur.frame import Frame
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network, dtype_of
-from vdeblur.restore import MOST_OVERFLOWS, Restorer
+from vdeblur.restore import color, device, plan
+from vdeblur.restore.restorer import MOST_OVERFLOWS, Restorer
 from vdeblur.settings import Settings
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from vdeblur.scenes import SceneDetector
+from vdeblur.restore.scenes import SceneDetector
 
 
 def picture(seed: int, shift: int = 0) -> torch.Tensor:

@@ -12,10 +12,11 @@ import torch
 
 from tests import clips
 from tests.clocks import Clock
-from vdeblur import color, profile, scenes, streams, tiles
 from vdeblur.bench import parts, speed
 from vdeblur.cli_bench_speed import run_speed
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, ModelError, OutputError, UsageError
+from vdeblur.restore import color, scenes, streams, tiles
+from vdeblur.restore import watch as restore_watch
 
 CPU = torch.device("cpu")
 
@@ -42,7 +43,7 @@ def test_the_clip_is_the_same_every_time_and_moves(tmp_path: Path) -> None:
 
 def test_parts_of_lite(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(profile, "time", clock)
+    monkeypatch.setattr(restore_watch, "time", clock)
     for place, name, seconds in (
         (color, "to_rgb", 1.0), (scenes.SceneDetector, "is_cut", 2.0), (tiles.TilePlan, "crop", 3.0),
         (color, "add_difference", 5.0),
@@ -101,8 +102,8 @@ def test_flops_are_those_of_the_paper_and_grow_with_the_area() -> None:
 
 def test_a_stage_within_another_stops_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(profile, "time", clock)
-    watch = profile.Stopwatch(CPU)
+    monkeypatch.setattr(restore_watch, "time", clock)
+    watch = restore_watch.Stopwatch(CPU)
     clock.advance(64)
     with watch.stage("outer"):
         clock.advance(1)

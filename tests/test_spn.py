@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from tests.oracles import load_oracles
 from tests.test_networks import moving_clip, run
-from vdeblur import streams, tiles
 from vdeblur.networks.spn import SPN, Discriminator, gradient_magnitude, luma
+from vdeblur.restore import streams, tiles
 from vdeblur.train import losses
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests import clips
-from vdeblur import color
 from vdeblur.bench import datasets
 from vdeblur.bench.pictures import read_rgb, write_png
 from vdeblur.errors import ExitStatus, InterruptedRunError
+from vdeblur.restore import color
 from vdeblur.source.pictures import read_picture
 from vdeblur.train import exposure, footage, sequences, synth, synthesize
 

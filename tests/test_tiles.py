@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from vdeblur.tiles import pad_to, plan_tiles
+from vdeblur.restore.tiles import pad_to, plan_tiles
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (64, 64), (65, 97), (150, 200), (480, 854), (1, 10000), (2160, 33)])

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from vdeblur import device, weights
+from vdeblur import weights
 from vdeblur.errors import DeviceError
 from vdeblur.events import Talk
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.registry import Entry
+from vdeblur.restore import device
 from vdeblur.settings import Settings
 
 ALWAYS = "lite"  # in the package, and quick

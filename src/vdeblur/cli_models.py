@@ -59,8 +59,9 @@ def list_models(json: bool) -> None:
 
 def _speeds() -> dict[str, float]:
     """Estimate how long each model takes for a 1280x720 frame on this machine, in seconds."""
-    from vdeblur import choice, device, weights
+    from vdeblur import choice, weights
     from vdeblur.networks import NETWORKS
+    from vdeblur.restore import device
 
     chosen = device.choose_device("auto")
     rates: dict[str, float] = {}

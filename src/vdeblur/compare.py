@@ -23,12 +23,13 @@ import numpy
 import torch
 from torch import Tensor
 
-from vdeblur import color, events, files, page, settings
+from vdeblur import events, files, page, settings
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.files import drafted
 from vdeblur.frame import Frame, layout_of, plane_array
 from vdeblur.measure import metrics
 from vdeblur.output.video_file import VideoFile, write_frames
+from vdeblur.restore import color
 from vdeblur.source import demux, video
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.pictures import PictureSource

@@ -22,8 +22,9 @@ import imageio_ffmpeg
 import numpy
 import torch
 
-from vdeblur import __version__, device, files, memory, pipeline, weights
+from vdeblur import __version__, files, pipeline, weights
 from vdeblur.errors import ExitStatus, OutputError, VdeblurError
+from vdeblur.restore import device, memory
 from vdeblur.settings import EncodeOptions, Settings
 
 SIDE, TRIAL_FRAMES = 64, 2  # of the trials; some encoders take nothing smaller

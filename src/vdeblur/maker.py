@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 import av
 import torch
 
-from vdeblur import parts, segments, streams, threads
+from vdeblur import parts, segments, threads
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, UsageError
 from vdeblur.frame import Frame
 from vdeblur.networks.layers import Network
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.pictures import PictureEncoding
-from vdeblur.plan import plan_tiles
-from vdeblur.restore import Restorer
+from vdeblur.restore import streams
+from vdeblur.restore.plan import plan_tiles
+from vdeblur.restore.restorer import Restorer
 from vdeblur.settings import Settings
 from vdeblur.source import deinterlace, video
 from vdeblur.source.pictures import PictureSource

@@ -23,7 +23,7 @@ from typing import Any
 import av
 import torch
 
-from vdeblur import __version__, choice, device, events, files, parts, segments, threads, tiles, weights
+from vdeblur import __version__, choice, events, files, parts, segments, threads, weights
 from vdeblur.errors import (
     DamageError,
     DeviceError,
@@ -41,9 +41,10 @@ from vdeblur.output import carry, tracks
 from vdeblur.output.encoding import VideoEncoding, warn_of_plans
 from vdeblur.output.muxer import Muxer, other_packets
 from vdeblur.output.pictures import PictureEncoding
-from vdeblur.plan import plan_tiles
-from vdeblur.profile import Profile
-from vdeblur.restore import Restorer
+from vdeblur.restore import device, tiles
+from vdeblur.restore.plan import plan_tiles
+from vdeblur.restore.restorer import Restorer
+from vdeblur.restore.watch import Profile
 from vdeblur.settings import Settings
 from vdeblur.source import deinterlace, demux, video
 from vdeblur.source.info import SourceInfo

@@ -6,12 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vdeblur import choice, device, events, sample_frames, settings, weights
+from vdeblur import choice, events, sample_frames, settings, weights
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.frame import layout_of
 from vdeblur.networks import NETWORKS
 from vdeblur.output import carry, tracks
 from vdeblur.output.encoding import VideoEncoding
+from vdeblur.restore import device
 from vdeblur.source import demux, pictures, video
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.times import PacketTimes, read

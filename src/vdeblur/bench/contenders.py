@@ -7,17 +7,15 @@ the number of its parameters.
 
 import functools
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 
 import av
 import torch
 from torch import Tensor
 
-from vdeblur import device, streams, weights
+from vdeblur import weights
 from vdeblur.bench import pictures
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.bench.parts import count_flops
@@ -25,9 +23,9 @@ from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
 from vdeblur.measure.protocols import Protocol
 from vdeblur.networks.layers import Network
-from vdeblur.plan import plan_tiles
 from vdeblur.registry import Entry, Weights
-from vdeblur.settings import Settings
+from vdeblur.restore import device, streams
+from vdeblur.restore.clip import restored_pictures
 
 ALWAYS = ("identity", *BASELINES)  # in every table
 RATE = Fraction(25)  # frames a second, for filters, which want to know
@@ -147,32 +145,6 @@ class Model:
 
 
 Contender = Model | Filter
-
-
-@torch.inference_mode()
-def restored_pictures(
-    network: Network, chosen: torch.device, blurry: Iterator[Tensor], feed: streams.Feeding = streams.stream
-) -> Iterator[Tensor]:
-    """Give each picture of a scene restored, on the device: (3, H, W) float32, 0 to 255, neither rounded nor clamped.
-
-    network: placed on the device, for evaluation. blurry: (3, H, W) uint8.
-    """
-    first = next(blurry, None)
-    if first is None:
-        return
-    plan = plan_tiles(Settings(), first.shape[1], first.shape[2], network, chosen)
-    waiting: deque[Tensor] = deque()
-
-    def padded() -> Iterator[Tensor]:
-        for picture in chain([first], blurry):
-            waiting.append(picture.to(chosen))
-            yield plan.pad(waiting[-1][None].float() / 255)
-
-    for restored in feed(network, padded(), plan):
-        before = waiting.popleft().float()
-        # As in restore.py: what the network changed is added to the picture, so that both round alike.
-        difference = plan.crop(restored)[0].float() - before / 255
-        yield before + difference * 255
 
 
 def published(contender: Contender, title: str, protocol: Protocol) -> dict[str, object] | None:

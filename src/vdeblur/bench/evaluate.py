@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdeblur import __version__, device, threads
+from vdeblur import __version__, threads
 from vdeblur.bench import contenders, memory, pictures
 from vdeblur.bench.contenders import Contender
 from vdeblur.bench.datasets import DataSet, Pair, Sequence, open_dataset
@@ -31,6 +31,7 @@ from vdeblur.events import Talk, never
 from vdeblur.files import cache_error, cache_folder
 from vdeblur.measure import metrics, protocols, temporal, vmaf
 from vdeblur.measure.protocols import PROTOCOLS, Protocol, Quality
+from vdeblur.restore import device
 
 AHEAD = 4  # pictures that are decoded beforehand
 AT_ONCE = {"cpu": 1, "cuda": 8}  # pictures compared together

@@ -4,7 +4,7 @@ from typing import Self
 
 import torch
 
-from vdeblur.memory import reset_resident_peak, resident_peak
+from vdeblur.restore.memory import reset_resident_peak, resident_peak
 
 
 class Peak:

@@ -23,21 +23,22 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdeblur import color, device, pipeline, scenes, settings, streams, weights
+from vdeblur import pipeline, settings, weights
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.errors import DeviceError, VdeblurError
 from vdeblur.frame import Copier, Frame
-from vdeblur.memory import resident_peak
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.output.encoding import VideoEncoding
-from vdeblur.plan import plan_tiles
-from vdeblur.profile import Stopwatch, synchronize
+from vdeblur.restore import color, device, scenes, streams
+from vdeblur.restore.memory import resident_peak
+from vdeblur.restore.plan import plan_tiles
+from vdeblur.restore.tiles import TilePlan
+from vdeblur.restore.watch import Stopwatch, synchronize
 from vdeblur.settings import Settings
 from vdeblur.source import video
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.pictures import PictureSource
-from vdeblur.tiles import TilePlan
 
 WARM_UP = 4  # frames, before anything is timed: memory is allocated, kernels are chosen
 SHORT, LONG = 3, 5  # frames of two clips; what the longer one costs more is the cost of two frames

@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 
-from vdeblur import __version__, device, errors, weights
+from vdeblur import __version__, errors, weights
 from vdeblur.bench import parts, report
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError
+from vdeblur.restore import device
 
 POLL_SECONDS = 0.2  # between questions whether a signal came
 KINDS = (".json", ".md")

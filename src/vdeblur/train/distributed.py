@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from vdeblur import device
 from vdeblur.errors import UsageError
+from vdeblur.restore import device
 
 # Until others are thought dead: a process may be reading a large set's folders, or be writing its memory maps.
 PATIENCE = timedelta(hours=1)

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vdeblur import __version__, device, memory, weights
+from vdeblur import __version__, weights
 from vdeblur.bench import datasets
 from vdeblur.bench.datasets import DataSet
 from vdeblur.errors import (
@@ -47,6 +47,7 @@ from vdeblur.errors import (
 from vdeblur.events import Talk, Warn
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
+from vdeblur.restore import device, memory
 from vdeblur.train import data, optimisers, start
 from vdeblur.train.distributed import Group, is_parted, joined
 from vdeblur.train.log import Log, Progress, write_whole

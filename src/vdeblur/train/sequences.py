@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vdeblur.bench.pictures import write_png
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
-from vdeblur.scenes import SceneDetector
+from vdeblur.restore.scenes import SceneDetector
 from vdeblur.train import exposure, footage, synth
 from vdeblur.train.footage import Footage
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from vdeblur.bench import pictures
-from vdeblur.bench.contenders import restored_pictures
 from vdeblur.bench.datasets import Pair
 from vdeblur.bench.datasets import Sequence as Pairs
 from vdeblur.errors import DeviceError
 from vdeblur.measure import protocols
 from vdeblur.networks.layers import Network
+from vdeblur.restore.clip import restored_pictures
 from vdeblur.train.distributed import Group
 
 PROTOCOL = protocols.PROTOCOLS["plain"]

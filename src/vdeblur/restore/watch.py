@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-from vdeblur import memory
+from vdeblur.restore import memory
 from vdeblur.threads import Worker
 
 # In the order in which they are shown; those in threads of their own go on beside the others.

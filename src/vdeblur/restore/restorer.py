@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vdeblur import color, device, memory, scenes, streams
-from vdeblur import plan as plans
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError
 from vdeblur.events import ignore, never
 from vdeblur.frame import Copier, Frame
 from vdeblur.networks.layers import Network
-from vdeblur.profile import OFF, Watch
+from vdeblur.restore import color, device, memory, scenes, streams
+from vdeblur.restore import plan as plans
+from vdeblur.restore.tiles import TilePlan
+from vdeblur.restore.watch import OFF, Watch
 from vdeblur.settings import Settings
-from vdeblur.tiles import TilePlan
 
 BLACK = 0.5 / 255  # of the range; a picture that is nowhere brighter is black in 8 bits
 DARK = 0.02  # mean of a picture that may well be restored to black

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vdeblur.networks.layers import Network
-from vdeblur.tiles import TilePlan
+from vdeblur.restore.tiles import TilePlan
 
 # Where memory allows, and in proportion where it does not:
 WINDOW, AHEAD = 30, 10  # frames held by a bidirectional network, and those of them that only serve as look-ahead

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import torch
 
-from vdeblur import memory, tiles
 from vdeblur.errors import UsageError
 from vdeblur.networks.layers import Network
+from vdeblur.restore import memory, tiles
+from vdeblur.restore.streams import WINDOWS
+from vdeblur.restore.tiles import TilePlan
 from vdeblur.settings import Settings
-from vdeblur.streams import WINDOWS
-from vdeblur.tiles import TilePlan
 
 AUTO_TILE = 1024
 LEAST_TILE = 32

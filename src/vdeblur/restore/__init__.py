@@ -1,0 +1,1 @@
+"""Frames restored by a network on a device."""
