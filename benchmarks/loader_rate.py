@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from vdeblur.bench import pictures
-from vdeblur.bench.datasets import open_dataset
+from vdeblur.datasets import pictures
+from vdeblur.datasets.layouts import open_dataset
 from vdeblur.events import Talk
 from vdeblur.train import data
 from vdeblur.train.objectives.base import Batch, Clip

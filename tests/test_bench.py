@@ -16,8 +16,10 @@ from skimage.metrics import structural_similarity
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import cli_bench, files, weights
-from vdeblur.bench import contenders, datasets, evaluate, memory, pictures
-from vdeblur.bench.datasets import KnownSet, Span
+from vdeblur.bench import contenders, evaluate, memory
+from vdeblur.datasets import known as datasets_known
+from vdeblur.datasets import pictures
+from vdeblur.datasets.known import KnownSet, Span
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
 from vdeblur.measure import metrics, protocols, temporal, vmaf
 from vdeblur.networks.dstnet import DSTNet
@@ -379,7 +381,7 @@ def gopro(footage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let GoPro be a small set."""
     spans = {sequence: Span(FRAMES) for sequence in SEQUENCES}
     small = KnownSet("gopro", "GoPro", "", "", "test", "", {"test": spans})
-    monkeypatch.setattr(datasets, "known_sets", lambda: {"gopro": small})
+    monkeypatch.setattr(datasets_known, "known_sets", lambda: {"gopro": small})
 
 
 @pytest.mark.usefixtures("gopro")
@@ -412,7 +414,7 @@ def test_published_figures_only_where_all_matches(
 
 def test_the_registrys_scores_name_protocols_that_there_are() -> None:
     scores = [score for entry in weights.entries().values() for one in entry.weights.values() for score in one.scores]
-    titles = {known.title for known in datasets.known_sets().values()}
+    titles = {known.title for known in datasets_known.known_sets().values()}
     named = [score for score in scores if score.bench]
     assert len(named) >= 15
     for score in named:

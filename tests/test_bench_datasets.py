@@ -14,8 +14,9 @@ import pytest
 
 from tests.servers import Place, Server, serving
 from vdeblur import files
-from vdeblur.bench import datasets, fetch
-from vdeblur.bench.datasets import Archive, DataSet, KnownSet, Origin, Span, known_sets
+from vdeblur.datasets import layouts, obtain
+from vdeblur.datasets.known import Archive, KnownSet, Origin, Span, known_sets, names
+from vdeblur.datasets.layouts import DataSet
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, ModelError, OutputError, UsageError
 from vdeblur.events import Talk
 from vdeblur.fetch import http
@@ -32,7 +33,7 @@ def fill(folder: Path, *folders: str, frames: int = 3, suffix: str = ".png") -> 
 
 def found(wanted: object, **options) -> DataSet:
     options.setdefault("warn", lambda code, message: None)
-    return datasets.open_dataset(str(wanted), talk=Talk(offline=True), **options)
+    return layouts.open_dataset(str(wanted), talk=Talk(offline=True), **options)
 
 
 LAYOUTS = {
@@ -113,7 +114,7 @@ def test_what_belongs_to_the_known_sets() -> None:
         **{(f"bsd-{exposure}", "test"): (20, 3000) for exposure in ("1ms8ms", "2ms16ms", "3ms24ms")},
     }
     assert known_sets()["gopro"].splits["test"]["GOPR0410_11_00"] == Span(134, "000101", "000234")
-    assert datasets.names() == ["gopro", "dvd", "reds", "bsd"]
+    assert names() == ["gopro", "dvd", "reds", "bsd"]
 
 
 KNOWN_LAYOUTS = {
@@ -241,19 +242,19 @@ def is_whole(folder: Path) -> bool:
 def test_only_what_is_wanted_is_read_out_of_a_zip_on_the_hub(server: Server) -> None:
     server.places[HUB_PATH] = Place(zipped(), drop_after=[])
     said: list[tuple[str, dict]] = []
-    folder = fetch.obtain(films(ON_HUB), "test", "blur", Talk(notify=lambda *event: said.append(event)))
+    folder = obtain.obtain(films(ON_HUB), "test", "blur", Talk(notify=lambda *event: said.append(event)))
     assert is_whole(folder)
     assert not (folder / "train").exists()
     assert server.sent < 9_000_000 < len(server.places[HUB_PATH].data)
     assert [event for event, _ in said if event != "download_progress"] == ["dataset_download", "dataset_done"]
     assert said[0][1]["verification"] == "pinned"
     asked = server.asked.total()
-    assert fetch.obtain(films(ON_HUB), "test", "blur", Talk(offline=True)) == folder
+    assert obtain.obtain(films(ON_HUB), "test", "blur", Talk(offline=True)) == folder
     assert server.asked.total() == asked, "it is there"
 
 
 def test_broken_connections_and_wrong_bytes_on_the_way(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "READ_BYTES", 50_000)
+    monkeypatch.setattr(obtain, "READ_BYTES", 50_000)
     data = zipped()
     server.places[HUB_PATH] = Place(data, drop_after=[10**9, 10**9, 10**9, 500, 10**9, 20_000])
     spoilt, calls = http.RangeFile.readinto, []
@@ -266,7 +267,7 @@ def test_broken_connections_and_wrong_bytes_on_the_way(server: Server, monkeypat
         return count
 
     monkeypatch.setattr(http.RangeFile, "readinto", readinto)
-    assert is_whole(fetch.obtain(films(ON_HUB), "test", "blur", Talk()))
+    assert is_whole(obtain.obtain(films(ON_HUB), "test", "blur", Talk()))
     assert not server.places[HUB_PATH].drop_after, "every break was met"
 
 
@@ -279,11 +280,11 @@ def test_a_server_that_is_busy_at_first_is_asked_again(server: Server, monkeypat
         place.status = 200 if len(waited) == 2 else 503
 
     monkeypatch.setattr(http, "_wait", wait)
-    assert is_whole(fetch.obtain(films(ON_HUB), "test", "blur", Talk()))
+    assert is_whole(obtain.obtain(films(ON_HUB), "test", "blur", Talk()))
     assert waited == [0.01, 0.02]
     place.status = 404  # which will not change
     with pytest.raises(ModelError, match="404"):
-        fetch.obtain(dataclasses.replace(films(ON_HUB), name="others"), "test", "blur", Talk())
+        obtain.obtain(dataclasses.replace(films(ON_HUB), name="others"), "test", "blur", Talk())
     assert len(waited) == 2
 
 
@@ -296,11 +297,11 @@ def test_a_stopped_fetch_keeps_what_it_has(server: Server) -> None:
 
     talk = Talk(notify=notify, stop=lambda: ExitStatus.INTERRUPTED if len(progress) >= 3 else None)
     with pytest.raises(InterruptedRunError):
-        fetch.obtain(films(ON_HUB), "test", "blur", talk)
+        obtain.obtain(films(ON_HUB), "test", "blur", talk)
     there = sorted((files.cache_folder() / "datasets" / "films").rglob("*.png"))
     assert len(there) == 3
     stamps = [path.stat().st_mtime_ns for path in there]
-    assert is_whole(fetch.obtain(films(ON_HUB), "test", "blur", Talk()))
+    assert is_whole(obtain.obtain(films(ON_HUB), "test", "blur", Talk()))
     assert [path.stat().st_mtime_ns for path in there] == stamps
 
 
@@ -308,12 +309,12 @@ def test_a_server_without_ranges_gives_the_whole_pinned_archive(server: Server) 
     data = zipped()
     server.places[HUB_PATH] = Place(data, ranges=False)
     pinned = dataclasses.replace(ON_HUB, sha256=hashlib.sha256(data).hexdigest(), megabytes=len(data) / 1e6)
-    folder = fetch.obtain(films(pinned), "test", "blur", Talk())
+    folder = obtain.obtain(films(pinned), "test", "blur", Talk())
     assert is_whole(folder)
     assert not list(folder.rglob("*.zip*")), "the archive is gone"
     wrong = dataclasses.replace(films(dataclasses.replace(pinned, sha256="0" * 64)), name="others")
     with pytest.raises(ModelError, match=r"is not the published file.*") as caught:
-        fetch.obtain(wrong, "test", "blur", Talk())
+        obtain.obtain(wrong, "test", "blur", Talk())
     assert "--data FOLDER" in caught.value.hint
 
 
@@ -325,7 +326,7 @@ def test_tars_without_a_digest_are_asked_for(server: Server) -> None:
         archives.append(Archive(url=f"{server.url}/part{part}.tar.gz"))
     known = films(*archives)
     with pytest.raises(ModelError, match="published no digest") as caught:
-        fetch.obtain(known, "test", "blur", Talk())
+        obtain.obtain(known, "test", "blur", Talk())
     assert caught.value.hint == "to accept it: --yes"
     assert not server.asked
     questions: list[str] = []
@@ -335,10 +336,10 @@ def test_tars_without_a_digest_are_asked_for(server: Server) -> None:
         return False
 
     with pytest.raises(ModelError, match="was not downloaded"):
-        fetch.obtain(known, "test", "blur", Talk(ask=refuse))
+        obtain.obtain(known, "test", "blur", Talk(ask=refuse))
     assert len(questions) == 1, "once for both"
     assert "part1.tar.gz and " in questions[0]
-    folder = fetch.obtain(known, "test", "blur", Talk(yes=True))
+    folder = obtain.obtain(known, "test", "blur", Talk(yes=True))
     assert is_whole(folder / "Films")
     assert not list(folder.rglob("*.gz"))
     assert not any(place.drop_after for place in server.places.values()), "every break was met"
@@ -361,7 +362,7 @@ def test_an_archive_that_is_not_the_set(server: Server, kind: str, monkeypatch: 
     }[kind]
     server.places[HUB_PATH] = place
     with pytest.raises(ModelError, match=words) as caught:
-        fetch.obtain(films(ON_HUB), "test", "blur", Talk())
+        obtain.obtain(films(ON_HUB), "test", "blur", Talk())
     assert "get it from https://films.example/page" in caught.value.hint
 
 
@@ -371,8 +372,8 @@ def test_the_next_origin_serves_instead_unless_it_lacks_the_blur(server: Server)
     known = films(ON_HUB)
     known = dataclasses.replace(known, sources=(*known.sources, origin))
     with pytest.raises(ModelError, match="404 Not Found"):
-        fetch.obtain(known, "test", "blur_gamma", Talk(yes=True))
-    assert is_whole(fetch.obtain(known, "test", "blur", Talk(yes=True)) / "Films")
+        obtain.obtain(known, "test", "blur_gamma", Talk(yes=True))
+    assert is_whole(obtain.obtain(known, "test", "blur", Talk(yes=True)) / "Films")
 
 
 def test_members_stay_in_their_folder(server: Server) -> None:
@@ -381,14 +382,14 @@ def test_members_stay_in_their_folder(server: Server) -> None:
         made.writestr("../../test/a/blur/000001.png", PICTURE)
     server.places[HUB_PATH] = Place(stored.getvalue())
     with pytest.raises(ModelError, match=r"a member called \.\."):
-        fetch.obtain(films(ON_HUB), "test", "blur", Talk())
+        obtain.obtain(films(ON_HUB), "test", "blur", Talk())
 
 
 def test_a_full_disk_is_seen_before(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.places[HUB_PATH] = Place(zipped())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 100_000))
     with pytest.raises(OutputError, match=r"needs 0\.0 GB, and .* has 0\.0 GB free"):
-        fetch.obtain(films(ON_HUB), "test", "blur", Talk())
+        obtain.obtain(films(ON_HUB), "test", "blur", Talk())
     assert not list((files.cache_folder() / "datasets").rglob("*.png"))
 
 
@@ -399,17 +400,17 @@ def test_a_full_disk_is_seen_before_a_tar_of_unknown_size(server: Server, monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, free[0]))
     known = films(Archive(url=f"{server.url}/films.tar.gz"))
     with pytest.raises(OutputError, match=r"films\.tar\.gz needs"):
-        fetch.obtain(known, "test", "blur", Talk(yes=True))
+        obtain.obtain(known, "test", "blur", Talk(yes=True))
     assert server.sent < 1000
     free[0] = 3 * len(data)
-    assert is_whole(fetch.obtain(known, "test", "blur", Talk(yes=True)) / "Films")
+    assert is_whole(obtain.obtain(known, "test", "blur", Talk(yes=True)) / "Films")
 
 
 def test_an_address_that_ran_out_is_asked_for_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores lead to signed addresses that hold for a while."""
     data = zipped()
     server.places[HUB_PATH] = server.places["/signed"] = Place(data)
-    monkeypatch.setattr(fetch, "READ_BYTES", 50_000)
+    monkeypatch.setattr(obtain, "READ_BYTES", 50_000)
     opened = http.RangeFile.open_url
 
     def open_url(url: str, name: str, talk: Talk) -> http.RangeFile:
@@ -419,7 +420,7 @@ def test_an_address_that_ran_out_is_asked_for_again(server: Server, monkeypatch:
         return remote
 
     monkeypatch.setattr(http.RangeFile, "open_url", open_url)
-    assert is_whole(fetch.obtain(films(ON_HUB), "test", "blur", Talk()))
+    assert is_whole(obtain.obtain(films(ON_HUB), "test", "blur", Talk()))
     assert server.asked["GET /expired"] == 1
 
 

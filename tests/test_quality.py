@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import weights
-from vdeblur.bench.pictures import read_rgb
+from vdeblur.datasets.pictures import read_rgb
 from vdeblur.restore import streams, tiles
 from vdeblur.train import synth
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tests import clips
-from vdeblur.bench import datasets
-from vdeblur.bench.pictures import read_rgb, write_png
+from vdeblur.datasets import layouts
+from vdeblur.datasets.pictures import read_rgb, write_png
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.restore import color
 from vdeblur.source.pictures import read_picture
@@ -28,7 +28,7 @@ def ignore(*args: object, **words: object) -> None:
 
 def stack(folder: Path) -> numpy.ndarray:
     """Read the pictures of a folder: uint8 (T, H, W, 3)."""
-    return numpy.stack([read_rgb(file).permute(1, 2, 0).numpy() for file in datasets.pictures_in(folder)])
+    return numpy.stack([read_rgb(file).permute(1, 2, 0).numpy() for file in layouts.pictures_in(folder)])
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -66,7 +66,7 @@ def test_gopros_way_is_the_mean_of_neighbours(vdeblur, video: Path, tmp_path: Pa
     assert numpy.array_equal(stack(folder / "blur"), numpy.rint(windows.mean(1)))
     light = ((windows / 255) ** 2.2).mean(1) ** (1 / 2.2) * 255
     assert numpy.array_equal(stack(folder / "blur_gamma"), numpy.rint(light))
-    assert [file.name for file in datasets.pictures_in(folder / "blur")] == [f"{k:06}.png" for k in range(1, 9)]
+    assert [file.name for file in layouts.pictures_in(folder / "blur")] == [f"{k:06}.png" for k in range(1, 9)]
 
 
 def test_duty_and_stride(vdeblur, video: Path, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_bench_reads_what_is_made(vdeblur, video: Path, tmp_path: Path) -> None:
     options = ["--average", 3, "--frames", 5, "--clips", 2, "--test-share", 1]
     assert vdeblur("synth", video, tmp_path / "pairs", *options).exit_code == 0
     for kind in ("blur", "blur_gamma"):
-        dataset = datasets.open_dataset(str(tmp_path / "pairs"), blur=kind, talk=None, warn=ignore)
+        dataset = layouts.open_dataset(str(tmp_path / "pairs"), blur=kind, talk=None, warn=ignore)
         assert dataset.split == "test"
         assert dataset.blur == kind
         assert dataset.layout.startswith("GoPro")

@@ -21,8 +21,9 @@ import torch
 
 from tests.test_bench_datasets import LAYOUTS
 from vdeblur import files as vdeblur_files
-from vdeblur.bench import datasets, pictures
-from vdeblur.bench.datasets import Sequence, Span
+from vdeblur.datasets import known, layouts, pictures
+from vdeblur.datasets.known import Span
+from vdeblur.datasets.layouts import Sequence
 from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.events import Talk
 from vdeblur.train import data
@@ -60,7 +61,7 @@ def refuse(code: str, message: str) -> None:
 
 
 def sequences(root: Path, split: str = "train") -> tuple[Sequence, ...]:
-    return datasets.open_dataset(str(root), split=split, talk=OFFLINE, warn=refuse).sequences
+    return layouts.open_dataset(str(root), split=split, talk=OFFLINE, warn=refuse).sequences
 
 
 def source(root: Path, plan: Plan, cache: Path | None = None, talk: Talk = OFFLINE, warn=refuse) -> data.Source:
@@ -339,9 +340,9 @@ def test_dvd_is_known_by_its_folder_and_not_trained_on_its_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both splits lie in one folder."""
-    dvd = datasets.known_sets()["dvd"]
+    dvd = known.known_sets()["dvd"]
     splits = {"test": {"two": Span(5)}, "train": {"one": Span(9), "ten": Span(7)}}
-    monkeypatch.setattr(datasets, "known_sets", lambda: {"dvd": dataclasses.replace(dvd, splits=splits)})
+    monkeypatch.setattr(known, "known_sets", lambda: {"dvd": dataclasses.replace(dvd, splits=splits)})
     fill(tmp_path, "quantitative_datasets/{0}/input", "quantitative_datasets/{0}/GT")
     for wanted, folder in ((str(tmp_path), None), ("dvd", tmp_path)):
         found = data.open_sets(wanted, data=folder, blur="blur", talk=OFFLINE, warn=refuse)

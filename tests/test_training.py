@@ -23,7 +23,7 @@ import torch
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import weights
-from vdeblur.bench import pictures
+from vdeblur.datasets import pictures
 from vdeblur.errors import ExitStatus
 from vdeblur.events import Talk
 from vdeblur.networks import NETWORKS

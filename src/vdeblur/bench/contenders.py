@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from vdeblur import weights
-from vdeblur.bench import pictures
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.bench.parts import count_flops
+from vdeblur.datasets import pictures
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
 from vdeblur.measure.protocols import Protocol

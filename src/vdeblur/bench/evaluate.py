@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from vdeblur import __version__, threads
-from vdeblur.bench import contenders, memory, pictures
+from vdeblur.bench import contenders, memory
 from vdeblur.bench.contenders import Contender
-from vdeblur.bench.datasets import DataSet, Pair, Sequence, open_dataset
 from vdeblur.bench.speed import device_name_of
+from vdeblur.datasets import pictures
+from vdeblur.datasets.layouts import DataSet, Pair, Sequence, open_dataset
 from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError
 from vdeblur.events import Talk, never
 from vdeblur.files import cache_error, cache_folder

@@ -26,8 +26,9 @@ import torch
 from numpy.random import Generator, SeedSequence, default_rng
 from torch.utils.data import DataLoader, default_collate
 
-from vdeblur.bench import datasets, pictures
-from vdeblur.bench.datasets import DataSet, Pair, Sequence
+from vdeblur.datasets import known as datasets_known
+from vdeblur.datasets import layouts, pictures
+from vdeblur.datasets.layouts import DataSet, Pair, Sequence
 from vdeblur.errors import DeviceError, InputError, OutputError, UsageError, VdeblurError
 from vdeblur.events import Talk, Warn
 from vdeblur.files import wait_for_lock
@@ -259,13 +260,15 @@ def open_sets(
 
     Raises: InputError or UsageError saying what is missing; ModelError where it cannot be fetched.
     """
-    training = datasets.open_dataset(wanted, data=data, split="train", limit=limit, blur=blur, talk=talk, warn=warn)
-    is_named = wanted in datasets.names() or wanted in datasets.known_sets()
+    training = layouts.open_dataset(wanted, data=data, split="train", limit=limit, blur=blur, talk=talk, warn=warn)
+    is_named = wanted in datasets_known.names() or wanted in datasets_known.known_sets()
     root = data if is_named else Path(wanted)
     for split in ("val", "test"):
-        is_there = datasets.has_split(root, split) if root else split in datasets.known_sets()[training.known].splits
+        is_there = (
+            layouts.has_split(root, split) if root else split in datasets_known.known_sets()[training.known].splits
+        )
         if is_there:
-            other = datasets.open_dataset(wanted, data=data, split=split, limit=limit, blur=blur, talk=talk, warn=warn)
+            other = layouts.open_dataset(wanted, data=data, split=split, limit=limit, blur=blur, talk=talk, warn=warn)
             shared = {one.name for one in training.sequences} & {one.name for one in other.sequences}
             # A folder without splits is found for any of them.
             if other.root != training.root or not shared:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from vdeblur import events, settings
 from vdeblur.batch import VIDEO_SUFFIXES
-from vdeblur.bench.pictures import of_frame
+from vdeblur.datasets.pictures import of_frame
 from vdeblur.errors import InputError, UsageError
 from vdeblur.frame import Frame
 from vdeblur.networks import lucas_kanade

@@ -33,8 +33,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vdeblur import __version__, weights
-from vdeblur.bench import datasets
-from vdeblur.bench.datasets import DataSet
+from vdeblur.datasets import layouts
+from vdeblur.datasets.layouts import DataSet
 from vdeblur.errors import (
     DeviceError,
     ExitStatus,
@@ -621,10 +621,10 @@ def _find_sets(task: Task, blur: str, talk: Talk) -> tuple[DataSet, DataSet]:
     warn = _warner(talk)
     if task.validation is None:
         return data.open_sets(task.dataset, data=task.copy, blur=blur, limit=task.limit, talk=talk, warn=warn)
-    training = datasets.open_dataset(
+    training = layouts.open_dataset(
         task.dataset, data=task.copy, split="train", limit=task.limit, blur=blur, talk=talk, warn=warn
     )
-    return training, datasets.open_dataset(task.validation, blur=blur, talk=talk, warn=warn)
+    return training, layouts.open_dataset(task.validation, blur=blur, talk=talk, warn=warn)
 
 
 def _warner(talk: Talk) -> Warn:

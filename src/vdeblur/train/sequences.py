@@ -19,7 +19,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from vdeblur.bench.pictures import write_png
+from vdeblur.datasets.pictures import write_png
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
 from vdeblur.restore.scenes import SceneDetector
 from vdeblur.train import exposure, footage, synth

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from vdeblur import __version__
-from vdeblur.bench.pictures import read_rgb, to_frame
+from vdeblur.datasets.pictures import read_rgb, to_frame
 from vdeblur.errors import InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.files import check_output, write_whole
 from vdeblur.output.pictures import picture_bytes

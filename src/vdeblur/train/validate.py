@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vdeblur.bench import pictures
-from vdeblur.bench.datasets import Pair
-from vdeblur.bench.datasets import Sequence as Pairs
+from vdeblur.datasets import pictures
+from vdeblur.datasets.layouts import Pair
+from vdeblur.datasets.layouts import Sequence as Pairs
 from vdeblur.errors import DeviceError
 from vdeblur.measure import protocols
 from vdeblur.networks.layers import Network

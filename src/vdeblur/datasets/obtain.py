@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vdeblur import files
-from vdeblur.bench.datasets import Archive, KnownSet, Origin
+from vdeblur.datasets.known import Archive, KnownSet, Origin
 from vdeblur.errors import ModelError, OutputError
 from vdeblur.events import Talk
 from vdeblur.fetch import http, sources

@@ -5,14 +5,11 @@ to be had, stands in datasets.toml.
 """
 
 import itertools
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
+from vdeblur.datasets.known import KnownSet, Span, known_sets, names, number_names
 from vdeblur.errors import InputError, UsageError
 from vdeblur.events import Talk, Warn
 from vdeblur.source.pictures import PICTURE_SUFFIXES, natural_key
@@ -63,96 +60,6 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True)
-class Span:
-    """The frames that a sequence of a known set has: how many, and the names they begin and end with, if known."""
-
-    count: int
-    first: str = ""
-    last: str = ""
-
-
-@dataclass(frozen=True)
-class Archive:
-    """One archive of a set: on the Hub (repo, revision), or at an address.
-
-    megabytes: of 10^6 bytes, about. sha256: of the whole archive, where it was published.
-    """
-
-    url: str = ""
-    repo: str = ""
-    revision: str = ""
-    file: str = ""
-    sha256: str = ""
-    megabytes: float | None = None
-
-    @property
-    def name(self) -> str:
-        """Give the file's name."""
-        return self.file or self.url.rpartition("/")[2]
-
-    @property
-    def pinned(self) -> bool:
-        """Tell whether it cannot change unnoticed: a revision names its content, as a digest does."""
-        return bool(self.sha256 or self.revision)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Archives that hold some splits of a set together, and what the members are called that are wanted."""
-
-    splits: tuple[str, ...]
-    members: str
-    archives: tuple[Archive, ...]
-
-
-@dataclass(frozen=True)
-class KnownSet:
-    """A data set of datasets.toml; splits: the sequences of each, with their frames."""
-
-    name: str
-    title: str
-    paper: str
-    license: str
-    split: str
-    page: str
-    splits: dict[str, dict[str, Span]]
-    sources: tuple[Origin, ...] = ()
-
-
-@cache
-def known_sets() -> dict[str, KnownSet]:
-    """Read datasets.toml."""
-    tables = tomllib.loads((resources.files("vdeblur.bench") / "datasets.toml").read_text("utf-8"))
-    return {name: _parse(name, table) for name, table in tables.items()}
-
-
-def _parse(name: str, table: dict[str, Any]) -> KnownSet:
-    splits = {
-        split: {sequence: _span(frames) for names, frames in rows.items() for sequence in _numbers(names)}
-        for split, rows in table["splits"].items()
-    }
-    sources = tuple(
-        Origin(tuple(one["splits"]), one["members"], tuple(Archive(**archive) for archive in one["archives"]))
-        for one in table.get("sources", ())
-    )
-    plain = {key: table[key] for key in ("title", "paper", "license", "split", "page")}
-    return KnownSet(name, splits=splits, sources=sources, **plain)
-
-
-def _numbers(names: str) -> list[str]:
-    """Give the names that "000..029" stands for, or the name itself."""
-    first, dots, last = names.partition("..")
-    return [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)] if dots else [names]
-
-
-def _span(frames: int | str) -> Span:
-    if isinstance(frames, int):
-        return Span(frames)
-    first, _, last = frames.partition("..")
-    return Span(int(last) - int(first) + 1, first, last)
-
-
-@dataclass(frozen=True)
 class Pair:
     """A blurry picture, and what it should have been; name: that of both files, without suffix."""
 
@@ -191,11 +98,6 @@ class DataSet:
     def frames(self) -> int:
         """How many pairs there are."""
         return sum(len(sequence.pairs) for sequence in self.sequences)
-
-
-def names() -> list[str]:
-    """Give the names that stand for data sets; bsd is whichever of its three exposures there is."""
-    return [*(name for name in known_sets() if not name.startswith("bsd-")), "bsd"]
 
 
 def open_dataset(
@@ -257,10 +159,10 @@ def open_dataset(
 
 
 def _obtained(wanted: str, split: str | None, blur: str, talk: Talk) -> Path:
-    from vdeblur.bench import fetch  # a local copy needs nothing of it
+    from vdeblur.datasets import obtain  # a local copy needs nothing of it
 
     name = "bsd-1ms8ms" if wanted == "bsd" else wanted
-    return fetch.obtain(known_sets()[name], split or known_sets()[name].split, blur, talk)
+    return obtain.obtain(known_sets()[name], split or known_sets()[name].split, blur, talk)
 
 
 def _look(root: Path, split: str | None, wanted: str) -> tuple[Path, Layout, list[str]]:
@@ -356,6 +258,6 @@ def _missing(span: Span, pairs: tuple[Pair, ...]) -> str:
     """Say how many frames a sequence has if it does not have all, and which is the first one missing if that shows."""
     if len(pairs) == span.count:
         return ""
-    absent = set(_numbers(f"{span.first}..{span.last}")) - {pair.name for pair in pairs} if span.first else set()
+    absent = set(number_names(f"{span.first}..{span.last}")) - {pair.name for pair in pairs} if span.first else set()
     which = f" ({min(absent)} is missing)" if 0 < len(absent) < span.count else ""
     return f"has {len(pairs)} frames of {span.count}{which}"

@@ -1,0 +1,1 @@
+"""Data sets: from a name or a folder to pairs of pictures."""
