@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vdeblur import weights
+from vdeblur.models import cache
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, streams
@@ -65,7 +65,7 @@ def per_pixel(options: argparse.Namespace, model: str, precision: str) -> dict[s
     side = options.side
     size, pixels = f"{side}x{side}", side**2
     tile = str(side // 2)
-    network = NETWORKS[weights.find_entry(model).network]
+    network = NETWORKS[cache.find_entry(model).network]
     if network.feeding not in streams.WINDOWS:
         whole = _measured(options, model, precision, size, "none", 0, FRAMES) / pixels
         tiled = _measured(options, model, precision, size, tile, 0, FRAMES) / pixels
@@ -100,7 +100,7 @@ def _measured(
 @torch.inference_mode()
 def measure(options: argparse.Namespace) -> int:
     """Give the peak for one model, precision, tile and window above the loaded network, in bytes."""
-    entry = weights.find_entry(options.models)
+    entry = cache.find_entry(options.models)
     chosen = device.choose_device(options.device)
     torch.manual_seed(0)
     network = NETWORKS[entry.network](**entry.arguments).eval()

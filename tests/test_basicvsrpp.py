@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tests import parity
 from tests.parity import Case
 from tests.test_networks import lively, moving_clip
-from vdeblur import weights
+from vdeblur.models import weights
 from vdeblur.networks.basicvsrpp import GROUPS, PASSES, TAPS, BasicVSRPP, deformable_convolution
 from vdeblur.restore import device, streams, tiles
 

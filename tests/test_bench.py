@@ -15,13 +15,14 @@ from skimage.metrics import structural_similarity
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import cli_bench, files, weights
+from vdeblur import cli_bench, files
 from vdeblur.bench import contenders, evaluate, memory
 from vdeblur.datasets import known as datasets_known
 from vdeblur.datasets import pictures
 from vdeblur.datasets.known import KnownSet, Span
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
 from vdeblur.measure import metrics, protocols, temporal, vmaf
+from vdeblur.models import cache, weights
 from vdeblur.networks.dstnet import DSTNet
 from vdeblur.restore import streams, tiles
 
@@ -134,7 +135,7 @@ def test_figures_equal_an_independent_computation(
         assert found[name]["seconds_per_frame"] > 0
     assert found["lite"]["psnr"] > found["identity"]["psnr"]
     assert found["lite"]["params"] == sum(parameter.numel() for parameter in weights.load_model("lite").parameters())
-    assert found["lite"]["weights_sha256"] == weights.find_entry("lite").weights["package"].remote.pins["sha256"]
+    assert found["lite"]["weights_sha256"] == cache.find_entry("lite").weights["package"].remote.pins["sha256"]
 
 
 def test_3d_ssim_is_higher_and_in_the_report(vdeblur, footage: Path, expected: dict, tmp_path: Path) -> None:
@@ -413,7 +414,7 @@ def test_published_figures_only_where_all_matches(
 
 
 def test_the_registrys_scores_name_protocols_that_there_are() -> None:
-    scores = [score for entry in weights.entries().values() for one in entry.weights.values() for score in one.scores]
+    scores = [score for entry in cache.entries().values() for one in entry.weights.values() for score in one.scores]
     titles = {known.title for known in datasets_known.known_sets().values()}
     named = [score for score in scores if score.bench]
     assert len(named) >= 15

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from tests import clips
 from tests.conftest import ROOT
 from tests.servers import Place, Server, lead_here, serving
-from vdeblur import checkpoint, networks, weights
+from vdeblur import networks
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.events import Talk
 from vdeblur.fetch import http
+from vdeblur.models import cache, checkpoint, weights
 from vdeblur.networks.bimnet import BIMNet
 from vdeblur.networks.layers import Network
 
@@ -140,8 +141,8 @@ START = saved({"part.weight": torch.ones(2, 3)})
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setattr(http, "WAIT_SECONDS", 0.01)
     few = {name: networks.NETWORKS[name] for name in ("identity", "lite")}
-    monkeypatch.setattr(weights, "NETWORKS", {**few, "toy": Toy})
-    monkeypatch.setattr(weights, "PARTS", {**networks.PARTS, "toy-part": ToyPart})
+    monkeypatch.setattr(cache, "NETWORKS", {**few, "toy": Toy})
+    monkeypatch.setattr(cache, "PARTS", {**networks.PARTS, "toy-part": ToyPart})
     with serving() as running:
         running.places = {"/pinned.pth": Place(FILE), "/unpinned.pth": Place(FILE), "/start.pth": Place(START)}
         blob = hashlib.sha1(b"blob %d\0" % len(START) + START).hexdigest()
@@ -384,9 +385,9 @@ def test_shares_of_authors_need_no_hand(
 ) -> None:
     """Google Drive and Dropbox as they answer, with files as these authors save them."""
     lead_here(monkeypatch, server)
-    monkeypatch.setattr(weights, "NETWORKS", networks.NETWORKS)
+    monkeypatch.setattr(cache, "NETWORKS", networks.NETWORKS)
     monkeypatch.delenv("VDEBLUR_REGISTRY")
-    entry, chosen = weights.choose(name)
+    entry, chosen = cache.choose(name)
     network = networks.NETWORKS[entry.network](**entry.arguments)
     prefix = "module." if name == "pvdnet" else ""
     content = saved({prefix + network.official_name(key): value for key, value in network.state_dict().items()})
@@ -454,7 +455,7 @@ def test_importing_a_file_of_ones_own(vdeblur, server: Server, clip: Path, tmp_p
     assert vdeblur("models", "import", tmp_path / "tuned.pth", "--as", "large-toy@mine").exit_code == 0
     assert vdeblur("models", "remove", "toy@mine").exit_code == 0
     assert "toy@mine" not in vdeblur("models", "list").stdout.replace("large-toy@mine", "")
-    Path(weights.path_of("large-toy@mine")).write_bytes(b"damaged")
+    Path(cache.path_of("large-toy@mine")).write_bytes(b"damaged")
     with pytest.raises(ModelError, match="the imported file of large-toy@mine is damaged"):
         weights.load_model("large-toy@mine")
 
@@ -581,10 +582,10 @@ def test_start_weights_that_do_not_fit_are_refused(vdeblur, server: Server, tmp_
 def test_start_weights_under_both_of_their_names(tmp_path: Path, name: str, part: str, word: str) -> None:
     network = networks.PARTS[part]()
     theirs = {network.official_name(key): value for key, value in network.state_dict().items()}
-    entry = weights.find_entry(name)
+    entry = cache.find_entry(name)
     given = {f"{key.replace('module', word)}": value for key, value in theirs.items()}
     assert all(key.startswith(word) for key in given)
-    fitted = weights._fitted_start(given, entry, "file")
+    fitted = cache._fitted_start(given, entry, "file")
     assert fitted.keys() == theirs.keys()
     assert all(torch.equal(fitted[key], value) for key, value in theirs.items())
 

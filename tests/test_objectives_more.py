@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from tests.conftest import ROOT
 from tests.oracles import load_oracles
-from vdeblur import registry
 from vdeblur.errors import UsageError
+from vdeblur.models import registry
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.flow_rnn import FlowRNN
 from vdeblur.networks.lite import Lite, look_along_motion

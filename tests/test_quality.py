@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import weights
 from vdeblur.datasets.pictures import read_rgb
+from vdeblur.models import weights
 from vdeblur.restore import streams, tiles
 from vdeblur.train import synth
 

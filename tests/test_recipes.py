@@ -6,9 +6,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from vdeblur import weights
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.events import Talk
+from vdeblur.models import cache
 from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.train import recipes, start
 
@@ -127,7 +127,7 @@ def begin(model: str, *values: tuple[str, str]) -> PVDNet:
     """Give a network of other sizes than what its BIMNet comes from, with the weights that its training begins with."""
     torch.manual_seed(2)
     network = PVDNet(channels=16, blocks=1)
-    entry = weights.find_entry(model)
+    entry = cache.find_entry(model)
     start.begin(network, entry, recipes.load(entry, values=values), None, Talk(offline=True))
     return network
 

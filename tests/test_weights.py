@@ -9,16 +9,17 @@ import torch
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import networks, registry, weights
+from vdeblur import networks
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.fetch import http, sources
+from vdeblur.models import cache, registry, weights
 from vdeblur.networks.lite import Lite
 
 UNPINNED = {"cdvd-tsp", "pvdnet", "pvdnet-large", "pwc-net", "dstnet-plus", "dstnet-plus-l"}
 
 
 def test_every_entry_that_is_there_loads() -> None:
-    for name, entry in weights.entries().items():
+    for name, entry in cache.entries().items():
         weights_there = [one.name for one in entry.weights.values() if one.in_package]
         if not weights_there and (entry.weights or entry.no_weights):
             continue
@@ -28,7 +29,7 @@ def test_every_entry_that_is_there_loads() -> None:
 
 
 def test_the_weights_in_the_package_are_small_and_whole() -> None:
-    assert weights.path_of("lite").stat().st_size <= 4_000_000
+    assert cache.path_of("lite").stat().st_size <= 4_000_000
 
 
 def test_the_registry_is_whole() -> None:
@@ -47,7 +48,7 @@ def test_the_registry_is_whole() -> None:
             assert bool(one.remote.pins) != (entry.name in UNPINNED)
     assert entries["dstnet"].weights.keys() == {"gopro", "dvd", "bsd-1ms8ms"}
     assert entries["cdvd-tsp"].default == "gopro"
-    assert not any(entry.network not in networks.NETWORKS for entry in weights.entries().values() if entry.network)
+    assert not any(entry.network not in networks.NETWORKS for entry in cache.entries().values() if entry.network)
 
 
 def test_the_entry_in_contributing_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +56,7 @@ def test_the_entry_in_contributing_is_understood(tmp_path: Path, monkeypatch: py
     text = text.replace('sha256 = "..."', f'sha256 = "{"0" * 64}"').replace("key-of-NETWORKS", "lite")
     (tmp_path / "registry.toml").write_text(text)
     monkeypatch.setenv("VDEBLUR_REGISTRY", str(tmp_path / "registry.toml"))
-    entry = weights.find_entry("name@gopro")
+    entry = cache.find_entry("name@gopro")
     assert {source.kind for source in entry.weights["gopro"].remote.sources} | {"package"} == set(registry.SOURCES)
     assert (entry.prefix, entry.ignored, entry.default) == ("generator.", ("step_counter",), "gopro")
 

@@ -10,7 +10,7 @@ from vdeblur.cli_report import HumanReporter, question, reported, show_table
 from vdeblur.errors import ModelError
 
 if TYPE_CHECKING:
-    from vdeblur.registry import Entry, Weights
+    from vdeblur.models.registry import Entry, Weights
 
 # torch takes seconds to import, and --help must not wait: `weights` is imported inside the commands.
 
@@ -43,11 +43,11 @@ def list_models(json: bool) -> None:
       vdeblur models list --json
     """
     with reported(HumanReporter(), ["models list"]):
-        from vdeblur import weights
+        from vdeblur.models import cache
 
         rows: list[tuple[Entry, Weights | None]] = []
-        for entry in weights.entries().values():
-            rows += [(entry, one) for one in weights.weights_of(entry).values()] or [(entry, None)]
+        for entry in cache.entries().values():
+            rows += [(entry, one) for one in cache.weights_of(entry).values()] or [(entry, None)]
         seconds = _speeds()
         if json:
             facts = [{**_facts(entry, one), "seconds_per_720p_frame": seconds.get(entry.name)} for entry, one in rows]
@@ -59,14 +59,14 @@ def list_models(json: bool) -> None:
 
 def _speeds() -> dict[str, float]:
     """Estimate how long each model takes for a 1280x720 frame on this machine, in seconds."""
-    from vdeblur import choice, weights
+    from vdeblur.models import cache, choice
     from vdeblur.networks import NETWORKS
     from vdeblur.restore import device
 
     chosen = device.choose_device("auto")
     rates: dict[str, float] = {}
     seconds = {}
-    for entry in weights.entries().values():
+    for entry in cache.entries().values():
         if entry.gmacs and entry.network:
             precision = device.choose_precision("auto", chosen, NETWORKS[entry.network])
             if precision not in rates:
@@ -76,13 +76,13 @@ def _speeds() -> dict[str, float]:
 
 
 def _row(entry: "Entry", one: "Weights | None", seconds: float | None) -> tuple[str, ...]:
-    from vdeblur import weights
+    from vdeblur.models import cache
 
     name = entry.name if one is None or one.name == entry.default else f"{entry.name}@{one.name}"
     scores = entry.scores if one is None else one.scores
     return (
         name,
-        weights.state_of(entry, one),
+        cache.state_of(entry, one),
         f"{scores[0].psnr:.2f} {scores[0].data}" if scores else "",
         "" if seconds is None else f"{seconds:.2g} s",
         entry.license.partition(";")[0] + (", see show" if entry.notice else ""),
@@ -102,10 +102,10 @@ def show(name: str, json: bool) -> None:
       vdeblur models show lite --json
     """
     with reported(HumanReporter(), [name]):
-        from vdeblur import weights
+        from vdeblur.models import cache
 
-        entry, chosen = weights.choose(name)
-        several = [chosen] if "@" in name and chosen else list(weights.weights_of(entry).values())
+        entry, chosen = cache.choose(name)
+        several = [chosen] if "@" in name and chosen else list(cache.weights_of(entry).values())
         facts = {**_entry_facts(entry), "weights": [_weights_facts(entry, one) for one in several]}
         if json:
             click.echo(dumps(facts, indent=1))
@@ -151,11 +151,11 @@ def _entry_facts(entry: "Entry") -> dict[str, Any]:
 
 
 def _weights_facts(entry: "Entry", one: "Weights") -> dict[str, Any]:
-    from vdeblur import weights
+    from vdeblur.models import cache
 
     return {
         "weights": one.name,
-        "state": weights.state_of(entry, one),
+        "state": cache.state_of(entry, one),
         "file": one.remote.name,
         "sources": [f"{source.kind} {source.place}".strip() for source in one.remote.sources],
         "verification": "imported" if one.imported else one.verification,
@@ -186,15 +186,15 @@ def download(names: tuple[str, ...], yes: bool, offline: bool) -> None:
     """
     reporter = HumanReporter()
     with reported(reporter, [names[0]]) as stop:
-        from vdeblur import weights
         from vdeblur.events import Talk
+        from vdeblur.models import cache
 
         talk = Talk(offline, yes, reporter.notify, question(), stop)
         for name in names:
-            entry, chosen = weights.choose(name)
+            entry, chosen = cache.choose(name)
             if chosen is None:
                 raise ModelError(f"{name} has no weights to fetch", entry.no_weights or "it needs none")
-            click.echo(weights.obtain(entry, chosen, talk))
+            click.echo(cache.obtain(entry, chosen, talk))
 
 
 @models.command("import", short_help="Take a checkpoint that you have into the cache.")
@@ -214,10 +214,10 @@ def import_model(file: Path, name: str) -> None:
     """
     reporter = HumanReporter()
     with reported(reporter, [str(file)]) as stop:
-        from vdeblur import weights
         from vdeblur.events import Talk
+        from vdeblur.models import cache
 
-        entry, imported = weights.import_file(file, name, Talk(notify=reporter.notify, stop=stop))
+        entry, imported = cache.import_file(file, name, Talk(notify=reporter.notify, stop=stop))
         use = f"run with -m {entry.name}@{imported.name}" if entry.network else f"start weights of {entry.start_of}"
         click.echo(f"{file} is {entry.name}@{imported.name} now: {use}", err=True)
 
@@ -235,17 +235,17 @@ def verify(names: tuple[str, ...]) -> None:
       vdeblur models verify lite dstnet@dvd
     """
     with reported(HumanReporter(), [names[0] if names else "models verify"]):
-        from vdeblur import weights
+        from vdeblur.models import cache
 
         bad = []
-        for name in names or weights.entries():
-            entry, chosen = weights.choose(name)
-            several = [chosen] if "@" in name and chosen else list(weights.weights_of(entry).values())
+        for name in names or cache.entries():
+            entry, chosen = cache.choose(name)
+            several = [chosen] if "@" in name and chosen else list(cache.weights_of(entry).values())
             for one in several:
-                state = weights.verdict(entry, one)
+                state = cache.verdict(entry, one)
                 if state != "absent" or names:
                     click.echo(f"{entry.name}@{one.name}: {state}")
-                if state in ("damaged", weights.UNREADABLE):
+                if state in ("damaged", cache.UNREADABLE):
                     bad.append(f"{entry.name}@{one.name}")
         if bad:
             raise ModelError(
@@ -270,9 +270,9 @@ def path(name: str | None) -> None:
 
             click.echo(cache_folder())
         else:
-            from vdeblur import weights
+            from vdeblur.models import cache
 
-            click.echo(weights.path_of(name))
+            click.echo(cache.path_of(name))
 
 
 @models.command(short_help="Take weights out of the cache.")
@@ -289,10 +289,10 @@ def remove(names: tuple[str, ...], forget: bool) -> None:
       vdeblur models remove cdvd-tsp@gopro --forget
     """
     with reported(HumanReporter(), [names[0]]):
-        from vdeblur import weights
+        from vdeblur.models import cache
 
         for name in names:
-            removed = weights.remove(name, forget)
+            removed = cache.remove(name, forget)
             click.echo(f"removed {', '.join(removed)}" if removed else f"{name}: nothing is in the cache", err=True)
-            if kept := weights.imported_of(name):
+            if kept := cache.imported_of(name):
                 click.echo(f"kept {', '.join(kept)}, which you imported: remove them by their full names", err=True)

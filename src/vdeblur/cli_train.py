@@ -80,14 +80,14 @@ def train(model: str, json: bool, print_config: bool, **given: Any) -> None:
     if int(os.environ.get("RANK", "0")):
         reporter = ErrorReporter()  # of several processes, one tells how it goes
     with reported(reporter, [model]) as stop:
-        from vdeblur import weights
+        from vdeblur.models import cache
         from vdeblur.train import recipes
 
         short = [(SHORT[name], str(given[name])) for name in SHORT if given[name] is not None]
         name, at, _ = model.partition("@")
         if at:
             raise UsageError(f"{model} names weights, and training makes them", f"-m {name} --init {model}")
-        entry = weights.find_entry(name)
+        entry = cache.find_entry(name)
         recipe = recipes.load(
             entry,
             given["stage"],

@@ -22,8 +22,9 @@ import imageio_ffmpeg
 import numpy
 import torch
 
-from vdeblur import __version__, files, pipeline, weights
+from vdeblur import __version__, files, pipeline
 from vdeblur.errors import ExitStatus, OutputError, VdeblurError
+from vdeblur.models import cache
 from vdeblur.restore import device, memory
 from vdeblur.settings import EncodeOptions, Settings
 
@@ -226,7 +227,7 @@ def _caches() -> Iterator[Check]:
             yield Check("caches", name, found)
         else:
             yield Check("caches", name, f"{found}; {there} is not writable", State.WARNING, hint)
-    yield _guarded("caches", "models", lambda: f"{len(weights.entries())} are known", ExitStatus.MODEL)
+    yield _guarded("caches", "models", lambda: f"{len(cache.entries())} are known", ExitStatus.MODEL)
 
 
 def _hub_home() -> Path:

@@ -23,7 +23,7 @@ from typing import Any
 import av
 import torch
 
-from vdeblur import __version__, choice, events, files, parts, segments, threads, weights
+from vdeblur import __version__, events, files, parts, segments, threads
 from vdeblur.errors import (
     DamageError,
     DeviceError,
@@ -36,6 +36,7 @@ from vdeblur.errors import (
 from vdeblur.events import Talk, never
 from vdeblur.frame import Frame
 from vdeblur.maker import QUEUE_FRAMES, Encoding, Loaded, SegmentMaker, Source
+from vdeblur.models import cache, choice, weights
 from vdeblur.networks.layers import Network
 from vdeblur.output import carry, tracks
 from vdeblur.output.encoding import VideoEncoding, warn_of_plans
@@ -215,7 +216,7 @@ class FileRun:
         network = weights.load_model(model, settings.checkpoint, self.talk)
         digest = checksum(network)
         size = (info.height, info.width, info.frames_estimate)
-        placed = choice.settle(network, weights.find_entry(model), chosen, settings, faults, size)
+        placed = choice.settle(network, cache.find_entry(model), chosen, settings, faults, size)
         precision = placed.precision
         if placed.fallback:
             self.warn("W_DEVICE", placed.fallback)
@@ -350,7 +351,7 @@ def check_model(settings: Settings) -> None:
     Raises: ModelError, UsageError.
     """
     if settings.model != BEST:
-        weights.find_entry(settings.model)
+        cache.find_entry(settings.model)
     elif settings.checkpoint is not None:
         raise UsageError("--weights needs the model it is for", f"-m {BEST} takes a model's own weights")
 

@@ -6,9 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vdeblur import choice, events, sample_frames, settings, weights
+from vdeblur import events, sample_frames, settings
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.frame import layout_of
+from vdeblur.models import choice
+from vdeblur.models.cache import find_entry
 from vdeblur.networks import NETWORKS
 from vdeblur.output import carry, tracks
 from vdeblur.output.encoding import VideoEncoding
@@ -248,13 +250,13 @@ def _safe(path: Path) -> str:
 def _lite_speed(height: int, width: int) -> tuple[str, str, float]:
     """Give lite's device, precision and estimated seconds for a frame."""
     name, precision, rate = _measured()
-    return name, precision, choice.seconds_per_frame(weights.find_entry(choice.ALWAYS), height, width, rate)
+    return name, precision, choice.seconds_per_frame(find_entry(choice.ALWAYS), height, width, rate)
 
 
 @cache
 def _measured() -> tuple[str, str, float]:
     chosen = device.choose_device("auto")
-    entry = weights.find_entry(choice.ALWAYS)
+    entry = find_entry(choice.ALWAYS)
     assert entry.network is not None
     precision = device.choose_precision("auto", chosen, NETWORKS[entry.network])
     return str(chosen), precision, choice.multiply_adds_per_second(chosen, precision)

@@ -15,15 +15,15 @@ import av
 import torch
 from torch import Tensor
 
-from vdeblur import weights
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.bench.parts import count_flops
 from vdeblur.datasets import pictures
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
 from vdeblur.measure.protocols import Protocol
+from vdeblur.models import cache, weights
+from vdeblur.models.registry import Entry, Weights
 from vdeblur.networks.layers import Network
-from vdeblur.registry import Entry, Weights
 from vdeblur.restore import device, streams
 from vdeblur.restore.clip import restored_pictures
 
@@ -58,7 +58,7 @@ def check_names(names: tuple[str, ...]) -> None:
         if name == "best":
             raise UsageError("best is no model of its own to be measured", "name models, see vdeblur models list")
         if name not in BASELINES:
-            weights.choose(name)
+            cache.choose(name)
 
 
 def obtain(names: tuple[str, ...], talk: Talk) -> None:
@@ -68,9 +68,9 @@ def obtain(names: tuple[str, ...], talk: Talk) -> None:
     """
     for name in names:
         if name not in BASELINES:
-            entry, chosen = weights.choose(name)
+            entry, chosen = cache.choose(name)
             if chosen is not None:
-                weights.obtain(entry, chosen, talk)
+                cache.obtain(entry, chosen, talk)
             else:
                 weights.load_model(name)  # says why, where there are none
 
@@ -115,7 +115,7 @@ class Model:
 
     def __init__(self, name: str, chosen: torch.device, precision: str, talk: Talk) -> None:
         self.name, self.device = name, chosen
-        self.entry, self.chosen = weights.choose(name)
+        self.entry, self.chosen = cache.choose(name)
         network = weights.load_model(name, talk=talk)
         self.precision = device.choose_precision(precision, chosen, network)
         if self.precision != "fp32" and self.precision not in network.half_precision:
@@ -123,7 +123,7 @@ class Model:
             talk.notify("warning", {"code": "W_PRECISION", "message": message})
         self.network: Network = device.place(network, chosen, self.precision)
         self.model, self.weights = self.entry.name, self.chosen.name if self.chosen else ""
-        self.digest = weights.digest_of(self.entry, self.chosen) if self.chosen else ""
+        self.digest = cache.digest_of(self.entry, self.chosen) if self.chosen else ""
         self.parameters = sum(parameter.numel() for parameter in self.network.parameters())
 
     def restore(self, blurry: Iterator[Tensor], protocol: Protocol, dataset: str) -> Iterator[Tensor]:

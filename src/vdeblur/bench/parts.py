@@ -23,10 +23,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdeblur import pipeline, settings, weights
+from vdeblur import pipeline, settings
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.errors import DeviceError, VdeblurError
 from vdeblur.frame import Copier, Frame
+from vdeblur.models import cache, weights
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.output.encoding import VideoEncoding
@@ -56,8 +57,8 @@ def load_network(model: str) -> tuple[Network, bool]:
 
     Raises: ModelError where there is no such model.
     """
-    entry, one = weights.choose(model)
-    is_there = one is not None and weights.is_cached(entry, one)
+    entry, one = cache.choose(model)
+    is_there = one is not None and cache.is_cached(entry, one)
     if is_there or not entry.network or not NETWORKS[entry.network](**entry.arguments).state_dict():
         return weights.load_model(model), True
     torch.manual_seed(0)
@@ -267,7 +268,7 @@ def time_pipeline(model: str, device_name: str, precision: str, clip: str, outpu
     if not trained:
         strength, checkpoint = INVISIBLE, Path(output).with_suffix(".safetensors")
         safetensors.torch.save_file(network.state_dict(), checkpoint)
-        model = weights.find_entry(model).name
+        model = cache.find_entry(model).name
     del network
 
     def restored(cut: settings.Cut) -> pipeline.Result:

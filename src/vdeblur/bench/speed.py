@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 
-from vdeblur import __version__, errors, weights
+from vdeblur import __version__, errors
 from vdeblur.bench import parts, report
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError
+from vdeblur.models import cache
 from vdeblur.restore import device
 
 POLL_SECONDS = 0.2  # between questions whether a signal came
@@ -57,7 +58,7 @@ def measure(
     width, height = parse_size(size)
     for model in models:
         if model not in BASELINES:
-            weights.find_entry(model)  # a misspelt name is told before anything is measured
+            cache.find_entry(model)  # a misspelt name is told before anything is measured
     chosen = device.choose_device(device_name)
     rows: list[list[Results]] = [[] for _ in range(len(models) * len(precisions))]
     times: dict[str, list[float]] = {path.stem: [] for path in references}

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vdeblur import __version__, weights
+from vdeblur import __version__
 from vdeblur.datasets import layouts
 from vdeblur.datasets.layouts import DataSet
 from vdeblur.errors import (
@@ -45,6 +45,7 @@ from vdeblur.errors import (
     VdeblurError,
 )
 from vdeblur.events import Talk, Warn
+from vdeblur.models.cache import find_entry
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, memory
@@ -217,7 +218,7 @@ class Trainer:
 
     def _build(self, fresh: bool, talk: Talk) -> Objective:
         """Give the network with its losses, on the device, with the weights that a training begins with."""
-        entry = weights.find_entry(self.recipe.model)
+        entry = find_entry(self.recipe.model)
         torch.manual_seed(self.seed)
         network = NETWORKS[entry.network](**entry.arguments)
         objective = OBJECTIVES[self.recipe.objective](network, self.recipe.numbers)

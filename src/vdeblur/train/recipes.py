@@ -18,7 +18,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from vdeblur.errors import UsageError
-from vdeblur.registry import Entry
+from vdeblur.models.registry import Entry
 from vdeblur.train import optimisers
 from vdeblur.train.augment import AUGMENTATIONS, SCALE
 from vdeblur.train.data import ENDS, SAMPLINGS, Plan

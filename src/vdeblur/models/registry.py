@@ -122,7 +122,7 @@ def read_registry(networks: Collection[str]) -> dict[str, Entry]:
 
     Raises: ModelError where the user's file is not understood, or names a model that exists.
     """
-    places: list[Any] = [resources.files("vdeblur") / "weights.toml"]
+    places: list[Any] = [_packaged()]
     if os.environ.get("VDEBLUR_REGISTRY"):
         places.append(Path(os.environ["VDEBLUR_REGISTRY"]).expanduser())
     entries: dict[str, Entry] = {}
@@ -143,6 +143,12 @@ def read_registry(networks: Collection[str]) -> dict[str, Entry]:
     found = {name: entry for name, entry in entries.items() if entry.network in networks}
     starts = {name: entry for name, entry in entries.items() if entry.start_of in found}
     return found | starts
+
+
+def _packaged() -> Any:
+    """Return the package's weights.toml. A checkout has it at its top, and the build copies it."""
+    packaged = resources.files("vdeblur.models") / "weights.toml"
+    return packaged if packaged.is_file() else Path(__file__).parents[3] / "weights.toml"
 
 
 def _parse_entry(name: str, table: dict[str, Any]) -> Entry:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from vdeblur import weights
 from vdeblur.errors import DeviceError
 from vdeblur.events import Talk
+from vdeblur.models import cache
+from vdeblur.models.registry import Entry
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
-from vdeblur.registry import Entry
 from vdeblur.restore import device
 from vdeblur.settings import Settings
 
@@ -113,7 +113,7 @@ def _how_long(entry: Entry, chosen: torch.device, precision: str, size: tuple[in
 
 def ranking() -> list[Entry]:
     """Give the models with a published PSNR on GoPro and a known cost, the strongest first."""
-    known = [entry for entry in weights.entries().values() if entry.gmacs and published(entry)]
+    known = [entry for entry in cache.entries().values() if entry.gmacs and published(entry)]
     return sorted(known, key=lambda entry: -(published(entry) or 0))
 
 
@@ -126,7 +126,7 @@ def published(entry: Entry) -> float | None:
 def is_at_hand(entry: Entry, talk: Talk) -> bool:
     """Tell whether a model's default weights are there, or can be fetched without asking."""
     one = entry.weights[entry.default or ""]
-    if weights.is_cached(entry, one):
+    if cache.is_cached(entry, one):
         return True
     return not talk.is_offline and one.is_fetchable and (talk.yes or one.verification != "unpinned")
 

@@ -1,4 +1,4 @@
-"""From a model's name to its network with verified weights: what is cached, fetched, imported and loaded."""
+"""Weights on this machine: fetched, verified, converted once, imported, removed."""
 
 import contextlib
 import dataclasses
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from vdeblur import files
-from vdeblur.checkpoint import fit, read_checkpoint
-from vdeblur.errors import ModelError, UsageError
+from vdeblur.errors import ModelError
 from vdeblur.events import Talk
 from vdeblur.fetch import http, sources
 from vdeblur.fetch.sources import RemoteFile, Source
+from vdeblur.models.checkpoint import fit, read_checkpoint
+from vdeblur.models.registry import NAME, Entry, Weights, read_registry
 from vdeblur.networks import NETWORKS, PARTS
 from vdeblur.networks.layers import Network
-from vdeblur.registry import NAME, Entry, Weights, read_registry
 
 QUIET = Talk()
 UNREADABLE = "not readable by you"
@@ -73,57 +73,15 @@ def weights_of(entry: Entry) -> dict[str, Weights]:
     return found
 
 
-def load_model(name: str, checkpoint: Path | None = None, talk: Talk = QUIET) -> Network:
-    """Build a model's network and load its weights, in float32, for evaluation; fetch them where they are not there.
-
-    checkpoint: a file to take the weights from instead of the model's own: .safetensors, or a PyTorch checkpoint,
-    which is read without running anything in it.
-
-    Raises: ModelError where the model is unknown, or its weights are missing, damaged, or made for another network.
-    """
-    entry, weights = choose(name)
-    if not entry.network:
-        raise ModelError(f"{entry.name} restores nothing: {entry.description}", f"use -m {entry.start_of}, or -m lite")
-    if checkpoint is not None and "@" in name:
-        raise UsageError(f"--weights and {name} both say which weights to take", f"use -m {entry.name} with --weights")
-    network = NETWORKS[entry.network](**entry.arguments)
-    if checkpoint is not None and not network.state_dict():
-        raise ModelError(f"{entry.name} has no weights to load", "leave out --weights")
-    if checkpoint is None and weights is None and network.state_dict():
-        raise ModelError(
-            f"there are no weights of {entry.name} to be had: {entry.no_weights or 'weights.toml names none'}",
-            f"with a file of your own: vdeblur run --weights FILE -m {entry.name}; at once: {_at_once()}",
-        )
-    if checkpoint is not None:
-        state = _fitted(read_checkpoint(checkpoint), network, entry, str(checkpoint))
-    elif weights is not None:
-        path = obtain(entry, weights, talk)
-        state = _fitted(_read_cached(path), network, entry, path.name)
-    else:
-        return network.eval()
-    network.load_state_dict({key: value.float() for key, value in state.items()})
-    return network.eval()
-
-
-def load_start(name: str, talk: Talk = QUIET) -> dict[str, Tensor]:
-    """Give the tensors of start weights (an entry without a network) under their authors' names.
-
-    Raises: ModelError where they cannot be had.
-    """
-    entry, weights = choose(name)
-    if weights is None:
-        raise ModelError(f"there are no weights of {name} to be had", entry.no_weights)
-    return _read_cached(obtain(entry, weights, talk))
-
-
-def _read_cached(path: Path) -> dict[str, Tensor]:
+def read_cached(path: Path) -> dict[str, Tensor]:
+    """Read converted weights; None where they are damaged."""
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read: {error}", "see vdeblur models verify") from error
 
 
-def _fitted(tensors: dict[str, Tensor], network: Network, entry: Entry, source: str) -> dict[str, Tensor]:
+def fitted(tensors: dict[str, Tensor], network: Network, entry: Entry, source: str) -> dict[str, Tensor]:
     """Give a network's state dict out of a checkpoint's tensors.
 
     Raises: ModelError saying what does not fit, and which model the file is for if there is one.
@@ -164,10 +122,6 @@ def _fits(tensors: dict[str, Tensor], entry: Entry) -> bool:
         return bool(network.state_dict()) and not fit(tensors, network, entry.prefix, entry.ignored)[1]
     except Exception:  # a constructor that computes with its tensors cannot be built so; then it is only not named
         return False
-
-
-# The cache: models/NAME/WEIGHTS.safetensors, converted once, and WEIGHTS.json, which says what it was made of. The
-# record outlives `remove`, so that a file without a published digest cannot change unnoticed.
 
 
 @dataclass(frozen=True)
@@ -245,7 +199,7 @@ def verdict(entry: Entry, weights: Weights) -> str:
 
 
 def _in_package(weights: Weights) -> Path:
-    return Path(str(resources.files("vdeblur") / weights.remote.name))
+    return Path(str(resources.files("vdeblur.models") / weights.remote.name))
 
 
 def obtain(entry: Entry, weights: Weights, talk: Talk = QUIET) -> Path:
@@ -294,7 +248,7 @@ def _fetch(entry: Entry, weights: Weights, place: Path, talk: Talk) -> Path:
         fetched = sources.fetch(remote, folder, talk, lambda source: _announce(entry, weights, source, talk))
     except http.FetchError as error:
         if remote.remembered and "has changed since" in error.message:
-            hint = f"vdeblur models remove {full_name} --forget accepts the new one; at once: {_at_once()}"
+            hint = f"vdeblur models remove {full_name} --forget accepts the new one; at once: {models_at_hand()}"
         elif talk.is_offline:
             hint = f"with a network: vdeblur models download {full_name}; or {by_hand(entry, weights)}"
         else:
@@ -341,10 +295,10 @@ def _ask_for_unpinned(entry: Entry, weights: Weights, talk: Talk) -> None:
     if talk.ask is None:
         raise ModelError(
             f"{full_name} has no digest from its authors to verify it with: {text}.{notice}",
-            f"to accept it: vdeblur models download {full_name} --yes; at once: {_at_once()}",
+            f"to accept it: vdeblur models download {full_name} --yes; at once: {models_at_hand()}",
         )
     if not talk.ask(f"{text}: its authors published no digest to verify it with.{notice} Download it?"):
-        raise ModelError(f"{full_name} was not downloaded", f"at once: {_at_once()}")
+        raise ModelError(f"{full_name} was not downloaded", f"at once: {models_at_hand()}")
 
 
 def _announce(entry: Entry, weights: Weights, source: Source, talk: Talk) -> None:
@@ -369,10 +323,10 @@ def by_hand(entry: Entry, weights: Weights) -> str:
     name = weights.remote.name
     text = next((source.facts.get("text") for source in weights.remote.sources if source.kind == "manual"), None)
     page = f"get {name} from {weights.remote.page}{f' ({text})' if text else ''}"
-    return f"{page}, then: vdeblur models import {name} --as {full_name}; at once: {_at_once()}"
+    return f"{page}, then: vdeblur models import {name} --as {full_name}; at once: {models_at_hand()}"
 
 
-def _at_once() -> str:
+def models_at_hand() -> str:
     """Name the models that need no download."""
     names = [
         f"-m {entry.name}"
@@ -394,7 +348,7 @@ def _convert(
     """Write a checkpoint to its place in the cache under our names, with its record; it appears whole or not at all."""
     tensors = read_checkpoint(path)
     if entry.network:
-        tensors = _fitted(tensors, NETWORKS[entry.network](**entry.arguments), entry, path.name)
+        tensors = fitted(tensors, NETWORKS[entry.network](**entry.arguments), entry, path.name)
     else:
         tensors = _fitted_start(tensors, entry, path.name)
     # Tensors that share memory cannot be stored in safetensors.
