@@ -10,9 +10,10 @@ import numpy
 import pytest
 
 from tests import clips
-from vdeblur import cli_compare, compare
+from vdeblur import cli_compare
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.frame import Frame, plane_array
+from vdeblur.look import compare, compose
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
 
@@ -34,7 +35,7 @@ def dark_and_light(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_the_modes_are_those_of_the_command_line() -> None:
-    assert {*cli_compare.MODES} == {*compare.MODES, "html"}
+    assert {*cli_compare.MODES} == {*compose.MODES, "html"}
 
 
 @pytest.mark.parametrize("size", ["64x48", "63x47"])

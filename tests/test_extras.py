@@ -13,8 +13,9 @@ from click.testing import Result
 
 from tests import clips
 from tests.clocks import Clock
-from vdeblur import batch, compare, parts, pipeline, sample, threads
+from vdeblur import batch, parts, pipeline, sample, threads
 from vdeblur.errors import ExitStatus, InterruptedRunError
+from vdeblur.look import compose
 from vdeblur.restore import color, memory, scenes, streams, watch
 from vdeblur.settings import Cut, EncodeOptions, Settings
 from vdeblur.source import deinterlace, demux, video
@@ -360,7 +361,7 @@ def test_the_peak_begins_anew() -> None:
 
 def test_a_comparison_of_all_modes_has_a_name() -> None:
     job = batch.Job(Path("in.mp4"), Path("/out/a.b.mkv"))
-    for mode in (*compare.MODES, "html"):
+    for mode in (*compose.MODES, "html"):
         path = batch.comparison_of(job, Settings(compare=mode))
         assert path == Path(f"/out/a.b_{mode}{'.html' if mode == 'html' else '.mkv'}")
     odd = batch.Job(Path("in.mp4"), Path("/out/a.film"))

@@ -14,9 +14,9 @@ import av
 import numpy
 import pytest
 
-from vdeblur import page
 from vdeblur.bench import charts, report
 from vdeblur.errors import OutputError, UsageError
+from vdeblur.look import page
 
 COLORS = {"blurry": (200, 30, 30), "restored": (30, 160, 30), "sharp": (30, 30, 200)}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from vdeblur import compare, files, pipeline, sample
+from vdeblur import files, pipeline, sample
 from vdeblur.errors import (
     BatchError,
     DamageError,
@@ -25,6 +25,7 @@ from vdeblur.errors import (
     error_facts,
 )
 from vdeblur.events import never
+from vdeblur.look import compare
 from vdeblur.output import encoding
 from vdeblur.settings import Settings
 from vdeblur.source import demux

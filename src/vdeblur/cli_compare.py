@@ -11,7 +11,7 @@ import click
 from vdeblur.cli_report import HumanReporter, reported
 
 if TYPE_CHECKING:
-    from vdeblur.compare import Likeness
+    from vdeblur.look.compare import Likeness
 
 MODES = ("side", "split", "wipe", "diff", "html")
 
@@ -43,7 +43,7 @@ def compare(a: Path, b: Path, output: Path | None, mode: str | None, metrics: bo
     """
     reporter = HumanReporter()
     with reported(reporter, [str(a)]) as stop:
-        from vdeblur import compare as comparing  # torch and av take seconds; --help must not wait
+        from vdeblur.look import compare as comparing  # torch and av take seconds; --help must not wait
 
         if metrics:
             _show_likeness(comparing.measure(a, b, notify=reporter.notify, stop=stop))

@@ -35,7 +35,7 @@ def probe(files: tuple[Path, ...], json: bool, output_suffix: str | None) -> Non
     """
     reporter = HumanReporter()
     with reported(reporter, [str(file) for file in files]):
-        from vdeblur import probe as probing  # torch and av take seconds; --help must not wait
+        from vdeblur.look import probe as probing  # torch and av take seconds; --help must not wait
 
         failed = 0
         suffix = output_suffix if output_suffix is None or output_suffix.startswith(".") else f".{output_suffix}"

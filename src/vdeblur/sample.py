@@ -15,10 +15,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vdeblur import compare, files, pipeline, segments
+from vdeblur import files, pipeline, segments
 from vdeblur.errors import DamageError, ExitStatus, InputError, UsageError
 from vdeblur.events import Talk, never
 from vdeblur.frame import Frame
+from vdeblur.look import compare, compose
 from vdeblur.output.video_file import VideoFile, write_frames
 from vdeblur.restore import device
 from vdeblur.settings import Cut, Settings
@@ -191,7 +192,7 @@ class _Sampling:
         with files.drafted(self.output, encoding.overwrite) as draft, closing(self._shown(samples)) as shown:
 
             def open_file(first: Frame) -> VideoFile:
-                info = compare.composed_info(source.info, first)
+                info = compose.composed_info(source.info, first)
                 return VideoFile(draft, info, self._warn, encoding, pictures=source.pictures, deterministic=same)
 
             return write_frames(shown, open_file)
@@ -207,7 +208,7 @@ class _Sampling:
                 for left, right in compare.watched(couple, pipeline.ignore, self.stop):
                     shift = next_pts - left.pts if shift is None else shift
                     moved = Frame(left.picture, left.pts + shift, left.time_base)
-                    yield compare.compose(moved, right, compare.MODES["side"], *turns, 0.0)
+                    yield compose.compose(moved, right, compose.MODES["side"], *turns, 0.0)
                     next_pts = moved.pts + step
 
     def _estimates(self, samples: list[Restored], total: int | None, length: Fraction | None) -> dict[str, object]:

@@ -20,7 +20,7 @@ import numpy
 from vdeblur.bench import charts
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.errors import OutputError, UsageError
-from vdeblur.page import page_html, picture_uri, slider_html
+from vdeblur.look.page import page_html, picture_uri, slider_html
 from vdeblur.source.pictures import read_picture
 
 CROP = (240, 320)  # lines and columns of the pictures on the page

@@ -24,7 +24,9 @@ def page_html(title: str, body: str, data: Any = None) -> str:
 
     body: HTML. data: something that the page is made of, to be found in it as JSON under the id `data`.
     """
-    style, script = (resources.files("vdeblur").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    style, script = (
+        resources.files("vdeblur.look").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js")
+    )
     text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no text in it can end the element
     return f"""<!doctype html>
 <html lang="en">

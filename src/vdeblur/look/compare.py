@@ -7,37 +7,31 @@ filmed upright stands upright.
 
 import contextlib
 import itertools
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from html import escape
 from pathlib import Path
 from typing import TypeVar
 
-import av
-import av.error
 import numpy
 import torch
 from torch import Tensor
 
-from vdeblur import events, files, page, settings
+from vdeblur import events, files, settings
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.files import drafted
-from vdeblur.frame import Frame, layout_of, plane_array
+from vdeblur.frame import Frame
+from vdeblur.look import page
+from vdeblur.look.compose import MODES, Composer, compose, composed_info, join_sides, upright_size
 from vdeblur.measure import metrics
 from vdeblur.output.video_file import VideoFile, write_frames
 from vdeblur.restore import color
 from vdeblur.source import demux, video
-from vdeblur.source.info import SourceInfo
 from vdeblur.source.pictures import PictureSource
 
-GAIN = 4  # of differences; 16 steps of 256 are then a quarter of the way from grey to white
-WIPE_SECONDS = 4  # to and fro
-WIPE_REACH = 0.45  # of the width, to either side of the middle
-LINE_SHARE = 400  # the divide is this part of the width
 LEAST_SLACK = Fraction(1, 400)  # seconds; clocks of 1 ms, and guessed rates, need some
 PAGE_FRAMES = 12  # at most
 PAGE_PIXELS = 15_000_000  # of one of the videos; a photograph takes about 1.5 bytes a pixel as PNG
@@ -46,7 +40,6 @@ SMALLEST_SSIM = 11  # pixels, its window
 Source = video.VideoSource | PictureSource
 Notify = Callable[[str, dict[str, object]], None]
 Stop = Callable[[], ExitStatus | None]
-Planes = list[numpy.ndarray]
 T = TypeVar("T")
 
 
@@ -123,7 +116,7 @@ def side_by_side(left: Iterator[Frame], right: Iterator[Frame], rotation: int = 
     Raises: ValueError where they are not equally many.
     """
     for a, b in zip(left, right, strict=True):
-        yield compose(a, b, _side, rotation, rotation, 0.0)
+        yield compose(a, b, join_sides, rotation, rotation, 0.0)
 
 
 @contextlib.contextmanager
@@ -203,11 +196,6 @@ class _Counted(Iterator[T]):
         return item
 
 
-def upright_size(info: SourceInfo) -> tuple[int, int]:
-    """Give width and height as they are seen."""
-    return (info.height, info.width) if info.rotation % 180 else (info.width, info.height)
-
-
 def matched(left: Iterator[Frame], right: Iterator[Frame], slack: Fraction) -> Iterator[tuple[Frame, Frame]]:
     """Give each frame with the other video's nearest one, where that is at most `slack` seconds away.
 
@@ -258,161 +246,6 @@ def _write_video(draft: Path, couple: Couple, pairs: Iterator[tuple[Frame, Frame
         return VideoFile(draft, composed_info(info_a, first), couple.warn, beside=couple.a)
 
     return write_frames(composed(), open_file)
-
-
-def composed_info(info: SourceInfo, frame: Frame) -> SourceInfo:
-    """Describe a video of frames like this one, which `compose` made of those of a source."""
-    aspect = info.sample_aspect_ratio
-    if aspect and info.rotation % 180:
-        aspect = 1 / aspect
-    picture = frame.picture
-    return replace(
-        info,
-        width=picture.width,
-        height=picture.height,
-        picture_format=picture.format.name,
-        rotation=0,
-        display_matrix=(),
-        sample_aspect_ratio=aspect,
-    )
-
-
-def compose(a: Frame, b: Frame, mode: "Composer", rotation_a: int, rotation_b: int, seconds: float) -> Frame:
-    """Make one frame of two, with the first one's time and colour tags, in its format.
-
-    rotation_a, rotation_b: degrees by which players turn them, counterclockwise; the result needs none. seconds: since
-    the first frame, for divides that move.
-    """
-    picture_a = _upright(a.picture, rotation_a)
-    picture_b = _in_colors_of(picture_a, _upright(b.picture, rotation_b))
-    space = color.ColorSpace.of(picture_a)
-    pair = Pair(_whole_planes(picture_a, space), _whole_planes(picture_b, space), space, seconds)
-    return Frame(_picture(mode(pair), picture_a, space), a.pts, a.time_base, a.name)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two pictures as planes of the same format and size, alpha among them, filled up to whole blocks of chroma."""
-
-    a: Planes
-    b: Planes
-    space: color.ColorSpace
-    seconds: float
-
-    def level(self, index: int, share: float) -> float:
-        """Give the code of a grey between black (0) and white (1) in a plane."""
-        layout = self.space.layout
-        if index not in layout.colors or layout.rgb:
-            return share * layout.peak
-        black, extent = self.space.luma
-        return black + share * extent if index == layout.colors[0] else self.space.chroma[0]
-
-    def divided(self, share: float) -> Planes:
-        """Give a's pictures left of a white line, at this share of the width, and b's right of it."""
-        block = 1 << self.space.layout.log2_width
-        width = max(plane.shape[1] for plane in self.a)
-        line = max(round(width / LINE_SHARE / block), 1) * block
-        begin = round((share * width - line / 2) / block) * block
-        joined = []
-        for index, (a, b) in enumerate(zip(self.a, self.b, strict=True)):
-            scale = width // a.shape[1]
-            plane = a.copy()
-            plane[:, begin // scale :] = b[:, begin // scale :]
-            plane[:, begin // scale : (begin + line) // scale] = round(self.level(index, 1))
-            joined.append(plane)
-        return joined
-
-
-def _side(pair: Pair) -> Planes:
-    return [numpy.concatenate(both, 1) for both in zip(pair.a, pair.b, strict=True)]
-
-
-def _split(pair: Pair) -> Planes:
-    return pair.divided(0.5)
-
-
-def _wipe(pair: Pair) -> Planes:
-    return pair.divided(0.5 - WIPE_REACH * math.cos(2 * math.pi * pair.seconds / WIPE_SECONDS))
-
-
-def _difference(pair: Pair) -> Planes:
-    planes = []
-    for index, (a, b) in enumerate(zip(pair.a, pair.b, strict=True)):
-        changed = pair.level(index, 0.5) + GAIN * (b.astype(numpy.float32) - a)
-        seen = index in pair.space.layout.colors
-        planes.append(changed.round().clip(0, pair.space.layout.peak).astype(a.dtype) if seen else a)
-    return planes
-
-
-Composer = Callable[[Pair], Planes]
-MODES: dict[str, Composer] = {"side": _side, "split": _split, "wipe": _wipe, "diff": _difference}
-
-
-def _upright(picture: av.VideoFrame, rotation: int) -> av.VideoFrame:
-    """Turn a picture as players would, by quarter turns; where chroma is coarser one way only, it becomes as fine."""
-    turns = rotation // 90 % 4
-    if not turns:
-        return picture
-    layout = layout_of(picture.format.name)
-    assert layout is not None, picture.format.name
-    if layout.log2_width != layout.log2_height:
-        finer = picture.format.name
-        for chroma in ("422", "440", "411"):
-            finer = finer.replace(chroma, "444")
-        picture = _with_tags(picture.reformat(format=finer), picture)
-    size = (picture.height, picture.width) if turns % 2 else (picture.width, picture.height)
-    turned = av.VideoFrame(*size, picture.format.name)
-    for index in range(len(picture.planes)):
-        plane_array(turned, index)[:] = numpy.rot90(plane_array(picture, index), turns)
-    return _with_tags(turned, picture)
-
-
-def _in_colors_of(like: av.VideoFrame, picture: av.VideoFrame) -> av.VideoFrame:
-    """Give a picture in the format, matrix and range of another one."""
-    form = like.format.name
-    there, here = color.ColorSpace.of(like), color.ColorSpace.of(picture)
-    if form == picture.format.name and (there.kr, there.full_range) == (here.kr, here.full_range):
-        return picture
-    converted = picture.reformat(
-        format=form,
-        src_colorspace=_matrix(here),
-        dst_colorspace=_matrix(there),
-        src_color_range=2 if here.full_range else 1,
-        dst_color_range=2 if there.full_range else 1,
-    )
-    return _with_tags(converted, like)
-
-
-def _matrix(space: color.ColorSpace) -> int:
-    """Give FFmpeg's number of a matrix by its first coefficient."""
-    return next(number for number, (kr, _) in color.MATRICES.items() if kr == space.kr)
-
-
-def _with_tags(picture: av.VideoFrame, source: av.VideoFrame) -> av.VideoFrame:
-    picture.colorspace, picture.color_range = source.colorspace, source.color_range
-    picture.color_primaries, picture.color_trc = source.color_primaries, source.color_trc
-    return picture
-
-
-def _whole_planes(picture: av.VideoFrame, space: color.ColorSpace) -> Planes:
-    """Copy the planes, the last column and line repeated where chroma has no whole block of them."""
-    layout = space.layout
-    planes = []
-    for index in range(len(picture.planes)):
-        plane = plane_array(picture, index)
-        if index not in layout.colors[1:] or layout.rgb:
-            rows, columns = -plane.shape[0] % (1 << layout.log2_height), -plane.shape[1] % (1 << layout.log2_width)
-            plane = numpy.pad(plane, ((0, rows), (0, columns)), mode="edge")
-        planes.append(plane)
-    return planes
-
-
-def _picture(planes: Planes, like: av.VideoFrame, space: color.ColorSpace) -> av.VideoFrame:
-    first = planes[space.layout.colors[0]]
-    picture = av.VideoFrame(first.shape[1], first.shape[0], like.format.name)
-    for index, plane in enumerate(planes):
-        plane_array(picture, index)[:] = plane
-    return _with_tags(picture, like)
 
 
 def _write_page(draft: Path, couple: Couple, pairs: Iterator[tuple[Frame, Frame]]) -> int:

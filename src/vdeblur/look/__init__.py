@@ -1,0 +1,1 @@
+"""Videos shown and measured: comparisons, pages, probes."""
