@@ -20,7 +20,7 @@ import av
 import imageio_ffmpeg
 import psutil
 
-from vdeblur import batch, pipeline
+from vdeblur.run import batch, pipeline
 from vdeblur.settings import Settings
 
 KILO = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss, in bytes

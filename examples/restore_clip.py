@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from vdeblur.pipeline import run
+from vdeblur.run.pipeline import run
 from vdeblur.settings import Settings
 
 result = run(Path(sys.argv[1]), Path(sys.argv[2]), Settings(model="lite", strength=1.0))

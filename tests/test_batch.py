@@ -14,8 +14,8 @@ import pytest
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import batch, pipeline
 from vdeblur.errors import BatchError, ExitStatus
+from vdeblur.run import batch, pipeline
 from vdeblur.settings import Settings
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")

@@ -8,8 +8,8 @@ import numpy
 import pytest
 import torch
 
-from vdeblur import doctor
 from vdeblur.errors import ExitStatus
+from vdeblur.run import doctor
 
 
 @pytest.fixture(autouse=True)

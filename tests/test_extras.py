@@ -13,10 +13,11 @@ from click.testing import Result
 
 from tests import clips
 from tests.clocks import Clock
-from vdeblur import batch, parts, pipeline, sample, threads
+from vdeblur import threads
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.look import compose
 from vdeblur.restore import color, memory, scenes, streams, watch
+from vdeblur.run import assemble, batch, parts, pipeline, sample, store
 from vdeblur.settings import Cut, EncodeOptions, Settings
 from vdeblur.source import deinterlace, demux, video
 
@@ -289,11 +290,11 @@ def test_the_stages_make_up_the_run(vdeblur, tmp_path: Path, monkeypatch: pytest
     for place, name, seconds in (
         (video, "open_source", 1.0), (pipeline.FileRun, "_load", 2.0), (color, "to_rgb", 0.25),
         (scenes.SceneDetector, "is_cut", 0.0625), (color, "add_difference", 0.5), (threads.Worker, "_join", 4.0),
-        (parts, "assemble", 8.0), (parts.VideoPart, "write", 0.75),
+        (assemble, "assemble", 8.0), (parts.VideoPart, "write", 0.75),
     ):  # fmt: skip
         monkeypatch.setattr(place, name, clock.calls(getattr(place, name), seconds))
     for place, name, pace in (
-        (video, "threaded", lambda: 0.125), (streams, "stream", lambda: 1.0),
+        (threads, "threaded", lambda: 0.125), (streams, "stream", lambda: 1.0),
         (deinterlace, "deinterlaced", lambda: 0.375),
     ):  # fmt: skip
         monkeypatch.setattr(place, name, clock.items(getattr(place, name), pace))
@@ -344,7 +345,7 @@ def test_an_interrupted_run_goes_on_with_other_extras(vdeblur, tmp_path: Path) -
     source = video.open_source(clips.make(tmp_path / "in.mkv"), Cut(), lambda code, message: None)
     loaded = pipeline.FileRun(source.path, tmp_path / "out.mkv", told[0])._load(source.info)
     source.close()
-    first, second = (pipeline.fingerprint(settings, loaded, source) for settings in told)
+    first, second = (store.fingerprint(settings, loaded, source) for settings in told)
     assert first == second
 
 

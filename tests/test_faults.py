@@ -28,8 +28,8 @@ import pytest
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import pipeline, segments
 from vdeblur.errors import ExitStatus, InterruptedRunError
+from vdeblur.run import pipeline, store
 from vdeblur.settings import Cut, EncodeOptions, Settings
 from vdeblur.source.video import open_source
 
@@ -774,7 +774,7 @@ def test_38_clocks_that_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     asked = iter(range(10**9))
     with pytest.raises(InterruptedRunError):
         pipeline.run(source, tmp_path / "out.mp4", settings, stop=lambda: ExitStatus(130) if next(asked) > 40 else None)
-    assert list(segments.folder_of(tmp_path / "out.mp4").glob("*.packets"))
+    assert list(store.folder_of(tmp_path / "out.mp4").glob("*.packets"))
     told: list[str] = []
     result = pipeline.run(source, tmp_path / "out.mp4", settings, notify=lambda event, facts: told.append(event))
     assert "warning" not in told

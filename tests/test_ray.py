@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests import clips
-from vdeblur import ray_engine
 from vdeblur.errors import ExitStatus
+from vdeblur.run import ray_engine
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-bf", "2")
 

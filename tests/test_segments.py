@@ -21,9 +21,10 @@ import numpy
 import pytest
 
 from tests import clips, signalled
-from vdeblur import maker, parts, pipeline, segments
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
 from vdeblur.frame import Frame
+from vdeblur.run import assemble, maker, pipeline, segments
+from vdeblur.run.store import Record, Store, folder_of
 from vdeblur.settings import Cut, EncodeOptions, Settings
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "20")
@@ -81,8 +82,8 @@ def test_segments_without_frames_are_passed_over() -> None:
 def test_decoding_times_advance_and_never_come_after_their_frame() -> None:
     """Of two parts with B-frames and uneven times: each packet's decoding time is some frame's time, shifted."""
     packets = [[(1, pts, 0, 0) for pts in times] for times in ([0, 90, 30, 60, 95], [100, 400, 200, 300, 401])]
-    records = [segments.Record(index, 5, False, [], [], part) for index, part in enumerate(packets)]
-    times, step = parts.decoding_times(records)
+    records = [Record(index, 5, False, [], [], part) for index, part in enumerate(packets)]
+    times, step = assemble.decoding_times(records)
     shown = [pts for part in packets for _, pts, _, _ in part]
     assert all(a < b for a, b in pairwise(times))
     assert all(decoded <= pts for decoded, pts in zip(times, shown, strict=True))
@@ -115,7 +116,7 @@ def test_stopped_and_gone_on_with_is_the_same(tmp_path: Path, name: str) -> None
             pipeline.run(source, stopped, ONE, stop=stop_after(frames))
         assert "finished and kept" in stop.value.message
         assert not stopped.exists()
-        done.append(len(list(segments.folder_of(stopped).glob("*.packets"))))
+        done.append(len(list(folder_of(stopped).glob("*.packets"))))
     assert 1 <= done[0] < done[1]
     made: list[object] = []
     pipeline.run(source, stopped, ONE, notify=lambda event, facts: made.append(facts) if event == "progress" else None)
@@ -124,7 +125,7 @@ def test_stopped_and_gone_on_with_is_the_same(tmp_path: Path, name: str) -> None
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(
         [source.name, whole.name, stopped.name]
     )
-    assert not segments.folder_of(stopped).exists()
+    assert not folder_of(stopped).exists()
 
 
 def test_a_signal_waits_for_a_segment_that_is_soon_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +196,7 @@ def test_what_has_changed_is_noticed_and_said(tmp_path: Path) -> None:
     strict = Settings(model="identity", segment=Fraction(1), deterministic=True, strength=0.5, strict=True)
     with pytest.raises(OutputError, match="--strength changed since"):
         pipeline.run(source, output, strict)
-    assert list(segments.folder_of(output).glob("*.packets")), "a refusal removes nothing"
+    assert list(folder_of(output).glob("*.packets")), "a refusal removes nothing"
     warnings = [facts for event, facts in events_of(source, output, other) if event == "warning"]
     assert [warning["code"] for warning in warnings] == ["W_RESUME"]
     assert "--strength changed since; beginning anew" in str(warnings[0]["message"])
@@ -219,7 +220,7 @@ def test_a_segment_that_was_damaged_on_the_disk_is_made_again(tmp_path: Path) ->
     pipeline.run(source, whole, ONE)
     with pytest.raises(InterruptedRunError):
         pipeline.run(source, output, ONE, stop=stop_after(55))
-    part = next(segments.folder_of(output).glob("000000.packets"))
+    part = next(folder_of(output).glob("000000.packets"))
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(data)
@@ -228,7 +229,7 @@ def test_a_segment_that_was_damaged_on_the_disk_is_made_again(tmp_path: Path) ->
     assert not output.exists()
     pipeline.run(source, output, ONE)
     assert output.read_bytes() == whole.read_bytes()
-    assert not segments.folder_of(output).exists()
+    assert not folder_of(output).exists()
 
 
 def test_work_is_gone_on_with_on_another_device(tmp_path: Path) -> None:
@@ -255,17 +256,17 @@ def test_an_input_that_cannot_be_reached_costs_nothing(tmp_path: Path, monkeypat
         patch.setattr("vdeblur.source.video.VideoSource.frames", gone)
         with pytest.raises(InputError):
             pipeline.run(source, output, ONE)
-    assert len(list(segments.folder_of(output).glob("*.packets"))) == 2
+    assert len(list(folder_of(output).glob("*.packets"))) == 2
     made = [event for event, _ in events_of(source, output, ONE) if event == "progress"]
     assert len(made) == 10
 
 
 def test_what_another_run_did_after_this_one_looked_counts(tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
-    first = segments.Store(output, {"a": 1})
+    first = Store(output, {"a": 1})
     first.open({"tile": "none"})
-    first.save(segments.Record(0, 0, False, [], []))
-    late = segments.Store(output, {"a": 1})
+    first.save(Record(0, 0, False, [], []))
+    late = Store(output, {"a": 1})
     assert late.records
     first.close(keep=False)  # its output is done
     late.open({"tile": "64x64"})
@@ -278,7 +279,7 @@ def test_what_another_run_did_after_this_one_looked_counts(tmp_path: Path) -> No
 
 def test_shares_that_begin_together_plan_alike(tmp_path: Path) -> None:
     """Each looks before any has begun; the first to begin decides for all, whatever memory the others have."""
-    stores = [segments.Store(tmp_path / "out.mp4", {"a": 1}) for _ in range(2)]
+    stores = [Store(tmp_path / "out.mp4", {"a": 1}) for _ in range(2)]
     for store, tile in zip(stores, ("512x512", "256x256"), strict=True):
         store.open({"tile": tile}, shared=True)
     assert [store.plan for store in stores] == [{"tile": "512x512"}] * 2
@@ -290,7 +291,7 @@ def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
     refused: list[bool] = []
 
     def meddle() -> None:
-        if segments.folder_of(output).exists() and not refused:
+        if folder_of(output).exists() and not refused:
             refused.append(True)
             with pytest.raises(OutputError, match="another run is writing"):
                 pipeline.run(source, output, ONE)
@@ -380,7 +381,7 @@ def _forked(signals: Sequence[int], arguments: list[str], handle) -> None:
 def context():
     """Give a way to start processes that have everything imported, so that starting one takes no seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vdeblur.batch", "vdeblur.networks.lite", "tests.test_segments"])
+    context.set_forkserver_preload(["vdeblur.run.batch", "vdeblur.networks.lite", "tests.test_segments"])
     return context
 
 
@@ -405,7 +406,7 @@ def test_killed_at_ten_random_moments(context, tmp_path: Path) -> None:
         process.join()
         if killed.exists():
             break  # it was quicker than the dice
-        kept = max(kept, len(list(segments.folder_of(killed).glob("*.packets"))))
+        kept = max(kept, len(list(folder_of(killed).glob("*.packets"))))
     process, events = start(context, source, killed)
     events.read()
     process.join()
@@ -427,9 +428,9 @@ def test_a_signal_keeps_what_is_finished(context, tmp_path: Path, number: int, s
     assert rest[-2]["event"] == "error"
     assert "finished and kept" in rest[-2]["message"]
     assert "same command again" in rest[-2]["hint"]
-    kept = list(segments.folder_of(output).glob("*.packets"))
+    kept = list(folder_of(output).glob("*.packets"))
     assert kept
-    assert not list(segments.folder_of(output).glob("*.draft"))
+    assert not list(folder_of(output).glob("*.draft"))
     process, events = start(context, source, output)
     made = sum(json.loads(line)["event"] == "segment" for line in events)
     process.join()
@@ -469,8 +470,8 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not output.exists()
-    assert len(list(segments.folder_of(output).glob("*.packets"))) == 3
-    assert not list(segments.folder_of(output).glob("whole*")), "no half of it takes room"
+    assert len(list(folder_of(output).glob("*.packets"))) == 3
+    assert not list(folder_of(output).glob("whole*")), "no half of it takes room"
     made = [event for event, _ in events_of(source, output, settings) if event == "progress"]
     assert not made, "all segments were there"
     assert output.read_bytes() == (tmp_path / "whole.mkv").read_bytes()

@@ -22,7 +22,7 @@ from vdeblur.cli_train import train
 from vdeblur.errors import UsageError
 
 if TYPE_CHECKING:
-    from vdeblur.batch import Job, Outcome
+    from vdeblur.run.batch import Job, Outcome
     from vdeblur.settings import Settings
 
 CONFIG_FILE = "vdeblur.toml"
@@ -200,7 +200,7 @@ def run(paths: tuple[str, ...], **given: Any) -> None:
             raise UsageError("there is no OUTPUT", "name it last, or use --suffix _sharp")
         if given["json"] and output == "-":
             raise UsageError("--json and a video cannot both go to standard output", "leave out --json")
-        from vdeblur import batch  # torch and av take seconds to import; --help must not wait
+        from vdeblur.run import batch  # torch and av take seconds to import; --help must not wait
 
         settings = run_settings(given, output)
         jobs = batch.plan_jobs(inputs, output, given["suffix"], settings)
@@ -219,7 +219,7 @@ def run(paths: tuple[str, ...], **given: Any) -> None:
 def _run_by_ray(
     jobs: "list[Job]", settings: "Settings", given: dict[str, Any], notify: Callable[..., None], stop: Session
 ) -> "list[Outcome]":
-    from vdeblur import ray_engine
+    from vdeblur.run import ray_engine
 
     if given["share"] is not None:
         raise UsageError("--engine ray shares out by itself", "leave out --share")

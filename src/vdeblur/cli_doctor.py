@@ -12,7 +12,7 @@ from vdeblur.cli_report import HumanReporter, reported
 from vdeblur.errors import ExitStatus, VdeblurError
 
 if TYPE_CHECKING:
-    from vdeblur.doctor import Check
+    from vdeblur.run.doctor import Check
 
 SHOWN = {"ok": "ok", "warning": "warning", "fail": "FAIL"}
 
@@ -41,7 +41,7 @@ def doctor(context: click.Context, json: bool) -> None:
       vdeblur doctor --json > report.json
     """
     with reported(HumanReporter(), ["doctor"]):
-        from vdeblur.doctor import State, examine  # torch and av take seconds; --help must not wait
+        from vdeblur.run.doctor import State, examine  # torch and av take seconds; --help must not wait
 
         checks = list(_shown(examine(_configuration(context.find_root())), json))
         failed = [check for check in checks if check.state is State.FAIL]

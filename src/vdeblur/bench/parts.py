@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdeblur import pipeline, settings
+from vdeblur import settings
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.errors import DeviceError, VdeblurError
 from vdeblur.frame import Copier, Frame
@@ -36,6 +36,7 @@ from vdeblur.restore.memory import resident_peak
 from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.tiles import TilePlan
 from vdeblur.restore.watch import Stopwatch, synchronize
+from vdeblur.run import pipeline
 from vdeblur.settings import Settings
 from vdeblur.source import video
 from vdeblur.source.info import SourceInfo

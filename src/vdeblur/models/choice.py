@@ -11,14 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from vdeblur.errors import DeviceError
 from vdeblur.events import Talk
 from vdeblur.models import cache
 from vdeblur.models.registry import Entry
 from vdeblur.networks import NETWORKS
-from vdeblur.networks.layers import Network
 from vdeblur.restore import device
-from vdeblur.settings import Settings
 
 ALWAYS = "lite"  # in the package, and quick
 REASONABLE_SECONDS = 3600.0  # for a file
@@ -54,61 +51,12 @@ def strongest(chosen: torch.device, precision: str, height: int, width: int, fra
             rates[own] = multiply_adds_per_second(chosen, own)
         seconds = seconds_per_frame(entry, height, width, rates[own]) * (frames or UNKNOWN_FRAMES)
         if seconds <= REASONABLE_SECONDS:
-            reason = f"{published(entry):.2f} dB on GoPro as published, about {_in_words(seconds)} for this file"
+            reason = f"{published(entry):.2f} dB on GoPro as published, about {time_in_words(seconds)} for this file"
             aside = f"; {passed_over[0]} (--yes)" if passed_over and not talk.is_offline else ""
             return Choice(entry.name, reason + aside)
-    return Choice(ALWAYS, f"all others would take more than {_in_words(REASONABLE_SECONDS)} here, or are not at hand")
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A network where it computes.
-
-    fallback: where that is not what `auto` would rather have, why, and how long it will take.
-    """
-
-    network: Network
-    device: torch.device
-    precision: str
-    fallback: str | None
-
-
-def settle(
-    network: Network,
-    entry: Entry,
-    chosen: torch.device,
-    settings: Settings,
-    faults: list[str],
-    size: tuple[int, int, int | None],
-) -> Placed:
-    """Place a network on the device chosen; where it fails there and the choice was free, on the CPU.
-
-    faults: why devices were passed over already. size: height, width and, if known, number of the frames.
-    Raises: DeviceError where a device asked for by name has no room for the network, or fails.
-    """
-    precision = device.choose_precision(settings.precision, chosen, network)
-    try:
-        network = device.place(network, chosen, precision)
-    except device.FAULTS as error:
-        fault = f"{chosen} cannot take the network: {device.in_a_line(error)}"
-        if settings.device != "auto" or chosen.type == "cpu":
-            raise DeviceError(fault, "close what else uses it, or use --device cpu") from error
-        faults = [*faults, fault]
-        chosen = torch.device("cpu")
-        precision = device.choose_precision(settings.precision, chosen, network)
-        network = device.place(network, chosen, precision)
-    if not faults:
-        return Placed(network, chosen, precision, None)
-    why = f"{'; '.join(faults)}; computing on {chosen} instead"
-    return Placed(network, chosen, precision, why + _how_long(entry, chosen, precision, size))
-
-
-def _how_long(entry: Entry, chosen: torch.device, precision: str, size: tuple[int, int, int | None]) -> str:
-    height, width, frames = size
-    if not entry.gmacs:
-        return ""
-    seconds = seconds_per_frame(entry, height, width, multiply_adds_per_second(chosen, precision))
-    return f", about {_in_words(seconds * (frames or 1000))} for {'this file' if frames else '1000 frames'}"
+    return Choice(
+        ALWAYS, f"all others would take more than {time_in_words(REASONABLE_SECONDS)} here, or are not at hand"
+    )
 
 
 def ranking() -> list[Entry]:
@@ -155,7 +103,8 @@ def multiply_adds_per_second(chosen: torch.device, precision: str) -> float:
     return 2 * BLOCKS * CHANNELS * CHANNELS * 9 * HEIGHT * WIDTH / sorted(times)[1]  # the first is a warm-up
 
 
-def _in_words(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
+    """Return a time in words: seconds, minutes, hours or days."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} seconds"
     return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vdeblur import events, settings
-from vdeblur.batch import VIDEO_SUFFIXES
 from vdeblur.datasets.pictures import of_frame
 from vdeblur.errors import InputError, UsageError
 from vdeblur.frame import Frame
 from vdeblur.networks import lucas_kanade
 from vdeblur.restore import color
+from vdeblur.run.batch import VIDEO_SUFFIXES
 from vdeblur.source import deinterlace, hdr, pictures, times
 from vdeblur.source.video import VideoSource, open_source
 

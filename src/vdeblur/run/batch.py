@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from vdeblur import files, pipeline, sample
+from vdeblur import files
 from vdeblur.errors import (
     BatchError,
     DamageError,
@@ -27,6 +27,7 @@ from vdeblur.errors import (
 from vdeblur.events import never
 from vdeblur.look import compare
 from vdeblur.output import encoding
+from vdeblur.run import pipeline, sample
 from vdeblur.settings import Settings
 from vdeblur.source import demux
 from vdeblur.source.pictures import PICTURE_SUFFIXES, natural_key

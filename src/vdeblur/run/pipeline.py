@@ -12,18 +12,16 @@ import contextlib
 import dataclasses
 import gc
 import time
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import torch
 
-from vdeblur import __version__, events, files, parts, segments, threads
+from vdeblur import events, files, threads
 from vdeblur.errors import (
     DamageError,
     DeviceError,
@@ -35,7 +33,6 @@ from vdeblur.errors import (
 )
 from vdeblur.events import Talk, never
 from vdeblur.frame import Frame
-from vdeblur.maker import QUEUE_FRAMES, Encoding, Loaded, SegmentMaker, Source
 from vdeblur.models import cache, choice, weights
 from vdeblur.networks.layers import Network
 from vdeblur.output import carry, tracks
@@ -46,6 +43,10 @@ from vdeblur.restore import device, tiles
 from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
 from vdeblur.restore.watch import Profile
+from vdeblur.run import assemble, context
+from vdeblur.run.context import QUEUE_FRAMES, Encoding, Loaded, Source
+from vdeblur.run.maker import SegmentMaker
+from vdeblur.run.store import Store, earlier_plan, fingerprint
 from vdeblur.settings import Settings
 from vdeblur.source import deinterlace, demux, video
 from vdeblur.source.info import SourceInfo
@@ -191,7 +192,7 @@ class FileRun:
                 self.warn("W_INPUT_DAMAGED", message)
             overwrite = settings.encoding.overwrite
             with self.profile.main.stage("assemble"):
-                parts.assemble(store, encoding, source, self._others(source, maker), self.warn, overwrite=overwrite)
+                assemble.assemble(store, encoding, source, self._others(source, maker), self.warn, overwrite=overwrite)
             keep = False
             return frames
         except InputError as error:
@@ -208,7 +209,7 @@ class FileRun:
         settings = self.settings
         faults: list[str] = []
         chosen = device.choose_device(settings.device, faults.append)
-        earlier = segments.earlier_plan(self.output).get("model") if settings.resume else None
+        earlier = earlier_plan(self.output).get("model") if settings.resume else None
         if settings.model == BEST and earlier is not None:  # a busier moment must not choose another
             model = earlier
         else:
@@ -216,7 +217,7 @@ class FileRun:
         network = weights.load_model(model, settings.checkpoint, self.talk)
         digest = checksum(network)
         size = (info.height, info.width, info.frames_estimate)
-        placed = choice.settle(network, cache.find_entry(model), chosen, settings, faults, size)
+        placed = context.settle(network, cache.find_entry(model), chosen, settings, faults, size)
         precision = placed.precision
         if placed.fallback:
             self.warn("W_DEVICE", placed.fallback)
@@ -225,9 +226,9 @@ class FileRun:
         self.profile.use(placed.device)
         return Loaded(model, digest, placed.network, placed.device, precision)
 
-    def _open_store(self, loaded: Loaded, source: Source) -> segments.Store:
+    def _open_store(self, loaded: Loaded, source: Source) -> Store:
         """Open what an earlier run has left, and tell of it."""
-        store = segments.Store(self.output, fingerprint(self.settings, loaded, source))
+        store = Store(self.output, fingerprint(self.settings, loaded, source))
         if not self.settings.resume:
             store.forget("--no-resume was given")
         elif store.reason and self.settings.strict:
@@ -275,7 +276,7 @@ class FileRun:
         ends = [end for end in (source.cut_end, maker.end()) if end is not None]
         return other_packets(source, source.cut_begin, min(ends, default=None))
 
-    def _interrupted(self, error: InterruptedRunError, store: segments.Store) -> InterruptedRunError:
+    def _interrupted(self, error: InterruptedRunError, store: Store) -> InterruptedRunError:
         """Say what is kept."""
         frames = sum(record.frames for record in store.records.values())
         if not frames or not self.settings.resume or self.source_path == demux.PIPE:
@@ -378,40 +379,6 @@ def choose_encoding(output: Path, source: Source, settings: Settings, warn: even
 def writes_pictures(output: Path, settings: Settings) -> bool:
     """Tell whether the output is a folder of pictures."""
     return settings.pictures or output.is_dir() or not output.suffix
-
-
-def fingerprint(settings: Settings, loaded: Loaded, source: Source) -> dict[str, Any]:
-    """Give what a result depends on, by names that tell a person what has changed.
-
-    Not in it: the device and what `auto` comes to on it. Work that a GPU began may be gone on with without it.
-    """
-    chosen = dataclasses.asdict(settings)
-    encoding = chosen.pop("encoding")
-    cut = chosen.pop("cut")
-    for name in (
-        "model",
-        "checkpoint",
-        "device",
-        "yes",
-        "offline",
-        "resume",
-        "share",
-        "strict",
-        "fail_on_damage",
-        "dry_run",
-        "profile",
-        "compare",
-        "sample",
-    ):
-        chosen.pop(name)
-    for name in ("overwrite", "audio", "subtitles"):
-        encoding.pop(name)
-    facts = {"the input": uuid.uuid4().hex if source.is_pipe else segments.identity_of(source.path)}
-    facts |= {"vdeblur's version": __version__, "the model": loaded.model, "its weights": loaded.digest}
-    options = {
-        f"--{name.replace('_', '-')}": value for name, value in (*chosen.items(), *encoding.items(), *cut.items())
-    }
-    return facts | {name: str(value) for name, value in options.items()}
 
 
 def checksum(network: Network) -> str:

@@ -13,11 +13,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from vdeblur import pipeline, segments
-from vdeblur.batch import Job, Outcome, check_comparison, restore, row_of, write_comparison
 from vdeblur.errors import ExitStatus, InterruptedRunError, UsageError, VdeblurError, error_facts
 from vdeblur.events import Talk, never
 from vdeblur.models import weights
+from vdeblur.run import pipeline, segments
+from vdeblur.run.batch import Job, Outcome, check_comparison, restore, row_of, write_comparison
 from vdeblur.settings import Settings
 from vdeblur.source import video
 

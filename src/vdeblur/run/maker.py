@@ -8,56 +8,37 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import av
-import torch
 
-from vdeblur import parts, segments, threads
+from vdeblur import threads
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, UsageError
 from vdeblur.frame import Frame
-from vdeblur.networks.layers import Network
-from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.restore import streams
 from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
+from vdeblur.run import parts, segments
+from vdeblur.run.context import QUEUE_FRAMES, Encoding, Loaded, Source
+from vdeblur.run.store import Store, tail_of
 from vdeblur.settings import Settings
-from vdeblur.source import deinterlace, video
-from vdeblur.source.pictures import PictureSource
+from vdeblur.source import deinterlace
 
 if TYPE_CHECKING:
-    from vdeblur.pipeline import FileRun
+    from vdeblur.run.pipeline import FileRun
 
-QUEUE_FRAMES = 6  # between the stages' threads
 # What a pixel may take, in bits: five clips took 0.18 to 0.76 with x264 at CRF 16, 2.3 to 4.6 with FFV1 in 4:2:0.
 USUAL_BITS, FFV1_BITS, PNG_BITS = 0.4, 4.0, 12.0
 GRACE_SECONDS = 10  # that a signal waits for the segment in work, as long as some systems wait before they kill
 SEEK_BACK = (2, 10, 60)  # seconds before a segment at which its frames are looked for, one after the other
 
-Source = video.VideoSource | PictureSource
-Encoding = VideoEncoding | PictureEncoding
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A network on its device. digest: of its weights, before they were converted."""
-
-    model: str
-    digest: str
-    network: Network
-    device: torch.device
-    precision: str
-
 
 class SegmentMaker:
     """Make the segments of one file that are not there yet, in order."""
 
-    def __init__(
-        self, file: "FileRun", source: Source, store: segments.Store, encoding: Encoding, loaded: Loaded
-    ) -> None:
+    def __init__(self, file: "FileRun", source: Source, store: Store, encoding: Encoding, loaded: Loaded) -> None:
         self.file, self.source, self.store, self.encoding = file, source, store, encoding
         self.loaded, self.profile = loaded, file.profile
         settings = file.settings
@@ -188,7 +169,7 @@ class SegmentMaker:
             return next((index for index in self.share if index not in self.store.records), None)
         chain = self.store.chain()
         self.done = sum(record.frames for record in chain)
-        self.tail = segments.tail_of(chain)
+        self.tail = tail_of(chain)
         for code, message in dict.fromkeys(warning for record in chain for warning in record.warnings):
             self.file.warn(code, message)
         if not chain:

@@ -15,13 +15,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vdeblur import files, pipeline, segments
+from vdeblur import files
 from vdeblur.errors import DamageError, ExitStatus, InputError, UsageError
 from vdeblur.events import Talk, never
 from vdeblur.frame import Frame
 from vdeblur.look import compare, compose
 from vdeblur.output.video_file import VideoFile, write_frames
 from vdeblur.restore import device
+from vdeblur.run import pipeline, segments
 from vdeblur.settings import Cut, Settings
 from vdeblur.source import demux
 from vdeblur.source.info import SourceInfo

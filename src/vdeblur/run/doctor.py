@@ -22,10 +22,11 @@ import imageio_ffmpeg
 import numpy
 import torch
 
-from vdeblur import __version__, files, pipeline
+from vdeblur import __version__, files
 from vdeblur.errors import ExitStatus, OutputError, VdeblurError
 from vdeblur.models import cache
 from vdeblur.restore import device, memory
+from vdeblur.run import pipeline
 from vdeblur.settings import EncodeOptions, Settings
 
 SIDE, TRIAL_FRAMES = 64, 2  # of the trials; some encoders take nothing smaller

@@ -1,0 +1,183 @@
+"""Finished segments joined to one verified output."""
+
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import av.error
+
+from vdeblur.errors import OutputError, VerificationError
+from vdeblur.events import Warn
+from vdeblur.files import sync_folder, write_error
+from vdeblur.output.encoding import VideoEncoding
+from vdeblur.output.muxer import Muxer
+from vdeblur.output.pictures import PictureEncoding
+from vdeblur.run.parts import EXACT, in_matroska
+from vdeblur.run.segments import WHOLE
+from vdeblur.run.store import Record, Store
+from vdeblur.source import demux, pictures
+from vdeblur.source.pictures import PictureSource
+from vdeblur.source.video import VideoSource
+
+
+def assemble(
+    store: Store,
+    encoding: VideoEncoding | PictureEncoding,
+    source: VideoSource | PictureSource,
+    others: Iterable[av.Packet],
+    warn: Warn,
+    *,
+    overwrite: bool,
+) -> None:
+    """Make the output of all segments, which must be there.
+
+    others: packets of the input's other streams, in the order in which they are stored.
+
+    Raises: OutputError where it cannot be written, VerificationError where it does not hold what it should.
+    """
+    output = store.output
+    try:
+        if isinstance(encoding, PictureEncoding):
+            _place_pictures(store)
+            return
+        draft = store.folder / f"{WHOLE}{output.suffix}"
+        _join(store, encoding, source, others, warn, draft)
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        if output.exists() and not overwrite:
+            raise OutputError(f"{output} has appeared meanwhile", "choose another name, or replace it with -y")
+        os.replace(draft, output)
+        sync_folder(output.parent)
+    except (av.error.FFmpegError, OSError) as error:
+        raise write_error(output, error) from error
+
+
+def _join(
+    store: Store,
+    encoding: VideoEncoding,
+    source: VideoSource | PictureSource,
+    others: Iterable[av.Packet],
+    warn: Warn,
+    draft: Path,
+) -> None:
+    records = store.chain()
+    assert records[-1].last, "all segments are there"
+    base = encoding.info.time_base
+    shift = round((source.cut_begin or 0) / base)
+    decoding, step = decoding_times(records)
+    encoder = encoding.open()
+    offset = source.cut_begin or Fraction(0)
+    muxer = Muxer(str(draft), encoding.form, source, encoder.add_to, encoding.muxing, offset=offset, end=source.cut_end)
+    try:
+        muxer.take_others(others)
+        for number, packet in enumerate(_packets(store, records, encoding)):
+            assert packet.pts is not None
+            packet.pts, packet.dts, packet.time_base = packet.pts - shift, decoding[number] - shift, base
+            packet.duration = packet.duration or step
+            muxer.mux_video([packet])
+        muxer.close()
+    except BaseException:
+        muxer.abort()
+        raise
+    finally:
+        encoder.close()
+    if muxer.misplaced:
+        warn("W_STREAM_DAMAGED", f"{muxer.misplaced} packets of copied streams went back in time; left out")
+    _check(draft, store.output, records, base, shift)
+
+
+def decoding_times(records: list[Record]) -> tuple[list[int], int]:
+    """Give each packet's decoding time, and the usual distance of two frames, in units of the video's time base.
+
+    A packet is decoded when the frame is shown that stands `delay` places before it, where `delay` is the largest
+    number of places by which an encoder holds a frame back. So decoding times advance as presentation times do, across
+    the seams, too, whatever each encoder thought of what was before it.
+    """
+    shown: list[int] = []
+    delay = 0
+    for record in records:
+        times = [pts for _, pts, _, _ in record.packets]
+        rank = {pts: place for place, pts in enumerate(sorted(times))}
+        delay = max([delay, *(index - rank[pts] for index, pts in enumerate(times))])
+        shown += sorted(times)
+    steps = sorted(after - before for before, after in pairwise(shown))
+    step = steps[len(steps) // 2] if steps else 1
+    first = [shown[0] - (delay - place) * step for place in range(min(delay, len(shown)))]
+    return first + shown[: len(shown) - len(first)], step
+
+
+def _packets(store: Store, records: list[Record], encoding: VideoEncoding) -> Iterator[av.Packet]:
+    """Read the packets of all segments, with their presentation times.
+
+    Raises: OutputError where one is not what was written.
+    """
+    for record in records:
+        crc = 0
+        for data, (_, pts, duration, key) in zip(_data(store, record, encoding), record.packets, strict=True):
+            crc = zlib.crc32(data, crc)
+            data.pts, data.dts, data.duration, data.is_keyframe = pts, None, duration, bool(key)
+            yield data
+        if crc != record.crc:
+            store.drop(record.index)
+            raise OutputError(
+                f"segment {record.index} of {store.output} was damaged on the disk",
+                "it was removed; run the same command again to make it anew",
+            )
+
+
+def _data(store: Store, record: Record, encoding: VideoEncoding) -> Iterator[av.Packet]:
+    if not record.frames:
+        return
+    path = store.data_of(record.index)
+    if in_matroska(encoding):
+        with av.open(str(path), format="matroska") as container:
+            yield from (packet for packet in container.demux(video=0) if packet.size)
+        return
+    with path.open("rb") as file:
+        for size, *_ in record.packets:
+            yield av.Packet(file.read(size))
+
+
+def _check(draft: Path, output: Path, records: list[Record], base: Fraction, shift: int) -> None:
+    """See that all frames stand in the file, each at its time.
+
+    Raises: VerificationError where they do not.
+    """
+    expected = sorted((pts - shift) * base for record in records for _, pts, _, _ in record.packets)
+    with av.open(str(draft)) as container:
+        video = container.streams.video[0]
+        found = [demux.packet_seconds(packet) or Fraction(0) for packet in container.demux(video) if packet.size]
+    what = ""
+    if len(found) != len(expected):
+        what = f"{len(found)} frames stand in the file, {len(expected)} were written"
+    elif output.suffix.lower() in EXACT:
+        late = max(abs(a - b) for a, b in zip(sorted(found), expected, strict=True))
+        if late > EXACT[output.suffix.lower()]:
+            what = f"frames stand up to {float(late) * 1000:.3f} ms beside their times"
+    if what:
+        raise VerificationError(f"{output}: {what}", "try another container or --codec; the input is untouched")
+
+
+def _place_pictures(store: Store) -> None:
+    """Give the folder of pictures its name, or move the pictures into the one that stands there."""
+    output = store.output
+    names = [name for record in store.records.values() for name in record.names]
+    files = {entry.name for entry in os.scandir(store.pictures)}
+    for name in files - set(names):  # of a segment that was not finished
+        (store.pictures / name).unlink()
+    if set(names) - files:
+        raise VerificationError(f"{output}: {len(names)} pictures were written, {len(files)} are there")
+    pictures.read_picture(store.pictures / names[-1])
+    if output.is_dir() and not any(output.iterdir()):
+        output.rmdir()
+    if not output.exists():
+        os.replace(store.pictures, output)
+        return
+    for name in names:
+        os.replace(store.pictures / name, output / name)
+    shutil.rmtree(store.pictures)
