@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from vdeblur.datasets.pictures import read_rgb
 from vdeblur.models import weights
 from vdeblur.restore import streams, tiles
-from vdeblur.train import synth
+from vdeblur.synth.clips import ClipShape, render_clip
 
 SEQUENCES = ("reds_alley", "reds_market", "reds_wall")
 
@@ -68,8 +68,8 @@ def test_lite_restores_what_is_blurred_here() -> None:
     gains = []
     for seed in range(24):
         generator = torch.Generator().manual_seed(seed * 7919)
-        shape = synth.ClipShape(5, 96)
-        blurry, sharp = (clip.float() / 255 for clip in synth.render_clip(generator, [picture.to(torch.uint8)], shape))
+        shape = ClipShape(5, 96)
+        blurry, sharp = (clip.float() / 255 for clip in render_clip(generator, [picture.to(torch.uint8)], shape))
         if torch.equal(blurry, sharp):
             continue
         with torch.inference_mode():

@@ -17,7 +17,8 @@ from vdeblur.datasets.pictures import read_rgb, write_png
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.restore import color
 from vdeblur.source.pictures import read_picture
-from vdeblur.train import exposure, footage, sequences, synth, synthesize
+from vdeblur.synth import exposure, footage, make, sequences
+from vdeblur.synth.clips import ClipShape, is_held_out, render_clip, to_bytes
 
 SIZE = "64x48"
 
@@ -146,7 +147,7 @@ def test_stretches_of_rows_join_without_a_seam(tmp_path: Path, form: str) -> Non
     space = color.ColorSpace.of(frame.picture)
     planes = color.planes_of(frame, space, torch.device("cpu"))
     assert frame.picture.height > 3 * footage.ROWS
-    assert torch.equal(footage._to_bytes(planes, space), synth.to_bytes(color.to_rgb(planes, space)))
+    assert torch.equal(footage._to_bytes(planes, space), to_bytes(color.to_rgb(planes, space)))
     source.close()
 
 
@@ -212,7 +213,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(vdeblur, video: Path, tmp_
         return ExitStatus.TERMINATED if next(calls) == 14 else None
 
     with pytest.raises(InterruptedRunError, match="kept"):
-        synthesize.run([video], tmp_path / "a", options, notify=ignore, stop=stop)
+        make.run([video], tmp_path / "a", options, notify=ignore, stop=stop)
     assert [path.name for path in (tmp_path / "a" / "train").iterdir()] == ["sharp_00"]
     assert not manifest(tmp_path / "a")["complete"]
     first = tmp_path / "a" / "train" / "sharp_00" / "sequence.json"
@@ -263,7 +264,7 @@ def test_sources_for_test_are_never_in_train(vdeblur, photographs: Path, tmp_pat
 
 def test_shares_hold_and_nest() -> None:
     names = [f"clip_{index}.mp4" for index in range(2000)]
-    kept = [{name for name in names if synth.is_held_out(name, share)} for share in (0.0, 0.1, 0.35, 1.0)]
+    kept = [{name for name in names if is_held_out(name, share)} for share in (0.0, 0.1, 0.35, 1.0)]
     assert [len(some) / 2000 for some in kept] == pytest.approx([0, 0.1, 0.35, 1], abs=0.03)
     assert kept[0] < kept[1] < kept[2] < kept[3]
 
@@ -284,15 +285,15 @@ def test_random_clips_are_a_function_of_seed_and_number(vdeblur, photographs: Pa
     """As `lite`'s were made: drawn by (seed, hundred, number in it) from the sorted photographs of the split."""
     options = ["--way", "random", "--size", 32, "--frames", 3, "--clips", 12, "--seed", 5]
     assert vdeblur("synth", photographs, tmp_path / "o", *options).exit_code == 0
-    shape = synth.ClipShape(3, 32)
+    shape = ClipShape(3, 32)
     for split, held_out in (("train", False), ("test", True)):
-        files = [path for path in sorted(photographs.iterdir()) if synth.is_held_out(path.name) == held_out]
+        files = [path for path in sorted(photographs.iterdir()) if is_held_out(path.name) == held_out]
         arrays = [read_picture(path)[0].to_ndarray(format="rgb24") for path in files]
         stills = [torch.from_numpy(array).permute(2, 0, 1) for array in arrays]
         for number in range(12 if split == "train" else 2):
             mixed = numpy.random.SeedSequence((5, 0, number)).generate_state(1, numpy.uint64)[0]
             generator = torch.Generator().manual_seed(int(mixed) >> 1)
-            pair = synth.render_clip(generator, stills, shape)
+            pair = render_clip(generator, stills, shape)
             folder = tmp_path / "o" / split / f"clip_{number:05}"
             for kind, clip in zip(("blur", "sharp"), pair, strict=True):
                 assert numpy.array_equal(stack(folder / kind), clip.permute(0, 2, 3, 1).numpy())
@@ -483,7 +484,7 @@ def test_what_cannot_be_made_anew_is_kept(vdeblur, video: Path, made: Path) -> N
     told: list[str] = []
     options = sequences.Options(average=(3, 3), frames=3, test_share=0.0, blur="blur", seed=1)
     with pytest.raises(InterruptedRunError) as stopped:
-        synthesize.run([video], made, options, overwrite=True, notify=lambda name, _: told.append(name), stop=stop)
+        make.run([video], made, options, overwrite=True, notify=lambda name, _: told.append(name), stop=stop)
     assert "sequence_made" in told
     assert stopped.value.message == "stopped; what was there before is there again"
     assert tree(made) == before
@@ -501,7 +502,7 @@ def test_a_set_is_put_back_after_a_kill(vdeblur, video: Path, made: Path, tmp_pa
 
     def half_made() -> None:
         assert vdeblur("synth", video, tmp_path / "new", *told, "--seed", 1).exit_code == 0
-        synthesize._move_aside(made)
+        make._move_aside(made)
         (made / "train").mkdir()
         (tmp_path / "new" / "train" / "sharp_00").rename(made / "train" / "sharp_00")
         (tmp_path / "new" / "manifest.json").rename(made / "manifest.json")
@@ -535,7 +536,7 @@ def test_a_disk_that_fails_is_named(vdeblur, video: Path, tmp_path: Path, monkey
         unread = vdeblur("synth", video, tmp_path / "a", "--average", 3)
     assert unread.exit_code == 3
     assert "sharp.mkv cannot be read: Input/output error" in unread.output.replace("\n", " ")
-    monkeypatch.setattr(synthesize, "write_whole", full)
+    monkeypatch.setattr(make, "write_whole", full)
     unwritten = vdeblur("synth", video, tmp_path / "b", "--average", 3)
     assert unwritten.exit_code == 4
     assert "b cannot be written: No space left" in unwritten.output.replace("\n", " ")

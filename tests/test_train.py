@@ -4,9 +4,10 @@ import numpy
 import pytest
 import torch
 
-from vdeblur.train import losses, synth
+from vdeblur.synth import clips
+from vdeblur.train import losses
 
-SHAPE = synth.ClipShape(3, 32)
+SHAPE = clips.ClipShape(3, 32)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -21,8 +22,8 @@ def stills() -> list[torch.Tensor]:
 
 
 def test_a_clip_is_a_function_of_its_seed(stills: list[torch.Tensor]) -> None:
-    first, again = (synth.render_clip(generator(3), stills, SHAPE) for _ in range(2))
-    other = synth.render_clip(generator(4), stills, SHAPE)
+    first, again = (clips.render_clip(generator(3), stills, SHAPE) for _ in range(2))
+    other = clips.render_clip(generator(4), stills, SHAPE)
     assert first[0].shape == first[1].shape == (3, 3, 32, 32)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
@@ -32,7 +33,7 @@ def test_blur_is_where_motion_is(stills: list[torch.Tensor]) -> None:
     """Clips are blurrier than their truth, but for the share that is meant to be sharp."""
     sharp_clips = 0
     for seed in range(30):
-        blurry, sharp = (clip.float() for clip in synth.render_clip(generator(seed), stills, SHAPE))
+        blurry, sharp = (clip.float() for clip in clips.render_clip(generator(seed), stills, SHAPE))
         if torch.equal(blurry, sharp):
             sharp_clips += 1
             continue
@@ -43,7 +44,7 @@ def test_blur_is_where_motion_is(stills: list[torch.Tensor]) -> None:
 def test_a_path_has_the_speed_asked_for() -> None:
     times = torch.arange(0, 7, 0.1)
     for seed in range(10):
-        path = synth.draw_path(generator(seed), times, 6.0, 160)
+        path = clips.draw_path(generator(seed), times, 6.0, 160)
         points = torch.tensor([[0.0, 0, 1], [0.8, 0.8, 1], [-0.8, 0.8, 1], [0.8, -0.8, 1], [-0.8, -0.8, 1]])
         places = torch.einsum("nij,pj->npi", path, points)
         places = places[..., :2] / places[..., 2:] * 80
@@ -53,7 +54,7 @@ def test_a_path_has_the_speed_asked_for() -> None:
 
 def test_averaging_real_frames() -> None:
     frames = (torch.rand(60, 3, 96, 128, generator=generator(1)) * 255).to(torch.uint8)
-    blurry, sharp = synth.average_clip(generator(2), frames, SHAPE)
+    blurry, sharp = clips.average_clip(generator(2), frames, SHAPE)
     assert blurry.shape == sharp.shape == (3, 3, 32, 32)
     assert blurry.float().std() < sharp.float().std()
 
@@ -61,16 +62,16 @@ def test_averaging_real_frames() -> None:
 def test_compression_keeps_the_picture(stills: list[torch.Tensor]) -> None:
     gray = stills[0].float().mean(0, keepdim=True).expand(3, -1, -1).to(torch.uint8)  # chroma is halved in size
     clip = torch.stack([gray[:, :64, k : k + 64] for k in range(3)])
-    coded = synth.compress(clip, 20)
+    coded = clips.compress(clip, 20)
     assert coded.shape == clip.shape
     assert 0 < (coded.float() - clip.float()).abs().mean() < 3
 
 
 def test_validation_photographs_are_kept_apart() -> None:
     names = [f"picture_{index}.jpg" for index in range(1000)]
-    held_out = [name for name in names if synth.is_held_out(name)]
+    held_out = [name for name in names if clips.is_held_out(name)]
     assert 60 < len(held_out) < 140
-    assert synth.is_held_out(held_out[0])
+    assert clips.is_held_out(held_out[0])
 
 
 def test_losses_against_their_definitions() -> None:

@@ -165,7 +165,10 @@ def synth(context: click.Context, /, paths: tuple[Path, ...], **given: Any) -> N
             chosen = context.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
             if chosen and way not in ways:
                 raise UsageError(f"--way {way} has no use for --{name}", f"it is for {', '.join(ways)}")
-        from vdeblur.train import sequences, synthesize  # torch and av take seconds; --help must not wait
+        from vdeblur.synth import (
+            make,  # torch and av take seconds; --help must not wait
+            sequences,
+        )
 
         same = ("way", "average", "duty", "stride", "steps", "blur", "clips", "size", "scale", "speed", "noise")
         options = sequences.Options(
@@ -173,7 +176,7 @@ def synth(context: click.Context, /, paths: tuple[Path, ...], **given: Any) -> N
             crf=given["compress"],
             frames=given["frames"] or FRAMES[way],
         )
-        synthesize.run(
+        make.run(
             list(paths[:-1]),
             paths[-1],
             options,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy
 
-from vdeblur.train.synth import GAMMA, Coder
+from vdeblur.synth.clips import GAMMA, Coder
 
 LIGHT = (numpy.arange(256) / 255.0) ** GAMMA  # of each code
 BAND = 1 << 15  # samples that are averaged at once; their sums, of 8 bytes, stay in a processor's cache

@@ -22,8 +22,9 @@ from torch import Tensor
 from vdeblur.datasets.pictures import write_png
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
 from vdeblur.restore.scenes import SceneDetector
-from vdeblur.train import exposure, footage, synth
-from vdeblur.train.footage import Footage
+from vdeblur.synth import exposure, footage
+from vdeblur.synth.clips import GAMMA, LEAST_SIDE, ClipShape, follow_path, random_clip, seeded, to_bytes
+from vdeblur.synth.footage import Footage
 
 BLURS = {"blur": ("blur",), "blur_gamma": ("blur_gamma",), "both": ("blur", "blur_gamma")}
 LEAST_FRAMES = 10  # of a sequence that is shorter than was asked for, unless it is all that its source gives
@@ -220,7 +221,7 @@ def sensors(kinds: tuple[str, ...], options: Options, crf: int | None, seed: int
 
 def _record(options: Options, entry: Entry, seed: int, crf: int | None) -> dict[str, Any]:
     facts = {"source": entry.footage.name, "source_sha256": entry.sha256, "way": options.way, "seed": seed}
-    gamma = synth.GAMMA if options.blur != "blur" else None
+    gamma = GAMMA if options.blur != "blur" else None
     return {**facts, "blur": BLURS[options.blur], "gamma": gamma, "noise": options.noise, "crf": crf}
 
 
@@ -355,7 +356,7 @@ def _fitting(size: tuple[int, int], options: Options, path: Path) -> Callable[[T
 def _make_camera(job: Job, entry: Entry) -> dict[str, Any]:
     """Move a camera over a photograph, once for each sequence."""
     options = job.options
-    side = options.size[0] if options.size else synth.ClipShape().side
+    side = options.size[0] if options.size else ClipShape().side
     still = footage.read_still(entry.footage.path)
     if min(still.shape[1:]) < 1.2 * side:
         job.warn("W_SMALL", f"{entry.footage.path} is too small for {side}x{side}; it is left out (--size)")
@@ -371,10 +372,10 @@ def _make_camera(job: Job, entry: Entry) -> dict[str, Any]:
         if files.there:
             continue
         cameras = sensors(BLURS[options.blur], options, crf, seed)
-        shape = synth.ClipShape(options.frames, side)
-        for frame in synth.follow_path(synth.seeded(seed), still, shape, duty, speed):
+        shape = ClipShape(options.frames, side)
+        for frame in follow_path(seeded(seed), still, shape, duty, speed):
             job.check_stop()
-            files.write("sharp", synth.to_bytes(frame.sharp))
+            files.write("sharp", to_bytes(frame.sharp))
             for kind, camera in cameras.items():
                 codes = getattr(frame, kind).double().permute(1, 2, 0).numpy() * 255
                 for picture in camera.push(codes):
@@ -394,19 +395,19 @@ def random_name(number: int) -> str:
 def _make_random(job: Job, piece: Piece) -> dict[str, Any]:
     """Make clips of the mixture."""
     options = job.options
-    shape = synth.ClipShape(options.frames, options.size[0] if options.size else synth.ClipShape().side)
+    shape = ClipShape(options.frames, options.size[0] if options.size else ClipShape().side)
     if piece.split not in job.loaded:
         job.loaded[piece.split] = _load(job, piece.split, shape)
     stills, takes = job.loaded[piece.split]
     if not len(stills):
-        side = math.ceil(synth.LEAST_SIDE * shape.side)
+        side = math.ceil(LEAST_SIDE * shape.side)
         raise InputError(f"no photograph for {piece.split} has {side} pixels on its shorter side", "reduce --size")
     for number in range(piece.first, piece.stop):
         job.check_stop()
         files = SequenceFiles(job, piece.split, random_name(number), ("blur",))
         if files.there:
             continue
-        blurry, sharp = synth.random_clip(options.seed, number, stills, takes, shape)
+        blurry, sharp = random_clip(options.seed, number, stills, takes, shape)
         for kind, clip in (("blur", blurry), ("sharp", sharp)):
             for picture in clip:
                 files.write(kind, picture)
@@ -414,9 +415,9 @@ def _make_random(job: Job, piece: Piece) -> dict[str, Any]:
     return {}
 
 
-def _load(job: Job, split: str, shape: synth.ClipShape) -> tuple[footage.Stills, list[footage.Take]]:
+def _load(job: Job, split: str, shape: ClipShape) -> tuple[footage.Stills, list[footage.Take]]:
     own = [entry.footage for entry in job.entries if entry.split == split]
-    stills = footage.Stills([one for one in own if one.kind == "still"], synth.LEAST_SIDE * shape.side)
+    stills = footage.Stills([one for one in own if one.kind == "still"], LEAST_SIDE * shape.side)
     takes = []
     for one in own:
         if one.kind == "video":

@@ -27,8 +27,9 @@ from vdeblur.datasets.pictures import read_rgb, to_frame
 from vdeblur.errors import InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.files import check_output, write_whole
 from vdeblur.output.pictures import picture_bytes
-from vdeblur.train import footage, synth, workers
-from vdeblur.train.sequences import (
+from vdeblur.synth import footage, workers
+from vdeblur.synth.clips import is_held_out
+from vdeblur.synth.sequences import (
     DRAFTS,
     RECORD,
     Entry,
@@ -75,7 +76,7 @@ def plan(sources: list[Path], options: Options) -> list[Entry]:
             stem = f"{plain}-{again}"
         taken.add(stem.casefold())
         # Videos of the way random train only: photographs are enough to validate on.
-        for_test = synth.is_held_out(one.name, options.test_share) and not (still_life and one.kind == "video")
+        for_test = is_held_out(one.name, options.test_share) and not (still_life and one.kind == "video")
         entries.append(Entry(one, one.digest(), SPLITS[for_test], stem))
     return entries
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, VdeblurError
-from vdeblur.train.sequences import Job, Piece, do_piece
+from vdeblur.synth.sequences import Job, Piece, do_piece
 
 LOOK_SECONDS = 0.1  # between looks for events and signals
 

@@ -1,0 +1,1 @@
+"""Sharp footage made into pairs of blurry and sharp clips."""
