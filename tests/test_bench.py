@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import cli_bench, files
-from vdeblur.bench import contenders, evaluate, memory
+from vdeblur.bench import contenders, evaluate, kept, memory, results
 from vdeblur.datasets import known as datasets_known
 from vdeblur.datasets import pictures
 from vdeblur.datasets.known import KnownSet, Span
@@ -261,7 +261,7 @@ def test_on_a_gpu(vdeblur, footage: Path, tmp_path: Path) -> None:
 
 
 def measured(footage: Path, protocol: str, **options) -> dict[str, Any]:
-    report = evaluate.run(evaluate.Task(str(footage), ("lite",), protocol, precision="fp32", **options))
+    report = evaluate.run(results.Task(str(footage), ("lite",), protocol, precision="fp32", **options))
     assert report["protocol"] == protocol
     return by_name(report)
 
@@ -286,7 +286,7 @@ def test_pvdnets_protocol_takes_blur_gamma(footage: Path, tmp_path: Path) -> Non
         for file in (footage / sequence / "sharp").iterdir():
             moved = tmp_path / sequence / "blur_gamma" / file.name
             clips.ffmpeg("-i", file, "-vf", "crop=96:62:0:0,pad=96:64:0:2,lutrgb=r=val*0.8:g=val*0.8:b=val*0.8", moved)
-    report = evaluate.run(evaluate.Task(str(tmp_path), ("identity",), "pvdnet"))
+    report = evaluate.run(results.Task(str(tmp_path), ("identity",), "pvdnet"))
     assert report["dataset_details"]["blur"] == "blur_gamma"
     for sequence in by_name(report)["identity"]["sequences"]:
         assert sequence["frames"] == FRAMES - 1
@@ -358,7 +358,7 @@ def test_dstnets_protocol_feeds_its_chunks(
     register(vdeblur, tmp_path, monkeypatch)
     monkeypatch.setattr(protocols, "OTHER_CHUNK", 3)
     for name, feed in (("dstnet", "stream_chunks"), ("plain", "stream")):
-        task = evaluate.Task(str(footage), ("tiny",), name, precision="fp32", save=tmp_path / name)
+        task = results.Task(str(footage), ("tiny",), name, precision="fp32", save=tmp_path / name)
         evaluate.run(task)
         network = weights.load_model("tiny")
         blurry = torch.from_numpy(read(footage / SEQUENCES[0] / "blur")).permute(0, 3, 1, 2) / 255
@@ -456,7 +456,7 @@ def test_memory_that_was_taken_is_seen() -> None:
 
 
 def test_an_interrupted_bench_goes_on(footage: Path) -> None:
-    task = evaluate.Task(str(footage), ("identity",))
+    task = results.Task(str(footage), ("identity",))
     undisturbed = evaluate.run(task)
     finished: list[tuple[str, str]] = []
 
@@ -492,7 +492,7 @@ def test_an_interrupted_bench_goes_on(footage: Path) -> None:
 @pytest.mark.parametrize("change", ["protocol", "limit", "pictures", "save"])
 def test_what_is_kept_serves_only_the_same(footage: Path, tmp_path: Path, change: str) -> None:
     folder = arrange(footage, tmp_path / "set", "{}/blur", "{}/sharp")
-    task = evaluate.Task(str(folder), ("identity",))
+    task = results.Task(str(folder), ("identity",))
     seen: list[str] = []
     with pytest.raises(InterruptedRunError):
         evaluate.run(
@@ -519,7 +519,7 @@ def test_what_is_kept_serves_only_the_same(footage: Path, tmp_path: Path, change
 
 
 def test_saved_frames_that_are_gone_are_made_again(footage: Path, tmp_path: Path) -> None:
-    task = evaluate.Task(str(footage), ("identity",), save=tmp_path / "kept")
+    task = results.Task(str(footage), ("identity",), save=tmp_path / "kept")
     seen: list[str] = []
     with pytest.raises(InterruptedRunError):
         evaluate.run(
@@ -536,14 +536,14 @@ def test_saved_frames_that_are_gone_are_made_again(footage: Path, tmp_path: Path
 
 
 def test_a_signal_ends_it_cleanly(vdeblur, footage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = evaluate.Kept.write
+    write = kept.Kept.write
 
-    def then_interrupt(self: evaluate.Kept, result: evaluate.SequenceResult) -> None:
+    def then_interrupt(self: kept.Kept, result: results.SequenceResult) -> None:
         write(self, result)
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate.Kept, "write", then_interrupt)
+        patch.setattr(kept.Kept, "write", then_interrupt)
         result = vdeblur("bench", "--dataset", footage, "--model", "identity")
     assert result.exit_code == 130
     assert "1 sequences are kept: the same command goes on" in result.stderr

@@ -12,7 +12,7 @@ import torch
 
 from tests import clips
 from tests.clocks import Clock
-from vdeblur.bench import parts, speed
+from vdeblur.bench import speed, stages
 from vdeblur.cli_bench_speed import run_speed
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, ModelError, OutputError, UsageError
 from vdeblur.restore import color, scenes, streams, tiles
@@ -23,16 +23,16 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    return parts.make_clip(tmp_path / "clip.mp4", 64, 48, 6)
+    return stages.make_clip(tmp_path / "clip.mp4", 64, 48, 6)
 
 
 def in_this_process(told: dict[str, Any], stop: object = None) -> dict[str, Any]:
     facts = dict(told)
-    return json.loads(json.dumps(parts.PARTS[facts.pop("part")](**facts)))
+    return json.loads(json.dumps(stages.PARTS[facts.pop("part")](**facts)))
 
 
 def test_the_clip_is_the_same_every_time_and_moves(tmp_path: Path) -> None:
-    first, again = (parts.make_clip(tmp_path / f"{name}.mp4", 96, 64, 8) for name in ("a", "b"))
+    first, again = (stages.make_clip(tmp_path / f"{name}.mp4", 96, 64, 8) for name in ("a", "b"))
     assert clips.facts(first).size == (96, 64)
     pictures = clips.rgb(first).astype(float)
     assert clips.psnr(pictures, clips.rgb(again) + 1e-3) > 40, "but for what the encoder makes of it"
@@ -50,7 +50,7 @@ def test_parts_of_lite(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):  # fmt: skip
         monkeypatch.setattr(place, name, clock.calls(getattr(place, name), seconds))
     monkeypatch.setattr(streams, "stream", clock.items(streams.stream, lambda: 4.0))
-    network = parts.time_network("lite", "cpu", "fp32", 64, 48, 5, str(clip))
+    network = stages.time_network("lite", "cpu", "fp32", 64, 48, 5, str(clip))
     assert (network["trained"], network["precision"], network["params"]) == (True, "fp32", 631_898)
     assert network["stages"] == {"color": 1.0, "scenes": 2.0, "tiles": 3.0, "network": 4.0, "difference": 5.0}
     assert 0 < network["network_seconds"]["median"] <= network["network_seconds"]["p95"]
@@ -62,10 +62,10 @@ def test_untrained_networks_run_as_a_whole_without_changing_anything(clip: Path,
     """So the encoder gets what it would get from a real model, not noise, though all is computed."""
     for model in ("flow-rnn", "spn"):
         output = tmp_path / f"{model}.mp4"
-        assert not parts.load_network(model)[1]
-        assert parts.time_pipeline(model, "cpu", "fp32", str(clip), str(output))["pipeline_fps"] > 0
+        assert not stages.load_network(model)[1]
+        assert stages.time_pipeline(model, "cpu", "fp32", str(clip), str(output))["pipeline_fps"] > 0
         assert clips.psnr(clips.rgb(output), clips.rgb(clip)) > 40
-    assert parts.load_network("lite")[1]
+    assert stages.load_network("lite")[1]
 
 
 def test_ffmpegs_filters_have_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_ffmpegs_filters_have_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_filtering_makes_a_whole_video(clip: Path, tmp_path: Path) -> None:
-    found = parts.time_filtering("unsharp", "cpu", "fp32", str(clip), str(tmp_path / "out.mp4"))
+    found = stages.time_filtering("unsharp", "cpu", "fp32", str(clip), str(tmp_path / "out.mp4"))
     assert found["pipeline_fps"] > 0
     before, after = clips.rgb(clip).astype(float), clips.rgb(tmp_path / "out.mp4").astype(float)
     assert before.shape == after.shape
@@ -93,11 +93,11 @@ def test_filtering_makes_a_whole_video(clip: Path, tmp_path: Path) -> None:
 
 def test_flops_are_those_of_the_paper_and_grow_with_the_area() -> None:
     """SPN: 37.8 billion multiply-adds for 256x256, counted from its layers."""
-    assert parts.count_flops(parts.load_network("spn")[0], CPU, 64, 64) == pytest.approx(2 * 37.8e9 / 16, rel=0.01)
-    network = parts.load_network("flow-rnn")[0]
-    small, large = (parts.count_flops(network, CPU, side, side) for side in (128, 512))
+    assert stages.count_flops(stages.load_network("spn")[0], CPU, 64, 64) == pytest.approx(2 * 37.8e9 / 16, rel=0.01)
+    network = stages.load_network("flow-rnn")[0]
+    small, large = (stages.count_flops(network, CPU, side, side) for side in (128, 512))
     assert large == pytest.approx(16 * small)
-    assert parts.count_flops(parts.load_network("identity")[0], CPU, 64, 64) == 0
+    assert stages.count_flops(stages.load_network("identity")[0], CPU, 64, 64) == 0
 
 
 def test_a_stage_within_another_stops_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,8 +118,8 @@ def test_a_stage_within_another_stops_its_time(monkeypatch: pytest.MonkeyPatch) 
 
 def test_percentiles() -> None:
     values = [float(value) for value in range(100, 0, -1)]
-    assert parts.percentile(values, 0.95) == 95
-    assert parts.percentile([3.0], 0.95) == 3
+    assert stages.percentile(values, 0.95) == 95
+    assert stages.percentile([3.0], 0.95) == 3
 
 
 def test_a_part_in_a_process_of_its_own(clip: Path) -> None:

@@ -139,12 +139,11 @@ def bench(
             raise UsageError("--precision takes several only with --speed", "choose one of them")
         from vdeblur.bench import evaluate
         from vdeblur.bench import report as reports
+        from vdeblur.bench.results import Task
 
         for path in report:
             reports.check(path)
-        told = evaluate.Task(
-            dataset, model, protocol, split, limit, data, save, vmaf, device, precision[0], yes, offline
-        )
+        told = Task(dataset, model, protocol, split, limit, data, save, vmaf, device, precision[0], yes, offline)
 
         def write(results: dict[str, Any]) -> None:
             for path in report:

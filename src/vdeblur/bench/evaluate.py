@@ -6,16 +6,12 @@ report.write.
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import math
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,12 +20,13 @@ from torch import Tensor
 from vdeblur import __version__, threads
 from vdeblur.bench import contenders, memory
 from vdeblur.bench.contenders import Contender
+from vdeblur.bench.kept import Kept
+from vdeblur.bench.results import FrameResult, ModelResult, SequenceResult, Task
 from vdeblur.bench.speed import device_name_of
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import DataSet, Pair, Sequence, open_dataset
 from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError
 from vdeblur.events import Talk, never
-from vdeblur.files import cache_error, cache_folder
 from vdeblur.measure import metrics, protocols, temporal, vmaf
 from vdeblur.measure.protocols import PROTOCOLS, Protocol, Quality
 from vdeblur.restore import device
@@ -40,67 +37,6 @@ WARPED_EVERY = 5  # pairs of neighbours: their motion takes longer than all othe
 SHOWN = 2  # of a model's worst frames, and of its best ones, in a page
 
 Notify = Callable[[str, dict[str, object]], None]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What `vdeblur bench` is told; the defaults are the command line's."""
-
-    dataset: str
-    models: tuple[str, ...] = ("lite",)
-    protocol: str = "plain"
-    split: str | None = None
-    limit: int | None = None
-    data: Path | None = None
-    save: Path | None = None
-    vmaf: bool = False
-    device: str = "auto"
-    precision: str = "auto"
-    yes: bool = False
-    offline: bool = False
-
-
-@dataclass(frozen=True)
-class FrameResult:
-    """One frame: its name, its figures, the seconds since the one before was given, how sharp it is by itself."""
-
-    name: str
-    psnr: float
-    ssim_2d: float | None
-    ssim_3d: float | None
-    seconds: float
-    sharpness: float
-
-
-@dataclass(frozen=True)
-class SequenceResult:
-    """One sequence: the frames that count; seconds for all that were restored, peak memory in bytes (None: not known).
-
-    vmaf: the mean over frames, None unless asked for. saved: the folder of the restored frames.
-    """
-
-    name: str
-    frames: tuple[FrameResult, ...]
-    restored: int
-    seconds: float
-    memory_bytes: int | None
-    warping_error: float | None
-    vmaf: float | None = None
-    saved: str | None = None
-
-    @property
-    def quality(self) -> Quality:
-        """Average over the frames."""
-        return protocols.mean([Quality(one.psnr, one.ssim_2d, one.ssim_3d) for one in self.frames])
-
-
-@dataclass
-class ModelResult:
-    """One contender on all sequences; flops: for a frame of the first one's size."""
-
-    contender: Contender
-    flops: float | None
-    sequences: list[SequenceResult] = field(default_factory=list)
 
 
 def run(
@@ -333,65 +269,6 @@ class Comparison:
                 self._psnr["worst"], self.extremes["worst"] = quality.psnr, picture
             if quality.psnr > self._psnr["best"]:
                 self._psnr["best"], self.extremes["best"] = quality.psnr, picture
-
-
-class Kept:
-    """What an interrupted bench leaves for the next: each finished sequence as a file in the user's cache.
-
-    It serves only the same task on the same files with the same weights, and goes when a bench is through.
-    """
-
-    def __init__(
-        self, task: Task, dataset: DataSet, protocol: Protocol, contender: Contender, chosen: torch.device
-    ) -> None:
-        facts: dict[str, Any] = {
-            "version": __version__,
-            "protocol": protocol.name,
-            "model": [contender.name, contender.digest, contender.precision, str(chosen)],
-            "save": str(task.save.absolute()) if task.save else "",
-            "vmaf": task.vmaf,
-            "files": [
-                (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns)
-                for sequence in dataset.sequences
-                for pair in sequence.pairs
-                for path in (pair.blurry, pair.sharp)
-            ],
-        }
-        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-        self.folder = cache_folder() / "bench" / key
-
-    def read(self, sequence: str) -> SequenceResult | None:
-        """Give what is known of a sequence; None where it is not finished, or its saved frames are gone."""
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            facts = json.loads((self.folder / f"{sequence}.json").read_text("utf-8"))
-            facts["frames"] = tuple(FrameResult(**frame) for frame in facts["frames"])
-            result = SequenceResult(**facts)
-            there = result.saved is None or len(list(Path(result.saved).glob("*.png"))) >= result.restored
-            return result if there else None
-        return None
-
-    def write(self, result: SequenceResult) -> None:
-        """Keep a finished sequence; the file appears whole or not at all."""
-        path = self.folder / f"{result.name}.json"
-        temporary = path.with_suffix(".part")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(asdict(result)), "utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            raise cache_error(error) from error
-
-    def count(self) -> int:
-        """Tell how many sequences are finished."""
-        return len(list(self.folder.glob("*.json")))
-
-    def picture(self, sequence: str, kind: str) -> Path:
-        """Give where a sequence's worst or best frame is."""
-        return self.folder / f"{sequence}-{kind}.png"
-
-    def forget(self) -> None:
-        """Remove everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 # The report

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from vdeblur import __version__, errors
-from vdeblur.bench import parts, report
+from vdeblur.bench import report
 from vdeblur.bench.baselines import BASELINES
+from vdeblur.bench.stages import WARM_UP, make_clip
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError
 from vdeblur.models import cache
 from vdeblur.restore import device
@@ -63,7 +64,7 @@ def measure(
     rows: list[list[Results]] = [[] for _ in range(len(models) * len(precisions))]
     times: dict[str, list[float]] = {path.stem: [] for path in references}
     with tempfile.TemporaryDirectory() as folder:
-        clip = parts.make_clip(Path(folder) / "clip.mp4", width, height, frames)
+        clip = make_clip(Path(folder) / "clip.mp4", width, height, frames)
         for _ in range(repeats):
             pairs = ((model, precision) for model in models for precision in precisions)
             for taken, (model, precision) in zip(rows, pairs, strict=True):
@@ -85,7 +86,7 @@ def measure(
         "versions": {"vdeblur": __version__, "torch": torch.__version__, "av": metadata.version("av")},
         "size": size,
         "frames": frames,
-        "warm_up_frames": parts.WARM_UP,
+        "warm_up_frames": WARM_UP,
         "repeats": repeats,
         "models": medians,
         "references": found,
@@ -140,7 +141,7 @@ def run_part(told: Results, stop: Stop = lambda: None) -> Results:
 
     Raises: what the part raised, if a user can mend it; DeviceError where the system ended it.
     """
-    output = _run([sys.executable, "-m", "vdeblur.bench.parts"], json.dumps(told) + "\n", stop)
+    output = _run([sys.executable, "-m", "vdeblur.bench.stages"], json.dumps(told) + "\n", stop)
     result: Results = json.loads(output.splitlines()[-1])
     if "error" in result:
         kind, message, hint = result["error"]

@@ -1,6 +1,6 @@
 """What a run is made of, each part timed alone: the network, every stage around it, decoder, encoder, and the whole.
 
-speed.py starts a process for each part, so that peaks of memory do not add up: `python -m vdeblur.bench.parts` takes
+speed.py starts a process for each part, so that peaks of memory do not add up: `python -m vdeblur.bench.stages` takes
 one line of JSON, {"part": a key of PARTS, its arguments}, and gives one, what the part's function gives.
 """
 

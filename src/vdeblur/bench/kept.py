@@ -1,0 +1,77 @@
+"""Results of an interrupted bench, kept by sequence."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vdeblur import __version__
+from vdeblur.bench.contenders import Contender
+from vdeblur.bench.results import FrameResult, SequenceResult, Task
+from vdeblur.datasets.layouts import DataSet
+from vdeblur.files import cache_error, cache_folder
+from vdeblur.measure.protocols import Protocol
+
+
+class Kept:
+    """What an interrupted bench leaves for the next: each finished sequence as a file in the user's cache.
+
+    It serves only the same task on the same files with the same weights, and goes when a bench is through.
+    """
+
+    def __init__(
+        self, task: Task, dataset: DataSet, protocol: Protocol, contender: Contender, chosen: torch.device
+    ) -> None:
+        facts: dict[str, Any] = {
+            "version": __version__,
+            "protocol": protocol.name,
+            "model": [contender.name, contender.digest, contender.precision, str(chosen)],
+            "save": str(task.save.absolute()) if task.save else "",
+            "vmaf": task.vmaf,
+            "files": [
+                (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns)
+                for sequence in dataset.sequences
+                for pair in sequence.pairs
+                for path in (pair.blurry, pair.sharp)
+            ],
+        }
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+        self.folder = cache_folder() / "bench" / key
+
+    def read(self, sequence: str) -> SequenceResult | None:
+        """Give what is known of a sequence; None where it is not finished, or its saved frames are gone."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            facts = json.loads((self.folder / f"{sequence}.json").read_text("utf-8"))
+            facts["frames"] = tuple(FrameResult(**frame) for frame in facts["frames"])
+            result = SequenceResult(**facts)
+            there = result.saved is None or len(list(Path(result.saved).glob("*.png"))) >= result.restored
+            return result if there else None
+        return None
+
+    def write(self, result: SequenceResult) -> None:
+        """Keep a finished sequence; the file appears whole or not at all."""
+        path = self.folder / f"{result.name}.json"
+        temporary = path.with_suffix(".part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(asdict(result)), "utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise cache_error(error) from error
+
+    def count(self) -> int:
+        """Tell how many sequences are finished."""
+        return len(list(self.folder.glob("*.json")))
+
+    def picture(self, sequence: str, kind: str) -> Path:
+        """Give where a sequence's worst or best frame is."""
+        return self.folder / f"{sequence}-{kind}.png"
+
+    def forget(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self.folder, ignore_errors=True)
