@@ -7,14 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vdeblur import cli_report
-from vdeblur.cli import main
+from vdeblur.cli import report
+from vdeblur.cli.main import main
 
 
 def run(signals: Sequence[int], event: str, count: int, arguments: Sequence[str]) -> None:
     """Run the command line, and send these signals once so many events of a kind were told."""
     left = count
-    for reporter in (cli_report.JsonReporter, cli_report.HumanReporter):
+    for reporter in (report.JsonReporter, report.HumanReporter):
 
         def notify(self, kind: str, facts: dict[str, object], tell=reporter.notify) -> None:
             nonlocal left

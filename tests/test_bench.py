@@ -15,8 +15,9 @@ from skimage.metrics import structural_similarity
 
 from tests import clips
 from tests.conftest import ROOT
-from vdeblur import cli_bench, files
+from vdeblur import files
 from vdeblur.bench import contenders, evaluate, kept, memory, results
+from vdeblur.cli import bench as cli_bench
 from vdeblur.datasets import known as datasets_known
 from vdeblur.datasets import pictures
 from vdeblur.datasets.known import KnownSet, Span
@@ -73,7 +74,7 @@ def expected(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """What each model makes of each sequence: `vdeblur run` for lite, the other ffmpeg for its filters."""
     from click.testing import CliRunner
 
-    from vdeblur.cli import main
+    from vdeblur.cli.main import main
 
     folder = tmp_path_factory.mktemp("expected")
     restored: dict[str, dict[str, numpy.ndarray]] = {"identity": {}, "lite": {}, **{name: {} for name in FILTERS}}

@@ -10,7 +10,7 @@ import numpy
 import pytest
 
 from tests import clips
-from vdeblur import cli_compare
+from vdeblur.cli.compare import MODES
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.frame import Frame, plane_array
 from vdeblur.look import compare, compose
@@ -35,7 +35,7 @@ def dark_and_light(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_the_modes_are_those_of_the_command_line() -> None:
-    assert {*cli_compare.MODES} == {*compose.MODES, "html"}
+    assert {*MODES} == {*compose.MODES, "html"}
 
 
 @pytest.mark.parametrize("size", ["64x48", "63x47"])

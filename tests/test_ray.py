@@ -49,7 +49,7 @@ def test_the_same_bytes_as_without(vdeblur, tmp_path: Path, monkeypatch: pytest.
     assert (engine["workers"], engine["tasks"]) == (2, 6)
     assert not [event for event in told if event["event"] == "warning"]
     assert "progress" not in [event["event"] for event in told], "the workers have made everything"
-    assert handlers == ["vdeblur.cli_report"], "a signal is ours to handle, not Ray's"
+    assert handlers == ["vdeblur.cli.report"], "a signal is ours to handle, not Ray's"
     assert (tmp_path / "shared.mp4").read_bytes() == (tmp_path / "alone.mp4").read_bytes()
     assert {path.name for path in tmp_path.glob("*mp4*")} == {"in.mp4", "alone.mp4", "shared.mp4"}
 

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from tests.conftest import ROOT
-from vdeblur.cli import main
+from vdeblur.cli.main import main
 
 SOURCE = ROOT / "src" / "vdeblur"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -78,7 +78,7 @@ def test_imports_go_one_way(path: Path) -> None:
     ids=" ".join,
 )
 def test_help_does_not_import_torch(words: list[str]) -> None:
-    code = f"import sys; from vdeblur.cli import main; main({[*words, '--help']}, standalone_mode=False); "
+    code = f"import sys; from vdeblur.cli.main import main; main({[*words, '--help']}, standalone_mode=False); "
     code += "assert not {'torch', 'av', 'numpy', 'rich', 'requests', 'huggingface_hub'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 

@@ -13,7 +13,7 @@ import torch
 from tests import clips
 from tests.clocks import Clock
 from vdeblur.bench import speed, stages
-from vdeblur.cli_bench_speed import run_speed
+from vdeblur.cli.speed import run_speed
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, ModelError, OutputError, UsageError
 from vdeblur.restore import color, scenes, streams, tiles
 from vdeblur.restore import watch as restore_watch

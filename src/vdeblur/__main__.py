@@ -1,5 +1,5 @@
 """python -m vdeblur."""
 
-from vdeblur.cli import main
+from vdeblur.cli.main import main
 
 main(prog_name="vdeblur")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from vdeblur.cli_report import HumanReporter, JsonReporter, reported
+from vdeblur.cli.report import HumanReporter, JsonReporter, reported
 from vdeblur.errors import UsageError
 
 # As in vdeblur.train, importing which takes seconds.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vdeblur.cli_report import HumanReporter, reported
+from vdeblur.cli.report import HumanReporter, reported
 
 if TYPE_CHECKING:
     from vdeblur.look.compare import Likeness

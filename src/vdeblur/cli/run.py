@@ -1,7 +1,6 @@
-"""The command line: parse, call one function, show what happened."""
+"""vdeblur run: parse, call one function, show what happened."""
 
 import os
-import tomllib
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -9,112 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdeblur import __version__
-from vdeblur.cli_bench import bench
-from vdeblur.cli_compare import MODES, compare
-from vdeblur.cli_doctor import doctor
-from vdeblur.cli_models import models
-from vdeblur.cli_options import KeyValue
-from vdeblur.cli_probe import probe
-from vdeblur.cli_report import HumanReporter, JsonReporter, Program, Session, question, reported
-from vdeblur.cli_synth import synth
-from vdeblur.cli_train import train
+from vdeblur.cli.compare import MODES
+from vdeblur.cli.report import HumanReporter, JsonReporter, Session, question, reported
+from vdeblur.cli.types import KeyValue, Share, Time
 from vdeblur.errors import UsageError
 
 if TYPE_CHECKING:
     from vdeblur.run.batch import Job, Outcome
     from vdeblur.settings import Settings
 
-CONFIG_FILE = "vdeblur.toml"
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is told by whoever opens it
-
-
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VDEBLUR"})
-@click.version_option(__version__, prog_name="vdeblur")
-@click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="TOML file with options.")
-@click.pass_context
-def main(context: click.Context, config: Path | None) -> None:
-    """Remove motion blur from video.
-
-    Options can also stand in a TOML file (--config, ./vdeblur.toml, or vdeblur.toml in the user's configuration
-    folder), a table per command, and in VDEBLUR_<COMMAND>_<OPTION>; the command line wins.
-
-    \b
-    Examples:
-      vdeblur run holiday.mp4 holiday_sharp.mp4
-      vdeblur run frames/ sharp_frames/
-    """
-    context.default_map = _read_config(config)
-
-
-def _read_config(explicit: Path | None) -> dict[str, Any]:
-    """Read the options of the first configuration file there is."""
-    places = [explicit] if explicit else [Path(CONFIG_FILE), Path(click.get_app_dir("vdeblur")) / CONFIG_FILE]
-    for path in places:
-        if path is not None and os.path.isfile(path):  # which is false, too, where one must not look
-            try:
-                tables = tomllib.loads(path.read_text("utf-8"))
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-                raise click.UsageError(f"{path} cannot be read as TOML: {error}") from error
-            return {command: _known_options(path, main, command, options) for command, options in tables.items()}
-    return {}
-
-
-def _known_options(path: Path, group: click.Group, name: str, options: Any) -> dict[str, Any]:
-    """Give a command's options under the names of its parameters; refuse what it does not have."""
-    if name not in group.commands or not isinstance(options, dict):
-        raise click.UsageError(f"{path}: there is no command {name!r}; choose from {', '.join(group.commands)}")
-    command = group.commands[name]
-    if isinstance(command, click.Group):
-        return {key: _known_options(path, command, key, value) for key, value in options.items()}
-    parameters = {param.name: param for param in command.params if isinstance(param, click.Option)}
-    named = {key.replace("-", "_"): value for key, value in options.items()}
-    for key in named.keys() - parameters.keys():
-        raise click.UsageError(f"{path}: {name} has no option {key!r}; choose from {', '.join(map(str, parameters))}")
-    return named
-
-
-class Time(click.ParamType):
-    """FFmpeg's time syntax: [-][HH:]MM:SS[.m...], or S[.m...] with an optional s, ms or us."""
-
-    name = "time"
-
-    def convert(self, value: str | Fraction, param: click.Parameter | None, context: click.Context | None) -> Fraction:
-        """Give seconds."""
-        if isinstance(value, Fraction):
-            return value
-        text = str(value)
-        try:
-            for unit, size in (("us", 1_000_000), ("ms", 1000), ("s", 1)):
-                if text.endswith(unit):
-                    seconds = Fraction(text.removesuffix(unit)) / size
-                    break
-            else:
-                seconds = Fraction(0)
-                for part in text.split(":"):
-                    seconds = seconds * 60 + Fraction(part)
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{text!r} is not a time; write 90, 1:30, 00:01:30.5 or 200ms", param, context)
-        if seconds < 0:
-            self.fail(f"{text!r} is negative", param, context)
-        return seconds
-
-
-class Share(click.ParamType):
-    """K/N."""
-
-    name = "k/n"
-
-    def convert(
-        self, value: str | tuple[int, int], param: click.Parameter | None, context: click.Context | None
-    ) -> tuple[int, int]:
-        """Give both."""
-        if isinstance(value, tuple):
-            return value
-        first, sign, second = value.partition("/")
-        if not (sign and first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
-            self.fail(f"{value!r} is not K/N, as 3/8: the third of eight shares", param, context)
-        return int(first), int(second)
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -175,7 +78,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@main.command(short_help="Restore videos or folders of pictures.", context_settings={"show_default": True})
+@click.command(short_help="Restore videos or folders of pictures.", context_settings={"show_default": True})
 @click.argument(
     "paths", type=click.Path(allow_dash=True, readable=False), nargs=-1, required=True, metavar="INPUT... OUTPUT"
 )
@@ -262,15 +165,3 @@ def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
         segment=Fraction(given["segment"]).limit_denominator(1_000_000) or None,
         fail_on_damage=given["on_damage"] == "fail",
     )
-
-
-main.add_command(bench)
-main.add_command(train)
-main.add_command(synth)
-main.add_command(models)
-main.add_command(compare)
-main.add_command(probe)
-main.add_command(doctor)
-
-if __name__ == "__main__":
-    main()

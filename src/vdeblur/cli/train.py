@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from vdeblur.cli_options import KeyValue
-from vdeblur.cli_report import ErrorReporter, HumanReporter, JsonReporter, Reporter, question, reported
+from vdeblur.cli.report import ErrorReporter, HumanReporter, JsonReporter, Reporter, question, reported
+from vdeblur.cli.types import KeyValue
 from vdeblur.errors import UsageError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)

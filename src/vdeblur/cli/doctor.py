@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vdeblur.cli_report import HumanReporter, reported
+from vdeblur.cli.report import HumanReporter, reported
+from vdeblur.cli.types import CONFIG_FILE
 from vdeblur.errors import ExitStatus, VdeblurError
 
 if TYPE_CHECKING:
@@ -58,8 +59,6 @@ def doctor(context: click.Context, json: bool) -> None:
 
 def _configuration(root: click.Context) -> list[Path]:
     """Give the file whose options are in force, if there is one."""
-    from vdeblur.cli import CONFIG_FILE  # which imports this module
-
     explicit = root.params.get("config")
     places = (
         [explicit] if explicit else [Path(CONFIG_FILE).absolute(), Path(click.get_app_dir("vdeblur")) / CONFIG_FILE]

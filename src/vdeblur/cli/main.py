@@ -1,0 +1,75 @@
+"""The vdeblur command: its subcommands and its configuration file."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vdeblur import __version__
+from vdeblur.cli.bench import bench
+from vdeblur.cli.compare import compare
+from vdeblur.cli.doctor import doctor
+from vdeblur.cli.models import models
+from vdeblur.cli.probe import probe
+from vdeblur.cli.report import Program
+from vdeblur.cli.run import run
+from vdeblur.cli.synth import synth
+from vdeblur.cli.train import train
+from vdeblur.cli.types import CONFIG_FILE
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VDEBLUR"})
+@click.version_option(__version__, prog_name="vdeblur")
+@click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="TOML file with options.")
+@click.pass_context
+def main(context: click.Context, config: Path | None) -> None:
+    """Remove motion blur from video.
+
+    Options can also stand in a TOML file (--config, ./vdeblur.toml, or vdeblur.toml in the user's configuration
+    folder), a table per command, and in VDEBLUR_<COMMAND>_<OPTION>; the command line wins.
+
+    \b
+    Examples:
+      vdeblur run holiday.mp4 holiday_sharp.mp4
+      vdeblur run frames/ sharp_frames/
+    """
+    context.default_map = _read_config(config)
+
+
+def _read_config(explicit: Path | None) -> dict[str, Any]:
+    """Read the options of the first configuration file there is."""
+    places = [explicit] if explicit else [Path(CONFIG_FILE), Path(click.get_app_dir("vdeblur")) / CONFIG_FILE]
+    for path in places:
+        if path is not None and os.path.isfile(path):  # which is false, too, where one must not look
+            try:
+                tables = tomllib.loads(path.read_text("utf-8"))
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+                raise click.UsageError(f"{path} cannot be read as TOML: {error}") from error
+            return {command: _known_options(path, main, command, options) for command, options in tables.items()}
+    return {}
+
+
+def _known_options(path: Path, group: click.Group, name: str, options: Any) -> dict[str, Any]:
+    """Give a command's options under the names of its parameters; refuse what it does not have."""
+    if name not in group.commands or not isinstance(options, dict):
+        raise click.UsageError(f"{path}: there is no command {name!r}; choose from {', '.join(group.commands)}")
+    command = group.commands[name]
+    if isinstance(command, click.Group):
+        return {key: _known_options(path, command, key, value) for key, value in options.items()}
+    parameters = {param.name: param for param in command.params if isinstance(param, click.Option)}
+    named = {key.replace("-", "_"): value for key, value in options.items()}
+    for key in named.keys() - parameters.keys():
+        raise click.UsageError(f"{path}: {name} has no option {key!r}; choose from {', '.join(map(str, parameters))}")
+    return named
+
+
+main.add_command(run)
+main.add_command(bench)
+main.add_command(train)
+main.add_command(synth)
+main.add_command(models)
+main.add_command(compare)
+main.add_command(probe)
+main.add_command(doctor)
