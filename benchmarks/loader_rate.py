@@ -67,9 +67,9 @@ def main() -> None:
         for _ in range(options.rounds):
             for workers in map(int, options.workers.split(",")):
                 for name, cache, factor in (("PNG", None, 1), ("maps", root / "cache", 10)):
-                    source = data.open_source(sequences, PLAN, cache=cache, talk=talk, warn=warn)
+                    source = data.open_clips(sequences, PLAN, cache=cache, talk=talk, warn=warn)
                     clips = data.training_clips(source, PLAN, prepare, 0)
-                    loader = data.Loader(clips, data.Share(2), workers=workers)
+                    loader = data.Loader(clips, data.WorkerShare(2), workers=workers)
                     rate = data.measure_rate(loader, factor * options.batches)
                     rates.setdefault((name, workers), []).append(rate)
         base = statistics.median(next(iter(rates.values())))

@@ -60,13 +60,13 @@ def peak_bytes(source: Path, output: Path, model: str, segment: float = 10) -> i
 def _report_peak(
     source: Path, output: Path, model: str, segment: float, answer: "multiprocessing.connection.Connection"
 ) -> None:
-    pipeline.run(source, output, Settings(model=model, segment=Fraction(segment)))
+    pipeline.restore_file(source, output, Settings(model=model, segment=Fraction(segment)))
     answer.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILO)
 
 
 def measure_drift(source: Path, output: Path, segment: float = 10) -> Drift:
     """Restore with identity, and compare times and sound."""
-    pipeline.run(source, output, Settings(model="identity", segment=Fraction(segment)))
+    pipeline.restore_file(source, output, Settings(model="identity", segment=Fraction(segment)))
     before, after = _times(source), _times(output)
     latest = max(abs(a - b) for a, b in zip(before, after, strict=True))
     return Drift(len(after), latest, _sound(source) == _sound(output))
@@ -92,7 +92,7 @@ def handles_and_threads(folder: Path, files: int) -> list[tuple[int, int]]:
     jobs = batch.plan_jobs([str(folder)], str(folder.parent / "out"), None, settings)
     counts = []
     for part in (jobs[:2], jobs[2:]):
-        batch.check(batch.run_jobs(part, settings))
+        batch.check_outcomes(batch.run_jobs(part, settings))
         counts.append((psutil.Process().num_fds(), threading.active_count()))
     return counts
 

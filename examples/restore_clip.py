@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from vdeblur.run.pipeline import run
+from vdeblur.run.pipeline import restore_file
 from vdeblur.settings import Settings
 
-result = run(Path(sys.argv[1]), Path(sys.argv[2]), Settings(model="lite", strength=1.0))
+result = restore_file(Path(sys.argv[1]), Path(sys.argv[2]), Settings(model="lite", strength=1.0))
 print(f"{result.frames} frames in {result.seconds:.1f} s")

@@ -186,8 +186,8 @@ def test_fifty_files_leave_no_threads_and_no_handles(tmp_path: Path, at_once: in
     before = ours.num_fds(), threading.active_count(), ours.num_threads()
     outcomes = batch.run_jobs(jobs[2:], settings, at_once)
     with pytest.raises(BatchError, match="1 of 48 files failed"):
-        batch.check(outcomes)
-    assert sum(isinstance(outcome.result, pipeline.Result) for outcome in outcomes) == 47
+        batch.check_outcomes(outcomes)
+    assert sum(isinstance(outcome.result, pipeline.RunResult) for outcome in outcomes) == 47
     gc.collect()  # what one file's end has not yet collected of the other's
     assert (ours.num_fds(), threading.active_count()) == before[:2]
     assert ours.num_threads() <= before[2] + 2, "torch may add to its own, once"

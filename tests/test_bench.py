@@ -20,7 +20,7 @@ from vdeblur.bench import contenders, evaluate, kept, memory, results
 from vdeblur.cli import bench as cli_bench
 from vdeblur.datasets import known as datasets_known
 from vdeblur.datasets import pictures
-from vdeblur.datasets.known import KnownSet, Span
+from vdeblur.datasets.known import KnownSet, NumberSpan
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
 from vdeblur.measure import metrics, protocols, temporal, vmaf
 from vdeblur.models import cache, weights
@@ -262,7 +262,7 @@ def test_on_a_gpu(vdeblur, footage: Path, tmp_path: Path) -> None:
 
 
 def measured(footage: Path, protocol: str, **options) -> dict[str, Any]:
-    report = evaluate.run(results.Task(str(footage), ("lite",), protocol, precision="fp32", **options))
+    report = evaluate.run_bench(results.BenchTask(str(footage), ("lite",), protocol, precision="fp32", **options))
     assert report["protocol"] == protocol
     return by_name(report)
 
@@ -287,7 +287,7 @@ def test_pvdnets_protocol_takes_blur_gamma(footage: Path, tmp_path: Path) -> Non
         for file in (footage / sequence / "sharp").iterdir():
             moved = tmp_path / sequence / "blur_gamma" / file.name
             clips.ffmpeg("-i", file, "-vf", "crop=96:62:0:0,pad=96:64:0:2,lutrgb=r=val*0.8:g=val*0.8:b=val*0.8", moved)
-    report = evaluate.run(results.Task(str(tmp_path), ("identity",), "pvdnet"))
+    report = evaluate.run_bench(results.BenchTask(str(tmp_path), ("identity",), "pvdnet"))
     assert report["dataset_details"]["blur"] == "blur_gamma"
     for sequence in by_name(report)["identity"]["sequences"]:
         assert sequence["frames"] == FRAMES - 1
@@ -323,7 +323,7 @@ def test_estrnns_protocol_cuts_off(footage: Path) -> None:
     folder = footage / found["name"]
     blurry = torch.from_numpy(read(folder / "blur")).permute(0, 3, 1, 2) / 255
     network = weights.load_model("lite")
-    plan = tiles.plan_tiles(64, 96, None, 0, network.multiple)
+    plan = tiles.cut_tiles(64, 96, None, 0, network.multiple)
     with torch.inference_mode():
         restored = torch.cat(list(streams.stream(network, map(plan.pad, blurry.split(1)), plan)))
     truncated = (plan.crop(restored).clamp(0, 1) * 255).floor().permute(0, 2, 3, 1).numpy()[2:-2]
@@ -359,11 +359,11 @@ def test_dstnets_protocol_feeds_its_chunks(
     register(vdeblur, tmp_path, monkeypatch)
     monkeypatch.setattr(protocols, "OTHER_CHUNK", 3)
     for name, feed in (("dstnet", "stream_chunks"), ("plain", "stream")):
-        task = results.Task(str(footage), ("tiny",), name, precision="fp32", save=tmp_path / name)
-        evaluate.run(task)
+        task = results.BenchTask(str(footage), ("tiny",), name, precision="fp32", save=tmp_path / name)
+        evaluate.run_bench(task)
         network = weights.load_model("tiny")
         blurry = torch.from_numpy(read(footage / SEQUENCES[0] / "blur")).permute(0, 3, 1, 2) / 255
-        plan = tiles.plan_tiles(64, 96, None, 0, network.multiple, network.smallest)
+        plan = tiles.cut_tiles(64, 96, None, 0, network.multiple, network.smallest)
         with torch.inference_mode():
             options = {"chunk": 3} if name == "dstnet" else {}
             restored = list(getattr(streams, feed)(network, map(plan.pad, blurry.split(1)), plan, **options))
@@ -381,7 +381,7 @@ def test_dstnets_protocol_feeds_its_chunks(
 @pytest.fixture
 def gopro(footage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let GoPro be a small set."""
-    spans = {sequence: Span(FRAMES) for sequence in SEQUENCES}
+    spans = {sequence: NumberSpan(FRAMES) for sequence in SEQUENCES}
     small = KnownSet("gopro", "GoPro", "", "", "test", "", {"test": spans})
     monkeypatch.setattr(datasets_known, "known_sets", lambda: {"gopro": small})
 
@@ -415,7 +415,9 @@ def test_published_figures_only_where_all_matches(
 
 
 def test_the_registrys_scores_name_protocols_that_there_are() -> None:
-    scores = [score for entry in cache.entries().values() for one in entry.weights.values() for score in one.scores]
+    scores = [
+        score for entry in cache.known_models().values() for one in entry.weights.values() for score in one.scores
+    ]
     titles = {known.title for known in datasets_known.known_sets().values()}
     named = [score for score in scores if score.bench]
     assert len(named) >= 15
@@ -457,8 +459,8 @@ def test_memory_that_was_taken_is_seen() -> None:
 
 
 def test_an_interrupted_bench_goes_on(footage: Path) -> None:
-    task = results.Task(str(footage), ("identity",))
-    undisturbed = evaluate.run(task)
+    task = results.BenchTask(str(footage), ("identity",))
+    undisturbed = evaluate.run_bench(task)
     finished: list[tuple[str, str]] = []
 
     def notify(event: str, facts: dict) -> None:
@@ -469,7 +471,7 @@ def test_an_interrupted_bench_goes_on(footage: Path) -> None:
         return ExitStatus.INTERRUPTED if len(finished) == 3 else None
 
     with pytest.raises(InterruptedRunError):
-        evaluate.run(task, notify=notify, stop=stop)
+        evaluate.run_bench(task, notify=notify, stop=stop)
     assert finished == [("identity", SEQUENCES[0]), ("identity", SEQUENCES[1]), ("unsharp", SEQUENCES[0])]
     models: dict[str, int] = {}
     counted: dict[str, int] = {}
@@ -480,7 +482,7 @@ def test_an_interrupted_bench_goes_on(footage: Path) -> None:
         if event == "progress":
             counted[facts["input"]] = facts["frame"]
 
-    report = evaluate.run(task, notify=count)
+    report = evaluate.run_bench(task, notify=count)
     assert models == {"identity": 2, "unsharp": 1, "cas": 0}
     assert counted == {"unsharp": FRAMES, "cas": 2 * FRAMES}, "frames that were restored this time"
     for one, other in zip(undisturbed["models"], report["models"], strict=True):
@@ -493,10 +495,10 @@ def test_an_interrupted_bench_goes_on(footage: Path) -> None:
 @pytest.mark.parametrize("change", ["protocol", "limit", "pictures", "save"])
 def test_what_is_kept_serves_only_the_same(footage: Path, tmp_path: Path, change: str) -> None:
     folder = arrange(footage, tmp_path / "set", "{}/blur", "{}/sharp")
-    task = results.Task(str(folder), ("identity",))
+    task = results.BenchTask(str(folder), ("identity",))
     seen: list[str] = []
     with pytest.raises(InterruptedRunError):
-        evaluate.run(
+        evaluate.run_bench(
             task,
             notify=lambda event, facts: seen.append(event),
             stop=lambda: ExitStatus.INTERRUPTED if "sequence_done" in seen else None,
@@ -506,7 +508,7 @@ def test_what_is_kept_serves_only_the_same(footage: Path, tmp_path: Path, change
         place.unlink()
         place.symlink_to(footage / SEQUENCES[0] / "sharp")
         with pytest.raises(InputError, match="without a partner"):
-            evaluate.run(task)
+            evaluate.run_bench(task)
         place.unlink()
         place.mkdir()
         for file in (footage / SEQUENCES[1] / "sharp").iterdir():
@@ -515,15 +517,15 @@ def test_what_is_kept_serves_only_the_same(footage: Path, tmp_path: Path, change
         other: dict[str, Any] = {"protocol": "cdvd-tsp", "limit": 4, "save": tmp_path / "kept"}
         task = dataclasses.replace(task, **{change: other[change]})
     models: list[int] = []
-    evaluate.run(task, notify=lambda event, facts: models.append(facts.get("finished", 0)))
+    evaluate.run_bench(task, notify=lambda event, facts: models.append(facts.get("finished", 0)))
     assert not any(models)
 
 
 def test_saved_frames_that_are_gone_are_made_again(footage: Path, tmp_path: Path) -> None:
-    task = results.Task(str(footage), ("identity",), save=tmp_path / "kept")
+    task = results.BenchTask(str(footage), ("identity",), save=tmp_path / "kept")
     seen: list[str] = []
     with pytest.raises(InterruptedRunError):
-        evaluate.run(
+        evaluate.run_bench(
             task,
             notify=lambda event, facts: seen.append(event),
             stop=lambda: ExitStatus.INTERRUPTED if seen.count("sequence_done") == 2 else None,
@@ -531,7 +533,7 @@ def test_saved_frames_that_are_gone_are_made_again(footage: Path, tmp_path: Path
     first, second = (tmp_path / "kept" / "identity" / name for name in SEQUENCES)
     min(first.iterdir()).unlink()
     models: list[int] = []
-    evaluate.run(task, notify=lambda event, facts: models.append(facts.get("finished", 0)))
+    evaluate.run_bench(task, notify=lambda event, facts: models.append(facts.get("finished", 0)))
     assert max(models) == 1, "the other sequence's frames are there"
     assert len(list(first.iterdir())) == len(list(second.iterdir())) == FRAMES
 

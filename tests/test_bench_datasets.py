@@ -15,7 +15,7 @@ import pytest
 from tests.servers import Place, Server, serving
 from vdeblur import files
 from vdeblur.datasets import layouts, obtain
-from vdeblur.datasets.known import Archive, KnownSet, Origin, Span, known_sets, names
+from vdeblur.datasets.known import Archive, KnownSet, NumberSpan, Origin, known_sets, names
 from vdeblur.datasets.layouts import DataSet
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, ModelError, OutputError, UsageError
 from vdeblur.events import Talk
@@ -113,7 +113,7 @@ def test_what_belongs_to_the_known_sets() -> None:
         ("reds", "reds4"): (4, 400),
         **{(f"bsd-{exposure}", "test"): (20, 3000) for exposure in ("1ms8ms", "2ms16ms", "3ms24ms")},
     }
-    assert known_sets()["gopro"].splits["test"]["GOPR0410_11_00"] == Span(134, "000101", "000234")
+    assert known_sets()["gopro"].splits["test"]["GOPR0410_11_00"] == NumberSpan(134, "000101", "000234")
     assert names() == ["gopro", "dvd", "reds", "bsd"]
 
 
@@ -226,7 +226,7 @@ def tarred(kinds: tuple[str, ...]) -> bytes:
 
 
 def films(*archives: Archive, splits: tuple[str, ...] = ("test",)) -> KnownSet:
-    spans = {name: Span(2, "000001", "000002") for name in "ab"}
+    spans = {name: NumberSpan(2, "000001", "000002") for name in "ab"}
     origins = (Origin(splits, "*{split}/{sequence}/*", archives),) if archives else ()
     page = "https://films.example/page"
     return KnownSet("films", "Films", "a paper", "CC0", "test", page, {"test": spans, "val": spans}, origins)
@@ -242,14 +242,14 @@ def is_whole(folder: Path) -> bool:
 def test_only_what_is_wanted_is_read_out_of_a_zip_on_the_hub(server: Server) -> None:
     server.places[HUB_PATH] = Place(zipped(), drop_after=[])
     said: list[tuple[str, dict]] = []
-    folder = obtain.obtain(films(ON_HUB), "test", "blur", Talk(notify=lambda *event: said.append(event)))
+    folder = obtain.obtain_split(films(ON_HUB), "test", "blur", Talk(notify=lambda *event: said.append(event)))
     assert is_whole(folder)
     assert not (folder / "train").exists()
     assert server.sent < 9_000_000 < len(server.places[HUB_PATH].data)
     assert [event for event, _ in said if event != "download_progress"] == ["dataset_download", "dataset_done"]
     assert said[0][1]["verification"] == "pinned"
     asked = server.asked.total()
-    assert obtain.obtain(films(ON_HUB), "test", "blur", Talk(offline=True)) == folder
+    assert obtain.obtain_split(films(ON_HUB), "test", "blur", Talk(offline=True)) == folder
     assert server.asked.total() == asked, "it is there"
 
 
@@ -267,7 +267,7 @@ def test_broken_connections_and_wrong_bytes_on_the_way(server: Server, monkeypat
         return count
 
     monkeypatch.setattr(http.RangeFile, "readinto", readinto)
-    assert is_whole(obtain.obtain(films(ON_HUB), "test", "blur", Talk()))
+    assert is_whole(obtain.obtain_split(films(ON_HUB), "test", "blur", Talk()))
     assert not server.places[HUB_PATH].drop_after, "every break was met"
 
 
@@ -280,11 +280,11 @@ def test_a_server_that_is_busy_at_first_is_asked_again(server: Server, monkeypat
         place.status = 200 if len(waited) == 2 else 503
 
     monkeypatch.setattr(http, "_wait", wait)
-    assert is_whole(obtain.obtain(films(ON_HUB), "test", "blur", Talk()))
+    assert is_whole(obtain.obtain_split(films(ON_HUB), "test", "blur", Talk()))
     assert waited == [0.01, 0.02]
     place.status = 404  # which will not change
     with pytest.raises(ModelError, match="404"):
-        obtain.obtain(dataclasses.replace(films(ON_HUB), name="others"), "test", "blur", Talk())
+        obtain.obtain_split(dataclasses.replace(films(ON_HUB), name="others"), "test", "blur", Talk())
     assert len(waited) == 2
 
 
@@ -297,11 +297,11 @@ def test_a_stopped_fetch_keeps_what_it_has(server: Server) -> None:
 
     talk = Talk(notify=notify, stop=lambda: ExitStatus.INTERRUPTED if len(progress) >= 3 else None)
     with pytest.raises(InterruptedRunError):
-        obtain.obtain(films(ON_HUB), "test", "blur", talk)
+        obtain.obtain_split(films(ON_HUB), "test", "blur", talk)
     there = sorted((files.cache_folder() / "datasets" / "films").rglob("*.png"))
     assert len(there) == 3
     stamps = [path.stat().st_mtime_ns for path in there]
-    assert is_whole(obtain.obtain(films(ON_HUB), "test", "blur", Talk()))
+    assert is_whole(obtain.obtain_split(films(ON_HUB), "test", "blur", Talk()))
     assert [path.stat().st_mtime_ns for path in there] == stamps
 
 
@@ -309,12 +309,12 @@ def test_a_server_without_ranges_gives_the_whole_pinned_archive(server: Server) 
     data = zipped()
     server.places[HUB_PATH] = Place(data, ranges=False)
     pinned = dataclasses.replace(ON_HUB, sha256=hashlib.sha256(data).hexdigest(), megabytes=len(data) / 1e6)
-    folder = obtain.obtain(films(pinned), "test", "blur", Talk())
+    folder = obtain.obtain_split(films(pinned), "test", "blur", Talk())
     assert is_whole(folder)
     assert not list(folder.rglob("*.zip*")), "the archive is gone"
     wrong = dataclasses.replace(films(dataclasses.replace(pinned, sha256="0" * 64)), name="others")
     with pytest.raises(ModelError, match=r"is not the published file.*") as caught:
-        obtain.obtain(wrong, "test", "blur", Talk())
+        obtain.obtain_split(wrong, "test", "blur", Talk())
     assert "--data FOLDER" in caught.value.hint
 
 
@@ -326,7 +326,7 @@ def test_tars_without_a_digest_are_asked_for(server: Server) -> None:
         archives.append(Archive(url=f"{server.url}/part{part}.tar.gz"))
     known = films(*archives)
     with pytest.raises(ModelError, match="published no digest") as caught:
-        obtain.obtain(known, "test", "blur", Talk())
+        obtain.obtain_split(known, "test", "blur", Talk())
     assert caught.value.hint == "to accept it: --yes"
     assert not server.asked
     questions: list[str] = []
@@ -336,10 +336,10 @@ def test_tars_without_a_digest_are_asked_for(server: Server) -> None:
         return False
 
     with pytest.raises(ModelError, match="was not downloaded"):
-        obtain.obtain(known, "test", "blur", Talk(ask=refuse))
+        obtain.obtain_split(known, "test", "blur", Talk(ask=refuse))
     assert len(questions) == 1, "once for both"
     assert "part1.tar.gz and " in questions[0]
-    folder = obtain.obtain(known, "test", "blur", Talk(yes=True))
+    folder = obtain.obtain_split(known, "test", "blur", Talk(yes=True))
     assert is_whole(folder / "Films")
     assert not list(folder.rglob("*.gz"))
     assert not any(place.drop_after for place in server.places.values()), "every break was met"
@@ -362,7 +362,7 @@ def test_an_archive_that_is_not_the_set(server: Server, kind: str, monkeypatch: 
     }[kind]
     server.places[HUB_PATH] = place
     with pytest.raises(ModelError, match=words) as caught:
-        obtain.obtain(films(ON_HUB), "test", "blur", Talk())
+        obtain.obtain_split(films(ON_HUB), "test", "blur", Talk())
     assert "get it from https://films.example/page" in caught.value.hint
 
 
@@ -372,8 +372,8 @@ def test_the_next_origin_serves_instead_unless_it_lacks_the_blur(server: Server)
     known = films(ON_HUB)
     known = dataclasses.replace(known, sources=(*known.sources, origin))
     with pytest.raises(ModelError, match="404 Not Found"):
-        obtain.obtain(known, "test", "blur_gamma", Talk(yes=True))
-    assert is_whole(obtain.obtain(known, "test", "blur", Talk(yes=True)) / "Films")
+        obtain.obtain_split(known, "test", "blur_gamma", Talk(yes=True))
+    assert is_whole(obtain.obtain_split(known, "test", "blur", Talk(yes=True)) / "Films")
 
 
 def test_members_stay_in_their_folder(server: Server) -> None:
@@ -382,14 +382,14 @@ def test_members_stay_in_their_folder(server: Server) -> None:
         made.writestr("../../test/a/blur/000001.png", PICTURE)
     server.places[HUB_PATH] = Place(stored.getvalue())
     with pytest.raises(ModelError, match=r"a member called \.\."):
-        obtain.obtain(films(ON_HUB), "test", "blur", Talk())
+        obtain.obtain_split(films(ON_HUB), "test", "blur", Talk())
 
 
 def test_a_full_disk_is_seen_before(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.places[HUB_PATH] = Place(zipped())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 100_000))
     with pytest.raises(OutputError, match=r"needs 0\.0 GB, and .* has 0\.0 GB free"):
-        obtain.obtain(films(ON_HUB), "test", "blur", Talk())
+        obtain.obtain_split(films(ON_HUB), "test", "blur", Talk())
     assert not list((files.cache_folder() / "datasets").rglob("*.png"))
 
 
@@ -400,10 +400,10 @@ def test_a_full_disk_is_seen_before_a_tar_of_unknown_size(server: Server, monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, free[0]))
     known = films(Archive(url=f"{server.url}/films.tar.gz"))
     with pytest.raises(OutputError, match=r"films\.tar\.gz needs"):
-        obtain.obtain(known, "test", "blur", Talk(yes=True))
+        obtain.obtain_split(known, "test", "blur", Talk(yes=True))
     assert server.sent < 1000
     free[0] = 3 * len(data)
-    assert is_whole(obtain.obtain(known, "test", "blur", Talk(yes=True)) / "Films")
+    assert is_whole(obtain.obtain_split(known, "test", "blur", Talk(yes=True)) / "Films")
 
 
 def test_an_address_that_ran_out_is_asked_for_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,7 +420,7 @@ def test_an_address_that_ran_out_is_asked_for_again(server: Server, monkeypatch:
         return remote
 
     monkeypatch.setattr(http.RangeFile, "open_url", open_url)
-    assert is_whole(obtain.obtain(films(ON_HUB), "test", "blur", Talk()))
+    assert is_whole(obtain.obtain_split(films(ON_HUB), "test", "blur", Talk()))
     assert server.asked["GET /expired"] == 1
 
 

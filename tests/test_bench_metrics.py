@@ -63,7 +63,7 @@ def test_the_vector(waves: tuple[numpy.ndarray, numpy.ndarray]) -> None:
         "2d": metrics.ssim_2d(restored, sharp),
         "2d, 4 cropped": metrics.ssim_2d(*cut),
         "3d": metrics.ssim_3d(restored, sharp),
-        "luma": metrics.psnr(metrics.luma(restored), metrics.luma(sharp)),
+        "luma": metrics.psnr(metrics.to_luma(restored), metrics.to_luma(sharp)),
     }
     assert {name: round(value.item(), 6) for name, value in found.items()} == {
         "psnr": 31.598605,
@@ -81,7 +81,7 @@ def test_the_vector(waves: tuple[numpy.ndarray, numpy.ndarray]) -> None:
 def koehler(restored: numpy.ndarray, sharp: numpy.ndarray, cropped: int) -> tuple[tuple[int, int], float, float]:
     z, x = metrics.crop(batch(restored), cropped), metrics.crop(batch(sharp), cropped)
     aligned = metrics.align(z, x)
-    luma = metrics.luma(aligned.restored), metrics.luma(aligned.sharp)
+    luma = metrics.to_luma(aligned.restored), metrics.to_luma(aligned.sharp)
     return aligned.shift, round(metrics.psnr(*luma).item(), 6), round(metrics.ssim_2d(*luma).item(), 6)
 
 

@@ -23,11 +23,11 @@ def test_the_faster_the_machine_the_stronger_the_model(monkeypatch: pytest.Monke
     strongest, *_, weakest = choice.ranking()
     assert best(1e15, monkeypatch, yes=True).model == strongest.name
     assert best(1e6, monkeypatch, yes=True).model == "lite"
-    scores = [choice.published(entry) or 0 for entry in choice.ranking()]
+    scores = [choice.published_psnr(entry) or 0 for entry in choice.ranking()]
     assert scores == sorted(scores, reverse=True)
-    assert scores[-1] == choice.published(weakest)
+    assert scores[-1] == choice.published_psnr(weakest)
     chosen = [best(10**exponent, monkeypatch, yes=True).model for exponent in (10.5, 11, 11.5, 12, 12.5)]
-    strength = [choice.published(cache.find_entry(name)) or 0 for name in chosen]
+    strength = [choice.published_psnr(cache.find_entry(name)) or 0 for name in chosen]
     assert strength == sorted(strength), "more speed never gives a weaker model"
     assert len(set(chosen)) > 1
 

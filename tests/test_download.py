@@ -20,7 +20,7 @@ from vdeblur.errors import ExitStatus, InterruptedRunError, ModelError
 from vdeblur.events import Talk
 from vdeblur.fetch import http
 from vdeblur.fetch.http import FetchError
-from vdeblur.fetch.sources import RemoteFile, Source, fetch
+from vdeblur.fetch.sources import DownloadSource, RemoteFile, fetch
 
 DATA = random.Random(0).randbytes(700_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -59,7 +59,7 @@ def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def https(server: Server, **known) -> RemoteFile:
-    return RemoteFile("net.pth", (Source("https", {"url": f"{server.url}/net.pth"}),), **known)
+    return RemoteFile("net.pth", (DownloadSource("https", {"url": f"{server.url}/net.pth"}),), **known)
 
 
 PINNED = {"pins": {"sha256": SHA256}}
@@ -178,7 +178,7 @@ def test_what_is_not_the_file_is_refused(server: Server, tmp_path: Path, kind: s
 def test_the_next_source_serves_instead(server: Server, tmp_path: Path, kind: str) -> None:
     first = faulty(kind, server).sources[0]
     server.places["/mirror"] = Place(DATA)
-    both = RemoteFile("net.pth", (first, Source("https", {"url": f"{server.url}/mirror"})), **PINNED)
+    both = RemoteFile("net.pth", (first, DownloadSource("https", {"url": f"{server.url}/mirror"})), **PINNED)
     assert fetch(both, tmp_path, Talk()).path.read_bytes() == DATA
 
 
@@ -199,7 +199,7 @@ def archive() -> bytes:
 
 
 def zipped(server: Server, name: str = "net.pth", **known) -> RemoteFile:
-    return RemoteFile(name, (Source("zip", {"url": f"{server.url}/all.zip"}),), **known)
+    return RemoteFile(name, (DownloadSource("zip", {"url": f"{server.url}/all.zip"}),), **known)
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -289,7 +289,7 @@ def test_a_full_cache_is_not_the_zips_fault(server: Server, tmp_path: Path) -> N
 
 
 def on_drive(name: str = "net.pth", **known) -> RemoteFile:
-    return RemoteFile(name, (Source("drive", {"folder": FOLDER}),), **known)
+    return RemoteFile(name, (DownloadSource("drive", {"folder": FOLDER}),), **known)
 
 
 def test_a_file_in_a_drive_folder(drive: Server, tmp_path: Path) -> None:
@@ -306,14 +306,14 @@ def test_a_drive_that_refuses(drive: Server, tmp_path: Path) -> None:
     drive.places[DRIVE_ID] = Place(QUOTA.encode(), kind="text/html")
     with pytest.raises(FetchError, match=r"drive.google.com: over its quota, or no longer public"):
         fetch(on_drive(), tmp_path, Talk())
-    gone = RemoteFile("net.pth", (Source("drive", {"folder": FOLDER + "x"}),))
+    gone = RemoteFile("net.pth", (DownloadSource("drive", {"folder": FOLDER + "x"}),))
     with pytest.raises(FetchError, match="over its quota, or no longer public"):
         fetch(gone, tmp_path, Talk())
     assert not (tmp_path / "net.pth").exists()
 
 
 def test_a_file_on_the_hub(hub: Server, tmp_path: Path) -> None:
-    remote = RemoteFile("net.pth", (Source("hub", {"repo": "some/nets", "revision": "main"}),), **PINNED)
+    remote = RemoteFile("net.pth", (DownloadSource("hub", {"repo": "some/nets", "revision": "main"}),), **PINNED)
     hub.places["/hub/some/nets/resolve/main/net.pth"] = Place(DATA, drop_after=[])
     seen: list[dict] = []
     fetched = fetch(remote, tmp_path / "own", Talk(notify=lambda event, facts: seen.append(facts)))
@@ -329,7 +329,7 @@ def test_a_file_on_the_hub(hub: Server, tmp_path: Path) -> None:
 
 
 def test_a_hub_without_the_file(hub: Server, tmp_path: Path) -> None:
-    remote = RemoteFile("net.pth", (Source("hub", {"repo": "some/nets", "revision": "main"}),))
+    remote = RemoteFile("net.pth", (DownloadSource("hub", {"repo": "some/nets", "revision": "main"}),))
     with pytest.raises(FetchError, match=r"127.0.0.1|huggingface.co") as caught:
         fetch(remote, tmp_path, Talk())
     assert "\n" not in str(caught.value)

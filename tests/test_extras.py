@@ -140,8 +140,8 @@ def test_a_signal_during_the_comparison_leaves_the_output(tmp_path: Path) -> Non
     settings = Settings(model="identity", compare="side", encoding=EncodeOptions(lossless=True))
     told: list[str] = []
     with pytest.raises(InterruptedRunError, match=r"out\.mkv is done, out_side\.mkv is not"):
-        batch.restore(
-            batch.Job(source, output),
+        batch.run_job(
+            batch.RunJob(source, output),
             settings,
             notify=lambda event, facts: told.append(event),
             stop=lambda: ExitStatus.INTERRUPTED if "file_done" in told else None,
@@ -275,7 +275,7 @@ def test_a_signal_leaves_nothing_of_a_sample(tmp_path: Path) -> None:
             return ExitStatus.INTERRUPTED if next(asked, None) is None else None
 
         with pytest.raises(InterruptedRunError, match="nothing was written"):
-            sample.run(source, tmp_path / "sample.mkv", Settings(model="identity"), stop=stop)
+            sample.run_sample(source, tmp_path / "sample.mkv", Settings(model="identity"), stop=stop)
         assert names(tmp_path) == ["in.mkv"]
 
 
@@ -334,7 +334,7 @@ def test_a_profile_to_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         av, "open", lambda file, *rest, **given: real(tmp_path / "out" if file == "pipe:1" else file, *rest, **given)
     )
     settings = Settings(profile=True, encoding=EncodeOptions(format="nut"))
-    pipeline.run(source, demux.PIPE, settings, notify=lambda event, facts: told.update({event: facts}))
+    pipeline.restore_file(source, demux.PIPE, settings, notify=lambda event, facts: told.update({event: facts}))
     assert set(told["profile"]["seconds"]) == {*watch.STAGES, *watch.BESIDE} - {"assemble"}
     assert len(clips.frame_hashes(tmp_path / "out")) == 10
 
@@ -361,9 +361,9 @@ def test_the_peak_begins_anew() -> None:
 
 
 def test_a_comparison_of_all_modes_has_a_name() -> None:
-    job = batch.Job(Path("in.mp4"), Path("/out/a.b.mkv"))
+    job = batch.RunJob(Path("in.mp4"), Path("/out/a.b.mkv"))
     for mode in (*compose.MODES, "html"):
         path = batch.comparison_of(job, Settings(compare=mode))
         assert path == Path(f"/out/a.b_{mode}{'.html' if mode == 'html' else '.mkv'}")
-    odd = batch.Job(Path("in.mp4"), Path("/out/a.film"))
+    odd = batch.RunJob(Path("in.mp4"), Path("/out/a.film"))
     assert batch.comparison_of(odd, Settings(compare="side", encoding=EncodeOptions(format="mp4"))).suffix == ".mp4"

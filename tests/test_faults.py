@@ -646,7 +646,9 @@ def test_28_overwriting_happens_at_the_end(tmp_path: Path) -> None:
     output.write_bytes(b"precious")
     seen = set()
     settings = Settings(model="identity", segment=Fraction(1, 5), encoding=EncodeOptions(overwrite=True))
-    pipeline.run(source, output, settings, notify=lambda event, facts: seen.add((event, output.read_bytes()[:8])))
+    pipeline.restore_file(
+        source, output, settings, notify=lambda event, facts: seen.add((event, output.read_bytes()[:8]))
+    )
     assert {event for event, content in seen if content != b"precious"} == {"file_done"}
 
 
@@ -773,10 +775,14 @@ def test_38_clocks_that_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     settings = Settings(model="identity", segment=Fraction(1))
     asked = iter(range(10**9))
     with pytest.raises(InterruptedRunError):
-        pipeline.run(source, tmp_path / "out.mp4", settings, stop=lambda: ExitStatus(130) if next(asked) > 40 else None)
+        pipeline.restore_file(
+            source, tmp_path / "out.mp4", settings, stop=lambda: ExitStatus(130) if next(asked) > 40 else None
+        )
     assert list(store.folder_of(tmp_path / "out.mp4").glob("*.packets"))
     told: list[str] = []
-    result = pipeline.run(source, tmp_path / "out.mp4", settings, notify=lambda event, facts: told.append(event))
+    result = pipeline.restore_file(
+        source, tmp_path / "out.mp4", settings, notify=lambda event, facts: told.append(event)
+    )
     assert "warning" not in told
     assert told.count("progress") < 60, "what was finished is not made again"
     assert 0 < result.seconds < 3600, "it is not counted by a clock that jumps"

@@ -387,7 +387,7 @@ def test_shares_of_authors_need_no_hand(
     lead_here(monkeypatch, server)
     monkeypatch.setattr(cache, "NETWORKS", networks.NETWORKS)
     monkeypatch.delenv("VDEBLUR_REGISTRY")
-    entry, chosen = cache.choose(name)
+    entry, chosen = cache.choose_weights(name)
     network = networks.NETWORKS[entry.network](**entry.arguments)
     prefix = "module." if name == "pvdnet" else ""
     content = saved({prefix + network.official_name(key): value for key, value in network.state_dict().items()})

@@ -407,7 +407,7 @@ def test_recipes_fit_what_they_name(path: Path, of_paper: bool) -> None:
         pytest.skip("its paper says nothing else")
     name, _, stage = path.stem.partition(".")
     model = registry.read_registry(NETWORKS)[name]
-    recipe = recipes.load(model, stage, paper=of_paper)
+    recipe = recipes.load_recipe(model, stage, paper=of_paper)
     with torch.device("meta"):
         objective = OBJECTIVES[recipe.objective](NETWORKS[model.network](**model.arguments), recipe.numbers)
     for name in set(objective.turns(recipe["training"]["iterations"])):

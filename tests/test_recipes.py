@@ -128,7 +128,7 @@ def begin(model: str, *values: tuple[str, str]) -> PVDNet:
     torch.manual_seed(2)
     network = PVDNet(channels=16, blocks=1)
     entry = cache.find_entry(model)
-    start.begin(network, entry, recipes.load(entry, values=values), None, Talk(offline=True))
+    start.begin(network, entry, recipes.load_recipe(entry, values=values), None, Talk(offline=True))
     return network
 
 

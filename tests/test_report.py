@@ -105,7 +105,7 @@ def pixels(view: Any, at: tuple[float, ...]) -> list[str]:
 
 
 def test_the_page_in_a_browser(browser: Any, results: dict[str, Any], tmp_path: Path) -> None:
-    report.write(results, tmp_path / "report.html")
+    report.write_report(results, tmp_path / "report.html")
     view, faults = opened(browser, tmp_path / "report.html", viewport={"width": 1000, "height": 700})
 
     rows = view.locator("#models tbody tr").all_inner_texts()
@@ -136,7 +136,7 @@ def test_the_page_in_a_browser(browser: Any, results: dict[str, Any], tmp_path: 
 
 
 def test_the_slider_moves(browser: Any, results: dict[str, Any], tmp_path: Path) -> None:
-    report.write(results, tmp_path / "report.html")
+    report.write_report(results, tmp_path / "report.html")
     view, faults = opened(browser, tmp_path / "report.html", viewport={"width": 1000, "height": 700})
     assert view.locator(".slider").count() == 2
     stage = view.locator(".stage").first
@@ -163,7 +163,7 @@ def test_the_slider_moves(browser: Any, results: dict[str, Any], tmp_path: Path)
 
 
 def test_the_page_on_a_telephone_and_in_the_dark(browser: Any, results: dict[str, Any], tmp_path: Path) -> None:
-    report.write(results, tmp_path / "report.html")
+    report.write_report(results, tmp_path / "report.html")
     grounds = []
     for scheme in ("light", "dark"):
         size = {"width": 400, "height": 800}
@@ -196,7 +196,7 @@ def test_pictures_are_kept_exactly() -> None:
 
 
 def test_csv_has_a_line_for_each_model_and_sequence(results: dict[str, Any], tmp_path: Path) -> None:
-    report.write(results, tmp_path / "report.csv")
+    report.write_report(results, tmp_path / "report.csv")
     with (tmp_path / "report.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     expected = [(one, sequence) for one in results["models"] for sequence in one["sequences"]]
@@ -209,7 +209,7 @@ def test_csv_has_a_line_for_each_model_and_sequence(results: dict[str, Any], tmp
 
 
 def test_markdown_tables(results: dict[str, Any], tmp_path: Path) -> None:
-    report.write(results, tmp_path / "report.md")
+    report.write_report(results, tmp_path / "report.md")
     lines = (tmp_path / "report.md").read_text().splitlines()
     assert lines[0] == "**pairs**"
     assert "- Protocol: plain: all frames, RGB" in lines
@@ -225,7 +225,7 @@ def test_markdown_tables(results: dict[str, Any], tmp_path: Path) -> None:
 
 def test_json_is_what_was_measured(results: dict[str, Any], tmp_path: Path) -> None:
     results["models"][0]["psnr"] = math.inf
-    report.write(results, tmp_path / "report.json")
+    report.write_report(results, tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["models"][0].pop("psnr") is None, "JSON knows no infinity"
     assert written["models"][0] == {key: value for key, value in results["models"][0].items() if key != "psnr"}
@@ -238,15 +238,15 @@ def test_equal_frames_do_not_stop_a_report(results: dict[str, Any], tmp_path: Pa
         one["psnr"] = math.inf
         one["sequences"][0]["psnr"] = math.inf
     for kind in report.KINDS:
-        report.write(results, tmp_path / f"report{kind}")
+        report.write_report(results, tmp_path / f"report{kind}")
     assert "∞" in (tmp_path / "report.md").read_text()
 
 
 def test_what_cannot_be_written_is_refused(results: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'\.pdf'"):
-        report.write(results, tmp_path / "report.pdf")
+        report.write_report(results, tmp_path / "report.pdf")
     with pytest.raises(OutputError, match="does not exist"):
-        report.write(results, tmp_path / "nowhere" / "report.md")
+        report.write_report(results, tmp_path / "nowhere" / "report.md")
 
 
 def test_models_are_told_apart_by_weights_where_they_have_to(results: dict[str, Any]) -> None:
@@ -255,7 +255,7 @@ def test_models_are_told_apart_by_weights_where_they_have_to(results: dict[str, 
         model("dstnet", 31, weights="dvd"),
         model("lite", 29, weights="a"),
     ]
-    text = report.as_markdown(results)
+    text = report.results_as_markdown(results)
     assert "| sequence | frames | dstnet@dvd | dstnet@gopro | lite |" in text
 
 

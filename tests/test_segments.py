@@ -24,7 +24,7 @@ from tests import clips, signalled
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
 from vdeblur.frame import Frame
 from vdeblur.run import assemble, maker, pipeline, segments
-from vdeblur.run.store import Record, Store, folder_of
+from vdeblur.run.store import SegmentRecord, Store, folder_of
 from vdeblur.settings import Cut, EncodeOptions, Settings
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "20")
@@ -82,7 +82,7 @@ def test_segments_without_frames_are_passed_over() -> None:
 def test_decoding_times_advance_and_never_come_after_their_frame() -> None:
     """Of two parts with B-frames and uneven times: each packet's decoding time is some frame's time, shifted."""
     packets = [[(1, pts, 0, 0) for pts in times] for times in ([0, 90, 30, 60, 95], [100, 400, 200, 300, 401])]
-    records = [Record(index, 5, False, [], [], part) for index, part in enumerate(packets)]
+    records = [SegmentRecord(index, 5, False, [], [], part) for index, part in enumerate(packets)]
     times, step = assemble.decoding_times(records)
     shown = [pts for part in packets for _, pts, _, _ in part]
     assert all(a < b for a, b in pairwise(times))
@@ -109,17 +109,19 @@ SOURCES: dict[str, dict[str, Any]] = {
 def test_stopped_and_gone_on_with_is_the_same(tmp_path: Path, name: str) -> None:
     source = clips.make(tmp_path / name, frames=80, **SOURCES[name])
     whole, stopped = tmp_path / f"whole{source.suffix}", tmp_path / f"stopped{source.suffix}"
-    assert pipeline.run(source, whole, ONE).frames == 80
+    assert pipeline.restore_file(source, whole, ONE).frames == 80
     done = []
     for frames in (37, 62):  # those that are passed over are counted again
         with pytest.raises(InterruptedRunError) as stop:
-            pipeline.run(source, stopped, ONE, stop=stop_after(frames))
+            pipeline.restore_file(source, stopped, ONE, stop=stop_after(frames))
         assert "finished and kept" in stop.value.message
         assert not stopped.exists()
         done.append(len(list(folder_of(stopped).glob("*.packets"))))
     assert 1 <= done[0] < done[1]
     made: list[object] = []
-    pipeline.run(source, stopped, ONE, notify=lambda event, facts: made.append(facts) if event == "progress" else None)
+    pipeline.restore_file(
+        source, stopped, ONE, notify=lambda event, facts: made.append(facts) if event == "progress" else None
+    )
     assert len(made) == 80 - 25 * done[1], "only what was missing is made"
     assert stopped.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(
@@ -132,10 +134,10 @@ def test_a_signal_waits_for_a_segment_that_is_soon_finished(tmp_path: Path, monk
     monkeypatch.setattr(maker, "GRACE_SECONDS", 60)
     source = clips.make(tmp_path / "in.mp4", frames=80, codec=H264)
     with pytest.raises(InterruptedRunError, match=r"50 frames of out.mp4 are finished and kept"):
-        pipeline.run(source, tmp_path / "out.mp4", ONE, stop=stop_after(30))
+        pipeline.restore_file(source, tmp_path / "out.mp4", ONE, stop=stop_after(30))
     monkeypatch.setattr(maker, "GRACE_SECONDS", 1e-9)  # which is too long to wait for
     with pytest.raises(InterruptedRunError, match=r"50 frames of out.mp4 are finished and kept"):
-        pipeline.run(source, tmp_path / "out.mp4", ONE, stop=stop_after(20))
+        pipeline.restore_file(source, tmp_path / "out.mp4", ONE, stop=stop_after(20))
 
 
 def test_a_network_with_context_gives_the_same(tmp_path: Path) -> None:
@@ -143,11 +145,11 @@ def test_a_network_with_context_gives_the_same(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mkv", frames=30)
     lossless = EncodeOptions(lossless=True)
     settings = Settings(segment=None, precision="fp32", encoding=lossless)
-    pipeline.run(source, tmp_path / "whole.mkv", settings)
+    pipeline.restore_file(source, tmp_path / "whole.mkv", settings)
     divided = Settings(segment=Fraction(1, 3), precision="fp32", encoding=lossless)
     with pytest.raises(InterruptedRunError):
-        pipeline.run(source, tmp_path / "parts.mkv", divided, stop=stop_after(20))
-    pipeline.run(source, tmp_path / "parts.mkv", divided)
+        pipeline.restore_file(source, tmp_path / "parts.mkv", divided, stop=stop_after(20))
+    pipeline.restore_file(source, tmp_path / "parts.mkv", divided)
     assert clips.frame_hashes(tmp_path / "parts.mkv") == clips.frame_hashes(tmp_path / "whole.mkv")
     assert clips.frame_hashes(tmp_path / "parts.mkv") != clips.frame_hashes(source)
 
@@ -156,34 +158,34 @@ def test_a_network_with_context_gives_the_same(tmp_path: Path) -> None:
 def test_a_part_is_gone_on_with(tmp_path: Path, cut: Cut) -> None:
     source = clips.make(tmp_path / "in.mp4", frames=100, codec=H264, audio=("-c:a", "aac"))
     settings = Settings(model="identity", segment=Fraction(1), deterministic=True, cut=cut)
-    result = pipeline.run(source, tmp_path / "whole.mp4", settings)
+    result = pipeline.restore_file(source, tmp_path / "whole.mp4", settings)
     assert result.frames == (50 if cut.frames is None else cut.frames)
     with pytest.raises(InterruptedRunError):
-        pipeline.run(source, tmp_path / "stopped.mp4", settings, stop=stop_after(40))
-    pipeline.run(source, tmp_path / "stopped.mp4", settings)
+        pipeline.restore_file(source, tmp_path / "stopped.mp4", settings, stop=stop_after(40))
+    pipeline.restore_file(source, tmp_path / "stopped.mp4", settings)
     assert (tmp_path / "stopped.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
 def test_pictures_are_gone_on_with(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mkv", frames=60)
-    pipeline.run(source, tmp_path / "whole", ONE)
+    pipeline.restore_file(source, tmp_path / "whole", ONE)
     with pytest.raises(InterruptedRunError):
-        pipeline.run(source, tmp_path / "stopped", ONE, stop=stop_after(40))
+        pipeline.restore_file(source, tmp_path / "stopped", ONE, stop=stop_after(40))
     assert not (tmp_path / "stopped").exists()
-    pipeline.run(source, tmp_path / "stopped", ONE)
+    pipeline.restore_file(source, tmp_path / "stopped", ONE)
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert len(names) == 60
     assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == names
     assert all((tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in names)
     with pytest.raises(InterruptedRunError):
-        pipeline.run(tmp_path / "whole", tmp_path / "again", ONE, stop=stop_after(40))
-    pipeline.run(tmp_path / "whole", tmp_path / "again", ONE)
+        pipeline.restore_file(tmp_path / "whole", tmp_path / "again", ONE, stop=stop_after(40))
+    pipeline.restore_file(tmp_path / "whole", tmp_path / "again", ONE)
     assert clips.frame_hashes(tmp_path / "again" / names[45]) == clips.frame_hashes(tmp_path / "whole" / names[45])
 
 
 def events_of(source: Path, output: Path, settings: Settings) -> list[tuple[str, dict[str, object]]]:
     events: list[tuple[str, dict[str, object]]] = []
-    pipeline.run(source, output, settings, notify=lambda event, facts: events.append((event, facts)))
+    pipeline.restore_file(source, output, settings, notify=lambda event, facts: events.append((event, facts)))
     return events
 
 
@@ -191,23 +193,23 @@ def test_what_has_changed_is_noticed_and_said(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mp4", frames=60, codec=H264)
     output = tmp_path / "out.mp4"
     with pytest.raises(InterruptedRunError):
-        pipeline.run(source, output, ONE, stop=stop_after(55))
+        pipeline.restore_file(source, output, ONE, stop=stop_after(55))
     other = Settings(model="identity", segment=Fraction(1), deterministic=True, strength=0.5)
     strict = Settings(model="identity", segment=Fraction(1), deterministic=True, strength=0.5, strict=True)
     with pytest.raises(OutputError, match="--strength changed since"):
-        pipeline.run(source, output, strict)
+        pipeline.restore_file(source, output, strict)
     assert list(folder_of(output).glob("*.packets")), "a refusal removes nothing"
     warnings = [facts for event, facts in events_of(source, output, other) if event == "warning"]
     assert [warning["code"] for warning in warnings] == ["W_RESUME"]
     assert "--strength changed since; beginning anew" in str(warnings[0]["message"])
     output.unlink()
     with pytest.raises(InterruptedRunError):
-        pipeline.run(source, output, ONE, stop=stop_after(55))
+        pipeline.restore_file(source, output, ONE, stop=stop_after(55))
     os.utime(source)  # touched: it may be another
     assert any("the input changed since" in str(facts.get("message")) for _, facts in events_of(source, output, ONE))
     output.unlink()
     with pytest.raises(InterruptedRunError):
-        pipeline.run(source, output, ONE, stop=stop_after(55))
+        pipeline.restore_file(source, output, ONE, stop=stop_after(55))
     anew = Settings(model="identity", segment=Fraction(1), deterministic=True, resume=False)
     events = events_of(source, output, anew)
     assert sum(event == "progress" for event, _ in events) == 60
@@ -217,17 +219,17 @@ def test_what_has_changed_is_noticed_and_said(tmp_path: Path) -> None:
 def test_a_segment_that_was_damaged_on_the_disk_is_made_again(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mp4", frames=60, codec=H264)
     whole, output = tmp_path / "whole.mp4", tmp_path / "out.mp4"
-    pipeline.run(source, whole, ONE)
+    pipeline.restore_file(source, whole, ONE)
     with pytest.raises(InterruptedRunError):
-        pipeline.run(source, output, ONE, stop=stop_after(55))
+        pipeline.restore_file(source, output, ONE, stop=stop_after(55))
     part = next(folder_of(output).glob("000000.packets"))
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(data)
     with pytest.raises(OutputError, match=r"segment 0 of .* was damaged on the disk"):
-        pipeline.run(source, output, ONE)
+        pipeline.restore_file(source, output, ONE)
     assert not output.exists()
-    pipeline.run(source, output, ONE)
+    pipeline.restore_file(source, output, ONE)
     assert output.read_bytes() == whole.read_bytes()
     assert not folder_of(output).exists()
 
@@ -236,7 +238,7 @@ def test_work_is_gone_on_with_on_another_device(tmp_path: Path) -> None:
     """As errors of a GPU advise: --device cpu throws away nothing that is finished."""
     source = clips.make(tmp_path / "in.mp4", frames=60, codec=H264)
     with pytest.raises(InterruptedRunError):
-        pipeline.run(source, tmp_path / "out.mp4", ONE, stop=stop_after(55))
+        pipeline.restore_file(source, tmp_path / "out.mp4", ONE, stop=stop_after(55))
     events = events_of(source, tmp_path / "out.mp4", dataclasses.replace(ONE, device="cpu"))
     assert sum(event == "progress" for event, _ in events) == 10
     assert not [facts for event, facts in events if event == "warning"]
@@ -247,7 +249,7 @@ def test_an_input_that_cannot_be_reached_costs_nothing(tmp_path: Path, monkeypat
     source = clips.make(tmp_path / "in.mp4", frames=60, codec=H264)
     output = tmp_path / "out.mp4"
     with pytest.raises(InterruptedRunError):
-        pipeline.run(source, output, ONE, stop=stop_after(55))
+        pipeline.restore_file(source, output, ONE, stop=stop_after(55))
 
     def gone(self: object, *arguments: object) -> None:
         raise InputError("in.mp4 cannot be read as video: Host is down") from OSError(112, "Host is down")
@@ -255,7 +257,7 @@ def test_an_input_that_cannot_be_reached_costs_nothing(tmp_path: Path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr("vdeblur.source.video.VideoSource.frames", gone)
         with pytest.raises(InputError):
-            pipeline.run(source, output, ONE)
+            pipeline.restore_file(source, output, ONE)
     assert len(list(folder_of(output).glob("*.packets"))) == 2
     made = [event for event, _ in events_of(source, output, ONE) if event == "progress"]
     assert len(made) == 10
@@ -265,7 +267,7 @@ def test_what_another_run_did_after_this_one_looked_counts(tmp_path: Path) -> No
     output = tmp_path / "out.mp4"
     first = Store(output, {"a": 1})
     first.open({"tile": "none"})
-    first.save(Record(0, 0, False, [], []))
+    first.save(SegmentRecord(0, 0, False, [], []))
     late = Store(output, {"a": 1})
     assert late.records
     first.close(keep=False)  # its output is done
@@ -294,9 +296,9 @@ def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
         if folder_of(output).exists() and not refused:
             refused.append(True)
             with pytest.raises(OutputError, match="another run is writing"):
-                pipeline.run(source, output, ONE)
+                pipeline.restore_file(source, output, ONE)
 
-    pipeline.run(source, output, ONE, stop=meddle)
+    pipeline.restore_file(source, output, ONE, stop=meddle)
     assert refused
     assert len(clips.facts(output).seconds) == 60
 
@@ -460,13 +462,13 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
     settings = Settings(
         model="identity", segment=Fraction(1), deterministic=True, encoding=EncodeOptions(lossless=True)
     )
-    pipeline.run(source, tmp_path / "whole.mkv", settings)
+    pipeline.restore_file(source, tmp_path / "whole.mkv", settings)
     largest = (tmp_path / "whole.mkv").stat().st_size * 3 // 4  # each part fits, all together do not
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
     try:
         with pytest.raises(OutputError, match="cannot be written"):
-            pipeline.run(source, output, settings)
+            pipeline.restore_file(source, output, settings)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not output.exists()
@@ -482,7 +484,9 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()
     source = clips.make(tmp_path / "in.mkv", frames=60, size="128x96")
-    pipeline.run(source, tmp_path / "whole.mkv", Settings(model="identity", encoding=EncodeOptions(lossless=True)))
+    pipeline.restore_file(
+        source, tmp_path / "whole.mkv", Settings(model="identity", encoding=EncodeOptions(lossless=True))
+    )
     limit = (tmp_path / "whole.mkv").stat().st_size * 3 // 2  # the parts fit, the output beside them does not
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={limit}", "tmpfs", place], check=False).returncode:
         pytest.skip("mounting is not allowed here")

@@ -70,7 +70,7 @@ def test_untrained_networks_run_as_a_whole_without_changing_anything(clip: Path,
 
 def test_ffmpegs_filters_have_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "run_part", in_this_process)
-    results = speed.measure(["identity", "unsharp", "cas"], ["fp32"], "64x48", 6, "cpu")
+    results = speed.measure_speed(["identity", "unsharp", "cas"], ["fp32"], "64x48", 6, "cpu")
     identity, *filters = results["models"]
     for row in filters:
         assert row.keys() == identity.keys()
@@ -80,7 +80,7 @@ def test_ffmpegs_filters_have_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["allowed_fps"] == pytest.approx(
             1 / sum(1 / row[f"{part}_fps"] for part in ("network", "encoder", "decoder"))
         )
-    assert "| unsharp | 8 bit |" in speed.as_markdown(results)
+    assert "| unsharp | 8 bit |" in speed.speed_as_markdown(results)
 
 
 def test_filtering_makes_a_whole_video(clip: Path, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_the_command_shows_and_writes(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert row["peak_memory_bytes"] > 1e8
     assert [row["trained"] for row in results["models"]] == [True, False]
 
-    speed.write(results, tmp_path / "speed.md")
+    speed.write_speed_report(results, tmp_path / "speed.md")
     text = (tmp_path / "speed.md").read_text()
     assert "| flow-rnn (untrained weights) | fp32 |" in text
     assert all(cell in text for line in shown.splitlines() for cell in line.split()), "what is shown stands there, too"
@@ -212,7 +212,7 @@ def test_repeats_take_turns_and_give_medians(monkeypatch: pytest.MonkeyPatch) ->
         return {"decoder_fps": 100.0, "encoder_fps": 10.0}
 
     monkeypatch.setattr(speed, "run_part", stub)
-    results = speed.measure(["lite", "identity"], ["fp32", "bf16"], "64x48", 4, "cpu", repeats=3)
+    results = speed.measure_speed(["lite", "identity"], ["fp32", "bf16"], "64x48", 4, "cpu", repeats=3)
     round_once = [("lite", "fp32"), ("lite", "bf16"), ("identity", "fp32"), ("identity", "bf16")]
     assert order == round_once * 3
     for index, row in enumerate(results["models"], 1):
@@ -244,4 +244,4 @@ def test_reports_that_cannot_be_written_are_refused_beforehand(tmp_path: Path) -
     with pytest.raises(OutputError, match="does not exist"):
         call(tmp_path / "nowhere" / "speed.json")
     with pytest.raises(ModelError, match="unknown model"):
-        speed.measure(["nobody"], size="64x48")
+        speed.measure_speed(["nobody"], size="64x48")

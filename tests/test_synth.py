@@ -213,7 +213,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(vdeblur, video: Path, tmp_
         return ExitStatus.TERMINATED if next(calls) == 14 else None
 
     with pytest.raises(InterruptedRunError, match="kept"):
-        make.run([video], tmp_path / "a", options, notify=ignore, stop=stop)
+        make.make_pairs([video], tmp_path / "a", options, notify=ignore, stop=stop)
     assert [path.name for path in (tmp_path / "a" / "train").iterdir()] == ["sharp_00"]
     assert not manifest(tmp_path / "a")["complete"]
     first = tmp_path / "a" / "train" / "sharp_00" / "sequence.json"
@@ -484,7 +484,7 @@ def test_what_cannot_be_made_anew_is_kept(vdeblur, video: Path, made: Path) -> N
     told: list[str] = []
     options = sequences.Options(average=(3, 3), frames=3, test_share=0.0, blur="blur", seed=1)
     with pytest.raises(InterruptedRunError) as stopped:
-        make.run([video], made, options, overwrite=True, notify=lambda name, _: told.append(name), stop=stop)
+        make.make_pairs([video], made, options, overwrite=True, notify=lambda name, _: told.append(name), stop=stop)
     assert "sequence_made" in told
     assert stopped.value.message == "stopped; what was there before is there again"
     assert tree(made) == before
@@ -524,7 +524,7 @@ def test_a_disk_that_fails_is_named(vdeblur, video: Path, tmp_path: Path, monkey
     """The one that is read, not the folder that is written to; and the other way round."""
     pictures_of = footage.pictures_of
 
-    def failing(source: footage.Source) -> Iterator[torch.Tensor]:
+    def failing(source: footage.FootageSource) -> Iterator[torch.Tensor]:
         yield next(pictures_of(source))
         raise OSError(errno.EIO, "Input/output error")
 

@@ -22,13 +22,13 @@ import torch
 from tests.test_bench_datasets import LAYOUTS
 from vdeblur import files as vdeblur_files
 from vdeblur.datasets import known, layouts, pictures
-from vdeblur.datasets.known import Span
+from vdeblur.datasets.known import NumberSpan
 from vdeblur.datasets.layouts import Sequence
 from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.events import Talk
 from vdeblur.train import data
 from vdeblur.train.augment import AUGMENTATIONS, Augmentation
-from vdeblur.train.data import Loader, Plan, Sampler, Share
+from vdeblur.train.data import Loader, Plan, Sampler, WorkerShare
 from vdeblur.train.objectives.base import Batch, Clip
 
 SIZES = {"one": (48, 80), "ten": (64, 40), "two": (40, 40)}  # height and width; one of them stands upright
@@ -64,8 +64,8 @@ def sequences(root: Path, split: str = "train") -> tuple[Sequence, ...]:
     return layouts.open_dataset(str(root), split=split, talk=OFFLINE, warn=refuse).sequences
 
 
-def source(root: Path, plan: Plan, cache: Path | None = None, talk: Talk = OFFLINE, warn=refuse) -> data.Source:
-    return data.open_source(sequences(root), plan, cache=cache, talk=talk, warn=warn)
+def source(root: Path, plan: Plan, cache: Path | None = None, talk: Talk = OFFLINE, warn=refuse) -> data.ClipSource:
+    return data.open_clips(sequences(root), plan, cache=cache, talk=talk, warn=warn)
 
 
 def as_it_is(clip: Clip, rng: numpy.random.Generator) -> Batch:
@@ -303,7 +303,7 @@ def test_a_frame_of_another_size_is_named(tmp_path: Path) -> None:
     odd = fill(tmp_path) / "train/two/sharp/000002.png"
     pictures.write_png(odd, picture("one", 2, True))
     with pytest.raises(InputError, match=r"sharp/000002.png is 80x48, its sequence 40x40"):
-        list(itertools.islice(Loader(clips(tmp_path, Plan(3, 32)), Share(1)).batches(), 30))
+        list(itertools.islice(Loader(clips(tmp_path, Plan(3, 32)), WorkerShare(1)).batches(), 30))
 
 
 def names_of(sets: tuple) -> list[list[str]]:
@@ -341,7 +341,7 @@ def test_dvd_is_known_by_its_folder_and_not_trained_on_its_test(
 ) -> None:
     """Both splits lie in one folder."""
     dvd = known.known_sets()["dvd"]
-    splits = {"test": {"two": Span(5)}, "train": {"one": Span(9), "ten": Span(7)}}
+    splits = {"test": {"two": NumberSpan(5)}, "train": {"one": NumberSpan(9), "ten": NumberSpan(7)}}
     monkeypatch.setattr(known, "known_sets", lambda: {"dvd": dataclasses.replace(dvd, splits=splits)})
     fill(tmp_path, "quantitative_datasets/{0}/input", "quantitative_datasets/{0}/GT")
     for wanted, folder in ((str(tmp_path), None), ("dvd", tmp_path)):
@@ -464,7 +464,7 @@ def test_a_training_that_goes_on_sees_what_it_would_have_seen(root: Path, worker
     """Four batches of five from the second one on, over the end of an epoch of 15."""
     whole = [clips(root, PLAN)[number] for number in range(20)]
     state = torch.get_rng_state()
-    tail = take(Loader(clips(root, PLAN), Share(5), workers=workers), 3, first=1)
+    tail = take(Loader(clips(root, PLAN), WorkerShare(5), workers=workers), 3, first=1)
     assert torch.equal(torch.get_rng_state(), state), "networks may draw from it"
     assert [set(batch) for batch in tail] == [{"blurry", "sharp", "drawn"}] * 3
     for index, batch in enumerate(tail, start=1):
@@ -474,14 +474,14 @@ def test_a_training_that_goes_on_sees_what_it_would_have_seen(root: Path, worker
 
 def test_processes_and_parts_share_a_batch(root: Path) -> None:
     made = clips(root, PLAN)
-    whole = take(Loader(made, Share(8)), 2, first=3)
-    parts = [take(Loader(made, Share(8, rank, ranks=2, parts=2)), 4, first=3) for rank in range(2)]
+    whole = take(Loader(made, WorkerShare(8)), 2, first=3)
+    parts = [take(Loader(made, WorkerShare(8, rank, ranks=2, parts=2)), 4, first=3) for rank in range(2)]
     for index, batch in enumerate(whole):
         micro = [part for process in parts for part in process[2 * index : 2 * index + 2]]
         assert [len(part["sharp"]) for part in micro] == [2] * 4
         assert same(batch, {name: torch.cat([part[name] for part in micro]) for name in batch})
     with pytest.raises(UsageError, match="a batch of 8 cannot be divided among 3 processes in 1 parts"):
-        Share(8, ranks=3)
+        WorkerShare(8, ranks=3)
 
 
 def test_workers_can_be_started_without_fork(root: Path, tmp_path: Path) -> None:
@@ -496,7 +496,7 @@ def test_workers_compute_on_one_thread_and_leave_ctrl_c_to_others(root: Path) ->
 
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        [batch] = take(Loader(clips(root, PLAN, prepare), Share(1), workers=1), 1)
+        [batch] = take(Loader(clips(root, PLAN, prepare), WorkerShare(1), workers=1), 1)
     finally:
         signal.signal(signal.SIGINT, ours)
     assert batch["threads"][0].tolist()[:2] == [1, signal.SIG_IGN]
@@ -508,7 +508,7 @@ def test_an_error_while_reading_keeps_its_words(workers: int, tmp_path: Path) ->
     broken = fill(tmp_path, names=("one", "two")) / "train/two/blur/000002.png"
     broken.write_bytes(b"not a picture")
     with pytest.raises(InputError) as caught:
-        take(Loader(clips(tmp_path, Plan(3, 32)), Share(2), workers=workers), 10)
+        take(Loader(clips(tmp_path, Plan(3, 32)), WorkerShare(2), workers=workers), 10)
     assert caught.value.message.startswith(f"{broken} cannot be read as a picture")
     assert caught.value.hint == "remove or replace it"
     assert "worker" not in str(caught.value)
@@ -520,7 +520,7 @@ def test_a_worker_that_is_killed_is_said(root: Path) -> None:
         return {}
 
     with pytest.raises(DeviceError, match="a process that reads training data died"):
-        take(Loader(clips(root, PLAN, prepare), Share(1), workers=1), 1)
+        take(Loader(clips(root, PLAN, prepare), WorkerShare(1), workers=1), 1)
 
 
 def test_our_own_mistake_in_a_worker_stays_one(root: Path) -> None:
@@ -528,7 +528,7 @@ def test_our_own_mistake_in_a_worker_stays_one(root: Path) -> None:
         raise RuntimeError("a mistake")
 
     with pytest.raises(RuntimeError, match="a mistake"):
-        take(Loader(clips(root, PLAN, prepare), Share(1), workers=1), 1)
+        take(Loader(clips(root, PLAN, prepare), WorkerShare(1), workers=1), 1)
 
 
 def test_waiting_is_measured(root: Path) -> None:
@@ -536,12 +536,12 @@ def test_waiting_is_measured(root: Path) -> None:
         time.sleep(0.02)
         return {}
 
-    loader = Loader(clips(root, Plan(1, 8), prepare), Share(2))
+    loader = Loader(clips(root, Plan(1, 8), prepare), WorkerShare(2))
     assert 10 < data.measure_rate(loader, 5) < 50
     assert 0.24 < loader.waited_seconds < 2
 
 
 @pytest.mark.cuda
 def test_batches_are_pinned(root: Path) -> None:
-    for batch in take(Loader(clips(root, PLAN), Share(2), workers=2, pin=True), 2):
+    for batch in take(Loader(clips(root, PLAN), WorkerShare(2), workers=2, pin=True), 2):
         assert all(value.is_pinned() for value in batch.values())

@@ -275,7 +275,7 @@ def test_two_processes_give_the_gradients_of_the_double_batch(
     ]
     told = (model, pairs, tmp_path / "two", *(f"{key}={value}" for key, value in values))
     subprocess.run(torchrun(script, *told), check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
-    recipe = recipes.load(cache.find_entry(model), values=values)
+    recipe = recipes.load_recipe(cache.find_entry(model), values=values)
     with distributed.joined("cpu") as group:
         trainer = trainer_of(recipe, pairs, tmp_path / "one", group)
         trainer.before = 0
@@ -291,8 +291,8 @@ def test_two_processes_give_the_gradients_of_the_double_batch(
         assert (gradient - two[name]).abs().max() < 1e-5 * largest, name
 
 
-def trainer_of(recipe: recipes.Recipe, dataset: Path, out: Path, group: distributed.Group) -> loop.Trainer:
-    task = loop.Task(recipe, str(dataset), out, device="cpu", workers=0)
+def trainer_of(recipe: recipes.Recipe, dataset: Path, out: Path, group: distributed.ProcessGroup) -> loop.Trainer:
+    task = loop.TrainingTask(recipe, str(dataset), out, device="cpu", workers=0)
     return loop.Trainer(task, group, lambda event, facts: None, Talk())
 
 
@@ -315,13 +315,13 @@ def test_every_objective_goes_through_the_loop(tmp_path: Path, pairs64: Path, ob
     """Two batches: turns, counts, what changes and what must not, statistics of batch normalisation among it."""
     model, stage, turns, prefix = LESSONS[objective]
     entry = cache.find_entry(model)
-    numbers = recipes.load(entry, stage)
+    numbers = recipes.load_recipe(entry, stage)
     values = [("data.crop", "64"), ("training.batch", "1"), ("training.accumulate", "1"), ("data.augment", "[]")]
     values += [("data.frames", str(min(numbers["data"]["frames"], 2)))] if objective in ("clip", "pvdnet") else []
     values += [(f"start.{part}", '""') for part in numbers.starts]
     values += [("loss.discriminator_width", "4"), ("loss.discriminator_first", "1")] if objective == "spgan" else []
     values += [("loss.flow_warm_up", "1")] if objective == "flow-rnn" else []
-    recipe = recipes.load(entry, stage, values=values)
+    recipe = recipes.load_recipe(entry, stage, values=values)
     if objective == "spgan":
         recipe.tables.pop("init_required")
     with distributed.joined("cpu") as group:
@@ -465,14 +465,14 @@ def test_a_group_of_one_needs_no_engine() -> None:
 def test_every_recipe_is_whole(name: str) -> None:
     entry = cache.find_entry(name)
     for stage in recipes.stages_of(entry):
-        recipe = recipes.load(entry, stage)
+        recipe = recipes.load_recipe(entry, stage)
         assert recipe.objective in OBJECTIVES
         assert data.Plan(**recipe["data"]).frames == recipe.numbers["frames"]
         assert recipe["training"]["iterations"] >= 1000
-        again = recipes.load(entry, stage, values=[("training.seed", "7")])
+        again = recipes.load_recipe(entry, stage, values=[("training.seed", "7")])
         assert again["training"]["seed"] == 7
         if "paper" in tomllib.loads(_text(name, stage)):
-            assert recipes.load(entry, stage, paper=True).text != recipe.text
+            assert recipes.load_recipe(entry, stage, paper=True).text != recipe.text
 
 
 def _text(name: str, stage: str) -> str:
@@ -481,7 +481,7 @@ def _text(name: str, stage: str) -> str:
 
 
 def test_every_network_that_can_be_trained_has_a_recipe() -> None:
-    wanted = {entry.name for entry in cache.entries().values() if entry.network and entry.network != "identity"}
+    wanted = {entry.name for entry in cache.known_models().values() if entry.network and entry.network != "identity"}
     for entry in map(cache.find_entry, wanted):
         assert recipes.stages_of(entry), entry.name
 

@@ -19,7 +19,7 @@ UNPINNED = {"cdvd-tsp", "pvdnet", "pvdnet-large", "pwc-net", "dstnet-plus", "dst
 
 
 def test_every_entry_that_is_there_loads() -> None:
-    for name, entry in cache.entries().items():
+    for name, entry in cache.known_models().items():
         weights_there = [one.name for one in entry.weights.values() if one.in_package]
         if not weights_there and (entry.weights or entry.no_weights):
             continue
@@ -48,7 +48,7 @@ def test_the_registry_is_whole() -> None:
             assert bool(one.remote.pins) != (entry.name in UNPINNED)
     assert entries["dstnet"].weights.keys() == {"gopro", "dvd", "bsd-1ms8ms"}
     assert entries["cdvd-tsp"].default == "gopro"
-    assert not any(entry.network not in networks.NETWORKS for entry in cache.entries().values() if entry.network)
+    assert not any(entry.network not in networks.NETWORKS for entry in cache.known_models().values() if entry.network)
 
 
 def test_the_entry_in_contributing_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_what_servers_send_instead_of_weights_is_named(tmp_path: Path, content: 
     with pytest.raises(ModelError, match=f"is {kind}"):
         weights.load_model("lite", path)
     with pytest.raises(http.DigestError, match=f"is {kind}"):
-        sources.verify(path, sources.RemoteFile("net.pth", ()))
+        sources.verify_file(path, sources.RemoteFile("net.pth", ()))
 
 
 def test_a_folder_is_called_a_folder(vdeblur, tmp_path: Path) -> None:

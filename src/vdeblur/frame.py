@@ -9,7 +9,7 @@ from av.filter import Graph
 
 
 @dataclass(frozen=True)
-class Layout:
+class PlaneLayout:
     """How a planar pixel format lays out a picture.
 
     name: FFmpeg's name. bits: depth of a sample. colors: indices of the planes that hold Y, Cb, Cr, or R, G, B, or
@@ -102,7 +102,7 @@ def planar_name(name: str) -> str:
     return name[:-2] + "le" if name.endswith("be") else name
 
 
-def layout_of(name: str) -> Layout | None:
+def layout_of(name: str) -> PlaneLayout | None:
     """Describe the planar format of this name; None where it is not one that can be worked on."""
     try:
         form = av.VideoFormat(name, 64, 64)
@@ -123,7 +123,7 @@ def layout_of(name: str) -> Layout | None:
     # VideoFormat tells sizes as ceilings of 64, so subsampling by 2 is 32.
     widths, heights = 64 // form.chroma_width(64), 64 // form.chroma_height(64)
     alpha = len(color) < len(parts)
-    return Layout(name, bits.pop(), planes, form.is_rgb, widths.bit_length() - 1, heights.bit_length() - 1, alpha)
+    return PlaneLayout(name, bits.pop(), planes, form.is_rgb, widths.bit_length() - 1, heights.bit_length() - 1, alpha)
 
 
 def plane_array(frame: av.VideoFrame, index: int) -> numpy.ndarray:

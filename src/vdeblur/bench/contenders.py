@@ -58,24 +58,24 @@ def check_names(names: tuple[str, ...]) -> None:
         if name == "best":
             raise UsageError("best is no model of its own to be measured", "name models, see vdeblur models list")
         if name not in BASELINES:
-            cache.choose(name)
+            cache.choose_weights(name)
 
 
-def obtain(names: tuple[str, ...], talk: Talk) -> None:
+def obtain_contenders(names: tuple[str, ...], talk: Talk) -> None:
     """Fetch the weights of all models, before the first one is measured.
 
     Raises: ModelError where they cannot be had.
     """
     for name in names:
         if name not in BASELINES:
-            entry, chosen = cache.choose(name)
+            entry, chosen = cache.choose_weights(name)
             if chosen is not None:
-                cache.obtain(entry, chosen, talk)
+                cache.obtain_weights(entry, chosen, talk)
             else:
                 weights.load_model(name)  # says why, where there are none
 
 
-def load(name: str, chosen: torch.device, precision: str, talk: Talk) -> "Contender":
+def load_contender(name: str, chosen: torch.device, precision: str, talk: Talk) -> "Contender":
     """Load a model, or take a filter, by its name.
 
     Raises: ModelError where its weights cannot be had.
@@ -115,7 +115,7 @@ class Model:
 
     def __init__(self, name: str, chosen: torch.device, precision: str, talk: Talk) -> None:
         self.name, self.device = name, chosen
-        self.entry, self.chosen = cache.choose(name)
+        self.entry, self.chosen = cache.choose_weights(name)
         network = weights.load_model(name, talk=talk)
         self.precision = device.choose_precision(precision, chosen, network)
         if self.precision != "fp32" and self.precision not in network.half_precision:
@@ -147,7 +147,7 @@ class Model:
 Contender = Model | Filter
 
 
-def published(contender: Contender, title: str, protocol: Protocol) -> dict[str, object] | None:
+def published_score(contender: Contender, title: str, protocol: Protocol) -> dict[str, object] | None:
     """Give the published figures that were measured with these weights on this set by this protocol, if there are any.
 
     title: of the data set, which must be complete.

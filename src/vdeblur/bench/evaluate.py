@@ -21,10 +21,10 @@ from vdeblur import __version__, threads
 from vdeblur.bench import contenders, memory
 from vdeblur.bench.contenders import Contender
 from vdeblur.bench.kept import Kept
-from vdeblur.bench.results import FrameResult, ModelResult, SequenceResult, Task
+from vdeblur.bench.results import BenchTask, FrameResult, ModelResult, SequenceResult
 from vdeblur.bench.speed import device_name_of
 from vdeblur.datasets import pictures
-from vdeblur.datasets.layouts import DataSet, Pair, Sequence, open_dataset
+from vdeblur.datasets.layouts import DataSet, FramePair, Sequence, open_dataset
 from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError
 from vdeblur.events import Talk, never
 from vdeblur.measure import metrics, protocols, temporal, vmaf
@@ -39,8 +39,8 @@ SHOWN = 2  # of a model's worst frames, and of its best ones, in a page
 Notify = Callable[[str, dict[str, object]], None]
 
 
-def run(
-    task: Task,
+def run_bench(
+    task: BenchTask,
     *,
     notify: Notify = lambda event, facts: None,
     ask: Callable[[str], bool] | None = None,
@@ -59,7 +59,7 @@ def run(
     names = tuple(dict.fromkeys((*task.models, *contenders.ALWAYS)))
     contenders.check_names(names)
     if task.vmaf:
-        vmaf.check()
+        vmaf.check_vmaf()
     talk = Talk(task.offline, task.yes, notify, ask, stop)
 
     def warn(code: str, message: str) -> None:
@@ -70,13 +70,13 @@ def run(
     )
     _check_lengths(dataset, protocol)
     chosen = device.choose_device(task.device)
-    contenders.obtain(names, talk)
+    contenders.obtain_contenders(names, talk)
     notify("bench", {**_describe(dataset), "protocol": protocol.description, "models": list(names)})
     results = []
     kept: list[Kept] = []
     try:
         for name in names:
-            contender = contenders.load(name, chosen, task.precision, talk)
+            contender = contenders.load_contender(name, chosen, task.precision, talk)
             kept.append(Kept(task, dataset, protocol, contender, chosen))
             results.append(_measure(Bench(task, dataset, protocol, chosen, notify, stop), contender, kept[-1]))
     except InterruptedRunError:
@@ -104,7 +104,7 @@ def _check_lengths(dataset: DataSet, protocol: Protocol) -> None:
 class Bench:
     """What all measurements of a run have in common."""
 
-    task: Task
+    task: BenchTask
     dataset: DataSet
     protocol: Protocol
     device: torch.device
@@ -214,7 +214,7 @@ class Comparison:
         self.protocol, self.looks = protocol, looks
         self.vmaf: float | None = None
         self.device = torch.device("cpu") if chosen.type == "mps" else chosen  # which has no float64
-        self.waiting: list[tuple[Pair, Tensor, Tensor, float]] = []
+        self.waiting: list[tuple[FramePair, Tensor, Tensor, float]] = []
         self.frames: list[FrameResult] = []
         self.before: tuple[Tensor, Tensor] | None = None
         self.counted = 0
@@ -223,7 +223,7 @@ class Comparison:
         self._psnr = {"worst": math.inf, "best": -math.inf}
 
     @torch.inference_mode()
-    def add(self, pair: Pair, restored: Tensor, sharp: Tensor, seconds: float, counts: bool) -> None:
+    def add(self, pair: FramePair, restored: Tensor, sharp: Tensor, seconds: float, counts: bool) -> None:
         """Take the next frame of the sequence: uint8 (3, H, W) each."""
         restored, sharp = restored.to(self.device), sharp.to(self.device)
         if counts:
@@ -275,7 +275,7 @@ class Comparison:
 
 
 def _report(
-    task: Task, dataset: DataSet, protocol: Protocol, chosen: torch.device, results: list[ModelResult]
+    task: BenchTask, dataset: DataSet, protocol: Protocol, chosen: torch.device, results: list[ModelResult]
 ) -> dict[str, Any]:
     precisions = dict.fromkeys(
         result.contender.precision for result in results if result.contender.model in task.models
@@ -333,7 +333,7 @@ def _model_facts(result: ModelResult, dataset: DataSet, protocol: Protocol) -> d
         "peak_memory_bytes": max(memories, default=None),
         "params": contender.parameters,
         "flops": result.flops,
-        "published": contenders.published(contender, dataset.title, protocol) if dataset.complete else None,
+        "published": contenders.published_score(contender, dataset.title, protocol) if dataset.complete else None,
         "other_protocols": contenders.other_protocols(contender, dataset.title, protocol),
         "sequences": [_sequence_facts(one) for one in sequences],
     }

@@ -12,7 +12,7 @@ import torch
 
 from vdeblur import __version__
 from vdeblur.bench.contenders import Contender
-from vdeblur.bench.results import FrameResult, SequenceResult, Task
+from vdeblur.bench.results import BenchTask, FrameResult, SequenceResult
 from vdeblur.datasets.layouts import DataSet
 from vdeblur.files import cache_error, cache_folder
 from vdeblur.measure.protocols import Protocol
@@ -25,7 +25,7 @@ class Kept:
     """
 
     def __init__(
-        self, task: Task, dataset: DataSet, protocol: Protocol, contender: Contender, chosen: torch.device
+        self, task: BenchTask, dataset: DataSet, protocol: Protocol, contender: Contender, chosen: torch.device
     ) -> None:
         facts: dict[str, Any] = {
             "version": __version__,

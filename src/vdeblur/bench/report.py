@@ -31,12 +31,12 @@ UNKNOWN = "-"
 Results = dict[str, Any]
 
 
-def write(results: Results, path: Path) -> None:
+def write_report(results: Results, path: Path) -> None:
     """Write a report of the kind that the name's suffix says.
 
     Raises: UsageError for a suffix that is not among KINDS, OutputError where the file cannot be written.
     """
-    check(path)
+    check_report(path)
     write_text(KINDS[path.suffix.lower()](results), path)
 
 
@@ -51,7 +51,7 @@ def write_text(text: str, path: Path) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror}", "check the folder") from error
 
 
-def check(path: Path, kinds: Iterable[str] = (), what: str = "a report") -> None:
+def check_report(path: Path, kinds: Iterable[str] = (), what: str = "a report") -> None:
     """Refuse a report that cannot be written, before the long work begins; raises as write does.
 
     kinds: suffixes to choose from, those of KINDS if none are given. what: its name in the message.
@@ -88,7 +88,7 @@ def as_csv(results: Results) -> str:
     return text.getvalue()
 
 
-def as_markdown(results: Results) -> str:
+def results_as_markdown(results: Results) -> str:
     """Give tables to paste into a README."""
     models = _ranked(results)
     columns = [column for column in COLUMNS if any(column.value(model) is not None for model in models)]
@@ -134,7 +134,7 @@ def as_html(results: Results) -> str:
 
 KINDS: dict[str, Callable[[Results], str]] = {
     ".html": as_html,
-    ".md": as_markdown,
+    ".md": results_as_markdown,
     ".csv": as_csv,
     ".json": as_json,
 }

@@ -9,7 +9,7 @@ from vdeblur.measure.protocols import Quality
 
 
 @dataclass(frozen=True)
-class Task:
+class BenchTask:
     """What `vdeblur bench` is told; the defaults are the command line's."""
 
     dataset: str

@@ -37,7 +37,7 @@ Stop = Callable[[], ExitStatus | None]
 Show = Callable[[Results], str]
 
 
-def measure(
+def measure_speed(
     models: Sequence[str],
     precisions: Sequence[str] = ("auto",),
     size: str = "1280x720",
@@ -230,25 +230,25 @@ def device_name_of(chosen: torch.device) -> str:
     return f"{next(names, platform.processor() or platform.machine())}, {os.cpu_count()} cores"
 
 
-def check(path: Path) -> None:
+def check_speed_report(path: Path) -> None:
     """Refuse a report that cannot be written, before the long work begins.
 
     Raises: UsageError, OutputError.
     """
-    report.check(path, KINDS, "a report of speed")
+    report.check_report(path, KINDS, "a report of speed")
 
 
-def write(results: Results, path: Path) -> None:
+def write_speed_report(results: Results, path: Path) -> None:
     """Write results as JSON, or as tables to paste into a README.
 
     Raises: UsageError, OutputError.
     """
-    check(path)
-    text = as_markdown(results) if path.suffix.lower() == ".md" else json.dumps(results, indent=1) + "\n"
+    check_speed_report(path)
+    text = speed_as_markdown(results) if path.suffix.lower() == ".md" else json.dumps(results, indent=1) + "\n"
     report.write_text(text, path)
 
 
-def as_markdown(results: Results) -> str:
+def speed_as_markdown(results: Results) -> str:
     """Give the tables that are shown on a terminal, too."""
     titled = (f"{title}:\n\n{report.markdown_table(heads, rows)}" for title, heads, rows in tables(results))
     return "\n\n".join([summary(results), *titled]) + "\n"

@@ -58,7 +58,7 @@ def load_network(model: str) -> tuple[Network, bool]:
 
     Raises: ModelError where there is no such model.
     """
-    entry, one = cache.choose(model)
+    entry, one = cache.choose_weights(model)
     is_there = one is not None and cache.is_cached(entry, one)
     if is_there or not entry.network or not NETWORKS[entry.network](**entry.arguments).state_dict():
         return weights.load_model(model), True
@@ -272,7 +272,7 @@ def time_pipeline(model: str, device_name: str, precision: str, clip: str, outpu
         model = cache.find_entry(model).name
     del network
 
-    def restored(cut: settings.Cut) -> pipeline.Result:
+    def restored(cut: settings.Cut) -> pipeline.RunResult:
         encoding = settings.EncodeOptions(overwrite=True)
         told = Settings(
             model=model,
@@ -284,7 +284,7 @@ def time_pipeline(model: str, device_name: str, precision: str, clip: str, outpu
             cut=cut,
             encoding=encoding,
         )
-        return pipeline.run(Path(clip), Path(output), told)
+        return pipeline.restore_file(Path(clip), Path(output), told)
 
     restored(settings.Cut(frames=WARM_UP))
     begun = time.perf_counter()
@@ -407,7 +407,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def main() -> None:
+def run_stage() -> None:
     """Do one part, as the line on stdin says; errors that a user can mend are told as JSON, too."""
     told = json.loads(sys.stdin.readline())
     try:
@@ -421,4 +421,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage()

@@ -139,17 +139,17 @@ def bench(
             raise UsageError("--precision takes several only with --speed", "choose one of them")
         from vdeblur.bench import evaluate
         from vdeblur.bench import report as reports
-        from vdeblur.bench.results import Task
+        from vdeblur.bench.results import BenchTask
 
         for path in report:
-            reports.check(path)
-        told = Task(dataset, model, protocol, split, limit, data, save, vmaf, device, precision[0], yes, offline)
+            reports.check_report(path)
+        told = BenchTask(dataset, model, protocol, split, limit, data, save, vmaf, device, precision[0], yes, offline)
 
         def write(results: dict[str, Any]) -> None:
             for path in report:
-                reports.write(results, path)
+                reports.write_report(results, path)
 
-        results = evaluate.run(told, notify=reporter.notify, ask=question(json), stop=stop, finish=write)
+        results = evaluate.run_bench(told, notify=reporter.notify, ask=question(json), stop=stop, finish=write)
         if json:
             reporter.notify("report", reports.plain(results))
         else:

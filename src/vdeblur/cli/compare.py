@@ -46,7 +46,7 @@ def compare(a: Path, b: Path, output: Path | None, mode: str | None, metrics: bo
         from vdeblur.look import compare as comparing  # torch and av take seconds; --help must not wait
 
         if metrics:
-            _show_likeness(comparing.measure(a, b, notify=reporter.notify, stop=stop))
+            _show_likeness(comparing.measure_likeness(a, b, notify=reporter.notify, stop=stop))
         if output is None and mode is None and metrics:
             return
         mode = mode or ("html" if output is not None and output.suffix.lower() in (".html", ".htm") else "side")

@@ -42,11 +42,14 @@ def doctor(context: click.Context, json: bool) -> None:
       vdeblur doctor --json > report.json
     """
     with reported(HumanReporter(), ["doctor"]):
-        from vdeblur.run.doctor import State, examine  # torch and av take seconds; --help must not wait
+        from vdeblur.run.doctor import (
+            CheckState,  # torch and av take seconds; --help must not wait
+            examine,
+        )
 
         checks = list(_shown(examine(_configuration(context.find_root())), json))
-        failed = [check for check in checks if check.state is State.FAIL]
-        warnings = sum(check.state is State.WARNING for check in checks)
+        failed = [check for check in checks if check.state is CheckState.FAIL]
+        warnings = sum(check.state is CheckState.WARNING for check in checks)
         if json:
             status = failed[0].status if failed else ExitStatus.DONE
             rows = [{**asdict(check), "status": int(check.status)} for check in checks]

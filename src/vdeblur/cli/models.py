@@ -46,7 +46,7 @@ def list_models(json: bool) -> None:
         from vdeblur.models import cache
 
         rows: list[tuple[Entry, Weights | None]] = []
-        for entry in cache.entries().values():
+        for entry in cache.known_models().values():
             rows += [(entry, one) for one in cache.weights_of(entry).values()] or [(entry, None)]
         seconds = _speeds()
         if json:
@@ -66,7 +66,7 @@ def _speeds() -> dict[str, float]:
     chosen = device.choose_device("auto")
     rates: dict[str, float] = {}
     seconds = {}
-    for entry in cache.entries().values():
+    for entry in cache.known_models().values():
         if entry.gmacs and entry.network:
             precision = device.choose_precision("auto", chosen, NETWORKS[entry.network])
             if precision not in rates:
@@ -104,7 +104,7 @@ def show(name: str, json: bool) -> None:
     with reported(HumanReporter(), [name]):
         from vdeblur.models import cache
 
-        entry, chosen = cache.choose(name)
+        entry, chosen = cache.choose_weights(name)
         several = [chosen] if "@" in name and chosen else list(cache.weights_of(entry).values())
         facts = {**_entry_facts(entry), "weights": [_weights_facts(entry, one) for one in several]}
         if json:
@@ -191,10 +191,10 @@ def download(names: tuple[str, ...], yes: bool, offline: bool) -> None:
 
         talk = Talk(offline, yes, reporter.notify, question(), stop)
         for name in names:
-            entry, chosen = cache.choose(name)
+            entry, chosen = cache.choose_weights(name)
             if chosen is None:
                 raise ModelError(f"{name} has no weights to fetch", entry.no_weights or "it needs none")
-            click.echo(cache.obtain(entry, chosen, talk))
+            click.echo(cache.obtain_weights(entry, chosen, talk))
 
 
 @models.command("import", short_help="Take a checkpoint that you have into the cache.")
@@ -238,11 +238,11 @@ def verify(names: tuple[str, ...]) -> None:
         from vdeblur.models import cache
 
         bad = []
-        for name in names or cache.entries():
-            entry, chosen = cache.choose(name)
+        for name in names or cache.known_models():
+            entry, chosen = cache.choose_weights(name)
             several = [chosen] if "@" in name and chosen else list(cache.weights_of(entry).values())
             for one in several:
-                state = cache.verdict(entry, one)
+                state = cache.verification_of(entry, one)
                 if state != "absent" or names:
                     click.echo(f"{entry.name}@{one.name}: {state}")
                 if state in ("damaged", cache.UNREADABLE):
@@ -292,7 +292,7 @@ def remove(names: tuple[str, ...], forget: bool) -> None:
         from vdeblur.models import cache
 
         for name in names:
-            removed = cache.remove(name, forget)
+            removed = cache.remove_weights(name, forget)
             click.echo(f"removed {', '.join(removed)}" if removed else f"{name}: nothing is in the cache", err=True)
             if kept := cache.imported_of(name):
                 click.echo(f"kept {', '.join(kept)}, which you imported: remove them by their full names", err=True)

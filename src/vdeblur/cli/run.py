@@ -10,11 +10,11 @@ import click
 
 from vdeblur.cli.compare import MODES
 from vdeblur.cli.report import HumanReporter, JsonReporter, Session, question, reported
-from vdeblur.cli.types import KeyValue, Share, Time
+from vdeblur.cli.types import KeyValueType, ShareType, TimeType
 from vdeblur.errors import UsageError
 
 if TYPE_CHECKING:
-    from vdeblur.run.batch import Job, Outcome
+    from vdeblur.run.batch import Outcome, RunJob
     from vdeblur.settings import Settings
 
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is told by whoever opens it
@@ -22,7 +22,7 @@ PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is told
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of `run`, in the order of its help."""
-    option, time = click.option, Time()
+    option, time = click.option, TimeType()
     precisions = click.Choice(["auto", "fp32", "bf16", "fp16"])
     options = [
         option("-m", "--model", default="lite", help="NAME or NAME@WEIGHTS, see vdeblur models list; or best."),
@@ -45,7 +45,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         option("-c", "--codec", help="h264, hevc, av1, vp9, ffv1 or an encoder's name.  [default: the input's]"),
         option("--crf", type=click.FloatRange(0), default=16.0, help="Quality; lower is better."),
         option("--preset", default="medium", help="Encoder's speed, ultrafast to veryslow."),
-        option("-e", "e", type=KeyValue(), multiple=True, help="Any option of the encoder; may be repeated."),
+        option("-e", "e", type=KeyValueType(), multiple=True, help="Any option of the encoder; may be repeated."),
         option("--pix-fmt", default="keep", help="Pixel format; keep is the input's."),
         option("--lossless", is_flag=True, help="FFV1 in Matroska (.mkv)."),
         option("--no-audio", is_flag=True, help="Leave sound out."),
@@ -62,7 +62,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
                help="Seconds that are finished and kept as a whole; 0: all of it."),
         option("--compare", type=click.Choice(MODES),
                help="Also write OUTPUT_MODE, the input and the output in one video, or page with sliders."),
-        option("--share", type=Share(), help="Make only share K of N, no OUTPUT; run without it joins them."),
+        option("--share", type=ShareType(), help="Make only share K of N, no OUTPUT; run without it joins them."),
         option("--engine", type=click.Choice(["local", "ray"]), default="local",
                help="Where the work is done; ray shares segments and files out, see examples/."),
         option("--ray-address", help="A running cluster's, or auto.  [default: a cluster on this machine]"),
@@ -116,11 +116,11 @@ def run(paths: tuple[str, ...], **given: Any) -> None:
             outcomes = batch.run_jobs(jobs, settings, given["jobs"], notify=reporter.notify, ask=ask, stop=session)
         session.files_failed = sum(outcome.error is not None for outcome in outcomes)
         session.files_ok = len(outcomes) - session.files_failed
-        batch.check(outcomes)
+        batch.check_outcomes(outcomes)
 
 
 def _run_by_ray(
-    jobs: "list[Job]", settings: "Settings", given: dict[str, Any], notify: Callable[..., None], stop: Session
+    jobs: "list[RunJob]", settings: "Settings", given: dict[str, Any], notify: Callable[..., None], stop: Session
 ) -> "list[Outcome]":
     from vdeblur.run import ray_engine
 
@@ -131,7 +131,7 @@ def _run_by_ray(
             raise UsageError(f"--{option} is of one process, and --engine ray has many", "leave out one of them")
     workers = given["jobs"] if given["jobs"] > 1 else None
     ask = question(given["json"])
-    return ray_engine.run_jobs(jobs, settings, workers, given["ray_address"], notify=notify, ask=ask, stop=stop)
+    return ray_engine.run_jobs_on_ray(jobs, settings, workers, given["ray_address"], notify=notify, ask=ask, stop=stop)
 
 
 def run_settings(given: dict[str, Any], output: str | None) -> "Settings":

@@ -32,10 +32,10 @@ def run_speed(
     from vdeblur.bench import speed  # torch and av take seconds; --help must not wait
 
     if report is not None:
-        speed.check(report)
-    results = speed.measure(models, precisions, size, frames, device, references, repeats, _say, stop)
+        speed.check_speed_report(report)
+    results = speed.measure_speed(models, precisions, size, frames, device, references, repeats, _say, stop)
     if report is not None:
-        speed.write(results, report)
+        speed.write_speed_report(results, report)
     if json:
         click.echo(dumps(results))
     else:

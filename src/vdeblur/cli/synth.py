@@ -26,7 +26,7 @@ BELONGING = {
 FRAMES = {"gopro": 100, "dvd": 100, "camera": 7, "random": 7}
 
 
-class Span(click.ParamType):
+class RangeType(click.ParamType):
     """A number, or LOW..HIGH."""
 
     name = "n|low..high"
@@ -48,7 +48,7 @@ class Span(click.ParamType):
         return ends
 
 
-class Noise(click.ParamType):
+class NoiseType(click.ParamType):
     """READ, or READ/SHOT."""
 
     name = "read[/shot]"
@@ -67,7 +67,7 @@ class Noise(click.ParamType):
         return both
 
 
-class Size(click.ParamType):
+class SizeType(click.ParamType):
     """WxH, or N for NxN."""
 
     name = "wxh"
@@ -91,13 +91,13 @@ def _path() -> click.Path:
 @click.option("--way", type=click.Choice(WAYS), default="gopro", help="How blur comes about, see above.")
 @click.option(
     "--average",
-    type=Span(int, 1, 999),
+    type=RangeType(int, 1, 999),
     default="7..13",
     help="gopro, dvd: frames in a blurry one, odd; N, or drawn for each sequence.",
 )
 @click.option(
     "--duty",
-    type=Span(float, 0.01, 1),
+    type=RangeType(float, 0.01, 1),
     default="1",
     help="Share of that, the frame interval, that the shutter is open; X, or drawn for each sequence.",
 )
@@ -119,13 +119,15 @@ def _path() -> click.Path:
 )
 @click.option(
     "--size",
-    type=Size(),
+    type=SizeType(),
     help="Reduce frames to cover WxH, and cut out the middle.  [default: as they are; camera, random: 160]",
 )
 @click.option("--scale", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Reduce frames, say by 0.5.")
-@click.option("--speed", type=Span(float, 0.1, 100), default="2..20", help="camera: pixels from frame to frame.")
-@click.option("--noise", type=Noise(), default="0", help="Deviation in blurry frames, of 255: of reading, of light.")
-@click.option("--compress", type=Span(int, 0, 51), help="H.264 at this CRF, or one drawn, on blurry frames.")
+@click.option("--speed", type=RangeType(float, 0.1, 100), default="2..20", help="camera: pixels from frame to frame.")
+@click.option(
+    "--noise", type=NoiseType(), default="0", help="Deviation in blurry frames, of 255: of reading, of light."
+)
+@click.option("--compress", type=RangeType(int, 0, 51), help="H.264 at this CRF, or one drawn, on blurry frames.")
 @click.option("--test-share", type=click.FloatRange(0, 1), default=0.1, help="Of the sources, by their names.")
 @click.option("--split", type=click.Choice(["train", "test"]), help="Make only this part.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of all that is drawn.")
@@ -165,10 +167,7 @@ def synth(context: click.Context, /, paths: tuple[Path, ...], **given: Any) -> N
             chosen = context.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
             if chosen and way not in ways:
                 raise UsageError(f"--way {way} has no use for --{name}", f"it is for {', '.join(ways)}")
-        from vdeblur.synth import (
-            make,  # torch and av take seconds; --help must not wait
-            sequences,
-        )
+        from vdeblur.synth import make, sequences
 
         same = ("way", "average", "duty", "stride", "steps", "blur", "clips", "size", "scale", "speed", "noise")
         options = sequences.Options(
@@ -176,7 +175,7 @@ def synth(context: click.Context, /, paths: tuple[Path, ...], **given: Any) -> N
             crf=given["compress"],
             frames=given["frames"] or FRAMES[way],
         )
-        make.run(
+        make.make_pairs(
             list(paths[:-1]),
             paths[-1],
             options,

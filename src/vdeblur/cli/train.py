@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from vdeblur.cli.report import ErrorReporter, HumanReporter, JsonReporter, Reporter, question, reported
-from vdeblur.cli.types import KeyValue
+from vdeblur.cli.types import KeyValueType
 from vdeblur.errors import UsageError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -36,7 +36,9 @@ SHORT = {
 @click.option("--init", metavar="FILE|NAME", help="Weights to begin with: a checkpoint, or NAME[@WEIGHTS].")
 @click.option("--freeze", multiple=True, metavar="PREFIX", help="Keep parameters called so; may be repeated.")
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file merged over the recipe.")
-@click.option("--set", "values", type=KeyValue(), multiple=True, help="One value, as optimiser.clip=0.01; repeatable.")
+@click.option(
+    "--set", "values", type=KeyValueType(), multiple=True, help="One value, as optimiser.clip=0.01; repeatable."
+)
 @click.option("--paper", is_flag=True, help="By the paper's text where the authors' code does otherwise.")
 @click.option("--print-config", is_flag=True, help="Write the recipe as it would be used to stdout, and stop.")
 @click.option("--iterations", type=click.IntRange(1), help="Updates of the weights.  [default: the recipe's]")
@@ -88,7 +90,7 @@ def train(model: str, json: bool, print_config: bool, **given: Any) -> None:
         if at:
             raise UsageError(f"{model} names weights, and training makes them", f"-m {name} --init {model}")
         entry = cache.find_entry(name)
-        recipe = recipes.load(
+        recipe = recipes.load_recipe(
             entry,
             given["stage"],
             config=given["config"],
@@ -115,7 +117,7 @@ def train(model: str, json: bool, print_config: bool, **given: Any) -> None:
             "tensorboard",
             "deterministic",
         )
-        task = loop.Task(
+        task = loop.TrainingTask(
             recipe,
             given["dataset"],
             given["out"] or Path("runs") / (f"{entry.name}-{recipe.stage}" if recipe.stage else entry.name),

@@ -7,7 +7,7 @@ import click
 CONFIG_FILE = "vdeblur.toml"
 
 
-class KeyValue(click.ParamType):
+class KeyValueType(click.ParamType):
     """KEY=VALUE."""
 
     name = "key=value"
@@ -24,7 +24,7 @@ class KeyValue(click.ParamType):
         return key, rest
 
 
-class Time(click.ParamType):
+class TimeType(click.ParamType):
     """FFmpeg's time syntax: [-][HH:]MM:SS[.m...], or S[.m...] with an optional s, ms or us."""
 
     name = "time"
@@ -50,7 +50,7 @@ class Time(click.ParamType):
         return seconds
 
 
-class Share(click.ParamType):
+class ShareType(click.ParamType):
     """K/N."""
 
     name = "k/n"

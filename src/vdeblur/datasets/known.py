@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Span:
+class NumberSpan:
     """The frames that a sequence of a known set has: how many, and the names they begin and end with, if known."""
 
     count: int
@@ -60,7 +60,7 @@ class KnownSet:
     license: str
     split: str
     page: str
-    splits: dict[str, dict[str, Span]]
+    splits: dict[str, dict[str, NumberSpan]]
     sources: tuple[Origin, ...] = ()
 
 
@@ -90,11 +90,11 @@ def number_names(names: str) -> list[str]:
     return [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)] if dots else [names]
 
 
-def _span(frames: int | str) -> Span:
+def _span(frames: int | str) -> NumberSpan:
     if isinstance(frames, int):
-        return Span(frames)
+        return NumberSpan(frames)
     first, _, last = frames.partition("..")
-    return Span(int(last) - int(first) + 1, first, last)
+    return NumberSpan(int(last) - int(first) + 1, first, last)
 
 
 def names() -> list[str]:

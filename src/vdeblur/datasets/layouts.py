@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vdeblur.datasets.known import KnownSet, Span, known_sets, names, number_names
+from vdeblur.datasets.known import KnownSet, NumberSpan, known_sets, names, number_names
 from vdeblur.errors import InputError, UsageError
 from vdeblur.events import Talk, Warn
 from vdeblur.source.pictures import PICTURE_SUFFIXES, natural_key
@@ -21,7 +21,7 @@ NAMED_IN_ERRORS = 3
 
 
 @dataclass(frozen=True)
-class Layout:
+class DatasetLayout:
     """How pictures lie in a folder: where those of each blurry kind and the sharp ones are, a * for the sequence."""
 
     name: str
@@ -45,22 +45,26 @@ class Layout:
 
 
 LAYOUTS = (
-    Layout("GoPro (SEQUENCE/{blur,blur_gamma,sharp})", {"blur": "*/blur", "blur_gamma": "*/blur_gamma"}, "*/sharp"),
-    Layout("VRT (test_GT_blurred/SEQUENCE, test_GT/SEQUENCE)", {"blur": "test_GT_blurred/*"}, "test_GT/*"),
-    Layout("DVD (VIDEO/{input,GT})", {"blur": "*/input"}, "*/GT"),
-    Layout("CDVD-TSP (blur/VIDEO, gt/VIDEO)", {"blur": "blur/*"}, "gt/*"),
-    Layout("STDAN (blur/VIDEO, GT/VIDEO)", {"blur": "blur/*"}, "GT/*"),
+    DatasetLayout(
+        "GoPro (SEQUENCE/{blur,blur_gamma,sharp})", {"blur": "*/blur", "blur_gamma": "*/blur_gamma"}, "*/sharp"
+    ),
+    DatasetLayout("VRT (test_GT_blurred/SEQUENCE, test_GT/SEQUENCE)", {"blur": "test_GT_blurred/*"}, "test_GT/*"),
+    DatasetLayout("DVD (VIDEO/{input,GT})", {"blur": "*/input"}, "*/GT"),
+    DatasetLayout("CDVD-TSP (blur/VIDEO, gt/VIDEO)", {"blur": "blur/*"}, "gt/*"),
+    DatasetLayout("STDAN (blur/VIDEO, GT/VIDEO)", {"blur": "blur/*"}, "GT/*"),
     *(
-        Layout(f"REDS ({split}_blur/SEQUENCE, {split}_sharp/SEQUENCE)", {"blur": f"{split}_blur/*"}, f"{split}_sharp/*")
+        DatasetLayout(
+            f"REDS ({split}_blur/SEQUENCE, {split}_sharp/SEQUENCE)", {"blur": f"{split}_blur/*"}, f"{split}_sharp/*"
+        )
         for split in ("train", "val", "test")
     ),
-    Layout("BSD (SEQUENCE/{Blur,Sharp}/RGB)", {"blur": "*/Blur/RGB"}, "*/Sharp/RGB"),
-    Layout("one sequence (blur, sharp)", {"blur": "blur", "blur_gamma": "blur_gamma"}, "sharp"),
+    DatasetLayout("BSD (SEQUENCE/{Blur,Sharp}/RGB)", {"blur": "*/Blur/RGB"}, "*/Sharp/RGB"),
+    DatasetLayout("one sequence (blur, sharp)", {"blur": "blur", "blur_gamma": "blur_gamma"}, "sharp"),
 )
 
 
 @dataclass(frozen=True)
-class Pair:
+class FramePair:
     """A blurry picture, and what it should have been; name: that of both files, without suffix."""
 
     name: str
@@ -73,7 +77,7 @@ class Sequence:
     """Consecutive pairs."""
 
     name: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[FramePair, ...]
 
 
 @dataclass(frozen=True)
@@ -162,10 +166,10 @@ def _obtained(wanted: str, split: str | None, blur: str, talk: Talk) -> Path:
     from vdeblur.datasets import obtain  # a local copy needs nothing of it
 
     name = "bsd-1ms8ms" if wanted == "bsd" else wanted
-    return obtain.obtain(known_sets()[name], split or known_sets()[name].split, blur, talk)
+    return obtain.obtain_split(known_sets()[name], split or known_sets()[name].split, blur, talk)
 
 
-def _look(root: Path, split: str | None, wanted: str) -> tuple[Path, Layout, list[str]]:
+def _look(root: Path, split: str | None, wanted: str) -> tuple[Path, DatasetLayout, list[str]]:
     """Find the folder, at root or nearest below it, that is laid out in a way that is known.
 
     Raises: InputError where there is none, UsageError where there are several.
@@ -198,7 +202,7 @@ def has_split(root: Path, split: str) -> bool:
     return True
 
 
-def _recognise(folder: Path) -> tuple[Path, Layout, list[str]] | None:
+def _recognise(folder: Path) -> tuple[Path, DatasetLayout, list[str]] | None:
     return next(((folder, layout, kinds) for layout in LAYOUTS if (kinds := layout.kinds(folder))), None)
 
 
@@ -235,7 +239,7 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(files, key=natural_key)
 
 
-def _pair(folders: dict[str, tuple[Path, Path]], spans: dict[str, Span]) -> tuple[list[Sequence], list[str]]:
+def _pair(folders: dict[str, tuple[Path, Path]], spans: dict[str, NumberSpan]) -> tuple[list[Sequence], list[str]]:
     """Pair blurry and sharp pictures by name, of the sequences that belong to the split; tells what is missing."""
     sequences, faults = [], []
     for name in spans or folders:
@@ -243,7 +247,7 @@ def _pair(folders: dict[str, tuple[Path, Path]], spans: dict[str, Span]) -> tupl
             faults.append(f"{name} is missing")
             continue
         blurry, sharp = ({file.stem: file for file in pictures_in(folder)} for folder in folders[name])
-        pairs = tuple(Pair(stem, file, sharp[stem]) for stem, file in blurry.items() if stem in sharp)
+        pairs = tuple(FramePair(stem, file, sharp[stem]) for stem, file in blurry.items() if stem in sharp)
         if alone := sorted(blurry.keys() ^ sharp.keys()):
             side = "sharp" if alone[0] in blurry else "blurry"
             faults.append(f"{name} has {len(alone)} pictures without a partner ({alone[0]} has no {side} one)")
@@ -254,7 +258,7 @@ def _pair(folders: dict[str, tuple[Path, Path]], spans: dict[str, Span]) -> tupl
     return sequences, faults
 
 
-def _missing(span: Span, pairs: tuple[Pair, ...]) -> str:
+def _missing(span: NumberSpan, pairs: tuple[FramePair, ...]) -> str:
     """Say how many frames a sequence has if it does not have all, and which is the first one missing if that shows."""
     if len(pairs) == span.count:
         return ""

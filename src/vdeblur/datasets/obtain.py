@@ -22,7 +22,7 @@ from vdeblur.errors import ModelError, OutputError
 from vdeblur.events import Talk
 from vdeblur.fetch import http, sources
 from vdeblur.fetch.http import FetchError
-from vdeblur.fetch.sources import RemoteFile, Source
+from vdeblur.fetch.sources import DownloadSource, RemoteFile
 
 READ_BYTES = 8 << 20  # at once out of a zip on its server: several pictures
 SPARE = 1.02  # of the room that members need, for what file systems round up
@@ -30,7 +30,7 @@ ATTEMPTS = 3  # for a member that arrives damaged
 BAD_TAR = (tarfile.TarError, zlib.error, EOFError, OSError)
 
 
-def obtain(known: KnownSet, split: str, blur: str, talk: Talk) -> Path:
+def obtain_split(known: KnownSet, split: str, blur: str, talk: Talk) -> Path:
     """Give the folder that holds a split of a set; fetch it where it is not there.
 
     blur: the kind of blurry pictures that is wanted; if it is not "blur", only a set's first origin has it.
@@ -130,7 +130,7 @@ def _whole(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterator[Pat
     # All of a tar comes out beside it, and pictures hardly got smaller in it; a zip tells later what is wanted of it.
     _check_room(folder, size if archive.name.endswith(".zip") else 2 * size, archive.name)
     pins = {"sha256": archive.sha256} if archive.sha256 else {}
-    remote = RemoteFile(archive.name, (Source("https", {"url": url}),), pins)
+    remote = RemoteFile(archive.name, (DownloadSource("https", {"url": url}),), pins)
     path = sources.fetch(remote, folder / "archives", talk).path
     yield path
     path.unlink()

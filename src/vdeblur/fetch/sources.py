@@ -48,7 +48,7 @@ BAD_ZIP = (
 
 
 @dataclass(frozen=True)
-class Source:
+class DownloadSource:
     """Where a file may be had: its kind, a key of FETCHERS or "manual", and that kind's facts from weights.toml."""
 
     kind: str
@@ -75,7 +75,7 @@ class RemoteFile:
     """
 
     name: str
-    sources: tuple[Source, ...]
+    sources: tuple[DownloadSource, ...]
     pins: dict[str, str] = field(default_factory=dict)
     size: int | None = None
     remembered: bool = False
@@ -108,7 +108,7 @@ def digests(path: Path) -> dict[str, str]:
     return {"sha256": whole, "sha256_prefix": whole[:8], "git_blob_sha1": blob.hexdigest()}
 
 
-def verify(path: Path, file: RemoteFile) -> dict[str, str]:
+def verify_file(path: Path, file: RemoteFile) -> dict[str, str]:
     """Compare a file with what is known of it; gives its digests.
 
     Raises: DigestError where they differ, or the file is a page or a stand-in.
@@ -142,7 +142,7 @@ def text_kind(head: bytes) -> str:
 
 
 def fetch(
-    file: RemoteFile, folder: Path, talk: Talk, announce: Callable[[Source], None] = lambda source: None
+    file: RemoteFile, folder: Path, talk: Talk, announce: Callable[[DownloadSource], None] = lambda source: None
 ) -> Fetched:
     """Get a file from the first of its sources that has it, verified; it lies in folder, or in the Hub's cache.
 
@@ -155,7 +155,7 @@ def fetch(
     try:
         if target.is_file() and file.pins:  # fetched whole by a process that was stopped before it used the file
             with contextlib.suppress(DigestError):
-                return Fetched(target, file.sources[0].place, verify(target, file))
+                return Fetched(target, file.sources[0].place, verify_file(target, file))
         target.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -174,14 +174,14 @@ def fetch(
     raise FetchError(f"{file.name} could not be fetched: {'; '.join(reasons)}")
 
 
-def _fetch_from(source: Source, file: RemoteFile, target: Path, talk: Talk) -> Fetched:
+def _fetch_from(source: DownloadSource, file: RemoteFile, target: Path, talk: Talk) -> Fetched:
     """Fetch and verify; where a cached or resumed file proves wrong, once more from its first byte."""
     fetcher = FETCHERS[source.kind]
     for fresh in (False, True):
         try:
             path, reused = fetcher(source, file, target, talk, fresh)
             try:
-                return Fetched(path, source.place, verify(path, file))
+                return Fetched(path, source.place, verify_file(path, file))
             except DigestError:
                 target.unlink(missing_ok=True)
                 if fresh or not reused or talk.is_offline:
@@ -203,7 +203,7 @@ def hub_address(repo: str, revision: str, file: str) -> str:
 # The Hub: its library has a cache, locks and resuming of its own.
 
 
-def _fetch_hub(source: Source, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
+def _fetch_hub(source: DownloadSource, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
     import huggingface_hub
     from huggingface_hub.utils import logging as hub_logging
 
@@ -255,7 +255,7 @@ def _progress_class(name: str, talk: Talk) -> Any:
 # https
 
 
-def _fetch_https(source: Source, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
+def _fetch_https(source: DownloadSource, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
     part = target.with_name(target.name + ".part")
     if fresh:
         part.unlink(missing_ok=True)
@@ -268,7 +268,7 @@ def _fetch_https(source: Source, file: RemoteFile, target: Path, talk: Talk, fre
 # One member of a zip
 
 
-def _fetch_zip(source: Source, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
+def _fetch_zip(source: DownloadSource, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
     url = source.facts["url"]
     member = source.facts.get("member", file.name)
     remote = RangeFile.open_url(url, file.name, talk)
@@ -330,7 +330,7 @@ def _write(file: Any, chunk: bytes) -> None:
 # Google Drive
 
 
-def _fetch_drive(source: Source, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
+def _fetch_drive(source: DownloadSource, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
     import gdown
     import requests
 

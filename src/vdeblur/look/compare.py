@@ -95,7 +95,7 @@ def write_comparison(
             return _write_video(draft, couple, pairs, MODES[mode])
 
 
-def measure(a: Path, b: Path, *, notify: Notify = ignore, stop: Stop = never) -> Iterator[Likeness]:
+def measure_likeness(a: Path, b: Path, *, notify: Notify = ignore, stop: Stop = never) -> Iterator[Likeness]:
     """Tell of every frame of a how much the one of b is like it.
 
     Raises: see write_comparison.

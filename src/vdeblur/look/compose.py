@@ -50,12 +50,12 @@ def compose(a: Frame, b: Frame, mode: "Composer", rotation_a: int, rotation_b: i
     picture_a = _upright(a.picture, rotation_a)
     picture_b = _in_colors_of(picture_a, _upright(b.picture, rotation_b))
     space = color.ColorSpace.of(picture_a)
-    pair = Pair(_whole_planes(picture_a, space), _whole_planes(picture_b, space), space, seconds)
+    pair = ComposedFrames(_whole_planes(picture_a, space), _whole_planes(picture_b, space), space, seconds)
     return Frame(_picture(mode(pair), picture_a, space), a.pts, a.time_base, a.name)
 
 
 @dataclass(frozen=True)
-class Pair:
+class ComposedFrames:
     """Two pictures as planes of the same format and size, alpha among them, filled up to whole blocks of chroma."""
 
     a: Planes
@@ -87,20 +87,20 @@ class Pair:
         return joined
 
 
-def join_sides(pair: Pair) -> Planes:
+def join_sides(pair: ComposedFrames) -> Planes:
     """Join two pictures side by side."""
     return [numpy.concatenate(both, 1) for both in zip(pair.a, pair.b, strict=True)]
 
 
-def _split(pair: Pair) -> Planes:
+def _split(pair: ComposedFrames) -> Planes:
     return pair.divided(0.5)
 
 
-def _wipe(pair: Pair) -> Planes:
+def _wipe(pair: ComposedFrames) -> Planes:
     return pair.divided(0.5 - WIPE_REACH * math.cos(2 * math.pi * pair.seconds / WIPE_SECONDS))
 
 
-def _difference(pair: Pair) -> Planes:
+def _difference(pair: ComposedFrames) -> Planes:
     planes = []
     for index, (a, b) in enumerate(zip(pair.a, pair.b, strict=True)):
         changed = pair.level(index, 0.5) + GAIN * (b.astype(numpy.float32) - a)
@@ -109,7 +109,7 @@ def _difference(pair: Pair) -> Planes:
     return planes
 
 
-Composer = Callable[[Pair], Planes]
+Composer = Callable[[ComposedFrames], Planes]
 MODES: dict[str, Composer] = {"side": join_sides, "split": _split, "wipe": _wipe, "diff": _difference}
 
 

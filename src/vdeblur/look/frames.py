@@ -32,7 +32,7 @@ SHARP, SLIGHT = 0.70, 0.60
 
 
 @dataclass(frozen=True)
-class Part:
+class SampledPart:
     """A part of a video. begin, end: seconds from its first frame. sharpness: 0 to 1; None where nothing is to see."""
 
     begin: Fraction
@@ -50,28 +50,28 @@ class Part:
 
 
 @dataclass
-class Sample:
+class FrameSample:
     """What was seen.
 
     whole: whether all parts were reached. side_data: FFmpeg's names of its kinds. damaged: packets that
     could not be decoded.
     """
 
-    parts: list[Part] = field(default_factory=list)
+    parts: list[SampledPart] = field(default_factory=list)
     whole: bool = True
     interlaced: bool = False
     side_data: set[str] = field(default_factory=set)
     damaged: int = 0
 
 
-def look(source: VideoSource | PictureSource) -> Sample:
+def sample_frames(source: VideoSource | PictureSource) -> FrameSample:
     """Look at a source; it is opened once more for this."""
-    sample = Sample()
+    sample = FrameSample()
     groups = _of_pictures(source) if isinstance(source, PictureSource) else _of_video(source, sample)
     for begin, end, pictures in groups:
         values = [_sharpness(picture) for picture in pictures]
         seen = [value for value in values if value is not None]
-        sample.parts.append(Part(begin, end, statistics.median(seen) if seen else None))
+        sample.parts.append(SampledPart(begin, end, statistics.median(seen) if seen else None))
         sample.interlaced |= any(picture.interlaced_frame for picture in pictures)
         sample.side_data |= {name for picture in pictures for name in _side_data(picture)}
     return sample
@@ -105,7 +105,7 @@ def _of_pictures(source: PictureSource) -> Iterator[Group]:
         yield begin, end, [read_picture(file)[0] for file in files[first : first + GROUP]]
 
 
-def _of_video(source: VideoSource, sample: Sample) -> Iterator[Group]:
+def _of_video(source: VideoSource, sample: FrameSample) -> Iterator[Group]:
     info = source.info
     with av.open(str(source.path.absolute()), metadata_errors="replace") as container:
         video = container.streams[source.video.index]
@@ -127,7 +127,7 @@ def _of_video(source: VideoSource, sample: Sample) -> Iterator[Group]:
 
 
 def _of_stream(
-    container: av.container.InputContainer, video: av.VideoStream, sample: Sample, estimate: int | None
+    container: av.container.InputContainer, video: av.VideoStream, sample: FrameSample, estimate: int | None
 ) -> Iterator[Group]:
     """Read from the beginning: groups with a step between them."""
     step = STEP if estimate is None else min(max(-(-estimate // PARTS), FEWEST), STEP)
@@ -142,7 +142,9 @@ def _of_stream(
     sample.whole = next(frames, None) is None
 
 
-def _decoded(container: av.container.InputContainer, video: av.VideoStream, sample: Sample) -> Iterator[av.VideoFrame]:
+def _decoded(
+    container: av.container.InputContainer, video: av.VideoStream, sample: FrameSample
+) -> Iterator[av.VideoFrame]:
     packets = container.demux(video)
     while True:
         try:

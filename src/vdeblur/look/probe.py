@@ -9,7 +9,7 @@ from typing import Any
 from vdeblur import events, settings
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.frame import layout_of
-from vdeblur.look.frames import SHARP, SLIGHT, Sample, look
+from vdeblur.look.frames import SHARP, SLIGHT, FrameSample, sample_frames
 from vdeblur.models import choice
 from vdeblur.models.cache import find_entry
 from vdeblur.networks import NETWORKS
@@ -53,7 +53,7 @@ def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
 
     source = video.open_source(path, settings.Cut(), warn)
     try:
-        sample = look(source)
+        sample = sample_frames(source)
         times = read(source) if isinstance(source, video.VideoSource) else None
         output = _output_for(source, suffix)
         warnings |= _findings(source, sample, times)
@@ -99,7 +99,7 @@ def _dropped(source: video.VideoSource, suffix: str) -> int:
     return sum(plan.action == "drop" for plan in planned_streams(source, suffix))
 
 
-def _picture_facts(source: video.VideoSource | pictures.PictureSource, sample: Sample) -> dict[str, Any]:
+def _picture_facts(source: video.VideoSource | pictures.PictureSource, sample: FrameSample) -> dict[str, Any]:
     info = source.info
     layout = layout_of(info.picture_format)
     assert layout is not None, "open_source refuses others"
@@ -119,7 +119,7 @@ def _picture_facts(source: video.VideoSource | pictures.PictureSource, sample: S
     }
 
 
-def _color_facts(info: SourceInfo, sample: Sample) -> dict[str, Any]:
+def _color_facts(info: SourceInfo, sample: FrameSample) -> dict[str, Any]:
     transfer = info.color["transfer"]
     hdr = None
     if transfer == HLG:
@@ -164,7 +164,7 @@ def _frames(info: SourceInfo, times: PacketTimes | None) -> int | None:
 
 def _findings(
     source: video.VideoSource | pictures.PictureSource,
-    sample: Sample,
+    sample: FrameSample,
     times: PacketTimes | None,
 ) -> dict[str, str]:
     found = {}
@@ -197,7 +197,7 @@ def _output_facts(info: SourceInfo, output: Path, warn: events.Warn) -> dict[str
     return {**facts, "encoder": encoding.coding.encoder.name, "pixel_format": encoding.format}
 
 
-def _sharpness_facts(sample: Sample) -> dict[str, Any]:
+def _sharpness_facts(sample: FrameSample) -> dict[str, Any]:
     return {
         "method": METHOD,
         "sharp_from": SHARP,
@@ -217,7 +217,7 @@ def _sharpness_facts(sample: Sample) -> dict[str, Any]:
 def _suggestion(
     source: video.VideoSource | pictures.PictureSource,
     output: Path,
-    sample: Sample,
+    sample: FrameSample,
     times: PacketTimes | None,
 ) -> dict[str, Any]:
     """Suggest a command line, and estimate how long lite takes for it on this machine."""

@@ -22,7 +22,7 @@ def crop(pictures: Tensor, pixels: int) -> Tensor:
     return pictures[..., pixels : pictures.shape[-2] - pixels, pixels : pictures.shape[-1] - pixels]
 
 
-def luma(pictures: Tensor) -> Tensor:
+def to_luma(pictures: Tensor) -> Tensor:
     """Give (B, 1, H, W) of RGB pictures, float64, not rounded."""
     weights = torch.tensor(LUMA, dtype=torch.float64, device=pictures.device)
     return (pictures.double() * weights[:, None, None]).sum(1, keepdim=True)

@@ -87,7 +87,7 @@ class Protocol:
 
     def _measure_aligned(self, restored: Tensor, sharp: Tensor) -> "Quality":
         aligned = metrics.align(restored, sharp)
-        z, x = metrics.luma(aligned.restored), metrics.luma(aligned.sharp)
+        z, x = metrics.to_luma(aligned.restored), metrics.to_luma(aligned.sharp)
         return Quality(metrics.psnr(z, x).item(), metrics.ssim_2d(z, x).item(), None)
 
 

@@ -20,7 +20,7 @@ GRAPH = (
 )
 
 
-def check() -> None:
+def check_vmaf() -> None:
     """Find out whether the filter is there.
 
     Raises: UsageError where it is not.

@@ -19,7 +19,7 @@ from vdeblur import files
 from vdeblur.errors import ModelError
 from vdeblur.events import Talk
 from vdeblur.fetch import http, sources
-from vdeblur.fetch.sources import RemoteFile, Source
+from vdeblur.fetch.sources import DownloadSource, RemoteFile
 from vdeblur.models.checkpoint import fit, read_checkpoint
 from vdeblur.models.registry import NAME, Entry, Weights, read_registry
 from vdeblur.networks import NETWORKS, PARTS
@@ -29,7 +29,7 @@ QUIET = Talk()
 UNREADABLE = "not readable by you"
 
 
-def entries() -> dict[str, Entry]:
+def known_models() -> dict[str, Entry]:
     """Read the models whose networks there are, by name."""
     return read_registry(NETWORKS)
 
@@ -39,16 +39,16 @@ def find_entry(name: str) -> Entry:
 
     Raises: ModelError where there is none of this name.
     """
-    return choose(name)[0]
+    return choose_weights(name)[0]
 
 
-def choose(name: str) -> tuple[Entry, Weights | None]:
+def choose_weights(name: str) -> tuple[Entry, Weights | None]:
     """Look up a model and its weights: NAME takes the default, NAME@WEIGHTS one of several; None if it has none.
 
     Raises: ModelError where there are none of these names.
     """
     plain, at, wanted = name.partition("@")
-    known = entries()
+    known = known_models()
     if plain not in known:
         runnable = sorted(name for name, entry in known.items() if entry.network)
         raise ModelError(f"unknown model {plain!r}", f"choose from {', '.join(runnable)}, or best")
@@ -90,7 +90,7 @@ def fitted(tensors: dict[str, Tensor], network: Network, entry: Entry, source: s
     if not faults:
         return state
     # Where names and shapes fit, the values are at fault, and no other network will do better.
-    others = () if _fits(tensors, entry) else entries().values()
+    others = () if _fits(tensors, entry) else known_models().values()
     for other in others:
         if other.network and other.name != entry.name and _fits(tensors, other):
             message = f"{source} holds the weights of {other.name}, not of {entry.name}"
@@ -125,7 +125,7 @@ def _fits(tensors: dict[str, Tensor], entry: Entry) -> bool:
 
 
 @dataclass(frozen=True)
-class Record:
+class WeightsRecord:
     """What is known of a cached file: the original's name, source, digests and size, and the converted file's SHA-256.
 
     imported: that the user gave it a name of its own.
@@ -143,15 +143,15 @@ def _place(entry: Entry, weights: Weights) -> Path:
     return files.cache_folder() / "models" / entry.name / f"{weights.name}.safetensors"
 
 
-def _read_record(path: Path) -> Record | None:
+def _read_record(path: Path) -> WeightsRecord | None:
     try:
-        record = Record(**json.loads(path.read_text("utf-8")))
+        record = WeightsRecord(**json.loads(path.read_text("utf-8")))
         return record if isinstance(record.digests.get("sha256"), str) else None
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
-def _write_record(path: Path, record: Record) -> None:
+def _write_record(path: Path, record: WeightsRecord) -> None:
     temporary = path.with_suffix(".json.part")
     temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", "utf-8")
     os.replace(temporary, path)
@@ -162,7 +162,7 @@ def is_cached(entry: Entry, weights: Weights) -> bool:
     return weights.in_package or _place(entry, weights).is_file()
 
 
-def check(entry: Entry, weights: Weights) -> str:
+def check_cached(entry: Entry, weights: Weights) -> str:
     """Read weights that are there and compare them: "whole", "damaged", "absent", or "not readable by you"."""
     if weights.in_package:
         return (
@@ -186,9 +186,9 @@ def check(entry: Entry, weights: Weights) -> str:
         return "damaged"
 
 
-def verdict(entry: Entry, weights: Weights) -> str:
+def verification_of(entry: Entry, weights: Weights) -> str:
     """Say what `check` found, and how much that tells."""
-    state = check(entry, weights)
+    state = check_cached(entry, weights)
     if state != "whole" or weights.imported:
         return f"{state}, imported by you" if state == "whole" else state
     return {
@@ -202,27 +202,27 @@ def _in_package(weights: Weights) -> Path:
     return Path(str(resources.files("vdeblur.models") / weights.remote.name))
 
 
-def obtain(entry: Entry, weights: Weights, talk: Talk = QUIET) -> Path:
+def obtain_weights(entry: Entry, weights: Weights, talk: Talk = QUIET) -> Path:
     """Give the safetensors file of weights, verified; fetch and convert it where it is not there.
 
     Raises: ModelError where it cannot be had, with what to do by hand.
     """
     full_name = f"{entry.name}@{weights.name}"
     if weights.in_package:
-        if check(entry, weights) != "whole":
+        if check_cached(entry, weights) != "whole":
             raise ModelError(
                 f"the weights of {entry.name} are damaged: their SHA-256 is wrong", "install vdeblur again"
             )
         return _in_package(weights)
     place = _place(entry, weights)
-    state = check(entry, weights)
+    state = check_cached(entry, weights)
     if state == "whole":  # before the lock, so that a cache which cannot be written to serves as well
         return place
     if state == UNREADABLE:
         message = f"{place} cannot be read: permission denied"
         raise ModelError(message, "have its owner allow it, or name another folder in VDEBLUR_CACHE")
     with files.locked(place.with_suffix(".lock"), talk):
-        state = check(entry, weights)
+        state = check_cached(entry, weights)
         if state == "whole":  # another process has just fetched it
             return place
         if weights.imported:
@@ -301,7 +301,7 @@ def _ask_for_unpinned(entry: Entry, weights: Weights, talk: Talk) -> None:
         raise ModelError(f"{full_name} was not downloaded", f"at once: {models_at_hand()}")
 
 
-def _announce(entry: Entry, weights: Weights, source: Source, talk: Talk) -> None:
+def _announce(entry: Entry, weights: Weights, source: DownloadSource, talk: Talk) -> None:
     talk.notify(
         "download",
         {
@@ -330,7 +330,7 @@ def models_at_hand() -> str:
     """Name the models that need no download."""
     names = [
         f"-m {entry.name}"
-        for entry in entries().values()
+        for entry in known_models().values()
         if entry.network and entry.default and is_cached(entry, entry.weights[entry.default])
     ]
     return " or ".join(names)
@@ -361,7 +361,7 @@ def _convert(
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         converted = sources.digests(temporary)["sha256"]
-        record = Record(path.name, source, digests, path.stat().st_size, converted, imported)
+        record = WeightsRecord(path.name, source, digests, path.stat().st_size, converted, imported)
         _write_record(place.with_suffix(".json"), record)
         # safetensors keeps its files from other users; the record was written by the user's umask.
         temporary.chmod(place.with_suffix(".json").stat().st_mode & 0o666)
@@ -401,7 +401,7 @@ def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[Entry, Weigh
         else:
             remote = _with_remembered(weights.remote, place)
             try:
-                found = sources.verify(path, dataclasses.replace(remote, name=path.name))
+                found = sources.verify_file(path, dataclasses.replace(remote, name=path.name))
             except http.DigestError as error:
                 forget = f"if you trust the new one: vdeblur models remove {entry.name}@{wanted} --forget"
                 hint = forget if remote.remembered else _other_name(entry, wanted, path)
@@ -419,7 +419,7 @@ def _other_name(entry: Entry, wanted: str, path: Path) -> str:
     for name, weights in entry.weights.items():
         if weights.remote.pins and name != wanted:
             with contextlib.suppress(http.DigestError):
-                sources.verify(path, weights.remote)
+                sources.verify_file(path, weights.remote)
                 return f"it is {entry.name}@{name}: use --as {entry.name}@{name}"
     return f"if it is a file of your own: --as {entry.name}@mine"
 
@@ -429,7 +429,7 @@ def path_of(name: str) -> Path:
 
     Raises: ModelError where they are not there.
     """
-    entry, weights = choose(name)
+    entry, weights = choose_weights(name)
     if weights is None:
         raise ModelError(f"{name} has no weights", entry.no_weights or "it needs none")
     if not is_cached(entry, weights):
@@ -445,7 +445,7 @@ def digest_of(entry: Entry, weights: Weights) -> str:
     return record.digests["sha256"] if record else ""
 
 
-def remove(name: str, forget: bool = False, talk: Talk = QUIET) -> list[str]:
+def remove_weights(name: str, forget: bool = False, talk: Talk = QUIET) -> list[str]:
     """Take weights out of the cache: those named, or a model's fetched ones; gives the names of what was there.
 
     What the user imported under a name of its own goes only by NAME@WEIGHTS.
@@ -454,7 +454,7 @@ def remove(name: str, forget: bool = False, talk: Talk = QUIET) -> list[str]:
 
     Raises: ModelError where weights are in the package.
     """
-    entry, chosen = choose(name)
+    entry, chosen = choose_weights(name)
     several = [chosen] if "@" in name and chosen is not None else list(entry.weights.values())
     removed = []
     for weights in several:

@@ -51,7 +51,9 @@ def strongest(chosen: torch.device, precision: str, height: int, width: int, fra
             rates[own] = multiply_adds_per_second(chosen, own)
         seconds = seconds_per_frame(entry, height, width, rates[own]) * (frames or UNKNOWN_FRAMES)
         if seconds <= REASONABLE_SECONDS:
-            reason = f"{published(entry):.2f} dB on GoPro as published, about {time_in_words(seconds)} for this file"
+            reason = (
+                f"{published_psnr(entry):.2f} dB on GoPro as published, about {time_in_words(seconds)} for this file"
+            )
             aside = f"; {passed_over[0]} (--yes)" if passed_over and not talk.is_offline else ""
             return Choice(entry.name, reason + aside)
     return Choice(
@@ -61,11 +63,11 @@ def strongest(chosen: torch.device, precision: str, height: int, width: int, fra
 
 def ranking() -> list[Entry]:
     """Give the models with a published PSNR on GoPro and a known cost, the strongest first."""
-    known = [entry for entry in cache.entries().values() if entry.gmacs and published(entry)]
-    return sorted(known, key=lambda entry: -(published(entry) or 0))
+    known = [entry for entry in cache.known_models().values() if entry.gmacs and published_psnr(entry)]
+    return sorted(known, key=lambda entry: -(published_psnr(entry) or 0))
 
 
-def published(entry: Entry) -> float | None:
+def published_psnr(entry: Entry) -> float | None:
     """Give the published PSNR on GoPro, in dB, of a model's default weights."""
     one = entry.weights.get(entry.default or "")
     return next((score.psnr for score in one.scores if score.data == "GoPro"), None) if one else None

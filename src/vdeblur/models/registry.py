@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vdeblur.errors import ModelError
-from vdeblur.fetch.sources import DIGESTS, RemoteFile, Source
+from vdeblur.fetch.sources import DIGESTS, DownloadSource, RemoteFile
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
 # What a source of each kind must tell, and what it may.
@@ -41,7 +41,7 @@ WEIGHTS_KEYS = {"file", "size", "megabytes", "sources", "trained_on", "blur", "s
 
 
 @dataclass(frozen=True)
-class Score:
+class PublishedScore:
     """A published result: the set, PSNR in dB, SSIM of a kind (2D, 3D, Koehler), and how it was measured.
 
     bench: the protocols of `vdeblur bench` that measure the same.
@@ -67,7 +67,7 @@ class Weights:
     megabytes: float | None = None
     trained_on: str = ""
     blur: str = ""
-    scores: tuple[Score, ...] = ()
+    scores: tuple[PublishedScore, ...] = ()
     imported: bool = False
 
     @property
@@ -110,7 +110,7 @@ class Entry:
     default: str | None = None
     weights: dict[str, Weights] = field(default_factory=dict)
     no_weights: str = ""
-    scores: tuple[Score, ...] = ()
+    scores: tuple[PublishedScore, ...] = ()
     start_of: str = ""
     part: str = ""
     prefix: str = ""
@@ -184,7 +184,7 @@ def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
         _check_keys(facts, needed, needed | allowed)
         if kind == "drive" and not facts.keys() & {"folder", "id"}:
             raise ValueError("a source of kind 'drive' needs folder or id")
-        sources.append(Source(kind, facts))
+        sources.append(DownloadSource(kind, facts))
     pins = {kind: str(table[kind]).lower() for kind in DIGESTS if kind in table}
     for kind, value in pins.items():
         if not re.fullmatch(f"[0-9a-f]{{{DIGESTS[kind]}}}", value):
@@ -199,9 +199,9 @@ def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
     )
 
 
-def _parse_scores(table: dict[str, Any]) -> tuple[Score, ...]:
+def _parse_scores(table: dict[str, Any]) -> tuple[PublishedScore, ...]:
     return tuple(
-        Score(
+        PublishedScore(
             data=score["data"],
             psnr=score["psnr"],
             ssim=score.get("ssim"),

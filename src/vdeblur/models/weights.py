@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vdeblur.errors import ModelError, UsageError
 from vdeblur.events import Talk
-from vdeblur.models.cache import QUIET, choose, fitted, models_at_hand, obtain, read_cached
+from vdeblur.models.cache import QUIET, choose_weights, fitted, models_at_hand, obtain_weights, read_cached
 from vdeblur.models.checkpoint import read_checkpoint
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
@@ -20,7 +20,7 @@ def load_model(name: str, checkpoint: Path | None = None, talk: Talk = QUIET) ->
 
     Raises: ModelError where the model is unknown, or its weights are missing, damaged, or made for another network.
     """
-    entry, weights = choose(name)
+    entry, weights = choose_weights(name)
     if not entry.network:
         raise ModelError(f"{entry.name} restores nothing: {entry.description}", f"use -m {entry.start_of}, or -m lite")
     if checkpoint is not None and "@" in name:
@@ -36,7 +36,7 @@ def load_model(name: str, checkpoint: Path | None = None, talk: Talk = QUIET) ->
     if checkpoint is not None:
         state = fitted(read_checkpoint(checkpoint), network, entry, str(checkpoint))
     elif weights is not None:
-        path = obtain(entry, weights, talk)
+        path = obtain_weights(entry, weights, talk)
         state = fitted(read_cached(path), network, entry, path.name)
     else:
         return network.eval()
@@ -49,10 +49,10 @@ def load_start(name: str, talk: Talk = QUIET) -> dict[str, Tensor]:
 
     Raises: ModelError where they cannot be had.
     """
-    entry, weights = choose(name)
+    entry, weights = choose_weights(name)
     if weights is None:
         raise ModelError(f"there are no weights of {name} to be had", entry.no_weights)
-    return read_cached(obtain(entry, weights, talk))
+    return read_cached(obtain_weights(entry, weights, talk))
 
 
 # The cache: models/NAME/WEIGHTS.safetensors, converted once, and WEIGHTS.json, which says what it was made of. The

@@ -11,7 +11,7 @@ from torch.backends.cpu import get_cpu_capability
 
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
-from vdeblur.frame import Layout, has_alpha, layout_of, planar_name
+from vdeblur.frame import PlaneLayout, has_alpha, layout_of, planar_name
 from vdeblur.output.external import external_formats
 from vdeblur.source.hdr import Hdr
 from vdeblur.source.info import SourceInfo
@@ -267,7 +267,7 @@ def _nearest(source: str, names: list[str], encoder: Encoder, warn: Warn) -> str
     return chosen
 
 
-def _distance(have: Layout, layout: Layout) -> tuple[int, ...]:
+def _distance(have: PlaneLayout, layout: PlaneLayout) -> tuple[int, ...]:
     """Tell how far a format is from the one at hand: less depth, chroma or alpha, another kind first; then more."""
     coarser = max(layout.log2_width - have.log2_width, 0) + max(layout.log2_height - have.log2_height, 0)
     size = layout.bits + 8 * (4 - layout.log2_width - layout.log2_height) + layout.alpha

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdeblur.frame import Frame, Layout, layout_of, plane_array
+from vdeblur.frame import Frame, PlaneLayout, layout_of, plane_array
 
 BT709, BT601 = (0.2126, 0.0722), (0.299, 0.114)
 # FFmpeg's number of the matrix (AVCOL_SPC_*): (Kr, Kb). YCgCo (8) and constant luminance (10) are close enough to
@@ -30,7 +30,7 @@ FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 class ColorSpace:
     """What numbers in the planes mean."""
 
-    layout: Layout
+    layout: PlaneLayout
     kr: float
     kb: float
     full_range: bool
@@ -108,7 +108,7 @@ def _added(plane: Tensor, change: Tensor, peak: int) -> Tensor:
     return (plane.float() + change).round_().clamp_(0, peak).to(plane.dtype)
 
 
-def _upsample(chroma: Tensor, layout: Layout, size: torch.Size) -> Tensor:
+def _upsample(chroma: Tensor, layout: PlaneLayout, size: torch.Size) -> Tensor:
     """Bring (2, h, w) to the luma grid, bilinearly: lines lie between, columns on the left of the luma samples."""
     height, width = size
     if layout.log2_height:
@@ -123,7 +123,7 @@ def _upsample(chroma: Tensor, layout: Layout, size: torch.Size) -> Tensor:
     return chroma[:, :height, :width]
 
 
-def _downsample(chroma: Tensor, layout: Layout) -> Tensor:
+def _downsample(chroma: Tensor, layout: PlaneLayout) -> Tensor:
     """Average (2, H, W) onto the chroma grid, sizes rounded up: lines by a box, columns by a triangle."""
     if layout.log2_height:
         scale = 1 << layout.log2_height

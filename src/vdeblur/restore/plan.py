@@ -133,7 +133,7 @@ def _windows(network: Network) -> Iterator[int | None]:
 def _cut(
     height: int, width: int, tile: tuple[int, int] | None, overlap: int, network: Network, at_once: int
 ) -> TilePlan:
-    return tiles.plan_tiles(
+    return tiles.cut_tiles(
         height,
         width,
         tile,

@@ -111,7 +111,7 @@ class TilePlan:
         return [(y, x) for y in self.tops for x in self.lefts]
 
 
-def plan_tiles(
+def cut_tiles(
     height: int,
     width: int,
     tile: tuple[int, int] | None,

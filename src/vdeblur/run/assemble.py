@@ -19,7 +19,7 @@ from vdeblur.output.muxer import Muxer
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.run.parts import EXACT, in_matroska
 from vdeblur.run.segments import WHOLE
-from vdeblur.run.store import Record, Store
+from vdeblur.run.store import SegmentRecord, Store
 from vdeblur.source import demux, pictures
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import VideoSource
@@ -91,7 +91,7 @@ def _join(
     _check(draft, store.output, records, base, shift)
 
 
-def decoding_times(records: list[Record]) -> tuple[list[int], int]:
+def decoding_times(records: list[SegmentRecord]) -> tuple[list[int], int]:
     """Give each packet's decoding time, and the usual distance of two frames, in units of the video's time base.
 
     A packet is decoded when the frame is shown that stands `delay` places before it, where `delay` is the largest
@@ -111,7 +111,7 @@ def decoding_times(records: list[Record]) -> tuple[list[int], int]:
     return first + shown[: len(shown) - len(first)], step
 
 
-def _packets(store: Store, records: list[Record], encoding: VideoEncoding) -> Iterator[av.Packet]:
+def _packets(store: Store, records: list[SegmentRecord], encoding: VideoEncoding) -> Iterator[av.Packet]:
     """Read the packets of all segments, with their presentation times.
 
     Raises: OutputError where one is not what was written.
@@ -130,7 +130,7 @@ def _packets(store: Store, records: list[Record], encoding: VideoEncoding) -> It
             )
 
 
-def _data(store: Store, record: Record, encoding: VideoEncoding) -> Iterator[av.Packet]:
+def _data(store: Store, record: SegmentRecord, encoding: VideoEncoding) -> Iterator[av.Packet]:
     if not record.frames:
         return
     path = store.data_of(record.index)
@@ -143,7 +143,7 @@ def _data(store: Store, record: Record, encoding: VideoEncoding) -> Iterator[av.
             yield av.Packet(file.read(size))
 
 
-def _check(draft: Path, output: Path, records: list[Record], base: Fraction, shift: int) -> None:
+def _check(draft: Path, output: Path, records: list[SegmentRecord], base: Fraction, shift: int) -> None:
     """See that all frames stand in the file, each at its time.
 
     Raises: VerificationError where they do not.

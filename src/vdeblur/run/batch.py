@@ -40,7 +40,7 @@ VIDEO_SUFFIXES = {
 
 
 @dataclass(frozen=True)
-class Job:
+class RunJob:
     """An input and its output; pictures: whether that is a folder of them whatever its name looks like."""
 
     source: Path
@@ -56,12 +56,12 @@ class Job:
 class Outcome:
     """What came of a job: a result or an error."""
 
-    job: Job
-    result: pipeline.Result | None = None
+    job: RunJob
+    result: pipeline.RunResult | None = None
     error: BaseException | None = None
 
 
-def plan_jobs(inputs: Iterable[str], output: str | None, suffix: str | None, settings: Settings) -> list[Job]:
+def plan_jobs(inputs: Iterable[str], output: str | None, suffix: str | None, settings: Settings) -> list[RunJob]:
     """Give every input its output.
 
     output: a file, or a folder for several inputs; None: beside the inputs, with the suffix added to their names.
@@ -76,13 +76,15 @@ def plan_jobs(inputs: Iterable[str], output: str | None, suffix: str | None, set
         assert suffix is not None
         if not suffix or "/" in suffix:
             raise UsageError(f"--suffix {suffix!r} is not something to add to a name", "use --suffix _sharp")
-        jobs = [Job(path, _written(path.with_name(f"{path.stem}{suffix}{path.suffix}"), settings)) for path in sources]
+        jobs = [
+            RunJob(path, _written(path.with_name(f"{path.stem}{suffix}{path.suffix}"), settings)) for path in sources
+        ]
     elif not several:
-        return [Job(sources[0], demux.PIPE if output == "-" else Path(output).absolute(), settings.pictures)]
+        return [RunJob(sources[0], demux.PIPE if output == "-" else Path(output).absolute(), settings.pictures)]
     else:
         folder = _folder(output)  # its slash does not ask for pictures, then
         names = [path.name if path.suffix or path.is_dir() else f"{path.name}.mkv" for path in sources]
-        jobs = [Job(path, _written(folder / name, settings)) for path, name in zip(sources, names, strict=True)]
+        jobs = [RunJob(path, _written(folder / name, settings)) for path, name in zip(sources, names, strict=True)]
     _check_names(jobs, settings)
     return jobs
 
@@ -144,7 +146,7 @@ def check_extras(settings: Settings) -> None:
         raise UsageError("--profile is of a whole run, not of samples", "leave out one of them")
 
 
-def comparison_of(job: Job, settings: Settings) -> Path:
+def comparison_of(job: RunJob, settings: Settings) -> Path:
     """Give the name of the comparison of a job's input and output, beside the output."""
     output, settings = job.output, job.settings(settings)
     if settings.compare == "html":
@@ -156,7 +158,7 @@ def comparison_of(job: Job, settings: Settings) -> Path:
     return output.with_name(f"{stem}_{settings.compare}{suffix}")
 
 
-def _check_names(jobs: list[Job], settings: Settings) -> None:
+def _check_names(jobs: list[RunJob], settings: Settings) -> None:
     """Refuse outputs of one name, and outputs that are inputs.
 
     Raises: UsageError.
@@ -172,7 +174,7 @@ def _check_names(jobs: list[Job], settings: Settings) -> None:
             outputs[output] = job.source
 
 
-def without_existing(jobs: list[Job], notify: pipeline.Notify = pipeline.ignore) -> list[Job]:
+def without_existing(jobs: list[RunJob], notify: pipeline.Notify = pipeline.ignore) -> list[RunJob]:
     """Leave out the jobs whose output is there."""
     for job in jobs:
         if job.output.exists():
@@ -181,7 +183,7 @@ def without_existing(jobs: list[Job], notify: pipeline.Notify = pipeline.ignore)
 
 
 def run_jobs(
-    jobs: list[Job],
+    jobs: list[RunJob],
     settings: Settings,
     at_once: int = 1,
     *,
@@ -197,17 +199,17 @@ def run_jobs(
     """
     if len(jobs) > 1:
         return _Batch(jobs, settings, at_once, notify, ask, stop).run()
-    return [Outcome(job, restore(job, settings, notify=notify, ask=ask, stop=stop)) for job in jobs]
+    return [Outcome(job, run_job(job, settings, notify=notify, ask=ask, stop=stop)) for job in jobs]
 
 
-def restore(
-    job: Job,
+def run_job(
+    job: RunJob,
     settings: Settings,
     *,
     notify: pipeline.Notify = pipeline.ignore,
     ask: Callable[[str], bool] | None = None,
     stop: Callable[[], ExitStatus | None] = never,
-) -> pipeline.Result:
+) -> pipeline.RunResult:
     """Restore one file, or with --sample samples of it, and with --compare show it beside its input, too.
 
     Raises: what pipeline.run, sample.run and compare raise. An output that is done stays, whatever comes of the
@@ -216,18 +218,18 @@ def restore(
     settings = job.settings(settings)
     check_extras(settings)
     if settings.sample:
-        return sample.run(job.source, job.output, settings, notify=notify, ask=ask, stop=stop)
+        return sample.run_sample(job.source, job.output, settings, notify=notify, ask=ask, stop=stop)
     if settings.compare:
         check_comparison(job, settings)
         notify = _once(notify)  # the input is read again, and says the same again
     try:
-        result = pipeline.run(job.source, job.output, settings, notify=notify, ask=ask, stop=stop)
+        result = pipeline.restore_file(job.source, job.output, settings, notify=notify, ask=ask, stop=stop)
     except DamageError:  # the output is there all the same
         if settings.compare:
-            write_comparison(job, settings, notify, stop)
+            compare_with_input(job, settings, notify, stop)
         raise
     if settings.compare:
-        write_comparison(job, settings, notify, stop)
+        compare_with_input(job, settings, notify, stop)
     return result
 
 
@@ -245,7 +247,7 @@ def _once(notify: pipeline.Notify) -> pipeline.Notify:
     return pass_on
 
 
-def check_comparison(job: Job, settings: Settings) -> None:
+def check_comparison(job: RunJob, settings: Settings) -> None:
     """Refuse a comparison that must not or cannot be written, before any work.
 
     Raises: UsageError for pipes, OutputError.
@@ -255,8 +257,8 @@ def check_comparison(job: Job, settings: Settings) -> None:
     files.check_output(comparison_of(job, settings), job.source, settings.encoding.overwrite)
 
 
-def write_comparison(
-    job: Job, settings: Settings, notify: pipeline.Notify, stop: Callable[[], ExitStatus | None]
+def compare_with_input(
+    job: RunJob, settings: Settings, notify: pipeline.Notify, stop: Callable[[], ExitStatus | None]
 ) -> None:
     """Show a job's input, or the part of it that was asked for, and its output in one file beside the output."""
     assert settings.compare is not None
@@ -290,7 +292,7 @@ class _Batch:
 
     def __init__(
         self,
-        jobs: list[Job],
+        jobs: list[RunJob],
         settings: Settings,
         at_once: int,
         notify: pipeline.Notify,
@@ -340,13 +342,13 @@ class _Batch:
         for future in wait(pending, return_when=FIRST_COMPLETED).done:
             outcomes[pending.pop(future)] = future.result()
 
-    def _one(self, job: Job) -> Outcome:
+    def _one(self, job: RunJob) -> Outcome:
         try:
-            return Outcome(job, restore(job, self.settings, notify=self.notify, ask=self.ask, stop=self.stop))
+            return Outcome(job, run_job(job, self.settings, notify=self.notify, ask=self.ask, stop=self.stop))
         except Exception as error:  # the other files are none the worse
             return self._failed(job, error)
 
-    def _failed(self, job: Job, error: Exception) -> Outcome:
+    def _failed(self, job: RunJob, error: Exception) -> Outcome:
         if not isinstance(error, InterruptedRunError):
             self.notify("error", {**error_facts(error), "input": str(job.source)})
         return Outcome(job, error=error)
@@ -366,7 +368,7 @@ def row_of(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def check(outcomes: list[Outcome]) -> None:
+def check_outcomes(outcomes: list[Outcome]) -> None:
     """Say how many failed.
 
     Raises: BatchError where one did, InterruptedRunError where a signal came.

@@ -45,7 +45,7 @@ FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "neon", "sve", "arm_b
 PACKAGES = ("torch", "av", "numpy", "safetensors", "huggingface_hub", "click", "rich")
 
 
-class State(enum.StrEnum):
+class CheckState(enum.StrEnum):
     """How a check came out."""
 
     OK = "ok"
@@ -60,7 +60,7 @@ class Check:
     group: str
     name: str
     found: str
-    state: State = State.OK
+    state: CheckState = CheckState.OK
     hint: str = ""
     status: ExitStatus = ExitStatus.DONE
 
@@ -86,14 +86,14 @@ def _versions() -> Iterator[Check]:
         try:
             yield Check("versions", package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            yield Check("versions", package, "runs, but is not installed as a package", State.WARNING)
+            yield Check("versions", package, "runs, but is not installed as a package", CheckState.WARNING)
     libraries = ", ".join(f"{name} {'.'.join(map(str, number))}" for name, number in av.library_versions.items())
     yield Check("versions", "FFmpeg", f"{av.ffmpeg_version_info}: {libraries}")
     try:
         yield Check("versions", "ffmpeg program", f"{imageio_ffmpeg.get_ffmpeg_version()}")
     except (RuntimeError, OSError) as error:
         hint = "pip install --force-reinstall imageio-ffmpeg"
-        yield Check("versions", "ffmpeg program", str(error).splitlines()[0], State.WARNING, hint)
+        yield Check("versions", "ffmpeg program", str(error).splitlines()[0], CheckState.WARNING, hint)
 
 
 def _devices() -> Iterator[Check]:
@@ -118,9 +118,11 @@ def _no_gpu() -> Check:
         return Check("devices", "gpu", "none; runs use the cpu")
     if torch.version.cuda is None:
         hint = "install PyTorch with CUDA: https://pytorch.org/get-started"
-        return Check("devices", "gpu", "there is an NVIDIA driver, but this PyTorch has no CUDA", State.WARNING, hint)
+        return Check(
+            "devices", "gpu", "there is an NVIDIA driver, but this PyTorch has no CUDA", CheckState.WARNING, hint
+        )
     hint = "see what nvidia-smi says; the driver may be too old for this CUDA, or CUDA_VISIBLE_DEVICES empty"
-    return Check("devices", "gpu", f"PyTorch's CUDA {torch.version.cuda} finds no device", State.WARNING, hint)
+    return Check("devices", "gpu", f"PyTorch's CUDA {torch.version.cuda} finds no device", CheckState.WARNING, hint)
 
 
 def _cuda_facts(there: torch.device) -> str:
@@ -143,19 +145,19 @@ def _compute(there: torch.device) -> str:
 def _codecs() -> Iterator[Check]:
     for needed, codecs in ((True, NEEDED), (False, WELCOME)):
         for name, pixel_format in codecs:
-            state = State.FAIL if needed else State.WARNING
+            state = CheckState.FAIL if needed else CheckState.WARNING
             hint = "reinstall PyAV: pip install --force-reinstall av" if needed else "choose another --codec"
             check = _guarded(
                 "codecs", f"{name}, {pixel_format}", lambda n=name, f=pixel_format: _encode(n, f), ExitStatus.OUTPUT  # type: ignore[misc]
             )  # fmt: skip
-            if check.state is State.FAIL:
+            if check.state is CheckState.FAIL:
                 status = ExitStatus.OUTPUT if needed else ExitStatus.DONE
                 check = Check(check.group, check.name, check.found, state, hint, status)
             yield check
     missing = [name for name in DECODERS if not _is_decoder(name)]
     if missing:
         hint = "reinstall PyAV: pip install --force-reinstall av"
-        yield Check("codecs", "decoders", f"not here: {', '.join(missing)}", State.WARNING, hint)
+        yield Check("codecs", "decoders", f"not here: {', '.join(missing)}", CheckState.WARNING, hint)
     else:
         yield Check("codecs", "decoders", ", ".join(DECODERS))
 
@@ -198,7 +200,7 @@ def _room() -> Iterator[Check]:
     free = memory.free_bytes(torch.device("cpu"))
     low = free < LITTLE_MEMORY
     hint = "close other programs, or give run a small --tile" if low else ""
-    yield Check("room", "memory", f"{free / 1e9:.1f} GB free", State.WARNING if low else State.OK, hint)
+    yield Check("room", "memory", f"{free / 1e9:.1f} GB free", CheckState.WARNING if low else CheckState.OK, hint)
     for name, folder in (("disk here", Path.cwd), ("disk for temporary files", _temporary)):
         yield _guarded("room", name, lambda folder=folder: _disk(folder()), ExitStatus.OUTPUT)  # type: ignore[misc]
 
@@ -227,8 +229,8 @@ def _caches() -> Iterator[Check]:
         if writable:
             yield Check("caches", name, found)
         else:
-            yield Check("caches", name, f"{found}; {there} is not writable", State.WARNING, hint)
-    yield _guarded("caches", "models", lambda: f"{len(cache.entries())} are known", ExitStatus.MODEL)
+            yield Check("caches", name, f"{found}; {there} is not writable", CheckState.WARNING, hint)
+    yield _guarded("caches", "models", lambda: f"{len(cache.known_models())} are known", ExitStatus.MODEL)
 
 
 def _hub_home() -> Path:
@@ -251,7 +253,7 @@ def _settings(configuration: list[Path]) -> Iterator[Check]:
     if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8":
         yield Check("settings", "terminal", terminal)
     else:
-        yield Check("settings", "terminal", terminal, State.WARNING, "set LANG to a UTF-8 locale, say C.UTF-8")
+        yield Check("settings", "terminal", terminal, CheckState.WARNING, "set LANG to a UTF-8 locale, say C.UTF-8")
 
 
 def _self_test() -> Iterator[Check]:
@@ -259,7 +261,7 @@ def _self_test() -> Iterator[Check]:
         folder = Path(name)
         source = folder / "in.mkv"
         made = _guarded("self test", "clip", lambda: _make_clip(source), ExitStatus.OUTPUT)
-        if made.state is State.FAIL:
+        if made.state is CheckState.FAIL:
             yield made
             return
         yield _guarded("self test", "identity", lambda: _identity(source, folder), ExitStatus.VERIFICATION)
@@ -292,7 +294,7 @@ def _planes(path: Path) -> numpy.ndarray:
 
 def _run(model: str, source: Path, folder: Path) -> numpy.ndarray:
     output = folder / f"{model}.mkv"
-    pipeline.run(source, output, Settings(model=model, offline=True, encoding=EncodeOptions(lossless=True)))
+    pipeline.restore_file(source, output, Settings(model=model, offline=True, encoding=EncodeOptions(lossless=True)))
     return _planes(output)
 
 
@@ -320,8 +322,8 @@ def _guarded(group: str, name: str, look: Callable[[], str], status: ExitStatus)
     try:
         return Check(group, name, look())
     except VdeblurError as error:
-        return Check(group, name, error.message, State.FAIL, error.hint, error.status)
+        return Check(group, name, error.message, CheckState.FAIL, error.hint, error.status)
     except Exception as error:
         lines = str(error).splitlines() or [""]
         hint = "reinstall vdeblur and what it needs: pip install --force-reinstall vdeblur"
-        return Check(group, name, f"{type(error).__name__}: {lines[0]}", State.FAIL, hint, status)
+        return Check(group, name, f"{type(error).__name__}: {lines[0]}", CheckState.FAIL, hint, status)

@@ -49,7 +49,7 @@ class SegmentMaker:
         self.share = self._share(settings)
         self.spool: parts.Spool | None = None
         self.items: Generator[Frame] | None = None
-        self.part: parts.Part | None = None
+        self.part: parts.SegmentPart | None = None
         self.finished: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
         self.tail: list[segments.Mark] = []  # of what was finished when this run began
         self.done = 0  # frames before the segment that is being made

@@ -22,7 +22,7 @@ from vdeblur.frame import Frame
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.run.segments import Segment
-from vdeblur.run.store import Record, Store
+from vdeblur.run.store import SegmentRecord, Store
 
 ALPHA_ENCODERS = ("libvpx", "libvpx-vp9")  # their alpha is beside the packet's bytes, and only Matroska holds it
 EXACT = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}  # how far times may be off; the clocks are ours
@@ -30,7 +30,7 @@ EXACT |= {".mkv": Fraction(1, 2000), ".webm": Fraction(1, 2000)}  # Matroska cou
 COPY_BYTES = 1 << 20
 
 
-class Part(Protocol):
+class SegmentPart(Protocol):
     """Something that takes a segment's restored frames, and notes what came of them."""
 
     def write(self, frame: Frame) -> None:
@@ -43,7 +43,7 @@ class Part(Protocol):
         """Remove what was written."""
 
 
-def new_part(store: Store, index: int, encoding: VideoEncoding | PictureEncoding, done: int) -> Part:
+def new_part(store: Store, index: int, encoding: VideoEncoding | PictureEncoding, done: int) -> SegmentPart:
     """Begin a segment's part. done: frames before it.
 
     Raises: OutputError where it cannot be written; so do the part's own functions.
@@ -104,7 +104,7 @@ class VideoPart:
                 )
             os.replace(self.draft, self.store.data_of(self.index))
             sync_folder(self.store.folder)
-            record = Record(
+            record = SegmentRecord(
                 segment.index, segment.own, segment.last, segment.before, segment.tail, self.packets, [], size, self.crc
             )
             record.damaged, record.warnings = damaged, warnings
@@ -197,7 +197,7 @@ class PicturePart:
                 with (self.store.pictures / name).open("rb") as file:
                     os.fsync(file.fileno())
             sync_folder(self.store.pictures)
-            record = Record(segment.index, segment.own, segment.last, segment.before, segment.tail)
+            record = SegmentRecord(segment.index, segment.own, segment.last, segment.before, segment.tail)
             record.names, record.bytes, record.damaged, record.warnings = self.names, self.bytes, damaged, warnings
             self.store.save(record)
         except OSError as error:

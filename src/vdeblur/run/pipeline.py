@@ -59,7 +59,7 @@ Notify = Callable[[str, dict[str, object]], None]
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """What came of one file.
 
     frames: in the output. seconds: that this run took. warnings: their codes.
@@ -75,7 +75,7 @@ def ignore(event: str, facts: dict[str, object]) -> None:
     """Take an event and do nothing with it."""
 
 
-def run(
+def restore_file(
     source_path: Path,
     output: Path,
     settings: Settings,
@@ -83,7 +83,7 @@ def run(
     notify: Notify = ignore,
     ask: Callable[[str], bool] | None = None,
     stop: Callable[[], ExitStatus | None] = never,
-) -> Result:
+) -> RunResult:
     """Restore one video file or folder of pictures.
 
     source_path, output: `-` is standard input and output. notify: takes the events probe, plan, progress, segment,
@@ -122,7 +122,7 @@ class FileRun:
             self.warnings.append((code, message))
             self.notify("warning", {"code": code, "message": message, "input": str(self.source_path)})
 
-    def run(self) -> Result:
+    def run(self) -> RunResult:
         """Do it all."""
         check_model(self.settings)
         if self.output == demux.PIPE and (self.settings.share is not None or self.settings.pictures):
@@ -148,7 +148,7 @@ class FileRun:
         if self.settings.profile and not self.settings.dry_run:
             self.notify("profile", {"input": str(self.source_path), **self.profile.facts()})
         self._judge(codes)
-        return Result(self.output, frames, seconds, codes)
+        return RunResult(self.output, frames, seconds, codes)
 
     def _judge(self, codes: tuple[str, ...]) -> None:
         """Turn warnings into an error, where that is asked for.
@@ -242,7 +242,7 @@ class FileRun:
 
     def _try_container(self, encoding: Encoding, source: Source) -> list[tracks.StreamPlan]:
         """Find out, and say, what becomes of the other streams, before any work."""
-        deinterlace.announce(source.info, self.settings.encoding.deinterlace, self.warn)
+        deinterlace.warn_of_interlacing(source.info, self.settings.encoding.deinterlace, self.warn)
         if isinstance(encoding, VideoEncoding):
             plans = encoding.try_container(source)
         else:

@@ -17,7 +17,7 @@ from vdeblur.errors import ExitStatus, InterruptedRunError, UsageError, VdeblurE
 from vdeblur.events import Talk, never
 from vdeblur.models import weights
 from vdeblur.run import pipeline, segments
-from vdeblur.run.batch import Job, Outcome, check_comparison, restore, row_of, write_comparison
+from vdeblur.run.batch import Outcome, RunJob, check_comparison, compare_with_input, row_of, run_job
 from vdeblur.settings import Settings
 from vdeblur.source import video
 
@@ -26,8 +26,8 @@ KNOCK_SECONDS = 5  # to wait for a cluster's answer
 SHARES_PER_WORKER = 3  # so that a slow machine holds nobody up for long
 
 
-def run_jobs(
-    jobs: list[Job],
+def run_jobs_on_ray(
+    jobs: list[RunJob],
     settings: Settings,
     workers: int | None = None,
     address: str | None = None,
@@ -58,7 +58,7 @@ def run_jobs(
             task.remote(job, job.settings(settings), share): (job, share) for job in jobs for share in shares[job]
         }
         notify("engine", {"engine": "ray", "workers": workers, "tasks": len(running)})
-        outcomes: dict[Job, Outcome] = {}
+        outcomes: dict[RunJob, Outcome] = {}
         left = {job: len(shares[job]) for job in jobs}
         while running:
             done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
@@ -128,7 +128,7 @@ def _resources(ray: Any, settings: Settings, workers: int | None) -> tuple[dict[
     return {"num_cpus": max(int(has.get("CPU", 1)) // count, 1)}, count
 
 
-def _shares(job: Job, settings: Settings, workers: int) -> list[tuple[int, int] | None]:
+def _shares(job: RunJob, settings: Settings, workers: int) -> list[tuple[int, int] | None]:
     """Share a file out, as far as its segments can be counted; [None]: it is one task."""
     if settings.cut.frames is not None or pipeline.writes_pictures(job.output, settings) or not settings.resume:
         return [None]
@@ -143,14 +143,14 @@ def _shares(job: Job, settings: Settings, workers: int) -> list[tuple[int, int] 
     return [(number, shares) for number in range(1, shares + 1)] if shares > 1 else [None]
 
 
-def _work(job: Job, settings: Settings, share: tuple[int, int] | None) -> pipeline.Result:
+def _work(job: RunJob, settings: Settings, share: tuple[int, int] | None) -> pipeline.RunResult:
     """Do one task, in a worker."""
-    return pipeline.run(job.source, job.output, dataclasses.replace(settings, share=share))
+    return pipeline.restore_file(job.source, job.output, dataclasses.replace(settings, share=share))
 
 
-def _result(ray: Any, reference: Any) -> pipeline.Result | Exception:
+def _result(ray: Any, reference: Any) -> pipeline.RunResult | Exception:
     try:
-        result: pipeline.Result = ray.get(reference)
+        result: pipeline.RunResult = ray.get(reference)
         return result
     except ray.exceptions.RayTaskError as error:
         cause: object = error.cause
@@ -160,9 +160,9 @@ def _result(ray: Any, reference: Any) -> pipeline.Result | Exception:
 
 
 def _finish(
-    job: Job,
+    job: RunJob,
     share: tuple[int, int] | None,
-    result: pipeline.Result | Exception,
+    result: pipeline.RunResult | Exception,
     settings: Settings,
     notify: pipeline.Notify,
     ask: Callable[[str], bool] | None,
@@ -172,13 +172,13 @@ def _finish(
     error: Exception
     try:
         if share is not None:
-            return Outcome(job, restore(job, settings, notify=notify, ask=ask, stop=stop))
-        if isinstance(result, pipeline.Result):
+            return Outcome(job, run_job(job, settings, notify=notify, ask=ask, stop=stop))
+        if isinstance(result, pipeline.RunResult):
             facts = {"input": str(job.source), "output": str(job.output), "frames": result.frames}
             speed = {"seconds": round(result.seconds, 3), "fps": round(result.frames / result.seconds, 3)}
             notify("file_done", {**facts, **speed, "warnings": list(result.warnings)})
             if settings.compare:
-                write_comparison(job, settings, notify, stop)
+                compare_with_input(job, settings, notify, stop)
             return Outcome(job, result)
         error = result
     except InterruptedRunError:

@@ -35,7 +35,7 @@ LONGEST_RUN = 250  # frames from key frame to key frame at most: the default of 
 UNTOLD = {"segment", "file_done"}
 
 
-def run(
+def run_sample(
     source_path: Path,
     output: Path,
     settings: Settings,
@@ -43,7 +43,7 @@ def run(
     notify: pipeline.Notify = pipeline.ignore,
     ask: Callable[[str], bool] | None = None,
     stop: Callable[[], ExitStatus | None] = never,
-) -> pipeline.Result:
+) -> pipeline.RunResult:
     """Restore samples of a video or folder of pictures, and show them beside the input, one after the other.
 
     The output is one video without sound, encoded as the restored one would be; it appears whole or not at all.
@@ -102,7 +102,7 @@ class _Sampling:
         self.warnings: dict[tuple[object, object], None] = {}
         self.done = self.expected = 0  # frames
 
-    def run(self) -> pipeline.Result:
+    def run(self) -> pipeline.RunResult:
         pipeline.check_model(self.settings)
         files.check_output(self.output, self.source_path, self.settings.encoding.overwrite)
         source = open_source(self.source_path, self.settings.cut, self._warn)
@@ -121,7 +121,7 @@ class _Sampling:
         total = info.frames_estimate if known else None
         self.notify("sample", {**told, **self._estimates(samples, total, length)})
         codes = tuple(str(code) for code, _ in self.warnings)
-        return pipeline.Result(self.output, frames, time.monotonic() - self.begun, codes)
+        return pipeline.RunResult(self.output, frames, time.monotonic() - self.begun, codes)
 
     def _warn(self, code: str, message: str) -> None:
         self._tell("warning", {"code": code, "message": message})
@@ -179,7 +179,9 @@ class _Sampling:
         clock = _Clock(self._tell, self.stop)
         told = replace(settings, cut=cut)
         try:
-            result = pipeline.run(self.source_path, path, told, notify=clock.notify, ask=self.ask, stop=clock.stop)
+            result = pipeline.restore_file(
+                self.source_path, path, told, notify=clock.notify, ask=self.ask, stop=clock.stop
+            )
         except DamageError as error:
             message = error.message.replace(str(path), f"a sample of {self.source_path}")
             raise DamageError(message, error.hint) from error

@@ -56,7 +56,7 @@ def fingerprint(settings: Settings, loaded: Loaded, source: Source) -> dict[str,
 
 
 @dataclass
-class Record:
+class SegmentRecord:
     """What is known of a finished segment.
 
     packets: of each encoded packet its size in bytes, time, duration (in units of the video's time base), and whether
@@ -93,7 +93,7 @@ class Store:
         self.output = output
         self.folder = folder_of(output)
         self.fingerprint: dict[str, Any] = json.loads(json.dumps(fingerprint))
-        self.records: dict[int, Record] = {}
+        self.records: dict[int, SegmentRecord] = {}
         self.plan: dict[str, Any] = {}
         self.reason = ""
         self.is_forgotten = self.is_shared = False
@@ -122,7 +122,7 @@ class Store:
             if record is not None and self._is_whole(record):
                 self.records[record.index] = record
 
-    def _is_whole(self, record: Record) -> bool:
+    def _is_whole(self, record: SegmentRecord) -> bool:
         try:
             if record.names:
                 return all((self.pictures / name).stat().st_size for name in record.names)
@@ -185,7 +185,7 @@ class Store:
                 f"another run is writing {self.output}", "wait for it, or choose another output"
             ) from error
 
-    def save(self, record: Record) -> None:
+    def save(self, record: SegmentRecord) -> None:
         """Note a finished segment; its data must be on the disk."""
         write_whole(self.folder / f"{record.index:06}.json", json.dumps(dataclasses.asdict(record)).encode())
         self.records[record.index] = record
@@ -196,9 +196,9 @@ class Store:
         (self.folder / f"{index:06}.json").unlink(missing_ok=True)
         self.data_of(index).unlink(missing_ok=True)
 
-    def chain(self) -> list[Record]:
+    def chain(self) -> list[SegmentRecord]:
         """Give the finished segments from the first one on, as far as they follow one another and vouch for it."""
-        whole: list[Record] = []
+        whole: list[SegmentRecord] = []
         tail: list[Mark] = []
         for index in sorted(self.records):
             record = self.records[index]
@@ -208,7 +208,7 @@ class Store:
             whole.append(record)
         return whole
 
-    def after(self, index: int) -> Record | None:
+    def after(self, index: int) -> SegmentRecord | None:
         """Give the next finished segment after one."""
         later = [other for other in self.records if other > index]
         return self.records[min(later)] if later else None
@@ -244,17 +244,17 @@ def earlier_plan(output: Path) -> dict[str, Any]:
         return {}
 
 
-def tail_of(chain: list[Record]) -> list[Mark]:
+def tail_of(chain: list[SegmentRecord]) -> list[Mark]:
     """Give the marks with which finished segments end."""
     return [mark for record in chain[-CHECKED:] for mark in record.tail][-CHECKED:]
 
 
-def _read_record(path: Path) -> Record | None:
+def _read_record(path: Path) -> SegmentRecord | None:
     try:
         facts = json.loads(path.read_text("utf-8"))
         for key in ("before", "tail", "packets", "warnings"):
             facts[key] = [tuple(item) for item in facts[key]]
-        return Record(**facts)
+        return SegmentRecord(**facts)
     except (OSError, ValueError, KeyError, TypeError):  # state.json, or one that was not written to its end
         return None
 

@@ -52,7 +52,7 @@ class Deinterlacer:
             yield Frame(picture, frame.pts, frame.time_base, frame.name)
 
 
-def announce(info: SourceInfo, mode: str, warn: Warn) -> None:
+def warn_of_interlacing(info: SourceInfo, mode: str, warn: Warn) -> None:
     """Say before the work what becomes of an interlaced video."""
     if info.interlaced and mode == "auto":
         warn("W_INTERLACED", f"{info.path} is interlaced; it is deinterlaced (--deinterlace off keeps it as it is)")

@@ -33,7 +33,7 @@ LOOK_WIDTH = 480  # pixels; motion is measured on pictures of about this width
 ROWS = 64  # of a frame that are converted at once; what comes in between stays in a processor's cache
 FAST = 0.95  # share of the positions that move less than what counts as the motion: what moves may be small
 
-Source = VideoSource | pictures.PictureSource
+FootageSource = VideoSource | pictures.PictureSource
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _inside(folder: Path, suffixes: set[str], *, deep: bool) -> list[Path]:
     return sorted(files) if deep else sorted(files, key=pictures.natural_key)
 
 
-def open_footage(footage: Footage, warn: events.Warn) -> Source:
+def open_footage(footage: Footage, warn: events.Warn) -> FootageSource:
     """Open a video or a folder of consecutive pictures.
 
     Raises: InputError where that cannot be.
@@ -136,7 +136,7 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be read: {error.strerror or error}", "check the file and its disk") from error
 
 
-def announce(footage: Footage, warn: events.Warn) -> None:
+def warn_of_footage(footage: Footage, warn: events.Warn) -> None:
     """Say before the work what a video has that the pairs made of it will not: HDR's light, uneven times.
 
     Raises: InputError where it cannot be read.
@@ -153,19 +153,19 @@ def announce(footage: Footage, warn: events.Warn) -> None:
         warn("W_VFR", f"{footage.path} has a variable frame rate: {meaning} (use footage of a constant rate)")
 
 
-def upright_size(source: Source) -> tuple[int, int]:
+def upright_size(source: FootageSource) -> tuple[int, int]:
     """Give width and height as players show it."""
     info = source.info
     return (info.height, info.width) if info.rotation % 180 else (info.width, info.height)
 
 
-def pictures_of(source: Source) -> Iterator[Tensor]:
+def pictures_of(source: FootageSource) -> Iterator[Tensor]:
     """Give every frame in turn, progressive and upright: uint8 (3, H, W) RGB."""
     for frame in deinterlace.deinterlaced(source.frames(), "auto"):
         yield _upright(frame, source)
 
 
-def _upright(frame: Frame, source: Source) -> Tensor:
+def _upright(frame: Frame, source: FootageSource) -> Tensor:
     if source.pictures:  # a JPEG's chroma lies otherwise than a video's
         rgb = of_frame(frame.picture)
     else:

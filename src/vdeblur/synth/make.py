@@ -32,12 +32,12 @@ from vdeblur.synth.clips import is_held_out
 from vdeblur.synth.sequences import (
     DRAFTS,
     RECORD,
-    Entry,
-    Job,
+    ManifestEntry,
     Notify,
     Options,
     Piece,
     Stop,
+    SynthJob,
     look_at_motion,
     random_name,
 )
@@ -53,12 +53,12 @@ EARLIER = ".earlier"  # where what is being replaced waits
 # Planning -------------------------------------------------------------------------------------------------------
 
 
-def plan(sources: list[Path], options: Options) -> list[Entry]:
+def plan(sources: list[Path], options: Options) -> list[ManifestEntry]:
     """Find the footage, and which split each belongs to.
 
     Raises: InputError where it cannot be read, UsageError where it does not suit the way.
     """
-    check(options)
+    check_options(options)
     still_life = options.way in ("camera", "random")
     found = footage.find_stills(sources) if still_life else footage.find_sequences(sources)
     if options.way == "camera" and (videos := [one for one in found if one.kind == "video"]):
@@ -77,7 +77,7 @@ def plan(sources: list[Path], options: Options) -> list[Entry]:
         taken.add(stem.casefold())
         # Videos of the way random train only: photographs are enough to validate on.
         for_test = is_held_out(one.name, options.test_share) and not (still_life and one.kind == "video")
-        entries.append(Entry(one, one.digest(), SPLITS[for_test], stem))
+        entries.append(ManifestEntry(one, one.digest(), SPLITS[for_test], stem))
     return entries
 
 
@@ -85,7 +85,7 @@ def _say_nothing(code: str, message: str) -> None:
     """Take a warning that comes again when the source is read."""
 
 
-def check(options: Options) -> None:
+def check_options(options: Options) -> None:
     """Refuse options that do not go together.
 
     Raises: UsageError.
@@ -101,7 +101,7 @@ def check(options: Options) -> None:
         raise UsageError("--size and --scale exclude each other", "give one of them")
 
 
-def pieces(entries: list[Entry], options: Options) -> list[Piece]:
+def pieces(entries: list[ManifestEntry], options: Options) -> list[Piece]:
     """Divide the work."""
     splits = [options.split] if options.split else list(SPLITS)
     if options.way != "random":
@@ -124,7 +124,7 @@ def random_clips(options: Options, split: str) -> int:
 # Running --------------------------------------------------------------------------------------------------------
 
 
-def run(
+def make_pairs(
     sources: list[Path],
     out: Path,
     options: Options,
@@ -156,10 +156,10 @@ def run(
     notify("synth_plan", facts | {split: sum(e.split == split for e in entries) for split in SPLITS})
     if not work or all(piece.split == "test" for piece in work if options.split is None):
         _warn_of_empty(notify, options)
-    job = Job(options, out, entries, notify, stop)
+    job = SynthJob(options, out, entries, notify, stop)
     for entry in entries:
         if entry.footage.kind == "video" and options.split in (None, entry.split):
-            footage.announce(entry.footage, job.warn)
+            footage.warn_of_footage(entry.footage, job.warn)
     if dry_run:
         for entry in entries if options.way in ("gopro", "dvd") else ():
             look_at_motion(job, entry)
@@ -171,7 +171,7 @@ def run(
         earlier = _earlier(out, head, overwrite=overwrite, resume=resume)
         replaces = not earlier and (out / MANIFEST).exists()
         with _replaced(out) if replaces else contextlib.nullcontext():
-            state = State(out, head, earlier)
+            state = SynthState(out, head, earlier)
             workers.do_all(job, [piece for piece in work if not state.is_done(piece)], jobs, state.note)
             manifest = state.finish(entries)
             if not manifest["sequences"]:
@@ -314,7 +314,7 @@ def _difference(theirs: dict[str, Any], head: dict[str, Any]) -> str:
     return "of other sources" if theirs != head else "already, and is not to be gone on with"
 
 
-class State:
+class SynthState:
     """What is finished; kept in the manifest."""
 
     def __init__(self, out: Path, head: dict[str, Any], earlier: dict[str, Any]) -> None:
@@ -335,7 +335,7 @@ class State:
             self.sources[piece.source] = self.head["sources"][piece.source] | facts
             self._write([], complete=False)
 
-    def finish(self, entries: list[Entry]) -> dict[str, Any]:
+    def finish(self, entries: list[ManifestEntry]) -> dict[str, Any]:
         """Write the manifest with every sequence in it, and give it."""
         records = [path.read_text("utf-8") for split in SPLITS for path in self.out.glob(f"{split}/*/{RECORD}")]
         order = {entry.footage.name: number for number, entry in reversed(list(enumerate(entries)))}

@@ -68,7 +68,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """A source in the plan. stem: what its sequences are called, before their number."""
 
     footage: Footage
@@ -92,12 +92,12 @@ class Piece:
 
 
 @dataclass
-class Job:
+class SynthJob:
     """Everything that a worker needs to know, and whom it talks to."""
 
     options: Options
     out: Path
-    entries: list[Entry]
+    entries: list[ManifestEntry]
     notify: Notify
     stop: Stop
     loaded: dict[str, Any] = field(default_factory=dict)  # photographs and takes of a split
@@ -115,7 +115,7 @@ class Job:
             raise error
 
 
-def do_piece(job: Job, piece: Piece) -> dict[str, Any]:
+def do_piece(job: SynthJob, piece: Piece) -> dict[str, Any]:
     """Make the sequences of a piece of work that are not there; gives what is to be noted of its source."""
     torch.set_num_threads(1)  # pieces are made side by side, and sums in threads may differ
     if job.options.way == "random":
@@ -128,7 +128,7 @@ def do_piece(job: Job, piece: Piece) -> dict[str, Any]:
 class SequenceFiles:
     """A sequence in the making; with `finish` it appears whole. Where it is there already, nothing is written."""
 
-    def __init__(self, job: Job, split: str, name: str, kinds: tuple[str, ...]) -> None:
+    def __init__(self, job: SynthJob, split: str, name: str, kinds: tuple[str, ...]) -> None:
         self.job, self.name, self.split = job, name, split
         self.target = job.out / split / name
         self.there = self.target.is_dir()
@@ -162,10 +162,10 @@ class SequenceFiles:
         shutil.rmtree(self.draft, ignore_errors=True)
 
 
-class Clip:
+class SharpClip:
     """A sequence that is made by averaging: what was drawn for it, and the frames that it has got."""
 
-    def __init__(self, job: Job, entry: Entry, number: int, first: int) -> None:
+    def __init__(self, job: SynthJob, entry: ManifestEntry, number: int, first: int) -> None:
         options = job.options
         self.kinds = BLURS[options.blur]
         self.first, self.last, self.count = first, first, 0
@@ -219,19 +219,19 @@ def sensors(kinds: tuple[str, ...], options: Options, crf: int | None, seed: int
     return {kind: exposure.Sensor(options.noise, crf, (seed, place)) for place, kind in enumerate(kinds)}
 
 
-def _record(options: Options, entry: Entry, seed: int, crf: int | None) -> dict[str, Any]:
+def _record(options: Options, entry: ManifestEntry, seed: int, crf: int | None) -> dict[str, Any]:
     facts = {"source": entry.footage.name, "source_sha256": entry.sha256, "way": options.way, "seed": seed}
     gamma = GAMMA if options.blur != "blur" else None
     return {**facts, "blur": BLURS[options.blur], "gamma": gamma, "noise": options.noise, "crf": crf}
 
 
-def _make_averaged(job: Job, entry: Entry) -> dict[str, Any]:
+def _make_averaged(job: SynthJob, entry: ManifestEntry) -> dict[str, Any]:
     """Average the frames of a source, in sequences that follow each other and never reach over a cut."""
     motion = look_at_motion(job, entry)
     source = footage.open_footage(entry.footage, job.warn)
     fit = _fitting(footage.upright_size(source), job.options, entry.footage.path)
     cuts = SceneDetector()
-    clip: Clip | None = None
+    clip: SharpClip | None = None
     made: list[str] = []
     longest = 0
     number = -1
@@ -249,7 +249,7 @@ def _make_averaged(job: Job, entry: Entry) -> dict[str, Any]:
             if clip is None:
                 if len(made) >= most:
                     break
-                clip = Clip(job, entry, len(made), number)
+                clip = SharpClip(job, entry, len(made), number)
             full = clip.add(number, small)
             longest = max(longest, clip.count)
             if full:
@@ -267,7 +267,7 @@ def _make_averaged(job: Job, entry: Entry) -> dict[str, Any]:
     return {"motion_pixels": motion, "made": made}
 
 
-def _warn_of_short(job: Job, entry: Entry, read: int, longest: int, *, kept: bool) -> None:
+def _warn_of_short(job: SynthJob, entry: ManifestEntry, read: int, longest: int, *, kept: bool) -> None:
     """Name a source that gives nothing, or no sequence as long as it should be."""
     options = job.options
     if longest:
@@ -284,7 +284,7 @@ def _counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _end_short(clip: Clip, *, lone: bool) -> list[str]:
+def _end_short(clip: SharpClip, *, lone: bool) -> list[str]:
     """Keep a sequence that has not become as long as it should, if it is worth it."""
     if clip.count >= LEAST_FRAMES or (lone and clip.count):
         return [clip.finish()]
@@ -295,7 +295,7 @@ def _end_short(clip: Clip, *, lone: bool) -> list[str]:
 class Pace:
     """Tells of progress in a source."""
 
-    def __init__(self, job: Job, name: str, total: int | None) -> None:
+    def __init__(self, job: SynthJob, name: str, total: int | None) -> None:
         self.job, self.name, self.total = job, name, total
         self.begun = self.told = time.monotonic()
 
@@ -311,7 +311,7 @@ class Pace:
         self.job.notify("progress", {**facts, "fps": round(fps, 2), "eta_seconds": left})
 
 
-def look_at_motion(job: Job, entry: Entry) -> float:
+def look_at_motion(job: SynthJob, entry: ManifestEntry) -> float:
     """Measure a source's motion in the pixels of what is made, and warn where it shows as steps."""
     options = job.options
     source = footage.open_footage(entry.footage, job.warn)
@@ -353,7 +353,7 @@ def _fitting(size: tuple[int, int], options: Options, path: Path) -> Callable[[T
     return fit
 
 
-def _make_camera(job: Job, entry: Entry) -> dict[str, Any]:
+def _make_camera(job: SynthJob, entry: ManifestEntry) -> dict[str, Any]:
     """Move a camera over a photograph, once for each sequence."""
     options = job.options
     side = options.size[0] if options.size else ClipShape().side
@@ -392,7 +392,7 @@ def random_name(number: int) -> str:
     return f"clip_{number:05}"
 
 
-def _make_random(job: Job, piece: Piece) -> dict[str, Any]:
+def _make_random(job: SynthJob, piece: Piece) -> dict[str, Any]:
     """Make clips of the mixture."""
     options = job.options
     shape = ClipShape(options.frames, options.size[0] if options.size else ClipShape().side)
@@ -415,7 +415,7 @@ def _make_random(job: Job, piece: Piece) -> dict[str, Any]:
     return {}
 
 
-def _load(job: Job, split: str, shape: ClipShape) -> tuple[footage.Stills, list[footage.Take]]:
+def _load(job: SynthJob, split: str, shape: ClipShape) -> tuple[footage.Stills, list[footage.Take]]:
     own = [entry.footage for entry in job.entries if entry.split == split]
     stills = footage.Stills([one for one in own if one.kind == "still"], LEAST_SIDE * shape.side)
     takes = []

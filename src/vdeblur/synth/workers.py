@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, VdeblurError
-from vdeblur.synth.sequences import Job, Piece, do_piece
+from vdeblur.synth.sequences import Piece, SynthJob, do_piece
 
 LOOK_SECONDS = 0.1  # between looks for events and signals
 
 Note = Callable[[Piece, dict[str, Any]], None]
 
 
-def do_all(job: Job, work: list[Piece], jobs: int, note: Note) -> None:
+def do_all(job: SynthJob, work: list[Piece], jobs: int, note: Note) -> None:
     """Do all pieces, so many at once; note: takes what came of each.
 
     Raises: what went wrong first; DeviceError where a process was ended from outside.
@@ -45,7 +45,7 @@ def do_all(job: Job, work: list[Piece], jobs: int, note: Note) -> None:
         raise DeviceError("a worker's process was ended from outside", hint) from error
 
 
-def _collect(job: Job, pending: dict[Future, Piece], events: Any, note: Note) -> None:
+def _collect(job: SynthJob, pending: dict[Future, Piece], events: Any, note: Note) -> None:
     left = set(pending)
     while left:
         done, left = wait(left, LOOK_SECONDS, FIRST_COMPLETED)
@@ -58,7 +58,7 @@ def _collect(job: Job, pending: dict[Future, Piece], events: Any, note: Note) ->
         job.check_stop()
 
 
-def _pass_on(job: Job, events: Any) -> None:
+def _pass_on(job: SynthJob, events: Any) -> None:
     try:
         while True:
             job.notify(*events.get_nowait())
@@ -80,10 +80,10 @@ class Failure:
         return self.kind(self.message, self.hint)
 
 
-_own: list[Job] = []
+_own: list[SynthJob] = []
 
 
-def _begin(job: Job, events: Any, over: Any) -> None:
+def _begin(job: SynthJob, events: Any, over: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one tells the others
 
     def stop() -> ExitStatus | None:

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from vdeblur.datasets import known as datasets_known
 from vdeblur.datasets import layouts, pictures
-from vdeblur.datasets.layouts import DataSet, Pair, Sequence
+from vdeblur.datasets.layouts import DataSet, FramePair, Sequence
 from vdeblur.errors import DeviceError, InputError, OutputError, UsageError, VdeblurError
 from vdeblur.events import Talk, Warn
 from vdeblur.files import wait_for_lock
@@ -90,7 +90,7 @@ class Plan:
         return self.frames if self.ends == "inside" else 1
 
 
-class Source:
+class ClipSource:
     """Sequences that are long and large enough, read from their files.
 
     sizes: height and width of each sequence's frames. lengths: how many frames are used of each.
@@ -112,7 +112,7 @@ class Source:
         return numpy.stack([[crops[index][kind] for index in frames] for kind in range(2)])
 
 
-def _paths(pair: Pair) -> tuple[Path, Path]:
+def _paths(pair: FramePair) -> tuple[Path, Path]:
     return pair.blurry, pair.sharp
 
 
@@ -128,9 +128,9 @@ def _read(path: Path, size: Size) -> numpy.ndarray:
     return picture
 
 
-def open_source(
+def open_clips(
     sequences: Several[Sequence], plan: Plan, *, cache: Path | None = None, talk: Talk, warn: Warn
-) -> Source:
+) -> ClipSource:
     """Give what a training reads; sequences that are too short or too small for the plan are left out with a warning.
 
     cache: a folder for memory maps, see MemoryMaps.
@@ -154,10 +154,10 @@ def open_source(
         raise InputError(f"no sequence is long and large enough: {_told(left_out)}", "train on others")
     if left_out:
         warn("W_DATASET", f"left out of the training: {_told(left_out)}")
-    return MemoryMaps(kept, sizes, plan.limit, cache, talk) if cache else Source(kept, sizes, plan.limit)
+    return MemoryMaps(kept, sizes, plan.limit, cache, talk) if cache else ClipSource(kept, sizes, plan.limit)
 
 
-class MemoryMaps(Source):
+class MemoryMaps(ClipSource):
     """Sequences of which each lies decoded in one file, mapped into memory, so that a crop reads its own pages alone.
 
     A file is a .npy, uint8 (2, T, 3, H, W): blurry, then sharp. Its name holds a digest of the names, sizes and times
@@ -297,7 +297,7 @@ def _told(names: Several[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """Which frames a sample has, the margins' among them, and what all else in it is drawn from."""
 
     sequence: int
@@ -322,7 +322,7 @@ class Sampler:
     def __len__(self) -> int:
         return len(self.runs)
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> TrainingSample:
         epoch, place = divmod(number, len(self))
         if self._order[0] != epoch:
             self._order = epoch, self._rng(ORDERS, epoch).permutation(len(self))
@@ -332,7 +332,7 @@ class Sampler:
         if plan.sampling == "clips" or first > highest:
             first = int(rng.integers(lowest, highest + 1))
         wanted = numpy.arange(first - plan.margin, first + plan.frames + plan.margin).clip(0, length - 1)
-        return Sample(sequence, tuple(wanted.tolist()), rng)
+        return TrainingSample(sequence, tuple(wanted.tolist()), rng)
 
     def _firsts(self, length: int) -> numpy.ndarray:
         lowest, highest = self._range(length)
@@ -355,7 +355,7 @@ class Sampler:
 class Clips:
     """Samples by their numbers, as an objective's step needs them."""
 
-    source: Source
+    source: ClipSource
     sampler: Sampler
     augmentation: Augmentation
     prepare: Prepare
@@ -372,13 +372,13 @@ class Clips:
         return self.augmentation.clip(found, sample.rng), sample.rng
 
 
-def training_clips(source: Source, plan: Plan, prepare: Prepare, seed: int) -> Clips:
+def training_clips(source: ClipSource, plan: Plan, prepare: Prepare, seed: int) -> Clips:
     """Join what a recipe says of its samples."""
     return Clips(source, Sampler(source.lengths, plan, seed), plan.augmentation, prepare)
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerShare:
     """The samples of a process.
 
     batch: samples in a batch of all processes together. ranks, rank: processes, and which of them this is. parts: how
@@ -418,7 +418,7 @@ class Loader:
     had to wait for them so far.
     """
 
-    def __init__(self, clips: Clips, share: Share, *, workers: int = 0, pin: bool = False) -> None:
+    def __init__(self, clips: Clips, share: WorkerShare, *, workers: int = 0, pin: bool = False) -> None:
         self.clips, self.share, self.workers, self.pin = clips, share, workers, pin
         self.waited_seconds = self.made_seconds = 0.0
         self.made = 0

@@ -20,7 +20,7 @@ PATIENCE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """A process among those that train together: its number, how many there are, and what it computes on.
 
     restarts: how often torchrun has started them anew. run: torchrun's name for the whole run, if it has one.
@@ -71,7 +71,7 @@ class Group:
 
 
 @contextlib.contextmanager
-def joined(device_name: str) -> Iterator[Group]:
+def joined(device_name: str) -> Iterator[ProcessGroup]:
     """Join the processes that torchrun has started, if it has: NCCL between GPUs, gloo else.
 
     device_name: as for run. "auto" and "cuda" give each process of a machine a GPU of its own.
@@ -82,7 +82,7 @@ def joined(device_name: str) -> Iterator[Group]:
         chosen = device.choose_device(device_name)
         if chosen.type == "cuda" and chosen.index is not None:
             torch.cuda.set_device(chosen)  # or what pins memory would use the first one
-        yield Group(0, 1, chosen)
+        yield ProcessGroup(0, 1, chosen)
         return
     chosen = _own_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -93,7 +93,7 @@ def joined(device_name: str) -> Iterator[Group]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         run = os.environ.get("TORCHELASTIC_RUN_ID", "none").replace("none", "")
-        yield Group(dist.get_rank(), dist.get_world_size(), chosen, restarts, run)
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), chosen, restarts, run)
     finally:
         dist.destroy_process_group()
 

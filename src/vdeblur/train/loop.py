@@ -50,7 +50,7 @@ from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, memory
 from vdeblur.train import data, optimisers, start
-from vdeblur.train.distributed import Group, is_parted, joined
+from vdeblur.train.distributed import ProcessGroup, is_parted, joined
 from vdeblur.train.log import Log, Progress, write_whole
 from vdeblur.train.objectives import OBJECTIVES
 from vdeblur.train.objectives.base import Batch, Objective
@@ -65,7 +65,7 @@ SLOW_DATA = 0.25  # of the time; more than that spent waiting for data is worth 
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """What `vdeblur train` is told beside the recipe.
 
     dataset: a set's name, or a folder; copy: where a copy of a named set is. validation: a folder of its own for that.
@@ -94,7 +94,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainingResult:
     """Where a training ended: updates made, and the best validation's score and update."""
 
     update: int
@@ -103,12 +103,12 @@ class Result:
 
 
 def train(
-    task: Task,
+    task: TrainingTask,
     *,
     notify: Notify = lambda event, facts: None,
     ask: Callable[[str], bool] | None = None,
     stop: Callable[[], ExitStatus | None] = lambda: None,
-) -> Result:
+) -> TrainingResult:
     """Train a network by a recipe; under torchrun in all its processes together.
 
     Raises: VdeblurError of the kind that fits: data, weights, device, output; where losses are not numbers any more;
@@ -127,14 +127,16 @@ def train(
 class Trainer:
     """One training: what is trained, by what, on what, and how far it is."""
 
-    def __init__(self, task: Task, group: Group, notify: Notify, talk: Talk) -> None:
+    def __init__(self, task: TrainingTask, group: ProcessGroup, notify: Notify, talk: Talk) -> None:
         self.task, self.group, self.notify = task, group, notify
         self.recipe, self.numbers = task.recipe, task.recipe["training"]
         self.rate, self.schedule = task.recipe["optimiser"]["rate"], task.recipe["schedule"]
         self.stop_at = min(task.stop_at or self.numbers["iterations"], self.numbers["iterations"])
         state = self._open_folder()
         self.training, self.held_out = self._open_sets(talk)
-        self.share = data.Share(self.numbers["batch"], group.rank, group.size, int(self.numbers.get("accumulate", 1)))
+        self.share = data.WorkerShare(
+            self.numbers["batch"], group.rank, group.size, int(self.numbers.get("accumulate", 1))
+        )
         self.objective = self._build(state is None, talk)
         self.optimisers = self._build_optimisers()
         self.plateau = optimisers.Plateau(self.schedule)
@@ -284,23 +286,23 @@ class Trainer:
         assert sets is not None
         return sets
 
-    def _source(self, plan: data.Plan, talk: Talk) -> data.Source:
+    def _source(self, plan: data.Plan, talk: Talk) -> data.ClipSource:
         """Give what training reads; the leading process first, which may have to write memory maps."""
-        source: data.Source | None = None
+        source: data.ClipSource | None = None
         for leads in (True, False):
             if self.group.leads == leads:
                 sequences, warn = self.training.sequences, _warner(talk)
-                source = data.open_source(sequences, plan, cache=self.task.cache, talk=talk, warn=warn)
+                source = data.open_clips(sequences, plan, cache=self.task.cache, talk=talk, warn=warn)
             self.group.agree(None)
         assert source is not None
         self.notify("training", self._facts(source))
         return source
 
     def _clips_to_validate_on(self, plan: data.Plan, talk: Talk) -> data.Clips:
-        source = data.open_source(self.held_out.sequences, plan, talk=talk, warn=_warner(talk))
+        source = data.open_clips(self.held_out.sequences, plan, talk=talk, warn=_warner(talk))
         return data.training_clips(source, plan, self.objective.prepare, 0)
 
-    def _facts(self, source: data.Source) -> dict[str, object]:
+    def _facts(self, source: data.ClipSource) -> dict[str, object]:
         return {
             "model": self.recipe.model,
             "stage": self.recipe.stage,
@@ -318,7 +320,7 @@ class Trainer:
 
     # How it goes
 
-    def run(self, stop: Callable[[], ExitStatus | None]) -> Result:
+    def run(self, stop: Callable[[], ExitStatus | None]) -> TrainingResult:
         """Train to the end, or until `stop` gives a status."""
         progress = Progress(self.seconds)
         try:
@@ -348,7 +350,7 @@ class Trainer:
             self.log.close()
         facts = {"update": self.update, "best": self.best, "best_update": self.best_update, "out": str(self.task.out)}
         self.notify("trained", {**facts, "model": self.recipe.model, "measure": self._measure})
-        return Result(self.update, self.best, self.best_update)
+        return TrainingResult(self.update, self.best, self.best_update)
 
     def _check_stop(self, stop: Callable[[], ExitStatus | None]) -> None:
         """Keep everything and end, in all processes together, where a signal has come."""
@@ -617,7 +619,7 @@ def _prefixes(objective: Objective, frozen: tuple[str, ...]) -> dict[str, float]
     return dict.fromkeys(frozen, 0.0)
 
 
-def _find_sets(task: Task, blur: str, talk: Talk) -> tuple[DataSet, DataSet]:
+def _find_sets(task: TrainingTask, blur: str, talk: Talk) -> tuple[DataSet, DataSet]:
     """Find what to train on, and what to validate on: --validation, or else what open_sets takes for that."""
     warn = _warner(talk)
     if task.validation is None:

@@ -47,7 +47,7 @@ SCHEDULES_MAY = {"restarts": ("weights",), "plateau": ("factor",)}
 
 
 @dataclass(frozen=True)
-class Group:
+class ParameterGroup:
     """Parameters that share a rate. start: the update that first changes them."""
 
     parameters: list[nn.Parameter]
@@ -62,7 +62,9 @@ class Optimiser:
     in the state.
     """
 
-    def __init__(self, name: str, parts: list[tuple[torch.optim.Optimizer, list[Group]]], clip: float | None) -> None:
+    def __init__(
+        self, name: str, parts: list[tuple[torch.optim.Optimizer, list[ParameterGroup]]], clip: float | None
+    ) -> None:
         self.name = name
         self.parts = parts
         self.clip = clip
@@ -135,7 +137,7 @@ class MatrixOptimiser(Optimiser):
     def __init__(
         self,
         name: str,
-        parts: list[tuple[torch.optim.Optimizer, list[Group]]],
+        parts: list[tuple[torch.optim.Optimizer, list[ParameterGroup]]],
         clip: float | None,
         kernels: list[nn.Parameter],
     ) -> None:
@@ -182,7 +184,7 @@ def build(objective: Objective, name: str, table: Mapping[str, Any]) -> Optimise
 
     kernels = [kernel for group in kernel_groups for kernel in group.parameters]
     matrix_groups = [
-        Group([nn.Parameter(_as_matrix(kernel.data)) for kernel in group.parameters], group.rate, group.start)
+        ParameterGroup([nn.Parameter(_as_matrix(kernel.data)) for kernel in group.parameters], group.rate, group.start)
         for group in kernel_groups
     ]
     # K. Jordan, 2024; PyTorch's own: makes each step's matrix nearly orthogonal
@@ -227,7 +229,7 @@ def _as_matrix(kernel: Tensor) -> Tensor:
     return (kernel.permute(0, 2, 3, 1) if is_last else kernel).view(len(kernel), -1)
 
 
-def _grouped(named: Mapping[str, nn.Parameter], rate: float, settings: Mapping[str, Any]) -> list[Group]:
+def _grouped(named: Mapping[str, nn.Parameter], rate: float, settings: Mapping[str, Any]) -> list[ParameterGroup]:
     """Sort parameters by their rates and starts; those with the rate 0 are frozen for good, and left out."""
     sorted_out: dict[tuple[float, int], list[nn.Parameter]] = {}
     for name, parameter in named.items():
@@ -236,7 +238,7 @@ def _grouped(named: Mapping[str, nn.Parameter], rate: float, settings: Mapping[s
             parameter.requires_grad_(False)
         else:
             sorted_out.setdefault(key, []).append(parameter)
-    return [Group(parameters, *key) for key, parameters in sorted_out.items()]
+    return [ParameterGroup(parameters, *key) for key, parameters in sorted_out.items()]
 
 
 def _of_prefix(by_prefix: Mapping[str, Any], name: str, default: Any) -> Any:
@@ -249,7 +251,7 @@ def _begins(name: str, prefix: str) -> bool:
     return f"{name}.".startswith(f"{prefix}.")
 
 
-def _adam(groups: Iterable[Group], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+def _adam(groups: Iterable[ParameterGroup], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
     parameters: Any = [{"params": group.parameters} for group in groups]
     common = {"eps": settings["epsilon"], "weight_decay": settings["weight_decay"]}
     rate, betas = settings["rate"], tuple(settings["betas"])

@@ -200,7 +200,7 @@ def _base(entry: Entry) -> str:
     return entry.name if entry.name in known else entry.network
 
 
-def load(
+def load_recipe(
     entry: Entry,
     stage: str | None = None,
     *,

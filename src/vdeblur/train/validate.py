@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from vdeblur.datasets import pictures
-from vdeblur.datasets.layouts import Pair
+from vdeblur.datasets.layouts import FramePair
 from vdeblur.datasets.layouts import Sequence as Pairs
 from vdeblur.errors import DeviceError
 from vdeblur.measure import protocols
 from vdeblur.networks.layers import Network
 from vdeblur.restore.clip import restored_pictures
-from vdeblur.train.distributed import Group
+from vdeblur.train.distributed import ProcessGroup
 
 PROTOCOL = protocols.PROTOCOLS["plain"]
 PERFECT = 99.0  # dB; stands for an infinite PSNR, where nothing differs
@@ -26,7 +26,7 @@ SHOWN_SIDE = 640  # pixels; larger ones are cut in the middle
 
 
 @dataclass(frozen=True)
-class Score:
+class ValidationScore:
     """Means over validation frames: PSNR in dB of the blurry input and of its restoration, and the latter's SSIM.
 
     untouched: the restorations' PSNR where the input equalled its truth; None where no frame did, and such frames count
@@ -62,8 +62,8 @@ class Measured:
 
 
 def validate(
-    network: Network, sequences: Sequence[Pairs], frames: int, group: Group, shown: Path | None = None
-) -> tuple[Score, dict[str, Tensor]]:
+    network: Network, sequences: Sequence[Pairs], frames: int, group: ProcessGroup, shown: Path | None = None
+) -> tuple[ValidationScore, dict[str, Tensor]]:
     """Measure a network on the first frames of each sequence, shared out among the processes.
 
     shown: a folder; the middle frames of some sequences are written into it, blurry, restored and sharp beside each
@@ -85,7 +85,9 @@ def validate(
     return _score(group.gather(measured)), samples
 
 
-def _restore(network: Network, chosen: torch.device, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _restore(
+    network: Network, chosen: torch.device, pairs: Sequence[FramePair]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Give each frame blurry, restored and sharp, uint8 on the device."""
     read = (pictures.read_rgb(pair.blurry) for pair in pairs)
     blurry, given = itertools.tee(read)
@@ -98,15 +100,15 @@ def _restore(network: Network, chosen: torch.device, pairs: Sequence[Pair]) -> I
         yield before.to(chosen), PROTOCOL.to_8bit(restored), pictures.read_rgb(pair.sharp).to(chosen)
 
 
-def _score(several: list[Measured]) -> Score:
+def _score(several: list[Measured]) -> ValidationScore:
     """Give the means over what all processes measured."""
     parts = {name: [value for one in several for value in getattr(one, name)] for name in vars(Measured())}
     count = len(parts["psnr"]) + len(parts["untouched"])
     untouched = _mean(parts["untouched"]) if parts["untouched"] else None
     if not parts["psnr"] and untouched is not None:  # nothing is blurred; then it is well done to change nothing
-        return Score(PERFECT, untouched, 1.0, untouched, count)
+        return ValidationScore(PERFECT, untouched, 1.0, untouched, count)
     blurry, psnr, ssim = (_mean(parts[name]) for name in ("blurry", "psnr", "ssim"))
-    return Score(blurry, psnr, ssim, untouched, count)
+    return ValidationScore(blurry, psnr, ssim, untouched, count)
 
 
 def _mean(values: list[float]) -> float:
