@@ -13,63 +13,76 @@ from tests.conftest import ROOT
 from vdeblur.cli.main import main
 
 SOURCE = ROOT / "src" / "vdeblur"
-FILES = sorted(SOURCE.rglob("*.py"))
-STAGES = {"decode", "deinterlace", "color", "scenes", "tiles", "streams", "codecs", "external", "mux", "encode"}
-BESIDE = {
-    "decode": {"hdr"},
-    "deinterlace": {"decode"},
-    "streams": {"networks", "tiles"},
-    "external": {"decode"},
-    "codecs": {"decode", "external", "hdr"},
-    "mux": {"decode"},
-    "encode": {"decode", "codecs", "mux"},
+# One idea a folder. A file imports only from folders before its own, or from its own; "" is the top level.
+FOLDERS = ["", "networks", "measure", "source", "fetch", "output", "restore", "datasets", "models", "look", "train",
+           "run", "synth", "bench", "ui", "cli"]  # fmt: skip
+FACES = {"__init__", "__main__"}  # the public API, and what starts the command line
+# Which folders, and by name which other files, may use a package.
+OWNERS = {
+    "av": {"frame", "source", "output", "restore.color", "run", "look", "bench", "synth", "datasets.pictures"},
+    "click": {"cli"},
+    "rich": {"cli"},
+    "psutil": {"restore.memory"},
+    "filelock": {"files", "run.store", "synth.make"},
+    **{name: {"fetch"} for name in ("huggingface_hub", "gdown", "requests")},
 }
-CLI = {
-    "cli",
-    "cli_bench",
-    "cli_bench_speed",
-    "cli_compare",
-    "cli_doctor",
-    "cli_models",
-    "cli_options",
-    "cli_probe",
-    "cli_report",
-    "cli_train",
-    "cli_synth",
-}
-OWNERS = {"av": {"decode", "deinterlace", "hdr", "codecs", "external", "mux", "encode", "parts", "frame", "color",
-                 "maker", "pipeline", "train.synth", "train.footage", "page", "packet_times",
-                 "probe", "sample_frames", "compare", "compare_video", "doctor",
-                 "bench.baselines", "bench.contenders", "bench.parts", "bench.pictures"},
-          "psutil": {"memory"}, "rich": CLI, "click": CLI,
-          "filelock": {"download", "segments", "train.synthesize"},
-          **{name: {"download"} for name in ("huggingface_hub", "gdown", "requests")}}  # fmt: skip
+MODULES = {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def folder_of(module: str) -> str:
+    return module.rpartition(".")[0].partition(".")[0]
 
 
 def imports(path: Path) -> set[str]:
+    """Return the modules a file imports, those under TYPE_CHECKING and in functions too."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_go_one_way(path: Path) -> None:
-    name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
-    ours = {module.removeprefix("vdeblur.") for module in imports(path) if module.startswith("vdeblur.")}
-    if not name.startswith("cli") and name != "__main__":
-        assert not any(module.startswith("cli") for module in ours), "nothing below imports the command line"
-    if name.startswith("networks."):
-        assert all(module.startswith("networks") for module in ours)
-    if name in STAGES:
-        allowed = {"frame", "errors"} | BESIDE.get(name, set())
-        assert {module.split(".")[0] for module in ours} <= allowed
+def ours(module: str) -> set[str]:
+    found = {name.removeprefix("vdeblur.") for name in imports(MODULES[module])}
+    return {name for name in found if name in MODULES and name != module}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module: str) -> None:
+    if module in FACES:
+        return
+    allowed = FOLDERS[: FOLDERS.index(folder_of(module)) + 1]
+    assert [name for name in ours(module) if folder_of(name) not in allowed] == []
     for package, owners in OWNERS.items():
-        if any(module.split(".")[0] == package for module in imports(path)):
-            assert name in owners, f"{package} belongs to {owners}"
+        if any(name.split(".")[0] == package for name in imports(MODULES[module])):
+            assert {module, folder_of(module)} & owners, f"{package} belongs to {sorted(owners)}"
+
+
+def test_no_circles() -> None:
+    left = {module: ours(module) for module in MODULES}
+    while free := [module for module, needs in left.items() if not needs & left.keys()]:
+        for module in free:
+            del left[module]
+    assert left == {}, "these import each other"
+
+
+def test_folders_hold_several_files_and_tests_mirror_them() -> None:
+    tested = {path.name for path in (ROOT / "tests").iterdir() if (path / "__init__.py").is_file()}
+    assert {folder_of(module) for module in MODULES} <= set(FOLDERS)
+    assert tested <= set(FOLDERS)
+
+
+def test_one_name_one_thing() -> None:
+    """Public classes and functions never share a name; in networks each paper names its own parts."""
+    places: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, set()).add(module)
+    shared = {name: places for name, places in places.items() if len(places) > 1}
+    assert {name: at for name, at in shared.items() if {folder_of(each) for each in at} != {"networks"}} == {}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +126,7 @@ def test_the_readme_names_every_option() -> None:
 
 
 def test_no_unsafe_loading() -> None:
-    for path in FILES:
+    for path in MODULES.values():
         for line in path.read_text().splitlines():
             assert "pickle.load" not in line
             assert "torch.load(" not in line.replace("safetensors.torch", "") or "weights_only=True" in line

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.networks.test_networks import lively, moving_clip, run, whole
 from tests.oracles import load_oracles
-from tests.test_networks import lively, moving_clip, run, whole
 from vdeblur.networks.flow_rnn import (
     PASS_ORDER,
     WEIGHT_ORDER,

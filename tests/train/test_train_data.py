@@ -19,7 +19,7 @@ import numpy
 import pytest
 import torch
 
-from tests.test_bench_datasets import LAYOUTS
+from tests.datasets.test_datasets import LAYOUTS
 from vdeblur import files as vdeblur_files
 from vdeblur.datasets import known, layouts, pictures
 from vdeblur.datasets.known import NumberSpan

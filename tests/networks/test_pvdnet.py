@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.test_networks import moving_clip, run
+from tests.networks.test_networks import moving_clip, run
 from vdeblur.networks.bimnet import BIMNet
 from vdeblur.networks.pvdnet import PVDNet, gray_of, pixel_volume
 from vdeblur.restore import device, streams, tiles

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.networks.test_networks import moving_clip, run
 from tests.oracles import load_oracles
-from tests.test_networks import moving_clip, run
 from vdeblur.networks.spn import SPN, Discriminator, gradient_magnitude, luma
 from vdeblur.restore import streams, tiles
 from vdeblur.train import losses

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests import parity
+from tests.networks.test_networks import lively, moving_clip
 from tests.parity import Case
-from tests.test_networks import lively, moving_clip
 from vdeblur.models import weights
 from vdeblur.networks.basicvsrpp import GROUPS, PASSES, TAPS, BasicVSRPP, deformable_convolution
 from vdeblur.restore import device, streams, tiles

@@ -141,7 +141,8 @@ START = saved({"part.weight": torch.ones(2, 3)})
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setattr(http, "WAIT_SECONDS", 0.01)
     few = {name: networks.NETWORKS[name] for name in ("identity", "lite")}
-    monkeypatch.setattr(cache, "NETWORKS", {**few, "toy": Toy})
+    for module in (cache, weights):
+        monkeypatch.setattr(module, "NETWORKS", {**few, "toy": Toy})
     monkeypatch.setattr(cache, "PARTS", {**networks.PARTS, "toy-part": ToyPart})
     with serving() as running:
         running.places = {"/pinned.pth": Place(FILE), "/unpinned.pth": Place(FILE), "/start.pth": Place(START)}
@@ -385,7 +386,8 @@ def test_shares_of_authors_need_no_hand(
 ) -> None:
     """Google Drive and Dropbox as they answer, with files as these authors save them."""
     lead_here(monkeypatch, server)
-    monkeypatch.setattr(cache, "NETWORKS", networks.NETWORKS)
+    for module in (cache, weights):
+        monkeypatch.setattr(module, "NETWORKS", networks.NETWORKS)
     monkeypatch.delenv("VDEBLUR_REGISTRY")
     entry, chosen = cache.choose_weights(name)
     network = networks.NETWORKS[entry.network](**entry.arguments)

@@ -383,7 +383,7 @@ def _forked(signals: Sequence[int], arguments: list[str], handle) -> None:
 def context():
     """Give a way to start processes that have everything imported, so that starting one takes no seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vdeblur.run.batch", "vdeblur.networks.lite", "tests.test_segments"])
+    context.set_forkserver_preload(["vdeblur.run.batch", "vdeblur.networks.lite", "tests.run.test_segments"])
     return context
 
 

@@ -237,7 +237,7 @@ def test_what_a_cpu_really_says_is_understood() -> None:
 SHORT_OF_MEMORY = """
 import resource
 import torch
-from tests.test_restore import CPU, Settings, NETWORKS, Restorer, frames, pictures, plan
+from tests.restore.test_restore import CPU, Settings, NETWORKS, Restorer, frames, pictures, plan
 
 network, settings = NETWORKS["lite"]().eval(), Settings(tile="none")
 def restore(height, width):
