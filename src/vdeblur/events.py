@@ -3,20 +3,23 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from vdeblur.errors import ExitStatus, InterruptedRunError
 
-
-class Warn(Protocol):
-    """Takes a warning: a stable code and a sentence."""
-
-    def __call__(self, code: str, message: str) -> None:
-        """Take a warning."""
-
-
+Warn = Callable[[str, str], None]  # takes a warning: a stable code and a sentence
+Notify = Callable[[str, dict[str, object]], None]  # takes an event: its name and its payload
+Stop = Callable[[], ExitStatus | None]  # asked before every frame; a status means that a signal arrived
+Ask = Callable[[str], bool]  # puts a question to a person
 TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its variables
-Notify = Callable[[str, dict[str, object]], None]
+
+
+def ignore(*_: object) -> None:
+    """Do nothing with an event or a warning."""
+
+
+def never() -> ExitStatus | None:
+    """Never ask to stop."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,9 @@ class Talk:
 
     offline: bool = False
     yes: bool = False
-    notify: Notify = lambda event, facts: None
-    ask: Callable[[str], bool] | None = None
-    stop: Callable[[], ExitStatus | None] = lambda: None
+    notify: Notify = ignore
+    ask: Ask | None = None
+    stop: Stop = never
 
     @property
     def is_offline(self) -> bool:
@@ -51,12 +54,3 @@ class Talk:
         """Tell how much of a file is there, in bytes."""
         self.check_stop()
         self.notify("download_progress", {"file": name, "bytes": done, "bytes_total": total})
-
-
-def never() -> ExitStatus | None:
-    """Never ask to stop."""
-    return None
-
-
-def ignore(code: str, message: str) -> None:
-    """Take a warning and do nothing with it."""

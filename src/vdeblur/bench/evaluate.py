@@ -25,8 +25,8 @@ from vdeblur.bench.results import BenchTask, FrameResult, ModelResult, SequenceR
 from vdeblur.bench.speed import device_name_of
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import DataSet, FramePair, Sequence, open_dataset
-from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError
-from vdeblur.events import Talk, never
+from vdeblur.errors import DeviceError, InputError, InterruptedRunError
+from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.measure import metrics, protocols, temporal, vmaf
 from vdeblur.measure.protocols import PROTOCOLS, Protocol, Quality
 from vdeblur.restore import device
@@ -36,15 +36,13 @@ AT_ONCE = {"cpu": 1, "cuda": 8}  # pictures compared together
 WARPED_EVERY = 5  # pairs of neighbours: their motion takes longer than all other measures together
 SHOWN = 2  # of a model's worst frames, and of its best ones, in a page
 
-Notify = Callable[[str, dict[str, object]], None]
-
 
 def run_bench(
     task: BenchTask,
     *,
-    notify: Notify = lambda event, facts: None,
-    ask: Callable[[str], bool] | None = None,
-    stop: Callable[[], ExitStatus | None] = never,
+    notify: Notify = ignore,
+    ask: Ask | None = None,
+    stop: Stop = never,
     finish: Callable[[dict[str, Any]], None] = lambda report: None,
 ) -> dict[str, Any]:
     """Measure; gives the report.
@@ -109,7 +107,7 @@ class Bench:
     protocol: Protocol
     device: torch.device
     notify: Notify
-    stop: Callable[[], ExitStatus | None]
+    stop: Stop
 
     def check_stop(self) -> None:
         """Ask whether a signal came."""

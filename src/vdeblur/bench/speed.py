@@ -24,7 +24,8 @@ from vdeblur import __version__, errors
 from vdeblur.bench import report
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.bench.stages import WARM_UP, make_clip
-from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError
+from vdeblur.errors import DeviceError, InterruptedRunError, UsageError
+from vdeblur.events import Notify, Stop, ignore, never
 from vdeblur.models import cache
 from vdeblur.restore import device
 
@@ -32,8 +33,6 @@ POLL_SECONDS = 0.2  # between questions whether a signal came
 KINDS = (".json", ".md")
 
 Results = dict[str, Any]
-Notify = Callable[[str, dict[str, object]], None]
-Stop = Callable[[], ExitStatus | None]
 Show = Callable[[Results], str]
 
 
@@ -45,8 +44,8 @@ def measure_speed(
     device_name: str = "auto",
     references: Sequence[Path] = (),
     repeats: int = 1,
-    notify: Notify = lambda event, facts: None,
-    stop: Stop = lambda: None,
+    notify: Notify = ignore,
+    stop: Stop = never,
 ) -> Results:
     """Measure models in precisions; gives what `vdeblur bench --speed` writes as JSON, see the README.
 
@@ -136,7 +135,7 @@ def _measure_row(
     return {"model": model, "precision": network.pop("precision"), **rates, "stages": stages, **peaks, **network}
 
 
-def run_part(told: Results, stop: Stop = lambda: None) -> Results:
+def run_part(told: Results, stop: Stop = never) -> Results:
     """Do one part in a process of its own.
 
     Raises: what the part raised, if a user can mend it; DeviceError where the system ended it.
@@ -183,7 +182,7 @@ def _run(command: list[str], given: str, stop: Stop) -> str:
     return output
 
 
-def time_reference(script: Path, size: str, frames: int, device_name: str, stop: Stop = lambda: None) -> float:
+def time_reference(script: Path, size: str, frames: int, device_name: str, stop: Stop = never) -> float:
     """Let a script measure something else; gives seconds per frame.
 
     It is run as `python SCRIPT WIDTHxHEIGHT FRAMES DEVICE` with this Python, and the last line that it writes to stdout

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vdeblur import settings
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.errors import DeviceError, VdeblurError
+from vdeblur.events import ignore
 from vdeblur.frame import Copier, Frame
 from vdeblur.models import cache, weights
 from vdeblur.networks import NETWORKS
@@ -40,7 +41,7 @@ from vdeblur.run import pipeline
 from vdeblur.settings import Settings
 from vdeblur.source import video
 from vdeblur.source.info import SourceInfo
-from vdeblur.source.pictures import PictureSource
+from vdeblur.source.video import Source
 
 WARM_UP = 4  # frames, before anything is timed: memory is allocated, kernels are chosen
 SHORT, LONG = 3, 5  # frames of two clips; what the longer one costs more is the cost of two frames
@@ -140,7 +141,7 @@ def time_filter(
 
     It works on the processor, on Y'CbCr as it was decoded, so of the stages it is all; nothing counts its operations.
     """
-    pictures = [frame.picture for frame in frames_of(video.open_source(Path(clip), settings.Cut(), quiet))]
+    pictures = [frame.picture for frame in frames_of(video.open_source(Path(clip), settings.Cut(), ignore))]
     deque(BASELINES[model](iter(pictures[:WARM_UP])), maxlen=0)
     watch = _Marks(torch.device("cpu"))
     processor = time.process_time()
@@ -230,7 +231,7 @@ def time_stages(network: Network, chosen: torch.device, clip: Path) -> dict[str,
 
 def _stages(network: Network, chosen: torch.device, clip: Path, cut: settings.Cut) -> tuple[dict[str, float], int]:
     """Give seconds by stage, and the number of frames."""
-    source = video.open_source(clip, cut, quiet)
+    source = video.open_source(clip, cut, ignore)
     plan = plan_tiles(Settings(), source.info.height, source.info.width, network, chosen)
     watch = Stopwatch(chosen)
     watched = _WatchedPlan(**{one.name: getattr(plan, one.name) for one in fields(plan)}, watch=watch)
@@ -297,7 +298,7 @@ def time_filtering(model: str, device_name: str, precision: str, clip: str, outp
     """Time decoding, one of FFmpeg's filters and encoding as a run does, one after the other; as time_pipeline."""
 
     def filtered(cut: settings.Cut) -> tuple[int, float]:
-        source = video.open_source(Path(clip), cut, quiet)
+        source = video.open_source(Path(clip), cut, ignore)
         waiting: deque[Frame] = deque()
         count = 0
 
@@ -322,12 +323,12 @@ def time_filtering(model: str, device_name: str, precision: str, clip: str, outp
 
 def time_codecs(clip: str, restored: str) -> dict[str, Any]:
     """Time decoding a clip, and encoding what a run made of it again, alone, with the options that a run takes."""
-    deque(frames_of(video.open_source(Path(clip), settings.Cut(), quiet)), maxlen=0)  # warm-up
-    source = video.open_source(Path(clip), settings.Cut(), quiet)
+    deque(frames_of(video.open_source(Path(clip), settings.Cut(), ignore)), maxlen=0)  # warm-up
+    source = video.open_source(Path(clip), settings.Cut(), ignore)
     begun = time.perf_counter()
     count = sum(1 for _ in frames_of(source))
     decoding = (time.perf_counter() - begun) / count
-    source = video.open_source(Path(restored), settings.Cut(), quiet)
+    source = video.open_source(Path(restored), settings.Cut(), ignore)
     pictures = list(frames_of(source))
     with tempfile.TemporaryDirectory() as folder:
         encoding = _encode(pictures, source.info, Path(folder) / "alone.mp4") / len(pictures)
@@ -336,7 +337,7 @@ def time_codecs(clip: str, restored: str) -> dict[str, Any]:
 
 def _encode(frames: Iterable[Frame], info: SourceInfo, path: Path) -> float:
     """Encode frames to a file as a run does by default; gives seconds, those that frames take to come among them."""
-    encoding = VideoEncoding(info, path.suffix, settings.EncodeOptions(), quiet)
+    encoding = VideoEncoding(info, path.suffix, settings.EncodeOptions(), ignore)
     encoder = encoding.open()
     with av.open(str(path), "w") as container:
         encoder.add_to(container)
@@ -347,13 +348,9 @@ def _encode(frames: Iterable[Frame], info: SourceInfo, path: Path) -> float:
         return time.perf_counter() - begun
 
 
-def frames_of(source: video.VideoSource | PictureSource) -> Iterator[Frame]:
+def frames_of(source: Source) -> Iterator[Frame]:
     """Give a source's frames without the packets between them."""
     return (item for item in source.items() if isinstance(item, Frame))
-
-
-def quiet(code: str, message: str) -> None:
-    """Take a warning and do nothing with it."""
 
 
 def make_clip(path: Path, width: int, height: int, frames: int) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vdeblur.cli.report import HumanReporter, reported
+from vdeblur.events import ignore
 
 if TYPE_CHECKING:
     from vdeblur.look.compare import Likeness
@@ -52,7 +53,7 @@ def compare(a: Path, b: Path, output: Path | None, mode: str | None, metrics: bo
         mode = mode or ("html" if output is not None and output.suffix.lower() in (".html", ".htm") else "side")
         output = output or _name_for(a, b, mode)
         begun = time.monotonic()
-        notify = comparing.ignore if metrics else reporter.notify  # the same warnings have been shown
+        notify = ignore if metrics else reporter.notify  # the same warnings have been shown
         frames = comparing.write_comparison(a, b, output, mode, overwrite=overwrite, notify=notify, stop=stop)
         seconds = time.monotonic() - begun
         facts = {"input": str(a), "output": os.path.abspath(output), "frames": frames}

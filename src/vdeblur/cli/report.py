@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from json import dumps
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,7 @@ import click
 
 from vdeblur import __version__
 from vdeblur.errors import ExitStatus, InterruptedRunError, UsageError, VdeblurError, error_facts
+from vdeblur.events import Ask
 
 EVENTFUL = {"run", "bench", "train", "synth"}  # commands whose --json is a line for each event
 PROGRESS_SECONDS = 0.5  # at most two progress events a second
@@ -378,7 +379,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def question(json: bool = False) -> Callable[[str], bool] | None:
+def question(json: bool = False) -> Ask | None:
     """Give a function that puts a question to the person at the terminal; None where there is none."""
     if json or not (_is_terminal(sys.stdin) and _is_terminal(sys.stderr)):
         return None

@@ -1,14 +1,14 @@
 """`vdeblur bench --speed`: how fast models are on this machine."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from vdeblur.errors import ExitStatus
+from vdeblur.events import Stop
 
 WIDE = 200  # columns of a table that no terminal limits
 
@@ -23,7 +23,7 @@ def run_speed(
     repeats: int,
     report: Path | None,
     json: bool,
-    stop: Callable[[], ExitStatus | None],
+    stop: Stop,
 ) -> None:
     """Measure, show the result, and write it to a report if one is asked for; see speed.measure.
 

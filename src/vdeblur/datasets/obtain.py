@@ -12,14 +12,14 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vdeblur import files
 from vdeblur.datasets.known import Archive, KnownSet, Origin
 from vdeblur.errors import ModelError, OutputError
-from vdeblur.events import Talk
+from vdeblur.events import Ask, Talk
 from vdeblur.fetch import http, sources
 from vdeblur.fetch.http import FetchError
 from vdeblur.fetch.sources import DownloadSource, RemoteFile
@@ -159,7 +159,7 @@ def _check_room(folder: Path, needed_bytes: int, what: str) -> None:
         )
 
 
-def _unpack_zip(opened: Any, name: str, is_wanted: Callable[[str], bool], folder: Path, talk: Talk) -> None:
+def _unpack_zip(opened: Any, name: str, is_wanted: Ask, folder: Path, talk: Talk) -> None:
     """Copy members out of an opened zip, those that are not there yet, in the order in which they lie in it.
 
     Raises: FetchError where the archive cannot be read, or has none of them.
@@ -202,7 +202,7 @@ def _forget_buffered(archive: zipfile.ZipFile) -> None:
     archive.fp.read(1)
 
 
-def _unpack_tar(opened: Any, name: str, is_wanted: Callable[[str], bool], folder: Path, talk: Talk) -> None:
+def _unpack_tar(opened: Any, name: str, is_wanted: Ask, folder: Path, talk: Talk) -> None:
     """Copy the wanted members out of an opened, compressed tar.
 
     Raises: FetchError where the archive cannot be read, or has none of them.

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from html import escape
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from vdeblur import events, files, settings
-from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
+from vdeblur.errors import InputError, InterruptedRunError, OutputError, UsageError
+from vdeblur.events import Notify, Stop, ignore, never
 from vdeblur.files import drafted
 from vdeblur.frame import Frame
 from vdeblur.look import page
@@ -31,15 +32,13 @@ from vdeblur.output.video_file import VideoFile, write_frames
 from vdeblur.restore import color
 from vdeblur.source import demux, video
 from vdeblur.source.pictures import PictureSource
+from vdeblur.source.video import Source
 
 LEAST_SLACK = Fraction(1, 400)  # seconds; clocks of 1 ms, and guessed rates, need some
 PAGE_FRAMES = 12  # at most
 PAGE_PIXELS = 15_000_000  # of one of the videos; a photograph takes about 1.5 bytes a pixel as PNG
 SMALLEST_SSIM = 11  # pixels, its window
 
-Source = video.VideoSource | PictureSource
-Notify = Callable[[str, dict[str, object]], None]
-Stop = Callable[[], ExitStatus | None]
 T = TypeVar("T")
 
 
@@ -50,15 +49,6 @@ class Likeness:
     seconds: float
     psnr: float
     ssim: float | None
-
-
-def ignore(event: str, facts: dict[str, object]) -> None:
-    """Take an event and do nothing with it."""
-
-
-def never() -> ExitStatus | None:
-    """Never ask to stop."""
-    return None
 
 
 def write_comparison(

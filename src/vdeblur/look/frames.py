@@ -19,7 +19,7 @@ import torch
 from vdeblur.measure.temporal import sharpness
 from vdeblur.source import demux
 from vdeblur.source.pictures import PICTURE_RATE, PictureSource, read_picture
-from vdeblur.source.video import VideoSource
+from vdeblur.source.video import Source, VideoSource
 
 PARTS = 8
 GROUP = 3  # frames that are looked at together; the middle value counts
@@ -64,7 +64,7 @@ class FrameSample:
     damaged: int = 0
 
 
-def sample_frames(source: VideoSource | PictureSource) -> FrameSample:
+def sample_frames(source: Source) -> FrameSample:
     """Look at a source; it is opened once more for this."""
     sample = FrameSample()
     groups = _of_pictures(source) if isinstance(source, PictureSource) else _of_video(source, sample)

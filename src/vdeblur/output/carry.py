@@ -27,7 +27,6 @@ from vdeblur.output.tracks import (
     MP4_LIKE,
     AddVideo,
     MuxOptions,
-    Source,
     StreamPlan,
     codec_name,
     copy_packet,
@@ -37,7 +36,7 @@ from vdeblur.output.tracks import (
 )
 from vdeblur.source.demux import is_cover, open_container
 from vdeblur.source.pictures import PictureSource
-from vdeblur.source.video import VideoSource
+from vdeblur.source.video import Source, VideoSource
 
 SUFFIXES = {"matroska": ".mkv", "webm": ".webm", "mp4": ".mp4", "mov": ".mov", "ipod": ".m4v", "mpegts": ".ts"}
 TEXT = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text", "stl", "sami", "subviewer", "microdvd", "mpl2"}

@@ -18,8 +18,7 @@ from vdeblur.output.pictures import convert_picture
 from vdeblur.output.tracks import CONVERT, DROP, MuxOptions, StreamPlan
 from vdeblur.settings import EncodeOptions
 from vdeblur.source.info import SourceInfo
-from vdeblur.source.pictures import PictureSource
-from vdeblur.source.video import VideoSource
+from vdeblur.source.video import Source
 
 Y4M = "yuv4mpegpipe"
 CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # FFmpeg's names of what people call otherwise
@@ -82,7 +81,7 @@ class VideoEncoding:
         picture.pts, picture.time_base = frame.pts - round(offset / frame.time_base), frame.time_base
         return picture
 
-    def try_container(self, source: VideoSource | PictureSource) -> list[StreamPlan]:
+    def try_container(self, source: Source) -> list[StreamPlan]:
         """Try the header with everything in it, in memory; gives what becomes of the input's other streams.
 
         Raises: OutputError where the container or the encoder refuses.

@@ -17,10 +17,10 @@ from vdeblur.output.carry import (
     packets_until_damage,
     plan_streams,
 )
-from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, Source, Track, open_track, without_tags
+from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, Track, open_track, without_tags
 from vdeblur.source.demux import SECONDS_BEYOND, Rebase, is_cover, open_container, packet_seconds
 from vdeblur.source.pictures import PictureSource
-from vdeblur.source.video import VideoSource
+from vdeblur.source.video import Source, VideoSource
 
 
 class Muxer:

@@ -11,7 +11,6 @@ from av.stream import Stream
 from av.subtitles.codeccontext import SubtitleCodecContext
 
 from vdeblur.source.demux import is_cover
-from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import VideoSource
 
 KEEP, CONVERT, DROP = "keep", "convert", "drop"
@@ -66,9 +65,6 @@ class AddVideo(Protocol):
     def __call__(self, container: OutputContainer) -> av.VideoStream:
         """Add the stream."""
         ...
-
-
-Source = VideoSource | PictureSource
 
 
 def copy_packet(packet: av.Packet, stream: Stream) -> av.Packet:

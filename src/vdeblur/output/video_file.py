@@ -15,8 +15,7 @@ from vdeblur.frame import Frame
 from vdeblur.output import carry, encoding
 from vdeblur.output.muxer import Muxer, other_packets
 from vdeblur.source.info import SourceInfo
-from vdeblur.source.pictures import PictureSource
-from vdeblur.source.video import VideoSource
+from vdeblur.source.video import Source, VideoSource
 
 DEFAULT = settings.EncodeOptions()
 
@@ -37,7 +36,7 @@ class VideoFile:
         warn: Warn,
         options: settings.EncodeOptions = DEFAULT,
         *,
-        beside: VideoSource | PictureSource | None = None,
+        beside: Source | None = None,
         pictures: bool = False,
         deterministic: bool = False,
     ) -> None:
@@ -56,7 +55,7 @@ class VideoFile:
         if isinstance(self.muxer, Muxer):
             encoding.warn_of_plans(self.muxer.plans, options, warn)
 
-    def _muxer_beside(self, path: Path, beside: VideoSource | PictureSource) -> Muxer:
+    def _muxer_beside(self, path: Path, beside: Source) -> Muxer:
         muxer = Muxer(
             str(path),
             self.encoding.form,

@@ -7,15 +7,12 @@ from collections.abc import Callable
 import torch
 
 from vdeblur.errors import DeviceError
+from vdeblur.events import ignore
 from vdeblur.networks.layers import Network
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a GPU's first use can end with: busy or broken, out of memory; not known to this build of PyTorch.
 FAULTS = (RuntimeError, AssertionError)
-
-
-def ignore(reason: str) -> None:
-    """Take a reason and do nothing with it."""
 
 
 def choose_device(name: str, passed_over: Callable[[str], None] = ignore) -> torch.device:

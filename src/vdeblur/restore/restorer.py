@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError
-from vdeblur.events import ignore, never
+from vdeblur.errors import DeviceError, InterruptedRunError
+from vdeblur.events import Stop, Warn, ignore, never
 from vdeblur.frame import Copier, Frame
 from vdeblur.networks.layers import Network
 from vdeblur.restore import color, device, memory, scenes, streams
@@ -26,8 +26,6 @@ from vdeblur.settings import Settings
 BLACK = 0.5 / 255  # of the range; a picture that is nowhere brighter is black in 8 bits
 DARK = 0.02  # mean of a picture that may well be restored to black
 MOST_OVERFLOWS = 3  # in one go, until half precision is given up
-
-Warn = Callable[[str, str], None]
 
 
 class Restorer:
@@ -44,7 +42,7 @@ class Restorer:
         plan: TilePlan,
         chosen: torch.device,
         settings: Settings,
-        stop: Callable[[], ExitStatus | None] = never,
+        stop: Stop = never,
         warn: Warn = ignore,
         watch: Watch = OFF,
     ) -> None:

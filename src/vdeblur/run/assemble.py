@@ -21,14 +21,13 @@ from vdeblur.run.parts import EXACT, in_matroska
 from vdeblur.run.segments import WHOLE
 from vdeblur.run.store import SegmentRecord, Store
 from vdeblur.source import demux, pictures
-from vdeblur.source.pictures import PictureSource
-from vdeblur.source.video import VideoSource
+from vdeblur.source.video import Source
 
 
 def assemble(
     store: Store,
     encoding: VideoEncoding | PictureEncoding,
-    source: VideoSource | PictureSource,
+    source: Source,
     others: Iterable[av.Packet],
     warn: Warn,
     *,
@@ -60,7 +59,7 @@ def assemble(
 def _join(
     store: Store,
     encoding: VideoEncoding,
-    source: VideoSource | PictureSource,
+    source: Source,
     others: Iterable[av.Packet],
     warn: Warn,
     draft: Path,

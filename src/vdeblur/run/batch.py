@@ -6,7 +6,7 @@
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,13 @@ from vdeblur import files
 from vdeblur.errors import (
     BatchError,
     DamageError,
-    ExitStatus,
     InputError,
     InterruptedRunError,
     OutputError,
     UsageError,
     error_facts,
 )
-from vdeblur.events import never
+from vdeblur.events import Ask, Notify, Stop, ignore, never
 from vdeblur.look import compare
 from vdeblur.output import encoding
 from vdeblur.run import pipeline, sample
@@ -174,7 +173,7 @@ def _check_names(jobs: list[RunJob], settings: Settings) -> None:
             outputs[output] = job.source
 
 
-def without_existing(jobs: list[RunJob], notify: pipeline.Notify = pipeline.ignore) -> list[RunJob]:
+def without_existing(jobs: list[RunJob], notify: Notify = ignore) -> list[RunJob]:
     """Leave out the jobs whose output is there."""
     for job in jobs:
         if job.output.exists():
@@ -187,9 +186,9 @@ def run_jobs(
     settings: Settings,
     at_once: int = 1,
     *,
-    notify: pipeline.Notify = pipeline.ignore,
-    ask: Callable[[str], bool] | None = None,
-    stop: Callable[[], ExitStatus | None] = never,
+    notify: Notify = ignore,
+    ask: Ask | None = None,
+    stop: Stop = never,
 ) -> list[Outcome]:
     """Restore them all; a failure of one is no matter to the others.
 
@@ -206,9 +205,9 @@ def run_job(
     job: RunJob,
     settings: Settings,
     *,
-    notify: pipeline.Notify = pipeline.ignore,
-    ask: Callable[[str], bool] | None = None,
-    stop: Callable[[], ExitStatus | None] = never,
+    notify: Notify = ignore,
+    ask: Ask | None = None,
+    stop: Stop = never,
 ) -> pipeline.RunResult:
     """Restore one file, or with --sample samples of it, and with --compare show it beside its input, too.
 
@@ -233,7 +232,7 @@ def run_job(
     return result
 
 
-def _once(notify: pipeline.Notify) -> pipeline.Notify:
+def _once(notify: Notify) -> Notify:
     """Pass events on, but no warning twice."""
     told: set[tuple[object, object]] = set()
 
@@ -257,9 +256,7 @@ def check_comparison(job: RunJob, settings: Settings) -> None:
     files.check_output(comparison_of(job, settings), job.source, settings.encoding.overwrite)
 
 
-def compare_with_input(
-    job: RunJob, settings: Settings, notify: pipeline.Notify, stop: Callable[[], ExitStatus | None]
-) -> None:
+def compare_with_input(job: RunJob, settings: Settings, notify: Notify, stop: Stop) -> None:
     """Show a job's input, or the part of it that was asked for, and its output in one file beside the output."""
     assert settings.compare is not None
     path = comparison_of(job, settings)
@@ -295,16 +292,16 @@ class _Batch:
         jobs: list[RunJob],
         settings: Settings,
         at_once: int,
-        notify: pipeline.Notify,
-        ask: Callable[[str], bool] | None,
-        stop: Callable[[], ExitStatus | None],
+        notify: Notify,
+        ask: Ask | None,
+        stop: Stop,
     ) -> None:
         self.jobs, self.settings, self.at_once = jobs, settings, at_once
         self.notify, self.stop = notify, stop
         self.asking = threading.Lock()
         self.ask = None if ask is None else self._one_at_a_time(ask)
 
-    def _one_at_a_time(self, ask: Callable[[str], bool]) -> Callable[[str], bool]:
+    def _one_at_a_time(self, ask: Ask) -> Ask:
         def asked(text: str) -> bool:
             with self.asking:
                 return ask(text)

@@ -12,8 +12,6 @@ from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.restore import device
 from vdeblur.settings import Settings
-from vdeblur.source import video
-from vdeblur.source.pictures import PictureSource
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,6 @@ def _how_long(entry: Entry, chosen: torch.device, precision: str, size: tuple[in
 
 
 QUEUE_FRAMES = 6  # between the stages' threads
-Source = video.VideoSource | PictureSource
 Encoding = VideoEncoding | PictureEncoding
 
 

@@ -21,10 +21,11 @@ from vdeblur.restore import streams
 from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
 from vdeblur.run import parts, segments
-from vdeblur.run.context import QUEUE_FRAMES, Encoding, Loaded, Source
+from vdeblur.run.context import QUEUE_FRAMES, Encoding, Loaded
 from vdeblur.run.store import Store, tail_of
 from vdeblur.settings import Settings
 from vdeblur.source import deinterlace
+from vdeblur.source.video import Source
 
 if TYPE_CHECKING:
     from vdeblur.run.pipeline import FileRun

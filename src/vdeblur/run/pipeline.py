@@ -13,7 +13,7 @@ import dataclasses
 import gc
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,13 +25,12 @@ from vdeblur import events, files, threads
 from vdeblur.errors import (
     DamageError,
     DeviceError,
-    ExitStatus,
     InputError,
     InterruptedRunError,
     OutputError,
     UsageError,
 )
-from vdeblur.events import Talk, never
+from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.frame import Frame
 from vdeblur.models import cache, choice, weights
 from vdeblur.networks.layers import Network
@@ -44,18 +43,17 @@ from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
 from vdeblur.restore.watch import Profile
 from vdeblur.run import assemble, context
-from vdeblur.run.context import QUEUE_FRAMES, Encoding, Loaded, Source
+from vdeblur.run.context import QUEUE_FRAMES, Encoding, Loaded
 from vdeblur.run.maker import SegmentMaker
 from vdeblur.run.store import Store, earlier_plan, fingerprint
 from vdeblur.settings import Settings
 from vdeblur.source import deinterlace, demux, video
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.pictures import PictureSource
+from vdeblur.source.video import Source
 
 BEST = "best"  # the model that is chosen for the machine
 DAMAGE = {"W_INPUT_DAMAGED", "W_INPUT_TRUNCATED", "W_TIMESTAMPS"}  # warnings that speak of a damaged input
-
-Notify = Callable[[str, dict[str, object]], None]
 
 
 @dataclass(frozen=True)
@@ -71,18 +69,14 @@ class RunResult:
     warnings: tuple[str, ...]
 
 
-def ignore(event: str, facts: dict[str, object]) -> None:
-    """Take an event and do nothing with it."""
-
-
 def restore_file(
     source_path: Path,
     output: Path,
     settings: Settings,
     *,
     notify: Notify = ignore,
-    ask: Callable[[str], bool] | None = None,
-    stop: Callable[[], ExitStatus | None] = never,
+    ask: Ask | None = None,
+    stop: Stop = never,
 ) -> RunResult:
     """Restore one video file or folder of pictures.
 
@@ -106,8 +100,8 @@ class FileRun:
         output: Path,
         settings: Settings,
         notify: Notify = ignore,
-        ask: Callable[[str], bool] | None = None,
-        stop: Callable[[], ExitStatus | None] = never,
+        ask: Ask | None = None,
+        stop: Stop = never,
     ) -> None:
         self.source_path, self.output, self.settings = source_path, output, settings
         self.notify, self.stop = notify, stop

@@ -10,11 +10,10 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable
 from typing import Any
 
-from vdeblur.errors import ExitStatus, InterruptedRunError, UsageError, VdeblurError, error_facts
-from vdeblur.events import Talk, never
+from vdeblur.errors import InterruptedRunError, UsageError, VdeblurError, error_facts
+from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models import weights
 from vdeblur.run import pipeline, segments
 from vdeblur.run.batch import Outcome, RunJob, check_comparison, compare_with_input, row_of, run_job
@@ -32,9 +31,9 @@ def run_jobs_on_ray(
     workers: int | None = None,
     address: str | None = None,
     *,
-    notify: pipeline.Notify = pipeline.ignore,
-    ask: Callable[[str], bool] | None = None,
-    stop: Callable[[], ExitStatus | None] = never,
+    notify: Notify = ignore,
+    ask: Ask | None = None,
+    stop: Stop = never,
 ) -> list[Outcome]:
     """Restore them all on a Ray cluster; a failure of one is no matter to the others.
 
@@ -133,7 +132,7 @@ def _shares(job: RunJob, settings: Settings, workers: int) -> list[tuple[int, in
     if settings.cut.frames is not None or pipeline.writes_pictures(job.output, settings) or not settings.resume:
         return [None]
     try:
-        source = video.open_source(job.source, settings.cut, lambda code, message: None)
+        source = video.open_source(job.source, settings.cut, ignore)
     except VdeblurError:
         return [None]  # the task will tell
     duration, first = source.wanted_seconds, source.first_seconds
@@ -164,9 +163,9 @@ def _finish(
     share: tuple[int, int] | None,
     result: pipeline.RunResult | Exception,
     settings: Settings,
-    notify: pipeline.Notify,
-    ask: Callable[[str], bool] | None,
-    stop: Callable[[], ExitStatus | None],
+    notify: Notify,
+    ask: Ask | None,
+    stop: Stop,
 ) -> Outcome:
     """Join the shares of a file, here; what is missing of them is made on the way."""
     error: Exception

@@ -8,7 +8,7 @@ The samples' own files are made in a folder beside the output, which is gone in 
 import math
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,7 +17,7 @@ from typing import Any
 
 from vdeblur import files
 from vdeblur.errors import DamageError, ExitStatus, InputError, UsageError
-from vdeblur.events import Talk, never
+from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.frame import Frame
 from vdeblur.look import compare, compose
 from vdeblur.output.video_file import VideoFile, write_frames
@@ -26,7 +26,7 @@ from vdeblur.run import pipeline, segments
 from vdeblur.settings import Cut, Settings
 from vdeblur.source import demux
 from vdeblur.source.info import SourceInfo
-from vdeblur.source.video import open_source
+from vdeblur.source.video import Source, open_source
 
 PLACES = 3  # samples, each in the middle of its third
 SECONDS = Fraction(2)  # of a sample
@@ -40,9 +40,9 @@ def run_sample(
     output: Path,
     settings: Settings,
     *,
-    notify: pipeline.Notify = pipeline.ignore,
-    ask: Callable[[str], bool] | None = None,
-    stop: Callable[[], ExitStatus | None] = never,
+    notify: Notify = ignore,
+    ask: Ask | None = None,
+    stop: Stop = never,
 ) -> pipeline.RunResult:
     """Restore samples of a video or folder of pictures, and show them beside the input, one after the other.
 
@@ -92,9 +92,9 @@ class _Sampling:
         source_path: Path,
         output: Path,
         settings: Settings,
-        notify: pipeline.Notify,
-        ask: Callable[[str], bool] | None,
-        stop: Callable[[], ExitStatus | None],
+        notify: Notify,
+        ask: Ask | None,
+        stop: Stop,
     ) -> None:
         self.source_path, self.output, self.settings = source_path, output, settings
         self.notify, self.ask, self.stop = notify, ask, stop
@@ -189,7 +189,7 @@ class _Sampling:
         self.done += result.frames
         return Restored(cut, path, result.frames, seconds, *_sizes(path))
 
-    def _write(self, samples: list[Restored], source: compare.Source) -> int:
+    def _write(self, samples: list[Restored], source: Source) -> int:
         """Write what is shown; gives the number of frames."""
         encoding, same = self.settings.encoding, self.settings.deterministic
         with files.drafted(self.output, encoding.overwrite) as draft, closing(self._shown(samples)) as shown:
@@ -208,7 +208,7 @@ class _Sampling:
                 info, turns = couple.a.info, (couple.a.info.rotation, couple.b.info.rotation)
                 step = max(round(1 / (info.rate * info.time_base)), 1)
                 shift: int | None = None
-                for left, right in compare.watched(couple, pipeline.ignore, self.stop):
+                for left, right in compare.watched(couple, ignore, self.stop):
                     shift = next_pts - left.pts if shift is None else shift
                     moved = Frame(left.picture, left.pts + shift, left.time_base)
                     yield compose.compose(moved, right, compose.MODES["side"], *turns, 0.0)
@@ -238,7 +238,7 @@ class _Clock:
     A run asks whether to stop before every frame, and after it has told its plan for none but frames.
     """
 
-    def __init__(self, notify: pipeline.Notify, stop: Callable[[], ExitStatus | None]) -> None:
+    def __init__(self, notify: Notify, stop: Stop) -> None:
         self._notify, self._stop = notify, stop
         self.is_planned = False
         self.begun: float | None = None

@@ -16,9 +16,10 @@ import filelock
 from vdeblur import __version__
 from vdeblur.errors import InputError, OutputError
 from vdeblur.files import write_whole
-from vdeblur.run.context import Loaded, Source
+from vdeblur.run.context import Loaded
 from vdeblur.run.segments import CHECKED, FORMAT, LOCK, NAME_BYTES, SAMPLE_BYTES, WHOLE, Mark
 from vdeblur.settings import Settings
+from vdeblur.source.video import Source
 
 
 def fingerprint(settings: Settings, loaded: Loaded, source: Source) -> dict[str, Any]:

@@ -391,3 +391,6 @@ def _describe_stream(stream: av.stream.Stream) -> str:
     context = getattr(stream, "codec_context", None)
     codec = getattr(context, "name", None) or "?"
     return f"{stream.type}:{codec}"
+
+
+Source = VideoSource | PictureSource

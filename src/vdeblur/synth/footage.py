@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from vdeblur import events, settings
 from vdeblur.datasets.pictures import of_frame
 from vdeblur.errors import InputError, UsageError
+from vdeblur.events import ignore
 from vdeblur.frame import Frame
 from vdeblur.networks import lucas_kanade
 from vdeblur.restore import color
@@ -141,7 +142,7 @@ def warn_of_footage(footage: Footage, warn: events.Warn) -> None:
 
     Raises: InputError where it cannot be read.
     """
-    source = VideoSource(footage.path, settings.Cut(), _ignore)
+    source = VideoSource(footage.path, settings.Cut(), ignore)
     with reading(footage.path), contextlib.closing(source):
         coding = {hdr.PQ: "PQ", hdr.HLG: "HLG"}.get(source.info.color["transfer"])
         variable = times.read(source).variable
@@ -202,7 +203,7 @@ def motion_of(footage: Footage) -> float:
     At up to six places of it Lucas-Kanade's flow between two neighbours is estimated; of its lengths the 95th
     percentile counts, since often only something small moves, and of the places the median.
     """
-    source = open_footage(footage, _ignore)
+    source = open_footage(footage, ignore)
     seen: dict[int, float] = {}
     try:
         begin, length = source.start_seconds, source.info.duration_seconds or Fraction(0)
@@ -221,10 +222,6 @@ def _distance(a: Tensor, b: Tensor) -> float:
     if min(small[0].shape[2:]) < lucas_kanade.SMALLEST:
         return 0.0
     return float(lucas_kanade.flow(*small).norm(dim=1).flatten().quantile(FAST)) * factor
-
-
-def _ignore(code: str, message: str) -> None:
-    """Take a warning that was, or will be, given elsewhere."""
 
 
 class Stills:
@@ -281,7 +278,7 @@ class Take:
         self.footage = footage
         self.source = VideoSource(footage.path, settings.Cut(), warn)
         self.times = [frame.pts for frame in self.source.frames()]
-        self.source.warn = _ignore  # what there is to say has been said
+        self.source.warn = ignore  # what there is to say has been said
         scale = min(SHORT_SIDE / self.source.info.height, 1.0)
         self.width = int(self.source.info.width * scale) // 2 * 2
         self.height = int(self.source.info.height * scale) // 2 * 2

@@ -25,6 +25,7 @@ from torch import Tensor
 from vdeblur import __version__
 from vdeblur.datasets.pictures import read_rgb, to_frame
 from vdeblur.errors import InputError, InterruptedRunError, OutputError, UsageError
+from vdeblur.events import Notify, Stop, ignore
 from vdeblur.files import check_output, write_whole
 from vdeblur.output.pictures import picture_bytes
 from vdeblur.synth import footage, workers
@@ -33,10 +34,8 @@ from vdeblur.synth.sequences import (
     DRAFTS,
     RECORD,
     ManifestEntry,
-    Notify,
     Options,
     Piece,
-    Stop,
     SynthJob,
     look_at_motion,
     random_name,
@@ -68,7 +67,7 @@ def plan(sources: list[Path], options: Options) -> list[ManifestEntry]:
     entries, taken = [], set()
     for one in found:
         if one.kind != "still" and not still_life:  # what cannot be read is told before the work
-            footage.open_footage(one, _say_nothing).close()
+            footage.open_footage(one, ignore).close()
         stem = plain = re.sub(r"[^\w.-]+", "_", Path(one.name).stem if one.kind != "pictures" else one.name)
         again = 1
         while stem.casefold() in taken:
@@ -79,10 +78,6 @@ def plan(sources: list[Path], options: Options) -> list[ManifestEntry]:
         for_test = is_held_out(one.name, options.test_share) and not (still_life and one.kind == "video")
         entries.append(ManifestEntry(one, one.digest(), SPLITS[for_test], stem))
     return entries
-
-
-def _say_nothing(code: str, message: str) -> None:
-    """Take a warning that comes again when the source is read."""
 
 
 def check_options(options: Options) -> None:

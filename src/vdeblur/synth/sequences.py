@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from vdeblur.datasets.pictures import write_png
-from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
+from vdeblur.errors import InputError, InterruptedRunError, OutputError
+from vdeblur.events import Notify, Stop
 from vdeblur.restore.scenes import SceneDetector
 from vdeblur.synth import exposure, footage
 from vdeblur.synth.clips import GAMMA, LEAST_SIDE, ClipShape, follow_path, random_clip, seeded, to_bytes
@@ -31,9 +32,6 @@ LEAST_FRAMES = 10  # of a sequence that is shorter than was asked for, unless it
 STEP_PIXELS = 1.5  # motion between neighbours from which on their mean shows steps instead of blur
 RECORD, DRAFTS = "sequence.json", ".drafts"
 PROGRESS_SECONDS = 0.5
-
-Notify = Callable[[str, dict[str, object]], None]
-Stop = Callable[[], ExitStatus | None]
 
 
 @dataclass(frozen=True)

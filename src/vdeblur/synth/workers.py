@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, VdeblurError
+from vdeblur.events import ignore, never
 from vdeblur.synth.sequences import Piece, SynthJob, do_piece
 
 LOOK_SECONDS = 0.1  # between looks for events and signals
@@ -30,7 +31,7 @@ def do_all(job: SynthJob, work: list[Piece], jobs: int, note: Note) -> None:
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     over: Any = context.Event()
-    mute = (replace(job, notify=_nobody, stop=_never), events, over)
+    mute = (replace(job, notify=ignore, stop=never), events, over)
     try:
         with ProcessPoolExecutor(min(jobs, len(work)), context, _begin, mute) as executor:
             try:
@@ -99,11 +100,3 @@ def _do(piece: Piece) -> dict[str, Any] | Failure:
         return {}  # the first process knows why
     except VdeblurError as error:
         return Failure(error)
-
-
-def _nobody(event: str, facts: dict[str, object]) -> None:
-    """Take an event on the way to a process that has its own ears."""
-
-
-def _never() -> ExitStatus | None:
-    return None

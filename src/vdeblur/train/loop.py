@@ -20,7 +20,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from vdeblur.errors import (
     UsageError,
     VdeblurError,
 )
-from vdeblur.events import Talk, Warn
+from vdeblur.events import Ask, Notify, Stop, Talk, Warn, ignore, never
 from vdeblur.models.cache import find_entry
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
@@ -57,7 +57,6 @@ from vdeblur.train.objectives.base import Batch, Objective
 from vdeblur.train.recipes import Recipe
 from vdeblur.train.validate import validate
 
-Notify = Callable[[str, dict[str, object]], None]
 STATE = "state.pt"
 RESULTS = ("best.safetensors", "last.safetensors", "log.csv")
 KEEP_MINUTES = 10.0  # at most so much is lost where a process is killed
@@ -105,9 +104,9 @@ class TrainingResult:
 def train(
     task: TrainingTask,
     *,
-    notify: Notify = lambda event, facts: None,
-    ask: Callable[[str], bool] | None = None,
-    stop: Callable[[], ExitStatus | None] = lambda: None,
+    notify: Notify = ignore,
+    ask: Ask | None = None,
+    stop: Stop = never,
 ) -> TrainingResult:
     """Train a network by a recipe; under torchrun in all its processes together.
 
@@ -118,7 +117,7 @@ def train(
         device.make_deterministic()
     with joined(task.device) as group:
         torch.backends.cudnn.benchmark = not task.deterministic  # crops are all of one size
-        quiet = notify if group.leads else lambda event, facts: None
+        quiet = notify if group.leads else ignore
         trainer = Trainer(task, group, quiet, Talk(task.offline, task.yes, quiet, ask, stop))
         with data.lost_workers_named():
             return trainer.run(stop)
@@ -320,7 +319,7 @@ class Trainer:
 
     # How it goes
 
-    def run(self, stop: Callable[[], ExitStatus | None]) -> TrainingResult:
+    def run(self, stop: Stop) -> TrainingResult:
         """Train to the end, or until `stop` gives a status."""
         progress = Progress(self.seconds)
         try:
@@ -352,7 +351,7 @@ class Trainer:
         self.notify("trained", {**facts, "model": self.recipe.model, "measure": self._measure})
         return TrainingResult(self.update, self.best, self.best_update)
 
-    def _check_stop(self, stop: Callable[[], ExitStatus | None]) -> None:
+    def _check_stop(self, stop: Stop) -> None:
         """Keep everything and end, in all processes together, where a signal has come."""
         status = stop()
         if self.group.any(status is not None):
