@@ -1,6 +1,6 @@
-"""The networks, by the name that weights.toml uses.
+"""The networks, under the names that weights.toml uses.
 
-What a caller must know of a network stands in its class, see layers.Network.
+Each class declares what its callers must know; layers.Network explains these facts.
 """
 
 from torch import nn
@@ -32,5 +32,5 @@ NETWORKS: dict[str, type[Network]] = {
     "pvdnet": PVDNet,
     "spn": SPN,
 }
-# What start weights are for: parts of networks, with an official_name of their own.
+# Parts of networks that training can start from weights of their own; each has an official_name for their keys.
 PARTS: dict[str, type[nn.Module]] = {"bimnet": BIMNet, "pwcnet": PWCNet, "spynet": SPyNet}

@@ -4,18 +4,21 @@ Chan, Zhou, Xu, Loy, CVPR 2022, arXiv 2104.13371; its use for deblurring, and th
 Generalization of BasicVSR++ to Video Deblurring and Denoising", 2022, arXiv 2204.05308,
 github.com/ckkelvinchan/BasicVSR_PlusPlus (code Apache-2.0).
 
-Features of a quarter of the frame's size travel through the whole clip four times, twice backward and twice forward.
-Each time what arrives from the last two frames is brought into place by a deformable convolution: optical flow says
-roughly where to look, and the network adds a residual to it, for every tap and every group of channels its own.
+Features at a quarter of the frame's size propagate through the whole clip four times: backward, forward, backward and
+forward. In each pass a deformable convolution aligns the features of the last two frames with the current frame:
+optical flow gives the approximate position, and the network adds a residual offset to it, one for each tap of the
+kernel and each group of channels.
 
-Parts, in the order of use: features at a quarter of the size and SPyNet's flow (spynet.py), Propagation (second-order
-grid propagation), Alignment with deformable_convolution (flow-guided deformable alignment), reconstruction.
+Parts, in the order of use: feature extraction and SPyNet's flow (spynet.py), both at a quarter of the size, Propagation
+(second-order grid propagation), Alignment with deformable_convolution (flow-guided deformable alignment),
+reconstruction.
 
 Where this differs from the paper, because the published weights for deblurring do:
-1. Frames are made smaller by strided convolutions first, and reconstruction gives their own size again.
-2. The second frame of a pass, which has no frame two before it, is aligned with zeros in its place.
-3. Frames smaller than 256 pixels are taken as they are; the references refuse them, though nothing needs it.
-4. A clip that is its own mirror image gets its flows like any other: the authors' shortcut for it spoils later clips.
+1. Strided convolutions shrink the frames first, and reconstruction returns to their own size.
+2. The second frame of a pass has no frame two before it; its alignment uses zeros instead.
+3. Frames smaller than 256 pixels are accepted; the references refuse them, but no part of the network needs that.
+4. The flows of a clip that equals its own time reversal are computed like any other's: the authors' shortcut for such a
+   clip gives all later clips wrong forward flows (measured: the result is off by 0.04).
 """
 
 from collections import deque
@@ -31,25 +34,25 @@ from vdeblur.networks.spynet import SPyNet
 SLOPE = 0.1  # of the leaky ReLUs
 PASSES = ("backward_1", "forward_1", "backward_2", "forward_2")
 OUTER_BLOCKS = 5  # residual blocks of feature extraction, and of reconstruction
-GROUPS = 16  # of channels that are sampled at places of their own
-FARTHEST = 10.0  # pixels of a quarter-size frame that an offset may differ from the flow
+GROUPS = 16  # of channels, each with its own offsets
+FARTHEST = 10.0  # largest residual offset from the flow, in pixels at a quarter of the size
 TAPS = 9  # of a 3x3 kernel
 
 Analysed = tuple[Tensor, Tensor, Tensor]
-"""A frame (B, 3, H, W), its features (B, C, H/4, W/4) and its motion (B, 4, H/4, W/4), see BasicVSRPP.analyse."""
+"""A frame (B, 3, H, W), its features (B, C, H/4, W/4) and its motion (B, 4, H/4, W/4); BasicVSRPP.analyse yields it."""
 
 
 class BasicVSRPP(Network):
     """Restore a clip.
 
-    analyse() looks at whole frames, one after the other; restore() takes as many of its results as memory allows, of
-    whole frames or of tiles.
+    analyse() extracts features and motion from whole frames, one after the other. restore() propagates and reconstructs
+    as many of its results at once as memory allows, as whole frames or as tiles.
     """
 
     feeding = "clip"
     multiple = 4
     padding = "replicate"
-    # 65 to 73 dB on the parity cases; bf16 gives 47 to 56, and no part of the network alone is to blame.
+    # 65 to 73 dB against float32 on the parity cases; bf16 47 to 56 dB, and no single part accounts for its errors.
     half_precision = ("fp16",)
     float32_parts = ("spynet",)
     overlap = 128
@@ -80,50 +83,50 @@ class BasicVSRPP(Network):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Restore a clip as one: (B, T, 3, H, W) RGB in [0, 1] to the same, not clamped."""
+        """Restore a whole clip: (B, T, 3, H, W) RGB in [0, 1] to the same, not clamped."""
         return torch.stack(list(self.restore(list(self.analyse(clip.unbind(1))))), 1)
 
     def analyse(self, frames: Iterable[Tensor]) -> Iterator[Analysed]:
-        """Give each frame (B, 3, H, W), RGB in [0, 1], with its features and its motion.
+        """Yield each frame (B, 3, H, W), RGB in [0, 1], with its features and its motion.
 
-        The motion: two channels of flow to the frame before, and two of flow from there; zero for the first frame.
+        Motion: two channels of flow to the previous frame, then two of flow back from it; zero for the first frame.
         """
-        before: Tensor | None = None
+        previous: Tensor | None = None
         for frame in frames:
             features = self.feature_extraction(
                 in_channels_last(frame.to(dtype_of(self.feature_extraction)))
             )  # (B, C, H/4, W/4)
             quarter = F.interpolate(frame, scale_factor=0.25, mode="bicubic", align_corners=False)
-            if before is None:
+            if previous is None:
                 motion = quarter.new_zeros(quarter.shape[0], 4, *quarter.shape[2:])
             else:
                 with torch.autocast(frame.device.type, enabled=False):  # flow stays in float32 in training, too
-                    both = self.spynet(torch.cat((quarter, before)), torch.cat((before, quarter)))
-                motion = torch.cat(both.chunk(2), 1)  # (B, 4, H/4, W/4)
+                    flows = self.spynet(torch.cat((quarter, previous)), torch.cat((previous, quarter)))
+                motion = torch.cat(flows.chunk(2), 1)  # (B, 4, H/4, W/4)
             yield frame, features, motion
-            before = quarter
+            previous = quarter
 
     def restore(self, clip: Sequence[Analysed], first: int = 0, last: int | None = None) -> Iterator[Tensor]:
-        """Give the restored frames (B, 3, H, W) float32 from number `first` to the one before `last`.
+        """Yield the restored frames (B, 3, H, W), float32, from number `first` up to but without `last`.
 
-        What the passes found for a frame is freed as soon as it is restored.
+        The feature maps of a frame are freed as soon as it is restored.
         """
         last = len(clip) if last is None else last
-        maps = [[features] for _, features, _ in clip]  # of each frame: its features, then what each pass found
+        maps = [[features] for _, features, _ in clip]  # per frame: its features, then each pass's result
         motions = [motion for _, _, motion in clip]
         for name in PASSES[:-1]:
-            for index, found in self._propagate(name, maps, motions):
-                maps[index].append(found)
-        # The last pass goes forward, so that its frames can be restored as it goes.
-        for index, found in self._propagate(PASSES[-1], maps[:last], motions):
+            for index, propagated in self._propagate(name, maps, motions):
+                maps[index].append(propagated)
+        # The last pass runs forward, so each frame is restored as soon as the pass has reached it.
+        for index, propagated in self._propagate(PASSES[-1], maps[:last], motions):
             if index >= first:
-                yield self._reconstruct(clip[index][0], [*maps[index], found])
+                yield self._reconstruct(clip[index][0], [*maps[index], propagated])
             maps[index].clear()
 
     def _propagate(
         self, name: str, maps: Sequence[Sequence[Tensor]], motions: Sequence[Tensor]
     ) -> Iterator[tuple[int, Tensor]]:
-        """Let features travel through a clip once; give frames' numbers, and what is found there (B, C, h, w)."""
+        """Run one pass over a clip; yield the number of each frame and the pass's result for it (B, C, h, w)."""
         past: Past = deque(maxlen=2)
         backward = name.startswith("backward")
         for step in range(len(maps)):
@@ -131,12 +134,12 @@ class BasicVSRPP(Network):
             flow: Tensor | None = None
             if step:
                 flow = motions[index + 1][:, 2:] if backward else motions[index][:, :2]
-            found = self.propagation[name](maps[index], flow, past)
-            past.append((found, flow))
-            yield index, found
+            propagated = self.propagation[name](maps[index], flow, past)
+            past.append((propagated, flow))
+            yield index, propagated
 
     def _reconstruct(self, frame: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Give the restored frame (B, 3, H, W) float32 from its five maps (B, C, H/4, W/4)."""
+        """Restore a frame, (B, 3, H, W) float32, from its features and the passes' results, each (B, C, H/4, W/4)."""
         x = self.reconstruction(torch.cat(tuple(maps), 1))
         for upsample in (self.upsample_1, self.upsample_2):
             x = F.pixel_shuffle(F.leaky_relu(upsample(x), SLOPE, inplace=True), 2)  # to (B, 64, H, W)
@@ -146,7 +149,7 @@ class BasicVSRPP(Network):
 
     @staticmethod
     def official_name(name: str) -> str:
-        """Give the name in `basicvsr_plusplus_deblur_*.pth`, after `generator.`."""
+        """Return the key in `basicvsr_plusplus_deblur_*.pth`, after `generator.`."""
         part, *rest = name.split(".")
         inner = ".".join(rest)
         match part:
@@ -172,11 +175,11 @@ def _trunk_name(name: str) -> str:
 
 
 Past = deque[tuple[Tensor, Tensor | None]]
-"""What a pass found for the last two frames, each with the flow that led from that frame to the one before it."""
+"""A pass's results for its last two frames, each with the flow from that frame to the one the pass came from."""
 
 
 class Propagation(nn.Module):
-    """One step of one pass: align what arrives with the frame, and add what all that is known of the frame says."""
+    """One step of one pass: align the last two results with the frame, and refine them with all its feature maps."""
 
     def __init__(self, width: int, blocks: int, earlier: int) -> None:
         super().__init__()
@@ -184,18 +187,18 @@ class Propagation(nn.Module):
         self.trunk = Trunk((2 + earlier) * width, width, blocks)
 
     def forward(self, maps: Sequence[Tensor], flow: Tensor | None, past: Past) -> Tensor:
-        """Give what this pass finds for a frame, (B, C, h, w).
+        """Return this pass's result for a frame, (B, C, h, w).
 
-        maps: the frame's features and what earlier passes found, each (B, C, h, w). flow: (B, 2, h, w) float32, to the
-        frame that the pass comes from, None at its beginning.
+        maps: the frame's features and the results of earlier passes, each (B, C, h, w). flow: (B, 2, h, w) float32, to
+        the frame that the pass comes from; None at the first frame of the pass.
         """
         aligned = torch.zeros_like(maps[0]) if flow is None else self.alignment(maps[0], flow, past)
-        found: Tensor = aligned + self.trunk(torch.cat((*maps, aligned), 1))
-        return found
+        propagated: Tensor = aligned + self.trunk(torch.cat((*maps, aligned), 1))
+        return propagated
 
 
 class Alignment(nn.Module):
-    """Flow-guided deformable alignment of the last two frames' maps with a frame."""
+    """Flow-guided deformable alignment of a pass's last two results with the current frame."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -207,38 +210,38 @@ class Alignment(nn.Module):
         nn.init.zeros_(self.offsets[-1].bias)  # type: ignore[arg-type]
         self.weight = nn.Parameter(torch.empty(width, 2 * width, 3, 3))
         self.bias = nn.Parameter(torch.zeros(width))
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # what convolutions begin with
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # nn.Conv2d's default
 
     def forward(self, features: Tensor, flow: Tensor, past: Past) -> Tensor:
-        """Give (B, C, h, w) from features of that shape; flow: (B, 2, h, w) float32, to the frame before."""
-        found, flow_before = past[-1]
-        if flow_before is None:  # there is no frame two before
-            second, second_flow = torch.zeros_like(found), torch.zeros_like(flow)
+        """Return (B, C, h, w) from features of that shape; flow: (B, 2, h, w) float32, to the frame of past[-1]."""
+        first, first_past_flow = past[-1]
+        if first_past_flow is None:  # the pass has seen one frame only
+            second, second_flow = torch.zeros_like(first), torch.zeros_like(flow)
         else:
-            second, second_flow = past[-2][0], flow + warp(flow_before, flow)
-        exact = torch.promote_types(found.dtype, torch.float32)
-        arriving = torch.cat((found.contiguous(), second.contiguous()), 1).to(exact)  # (B, 2 C, h, w)
+            second, second_flow = past[-2][0], flow + warp(first_past_flow, flow)
+        exact = torch.promote_types(first.dtype, torch.float32)
+        both = torch.cat((first.contiguous(), second.contiguous()), 1).to(exact)  # (B, 2 C, h, w)
         flows = torch.cat((flow, second_flow), 1)  # (B, 4, h, w)
 
-        # Where to look: roughly by flow, and what is found there tells where exactly.
-        warped = warp(_unfold(arriving), _unfold(flows)).unflatten(0, (-1, 2)).to(features.dtype)
+        # Warp by the flow alone, and predict the residual offsets from the result.
+        warped = warp(_halves_in_batch(both), _halves_in_batch(flows)).unflatten(0, (-1, 2)).to(features.dtype)
         warped, second_warped = (in_channels_last(part) for part in warped.unbind(1))
         context = torch.cat((warped, features, second_warped, in_channels_last(flows.to(features.dtype))), 1)
         raw = self.offsets(context).contiguous().to(exact)  # (B, 432, h, w)
         residual, mask = raw.split((2 * TAPS * GROUPS, TAPS * GROUPS), 1)
 
-        # The first half of the groups are the frame before, the others the one before that; offsets are vertical first.
-        towards = flows.unflatten(1, (2, 1, 2)).flip(3)  # (B, 2, 1, 2, h, w)
+        # The first half of the groups belong to the last frame, the others to the one before; offsets: vertical first.
+        flow_offset = flows.unflatten(1, (2, 1, 2)).flip(3)  # (B, 2, 1, 2, h, w)
         residual = residual.unflatten(1, (2, -1, 2)).tanh()  # (B, 2, 72, 2, h, w)
-        offset = torch.add(towards, residual, alpha=FARTHEST).flatten(1, 3)  # (B, 288, h, w)
-        # Tap by tap the samples of all groups stay in a processor's cache; a GPU wants few calls.
-        at_once = TAPS if arriving.is_cuda else 1
-        aligned = deformable_convolution(arriving, offset, mask.sigmoid(), self.weight, self.bias, at_once)
+        offset = torch.add(flow_offset, residual, alpha=FARTHEST).flatten(1, 3)  # (B, 288, h, w)
+        # The samples of one tap stay in a CPU's cache; a GPU is faster with few calls.
+        at_once = TAPS if both.is_cuda else 1
+        aligned = deformable_convolution(both, offset, mask.sigmoid(), self.weight, self.bias, at_once)
         return in_channels_last(aligned)
 
 
-def _unfold(pair: Tensor) -> Tensor:
-    """Put the halves of the channels along the batch: (B, 2 C, h, w) to (2 B, C, h, w)."""
+def _halves_in_batch(pair: Tensor) -> Tensor:
+    """Move the two halves of the channels into the batch: (B, 2 C, h, w) to (2 B, C, h, w)."""
     batch, channels, height, width = pair.shape
     return pair.reshape(2 * batch, channels // 2, height, width)
 
@@ -246,40 +249,40 @@ def _unfold(pair: Tensor) -> Tensor:
 def deformable_convolution(
     x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, at_once: int = 1
 ) -> Tensor:
-    """Convolve as a 3x3 kernel would whose taps lie anywhere, for every pixel and group of channels elsewhere.
+    """Convolve with a 3x3 kernel whose taps have offsets and factors of their own at every pixel, in G groups.
 
-    x: (B, C, h, w), zero outside, sampled bilinearly. offset: (B, 18 G, h, w), pixels; the two channels from 18 g + 2 t
-    say how far down and to the right of its usual place tap t = 3 row + column of group g lies. mask: (B, 9 G, h, w),
-    what a sample is multiplied by. weight: (O, C, 3, 3). at_once: taps that are sampled together, 1, 3 or 9. Result:
-    (B, O, h, w), of weight's type.
+    x: (B, C, h, w), zero outside, sampled bilinearly. offset: (B, 18 G, h, w), pixels; channels 18 g + 2 t and
+    18 g + 2 t + 1 move tap t = 3 row + column of group g down and to the right. mask: (B, 9 G, h, w), factors of the
+    samples. weight: (O, C, 3, 3). at_once: taps that are sampled together, 1, 3 or 9. Result: (B, O, h, w), of weight's
+    type.
     """
     batch, _, height, width = x.shape
     groups = mask.shape[1] // TAPS
-    exact = torch.promote_types(x.dtype, torch.float32)  # a place in half precision would be off by a third of a pixel
+    exact = torch.promote_types(x.dtype, torch.float32)  # half-precision positions are off by up to 1/3 pixel
     x = x.to(exact).reshape(batch * groups, -1, height, width)
     offset = offset.to(exact).reshape(batch * groups, TAPS, 2, height, width)
     mask = mask.to(exact).reshape(batch * groups, TAPS, height, width)
-    # Where grid_sample without aligned corners finds each tap, without its offset: pixels are the middles of cells.
+    # Positions of the taps without offsets, for grid_sample without aligned corners: pixels are the middles of cells.
     tap = torch.arange(TAPS, device=x.device, dtype=exact)[:, None]
     row, column = (torch.arange(side, device=x.device, dtype=exact) for side in (height, width))
-    usual_y = ((row + tap.div(3, rounding_mode="floor") - 0.5) * (2 / height) - 1)[:, :, None]  # (9, h, 1)
-    usual_x = ((column + tap % 3 - 0.5) * (2 / width) - 1)[:, None]  # (9, 1, w)
+    regular_y = ((row + tap.div(3, rounding_mode="floor") - 0.5) * (2 / height) - 1)[:, :, None]  # (9, h, 1)
+    regular_x = ((column + tap % 3 - 0.5) * (2 / width) - 1)[:, None]  # (9, 1, w)
     result: Tensor = bias.reshape(1, -1, 1)
     for first in range(0, TAPS, at_once):
         taps = slice(first, first + at_once)
-        grid_y = torch.add(usual_y[taps], offset[:, taps, 0], alpha=2 / height)
-        grid_x = torch.add(usual_x[taps], offset[:, taps, 1], alpha=2 / width)
+        grid_y = torch.add(regular_y[taps], offset[:, taps, 0], alpha=2 / height)
+        grid_x = torch.add(regular_x[taps], offset[:, taps, 1], alpha=2 / width)
         grid = torch.stack((grid_x, grid_y), 4).flatten(1, 2)  # (B G, taps h, w, 2)
         sampled = F.grid_sample(x, grid, "bilinear", "zeros", align_corners=False)
         sampled = sampled * mask[:, taps].flatten(1, 2)[:, None]
         columns = sampled.reshape(batch, -1, height * width).to(weight.dtype)  # (B, C taps, h w)
-        taken = weight.flatten(2)[:, :, taps].flatten(1)  # (O, C taps)
-        result = torch.baddbmm(result, taken.expand(batch, -1, -1), columns)
+        tap_weights = weight.flatten(2)[:, :, taps].flatten(1)  # (O, C taps)
+        result = torch.baddbmm(result, tap_weights.expand(batch, -1, -1), columns)
     return result.reshape(batch, -1, height, width)
 
 
 class Trunk(nn.Module):
-    """A convolution and residual blocks, without a skip over all."""
+    """A convolution and residual blocks, without a skip around them all."""
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
         super().__init__()
@@ -287,7 +290,7 @@ class Trunk(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give (B, C, h, w) from x, (B, channels, h, w)."""
+        """Return (B, C, h, w) from x, (B, channels, h, w)."""
         y: Tensor = self.blocks(F.leaky_relu(self.begin(x), SLOPE, inplace=True))
         return y
 
@@ -299,12 +302,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
-        for conv in (self.conv_1, self.conv_2):  # as the reference begins
+        for conv in (self.conv_1, self.conv_2):  # the reference's initial weights
             nn.init.kaiming_normal_(conv.weight)
             conv.weight.data.mul_(0.1)
             conv.bias.data.zero_()  # type: ignore[union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give (B, C, h, w) from x of that shape."""
+        """Return (B, C, h, w) from x of that shape."""
         difference: Tensor = self.conv_2(F.relu_(self.conv_1(x)))
         return x + difference

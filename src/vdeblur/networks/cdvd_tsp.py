@@ -3,19 +3,19 @@
 Pan, Bai, Tang, CVPR 2020, arXiv 2004.02501. Weights: github.com/csbhr/CDVD-TSP (code MIT; the weights hold a fine-tuned
 PWC-Net, whose start weights are for non-commercial use).
 
-A pixel that is sharp in some frame looks alike in its aligned neighbours; one that moved does not. So both neighbours
-are warped onto the middle frame by optical flow, the difference between them gives a map of sharpness, and an
-encoder-decoder restores the middle frame from all of it. Then the same is done once more with the restored frames:
-flow between sharper frames is better flow.
+A pixel that is sharp in all of the aligned frames looks the same in each; a blurry one does not. So optical flow warps
+both neighbours onto the middle frame, their differences from it give a map of sharpness, and an encoder-decoder
+restores the middle frame from all four. A second stage repeats this with the restored frames, because flow between
+sharper frames is more accurate.
 
-Parts: PWC-Net (Sec. 3.1, pwcnet.py), sharpness_prior (Sec. 3.2, Eq. 10 and 11), Restoration (Sec. 3.3), and the
-cascade, which is a matter of feeding: stage after stage, see streams.stream_cascade.
+Parts: PWC-Net (Sec. 3.1, pwcnet.py), sharpness_prior (Sec. 3.2, Eq. 10 and 11), Restoration (Sec. 3.3). The cascade
+(Sec. 3.4) is streams.stream_cascade, which runs one stage after the other.
 
 Where this differs from the paper, because the published weights do:
-1. The prior compares 5x5 means, and takes a square root over the sum of squares; Eq. 10 and 11 have neither.
-2. Places that were warped from outside the frame are zero in the warped frames and in the prior.
+1. The prior compares 5x5 means, and takes a square root of the sum of squares; Eq. 10 and 11 have neither.
+2. Pixels that come from outside the frame are zero in the warped frames and in the prior.
 3. Both stages share all weights.
-4. The output is the restored frame itself: nothing is added to it, and nothing is clamped between the stages.
+4. The network's output is the restored frame itself, not a residual, and nothing is clamped between the stages.
 """
 
 import torch
@@ -25,19 +25,19 @@ from torch.nn import functional as F
 from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last, is_inside, warp
 from vdeblur.networks.pwcnet import PWCNet, Pyramid
 
-MEAN_SIDE = 5  # pixels, the window of the prior's means
+MEAN_SIDE = 5  # pixels, side of the window of the prior's means
 
 
 class CDVDTSP(Network):
     """Restore the middle one of three frames, with their optical flow and the temporal sharpness prior.
 
-    The reach of the restoration is 181 pixels, so tiles that share 184 are exact; what lies beyond 64 weighs little.
+    Restoration reaches 181 pixels, so tiles that share 184 are exact; pixels more than 64 away have little influence.
     """
 
     feeding = "cascade"
     multiple = 4
-    half_precision = ("fp16",)  # 53 to 56 dB against float32 on the parity cases; bf16 41 to 46 dB only
-    float32_parts = ("flow_net",)  # in half precision flow is off by up to a third of a pixel
+    half_precision = ("fp16",)  # 53 to 56 dB against float32 on the parity cases; bf16 only 41 to 46 dB
+    float32_parts = ("flow_net",)  # in half precision, flow is off by up to a third of a pixel
     overlap = 64
     memory = Memory(frame=1583)
     half_memory = Memory(frame=1637)
@@ -49,40 +49,41 @@ class CDVDTSP(Network):
         self.restoration = Restoration(channels, blocks)
 
     def forward(self, previous: Tensor, frame: Tensor, following: Tensor) -> Tensor:
-        """Do one stage: frames (B, 3, H, W), RGB in [0, 1], to the restored middle one, not clamped."""
+        """Compute one stage: three frames (B, 3, H, W), RGB in [0, 1], to the restored middle one, not clamped."""
         pyramids = tuple(self.pyramid(picture) for picture in (previous, frame, following))
         return self.restore(self.align((previous, frame, following), pyramids))
 
     def pyramid(self, frame: Tensor) -> Pyramid:
-        """Give what flow needs of a frame; it serves every pair the frame is in."""
+        """Compute the features that flow needs of a frame, for all pairs of frames that it belongs to."""
         return self.flow_net.pyramid(frame)
 
     def align(self, frames: tuple[Tensor, ...], pyramids: tuple[Pyramid, ...]) -> Tensor:
-        """Give the neighbours on the middle frame, that frame, and the prior between: (B, 10, H, W) float32.
+        """Concatenate the warped previous frame, the middle frame, the warped following one and the prior.
 
-        frames: previous, middle and following, each (B, 3, H, W). pyramids: theirs. Flow sees frames as wholes.
+        frames: previous, middle and following, each (B, 3, H, W), not tiles, because flow depends on the whole frame.
+        pyramids: those of the frames. Result: (B, 10, H, W), float32.
         """
         frame = frames[1]
         batch, _, height, width = frame.shape
-        # Sec. 3.1: both flows start at the middle frame, and are computed together.
+        # Sec. 3.1: flows from the middle frame to both neighbours, in one batch
         middle = {level: torch.cat((x, x)) for level, x in pyramids[1].items()}
         around = {level: torch.cat((pyramids[0][level], pyramids[2][level])) for level in middle}
         flow = self.flow_net(middle, around, height, width)  # (2 B, 2, H, W)
         inside = is_inside(flow)  # (2 B, 1, H, W)
         warped = warp(torch.cat((frames[0], frames[2])), flow, "border") * inside
         previous, following = warped.split(batch)
-        # Sec. 3.2
+        # Sec. 3.2: zero where either neighbour was warped from outside the frame
         prior = sharpness_prior(previous, frame, following) * inside[:batch] * inside[batch:]
         return torch.cat((previous, frame, following, prior), 1)
 
     def restore(self, aligned: Tensor) -> Tensor:
-        """Give the restored frame (B, 3, H, W) float32 from what align gave, whole or in tiles (Sec. 3.3)."""
+        """Restore the middle frame, (B, 3, H, W) float32, from align's result or a tile of it (Sec. 3.3)."""
         restored: Tensor = self.restoration(in_channels_last(aligned.to(dtype_of(self.restoration))))
         return restored.float()
 
     @staticmethod
     def official_name(name: str) -> str:
-        """Give the name in `CDVD_TSP_*.pt`."""
+        """Return the key in `CDVD_TSP_*.pt`."""
         part, _, rest = name.partition(".")
         if part == "flow_net":
             return f"flow_net.moduleNetwork.{PWCNet.official_name(rest)}"
@@ -104,20 +105,21 @@ BLOCKS = {
 
 @torch.no_grad()
 def sharpness_prior(previous: Tensor, frame: Tensor, following: Tensor) -> Tensor:
-    """Tell where three aligned frames (B, 3, H, W) agree: (B, 1, H, W), 1 where they do, towards 0 where not.
+    """Compute the temporal sharpness prior of three aligned frames: 1 where they agree, towards 0 where they differ.
 
-    Eq. (10) and (11), with means and root as the weights were trained. No gradient passes: the root has none at 0.
+    Eq. (10) and (11), with the means and the root that the weights were trained with. Frames: (B, 3, H, W). Result:
+    (B, 1, H, W), without gradient: the root's is infinite at 0.
     """
     before, middle, after = (
         F.avg_pool2d(x, MEAN_SIDE, 1, MEAN_SIDE // 2) for x in (previous, frame, following)
-    )  # zeros outside count, so means fall towards the border
+    )  # the zeros outside count, so means decrease towards the border
     distance = ((before - middle).square() + (after - middle).square()) / 2
     prior: Tensor = (-distance.sum(1, keepdim=True).sqrt()).exp()
     return prior
 
 
 class Restoration(nn.Module):
-    """Encoder and decoder with residual blocks at three scales, skips added (Sec. 3.3). Every convolution is 5x5."""
+    """Encoder-decoder with residual blocks at three scales and additive skips (Sec. 3.3); 5x5, transposed 3x3."""
 
     def __init__(self, channels: int, blocks: int) -> None:
         super().__init__()
@@ -141,7 +143,7 @@ class Restoration(nn.Module):
         self.leave = nn.Sequential(*residual(n), FewChannelsConv2d(n, 3, 5, padding=2))
 
     def forward(self, aligned: Tensor) -> Tensor:
-        """Give (B, 3, H, W) from (B, 10, H, W)."""
+        """Return (B, 3, H, W) from (B, 10, H, W)."""
         full = self.enter(aligned)  # (B, 32, H, W)
         half = self.encode_1(full)  # (B, 64, H/2, W/2)
         quarter = self.encode_2(half)  # (B, 128, H/4, W/4)
@@ -152,7 +154,7 @@ class Restoration(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 5x5 convolutions with a ReLU between, added to the input; no activation after that."""
+    """Two 5x5 convolutions with a ReLU between, added to the input; no activation after the sum."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -160,6 +162,6 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 5, padding=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give (B, C, H, W) from x of that shape."""
+        """Return (B, C, H, W) from x of that shape."""
         difference: Tensor = self.conv2(F.relu(self.conv1(x), inplace=True))
         return difference + x

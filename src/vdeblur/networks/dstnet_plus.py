@@ -2,16 +2,16 @@
 
 Pan, Sun, Xu, Dong, Tang, IEEE TPAMI 2025. Weights: github.com/sunny2109/DSTNet-plus (code Apache-2.0).
 
-DSTNet (dstnet.py) made smaller and better: the gated blocks before the propagation are gone, so one level of wavelets
-is enough; a frame's features and those that arrive are mixed by a gate that compares them; and the filter for every
-pixel is made from three scales.
+A smaller and better DSTNet (dstnet.py): it has no gated blocks before the propagation, so one level of wavelets is
+enough; a gate mixes a frame's features with the propagated ones by comparing them; and the filter for every pixel is
+predicted from three scales.
 
 Parts, in the order of use: the wavelets and HighBands (dstnet.py), Propagation with Fusion and MultiScaleFilter,
 reconstruction.
 
-Of the paper only tables were at hand, so this follows the published code, as the weights do. Things worth knowing:
-1. Frames are padded to even sides only. Pooling windows and the ratios of interpolation follow from the frame's size,
-   so that padding to more would change every pixel; that is also why tiles begin and end at multiples of 16.
+Only tables of the paper were available, so this follows the published code, as the weights do. Two of its details:
+1. Frames are padded to even sides only. Pooling windows and interpolation ratios depend on the frame's size, so more
+   padding would change every pixel. For the same reason, tiles begin and end at multiples of 16.
 2. The first frame of each pass is fused with a state of zeros.
 """
 
@@ -30,8 +30,8 @@ from vdeblur.networks.dstnet import (
     high_band,
     inverse_haar,
     low_band,
-    travel_backward,
-    travel_forward,
+    run_backward,
+    run_forward,
 )
 from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last
 
@@ -39,16 +39,16 @@ from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of
 class DSTNetPlus(Network):
     """Restore a clip; the steps are DSTNet's.
 
-    width: channels. blocks: residual blocks of each pass, filter_blocks: of each scale of the filter. The large model
-    has 96, 25 and 5 of them.
+    width: channels. blocks: residual blocks of each pass. filter_blocks: residual blocks of each scale of the filter.
+    The large model has 96, 25 and 5.
     """
 
     feeding = "bidirectional"
     multiple = 2
-    tile_multiple = 16  # three poolings of half-size features, after the wavelets
+    tile_multiple = 16  # the wavelets halve the size once, the filter's poolings three times
     smallest = 16
     half_precision = ("fp16", "bf16")
-    overlap = 128  # with drawn weights a cut 64 pixels away matters by 2e-4, 128 pixels away by 7e-7
+    overlap = 128  # with random weights, a cut 64 pixels away changes pixels by 2e-4, 128 away by 7e-7
     constant_buffers = ("haar",)
     memory = Memory(tile=580, frame=661, frame_held=160)
     half_memory = Memory(tile=147, frame=577, frame_held=84)
@@ -66,14 +66,14 @@ class DSTNetPlus(Network):
         self.reconstruction = FewChannelsConv2d(width, 3, 3, padding=1)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Restore a clip as one: (B, T, 3, H, W) RGB in [0, 1] to the same, not clamped; H and W even."""
+        """Restore a whole clip: (B, T, 3, H, W) RGB in [0, 1] to the same, not clamped; H and W even."""
         frames = clip.unbind(1)
         backward = self.propagate_backward(list(self.features(frames)))
         propagated, _ = self.propagate_forward(backward, None)
         return torch.stack([self.reconstruct(*pair) for pair in zip(frames, propagated, strict=True)], 1)
 
     def features(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Give the low band (B, C, H/2, W/2) of each frame (B, 3, H, W), RGB in [0, 1]."""
+        """Yield the low band (B, C, H/2, W/2) of each frame (B, 3, H, W), RGB in [0, 1]."""
         for frame in frames:
             yield low_band(self._extract(frame))
 
@@ -82,15 +82,15 @@ class DSTNetPlus(Network):
         return features
 
     def propagate_backward(self, features: Sequence[Tensor], keep: int | None = None) -> list[Tensor]:
-        """Let features (B, C, h, w) travel from the last frame to the first; give the first `keep` results."""
-        return travel_backward(self.backward_propagation, features, keep)
+        """Propagate features (B, C, h, w) from the last frame to the first; return the first `keep` results."""
+        return run_backward(self.backward_propagation, features, keep)
 
     def propagate_forward(self, backward: list[Tensor], state: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-        """Let what propagate_backward gave travel onwards from a state; give the last one, too."""
-        return travel_forward(self.forward_propagation, backward, state)
+        """Propagate the results of propagate_backward onwards from a state; return the last state, too."""
+        return run_forward(self.forward_propagation, backward, state)
 
     def reconstruct(self, frame: Tensor, propagated: Tensor) -> Tensor:
-        """Give the restored frame (B, 3, H, W) float32; its high bands are made again here."""
+        """Restore a frame, (B, 3, H, W) float32; this computes its high bands again, to save memory."""
         high = self.high_bands(high_band(self._extract(frame)))
         features = inverse_haar(propagated, high)  # (B, C, H, W)
         restored: Tensor = frame + self.reconstruction(features).float()
@@ -98,7 +98,7 @@ class DSTNetPlus(Network):
 
     @staticmethod
     def official_name(name: str) -> str:
-        """Give the name in `DSTNetPlus_*.pth`."""
+        """Return the key in `DSTNetPlus_*.pth`."""
         part, _, rest = name.partition(".")
         if part == "haar":
             return "wave.haar_weights"
@@ -123,7 +123,7 @@ PROPAGATION_NAMES = {
 
 
 class Propagation(nn.Module):
-    """One step of a recurrent pass."""
+    """One step of a recurrent pass: fuse, filter and refine a frame's features."""
 
     def __init__(self, width: int, blocks: int, filter_blocks: int) -> None:
         super().__init__()
@@ -132,14 +132,14 @@ class Propagation(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(width, 0.1) for _ in range(blocks)))
 
     def forward(self, features: Tensor, state: Tensor | None) -> Tensor:
-        """Give the next state (B, C, h, w), which is the frame's result, too."""
+        """Return the next state (B, C, h, w), which is also the frame's result."""
         state = torch.zeros_like(features) if state is None else state
         result: Tensor = self.blocks(self.filter(self.fusion(features, state)))
         return result
 
 
 class Fusion(nn.Module):
-    """Take from the state where it resembles the frame's own features, by a gate for every channel and pixel."""
+    """Mix the state into the frame's features where both are similar, by a gate for every channel and pixel."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Fusion(nn.Module):
         self.mix = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, features: Tensor, state: Tensor) -> Tensor:
-        """Give (B, C, h, w) from two of that shape."""
+        """Return (B, C, h, w) from features and state of that shape."""
         query, key = self.compare(torch.cat((features, state), 1)).chunk(2, 1)
         gate = (query * key).sigmoid()
         mixed: Tensor = self.mix(torch.lerp(features, state, gate))
@@ -155,7 +155,7 @@ class Fusion(nn.Module):
 
 
 class MultiScaleFilter(nn.Module):
-    """Filter every pixel of every channel with a 3x3 kernel of its own, made from the features at three scales."""
+    """Filter every pixel of every channel with its own 3x3 kernel, predicted from the features at three scales."""
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
@@ -163,17 +163,17 @@ class MultiScaleFilter(nn.Module):
         self.to_kernel = nn.Conv2d(3 * width, TAPS * width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give (B, C, h, w) from x of that shape."""
+        """Return (B, C, h, w) from x of that shape."""
         size = x.shape[2:]
         scales, smaller = [], x
         for scale in self.scales:
-            smaller = scale(halve(smaller))  # (B, C, h/2, w/2), a quarter, an eighth, rounded down
+            smaller = scale(halve(smaller))  # (B, C, h/2, w/2), then /4 and /8, rounded down
             scales.append(F.interpolate(smaller, size, mode="bilinear", align_corners=False))
         scales_together = in_channels_last(torch.cat(scales, 1))  # (B, 3 C, h, w)
         weights = self.to_kernel.weight.unflatten(0, (-1, TAPS))  # (C, 9, 3 C, 1, 1): the nine of a channel together
         biases = self.to_kernel.bias.unflatten(0, (-1, TAPS))  # type: ignore[union-attr]
         padded = F.pad(x, (1, 1, 1, 1))
-        # A tap at a time: all kernels would be nine times the features.
+        # One tap at a time: all kernels would take nine times the memory of x.
         filtered: Tensor | None = None
         for tap in range(TAPS):
             kernel = F.conv2d(scales_together, weights[:, tap], biases[:, tap])
@@ -183,6 +183,6 @@ class MultiScaleFilter(nn.Module):
 
 
 def halve(x: Tensor) -> Tensor:
-    """Give the maxima of windows of two, or of three along an odd axis, with stride 2: (B, C, h // 2, w // 2)."""
+    """Max-pool with stride 2, in windows of two, or of three along an odd axis: (B, C, h // 2, w // 2)."""
     window = [2 + side % 2 for side in x.shape[2:]]
     return F.max_pool2d(x, window, stride=2)

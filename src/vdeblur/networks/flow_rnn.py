@@ -1,37 +1,38 @@
-"""Flow-RNN: optical flow steers recurrent passes over the picture, which undo the blur along its own direction.
+"""Flow-RNN: recurrent passes over the picture, steered by optical flow, remove blur along its own direction.
 
 Deep Dynamic Scene Deblurring from Optical Flow
 J. Zhang, J. Pan, D. Wang, S. Zhou, X. Wei, F. Zhao, J. Liu, J. Ren; IEEE Transactions on Circuits and Systems for
 Video Technology; arXiv 2301.07329
 
-Undoing motion blur takes filters as long as the motion, of another direction in every place. Convolutions get that
-long by depth only; a linear recurrence along a line of pixels reaches across the whole picture with one weight a pixel.
-So the frame's features are scanned in four directions, with weights that a flow network reads off the motion to the
-next frame: the blur is a trace of that very motion. The flow is never told the truth. It learns from the restoring and
-from having to carry the next frame onto this one. All of that at three resolutions; a decoder puts them together.
+Removing motion blur takes filters as long as the motion, in a different direction at every pixel. Convolutions reach
+that far only through depth; a linear recurrence along a line of pixels reaches across the whole picture with one weight
+per pixel. So the frame's features are scanned in four directions, with weights that a flow network predicts from the
+motion to the next frame, because this motion caused the blur. The flow is not supervised: it learns from the
+restoration loss, and from warping the next frame onto the current one. All this happens at three resolutions, which a
+decoder combines.
 
-Parts, in the order of use (Table I lists the layers, the names are its):
+Parts, in the order of use (Table I lists the layers, with the names used here):
 
 - `FlowRNN`     the whole network
-- `FlowPart`    FlowNetS with 3/8 of its channels and a decoder step more; also the flows that training needs, Eq. (14)
+- `FlowPart`    FlowNetS with 3/8 of its channels and one decoder step more; also the flows for the loss, Eq. (14)
 - `spatial_rnn` the four passes, Eq. (13)
-- `LinearScan`  one pass, with its gradient; `scan_by_steps`, `scan_in_chunks` two ways to compute it
+- `LinearScan`  one pass and its gradient, computed by `scan_by_steps` or by `scan_in_chunks`
 
-Where this differs from the paper, because of the authors' released definition of the network (MatCaffe, 2022), or as
-a choice where that does not suit a tool for video:
+Where this differs from the paper, because the authors' released definition of the network does (MatCaffe, 2022; marked
+"released"), or because the paper's way does not suit a tool for video:
 
-1. The state before the first pixel is 0 (released; the paper has no word on it).
-2. Weight blocks lie in the order right, down, left, up, passes in the order right, left, down, up, and the decoder's
-   concatenations begin with the encoder's features (released). It makes no difference to what can be learnt.
-3. 8,281,696 parameters, which is Table I counted, and what the released definition uses. Table III says 8.7 million; no
-   choice of biases accounts for that.
-4. The last frame of a scene is looked at together with the one before it, where the release leaves it out: for the
-   reverse motion the line of blur is the same (Eq. (12)). A frame paired with itself would not be restored at all.
-5. Sides are brought to multiples of 64 by repeating the last pixels; the release appends zeros.
-6. Nothing is pretrained: He's initialisation for the flow part and the decoder's d_deconv layers, Xavier's for the
-   others. The paper's pretrained FlowNet may not be passed on.
+1. The state before the first pixel is 0 (released; the paper does not say).
+2. Weight blocks are in the order right, down, left, up, passes in the order right, left, down, up, and the decoder's
+   concatenations begin with the encoder's features (released). What the network can learn does not depend on the order.
+3. 8,281,696 parameters, as Table I and the released definition add up to. Table III says 8.7 million; no choice of
+   biases explains the difference.
+4. The last frame of a scene is paired with the previous frame, where the release skips it: reversed motion blurs along
+   the same line (Eq. (12)). A frame paired with itself would not be restored at all (Fig. 6b).
+5. Sides are padded to multiples of 64 by repeating the last pixels; the release pads with zeros.
+6. Nothing is pretrained: He initialisation for the flow part and the decoder's d_deconv layers, Xavier for the others.
+   The paper's pretrained FlowNet may not be redistributed.
 
-The released Caffe weights cannot be loaded, so there are no names to map.
+The released Caffe weights cannot be loaded, so no keys are mapped.
 """
 
 import math
@@ -45,26 +46,26 @@ from torch.nn import functional as F
 from vdeblur.networks.layers import Memory, Network, dtype_of, in_channels_last
 
 SLOPE = 0.1  # of every leaky ReLU
-WEIGHT_ORDER = ("right", "down", "left", "up")  # where the state travels to: right is growing x, down growing y
+WEIGHT_ORDER = ("right", "down", "left", "up")  # where the state moves: right is growing x, down growing y
 PASS_ORDER = ("right", "left", "down", "up")
 
 
 class FlowRNN(Network):
-    """Restore a frame with the help of the next one, or of the one before.
+    """Restore a frame with the help of the next one, or of the previous one.
 
-    width: channels of the first convolution, Table I; all others are in proportion.
+    width: channels of the first convolution, 24 in Table I; all others are in proportion.
     """
 
     feeding = "pair"
     multiple = 64
     padding = "replicate"
-    overlap = 128  # no overlap makes tiles exact: what a pass carries has no end but the picture's
-    # Hence whole frames, up to 4K. The largest tensors are 96 channels at half the size, 0.2 GB for 1920x1088 in
+    overlap = 128  # no overlap makes tiles exact, because a pass carries its state across the whole picture
+    # So frames up to 4K are not cut. The largest tensors are 96 channels at half the size, 0.2 GB for 1920x1088 in
     # float32; a process that restores frames of that size takes 1.5 GB in all.
     whole_pixels = 10_000_000
     # Against float32, with initial weights: 54 dB in bf16 (0.010 at most), 73 dB in fp16 (0.001). The passes and their
-    # weights are computed in float32 always: with weights near -1 they would be off by 0.8 in fp16. So is the last
-    # layer, through which the frame itself goes.
+    # weights are always computed in float32: with weights near -1 they would be off by 0.8 in fp16. So is the last
+    # layer, because the frame itself passes through it.
     half_precision = ("fp16", "bf16")
     float32_parts = ("d_conv0",)
     memory = Memory(tile=825, frame=97)
@@ -83,9 +84,9 @@ class FlowRNN(Network):
         self.d_conv3 = _conv(8 * w, 4 * w, 5, 2)
         self.d_conv3_2 = _conv(16 * w, 4 * w, 5)
         self.d_conv3_3 = _conv(4 * w, 2 * w, 5)
-        self.d_deconv3, self.d_deconv3_1 = _twice(16 * w + 2 * w, 2 * w), _conv(2 * w, 2 * w, 5)
-        self.d_deconv2, self.d_deconv2_1 = _twice(8 * w + 2 * w, w), _conv(w, w, 5)
-        self.d_deconv1, self.d_deconv1_1 = _twice(4 * w + w, w // 2), _conv(w // 2, w // 2, 5)
+        self.d_deconv3, self.d_deconv3_1 = _upsampling(16 * w + 2 * w, 2 * w), _conv(2 * w, 2 * w, 5)
+        self.d_deconv2, self.d_deconv2_1 = _upsampling(8 * w + 2 * w, w), _conv(w, w, 5)
+        self.d_deconv1, self.d_deconv1_1 = _upsampling(4 * w + w, w // 2), _conv(w // 2, w // 2, 5)
         self.d_conv0 = _conv(3 + w // 2, 3, 5)
 
         for name, layer in self.named_modules():
@@ -97,25 +98,25 @@ class FlowRNN(Network):
                     nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, current: Tensor, neighbour: Tensor) -> Tensor:
-        """Restore current: (B, 3, H, W) RGB in [0, 1] to the same, not clamped; H and W multiples of 64."""
+        """Restore current, (B, 3, H, W) RGB in [0, 1], not clamped; H and W are multiples of 64."""
         return self.restore_with_flows(current, neighbour)[0]
 
     def flows(self, current: Tensor, neighbour: Tensor) -> tuple[Tensor, ...]:
-        """Give the flows from current to neighbour at 1/4, 1/8, ... 1/64 of the size: flow2 to flow6, (B, 2, h, w).
+        """Estimate the flows from current to neighbour at 1/4, 1/8, ... 1/64 of the size: flow2 to flow6.
 
-        In pixels of their own resolution, horizontal first.
+        Each is (B, 2, h, w), in pixels of its own resolution, horizontal first.
         """
         dtype = dtype_of(self)
         flows: tuple[Tensor, ...] = self.flow_part(current.to(dtype), neighbour.to(dtype))[1]
         return flows
 
     def restore_with_flows(self, current: Tensor, neighbour: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Give what forward gives, and what flows gives."""
+        """Return the results of forward and of flows, computed together."""
         dtype = dtype_of(self)
         blurry = in_channels_last(current.to(dtype))
         (cat1, cat2, cat3), flows = self.flow_part(blurry, neighbour.to(dtype))
 
-        # No activations up to here: few features would be left to the passes
+        # Eq. (13) at three resolutions. No activations in the encoder: sparse features would starve the passes.
         d_rnn1 = spatial_rnn(self.d_conv1(blurry), _bounded(self.rnnw1(cat1)))  # (B, 96, H/2, W/2)
         d_rnn2 = spatial_rnn(self.d_conv2(d_rnn1), _bounded(self.rnnw2(cat2)))  # (B, 192, H/4, W/4)
         d_rnn3 = spatial_rnn(self.d_conv3(d_rnn2), _bounded(self.rnnw3(cat3)))  # (B, 384, H/8, W/8)
@@ -129,7 +130,7 @@ class FlowRNN(Network):
 
 
 class FlowPart(nn.Module):
-    """Estimate optical flow, and give the features that tell how to restore."""
+    """Estimate optical flow, and the features that predict the weights of the passes."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -146,7 +147,7 @@ class FlowPart(nn.Module):
         self.refine2 = Refinement(2 * w + w + 2, w // 2)
 
     def forward(self, current: Tensor, neighbour: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Give features at 1/2, 1/4 and 1/8 of the size, and flow2 to flow6, from two frames (B, 3, H, W)."""
+        """Return features at 1/2, 1/4 and 1/8 of the size, and flow2 to flow6, from two frames (B, 3, H, W)."""
         conv1 = _leaky(self.conv1(in_channels_last(torch.cat((current, neighbour), 1))))  # (B, 24, H/2, W/2)
         conv2 = _leaky(self.conv2(conv1))  # (B, 48, H/4, W/4)
         conv3 = _leaky(self.conv3_1(_leaky(self.conv3(conv2))))  # (B, 96, H/8, W/8)
@@ -166,16 +167,16 @@ class FlowPart(nn.Module):
 
 
 class Refinement(nn.Module):
-    """A step of the flow's decoder: Table I's flow6, deconv6 and up6to5, and so on."""
+    """One step of the flow part's decoder: flow6, deconv6 and up6to5 of Table I, and so on."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
         self.flow = _conv(before, 2, 3)
-        self.deconv = _twice(before, after)
-        self.up = _twice(2, 2)
+        self.deconv = _upsampling(before, after)
+        self.up = _upsampling(2, 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the flow (B, 2, h, w), and features with the flow for the next step (B, C + 2, 2h, 2w)."""
+        """Return the flow (B, 2, h, w), and features with that flow for the next step (B, C + 2, 2h, 2w)."""
         flow = self.flow(x)
         return flow, torch.cat((_leaky(self.deconv(x)), self.up(flow)), 1)
 
@@ -186,14 +187,14 @@ def spatial_rnn(
     weight_order: tuple[str, ...] = WEIGHT_ORDER,
     pass_order: tuple[str, ...] = PASS_ORDER,
 ) -> Tensor:
-    """Scan a picture in four directions, each with weights of its own: (B, 4C, H, W), the passes side by side.
+    """Scan a picture in four directions, each with its own weights, and concatenate the passes: (B, 4C, H, W).
 
-    feature: (B, C, H, W), which all passes read. weights: (B, 4C, H, W) in [-1, 1], of each pixel for the pass that
-    writes it. In each direction, g[t] = (1 - w[t]) f[t] + w[t] g[t - 1], with g[-1] = 0: Eq. (13). Computed in float32
-    at least; the result is of feature's type.
+    feature: (B, C, H, W), the input of every pass. weights: (B, 4C, H, W) in [-1, 1], w at the pixel that is written.
+    In each direction, g[t] = (1 - w[t]) f[t] + w[t] g[t - 1], with g[-1] = 0: Eq. (13). Computed in float32 at least;
+    the result is of feature's type.
     """
     exact = torch.promote_types(feature.dtype, torch.float32)
-    f = feature.to(exact).permute(0, 2, 3, 1)  # channels last (B, H, W, C), so that transposing moves whole pixels
+    f = feature.to(exact).permute(0, 2, 3, 1)  # channels last (B, H, W, C): transposing then moves whole pixels
     w = dict(zip(weight_order, weights.to(exact).permute(0, 2, 3, 1).chunk(4, 3), strict=True))
     passes: dict[str, Tensor] = {}
     for axis, forth, back in ((2, "right", "left"), (1, "down", "up")):
@@ -201,23 +202,24 @@ def spatial_rnn(
         both = LinearScan.apply(
             torch.stack((line, line.flip(0)), 1),
             torch.stack((w[forth].movedim(axis, 0), w[back].movedim(axis, 0).flip(0)), 1),
-        )  # (T, 2, B, L, C): both ways in one go
+        )  # (T, 2, B, L, C): both directions at once
         passes[forth] = both[:, 0].movedim(0, axis)
         passes[back] = both[:, 1].flip(0).movedim(0, axis)
-    whole = torch.cat([passes[direction] for direction in pass_order], 3)  # (B, H, W, 4C)
-    return whole.permute(0, 3, 1, 2).to(feature.dtype)
+    scanned = torch.cat([passes[direction] for direction in pass_order], 3)  # (B, H, W, 4C)
+    return scanned.permute(0, 3, 1, 2).to(feature.dtype)
 
 
 class LinearScan(torch.autograd.Function):
-    """Give g[t] = (1 - w[t]) f[t] + w[t] g[t - 1] along the first axis, g[-1] = 0, from f and w of one shape.
+    """Compute g[t] = (1 - w[t]) f[t] + w[t] g[t - 1] along the first axis, g[-1] = 0, from f and w of equal shape.
 
-    With G[t] the loss's derivative by g[t] in all, G[t] = (that by the output)[t] + w[t + 1] G[t + 1], which is the
-    same scan backwards, and then dL/df = G (1 - w) and dL/dw[t] = G[t] (g[t - 1] - f[t]).
+    The gradient: let d[t] be the derivative of the loss by the output g[t] alone and G[t] that by g[t] with all later
+    g. Then G[t] = d[t] + w[t + 1] G[t + 1], the same scan backwards, dL/df = G (1 - w) and
+    dL/dw[t] = G[t] (g[t - 1] - f[t]).
     """
 
     @staticmethod
     def forward(ctx: Any, feature: Tensor, weight: Tensor) -> Tensor:
-        """Scan."""
+        """Return g from f and w."""
         states = _scan(torch.addcmul(feature, feature, weight, value=-1), weight)
         ctx.save_for_backward(feature, weight, states)
         return states
@@ -225,14 +227,14 @@ class LinearScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Scan backwards."""
+        """Return dL/df and dL/dw from d."""
         feature, weight, states = ctx.saved_tensors
-        total = _scan(gradient.flip(0), _later(weight.flip(0))).flip(0)
-        return torch.addcmul(total, total, weight, value=-1), total * (_later(states) - feature)
+        total = _scan(gradient.flip(0), _delayed(weight.flip(0))).flip(0)
+        return torch.addcmul(total, total, weight, value=-1), total * (_delayed(states) - feature)
 
 
 def scan_by_steps(terms: Tensor, weight: Tensor) -> Tensor:
-    """Give g[t] = terms[t] + weight[t] g[t - 1] along the first axis, in place of terms; g[-1] = 0."""
+    """Compute g[t] = terms[t] + weight[t] g[t - 1] along the first axis, g[-1] = 0; overwrite terms with it."""
     state, *rest = terms.unbind(0)
     for term, w in zip(rest, weight[1:].unbind(0), strict=True):
         state = term.addcmul_(w, state)
@@ -240,10 +242,10 @@ def scan_by_steps(terms: Tensor, weight: Tensor) -> Tensor:
 
 
 def scan_in_chunks(terms: Tensor, weight: Tensor) -> Tensor:
-    """Give what scan_by_steps gives, in some 3 sqrt(T) large steps instead of T small ones, for GPUs.
+    """Compute the same as scan_by_steps in about 3 sqrt(T) large steps instead of T small ones, for GPUs.
 
-    All chunks run at once, as if each began with 0, and their running products of w tell what a state carried into
-    them adds. Dividing products of the whole length by each other would need one step only, but they underflow.
+    All chunks run at once, each from 0; the running products of w are the factors by which the state before a chunk
+    adds to its elements. Quotients of products over the whole length would need one step only, but they underflow.
     """
     length = len(terms)
     size = math.isqrt(length - 1) + 1
@@ -261,17 +263,17 @@ def scan_in_chunks(terms: Tensor, weight: Tensor) -> Tensor:
 
 
 def _scan(terms: Tensor, weight: Tensor) -> Tensor:
-    """Scan in the way that suits the device: a GPU takes about as long for a small step as for a large one."""
+    """Scan in the way that is faster on the device: a GPU takes about as long for a small step as for a large one."""
     return scan_by_steps(terms, weight) if terms.device.type == "cpu" else scan_in_chunks(terms, weight)
 
 
-def _later(values: Tensor) -> Tensor:
-    """Give values a step later along the first axis, beginning with 0."""
+def _delayed(values: Tensor) -> Tensor:
+    """Shift values one step later along the first axis, starting with 0."""
     return torch.cat((torch.zeros_like(values[:1]), values[:-1]))
 
 
 def _bounded(weights: Tensor) -> Tensor:
-    """Bring a pass's weights into (-1, 1), in float32 at least: half precision would round many to 1."""
+    """Bound a pass's weights to (-1, 1), in float32 at least: half precision would round many to 1."""
     return torch.tanh(weights.to(torch.promote_types(weights.dtype, torch.float32)))
 
 
@@ -283,13 +285,13 @@ def _conv(before: int, after: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(before, after, kernel, stride, padding=kernel // 2)
 
 
-def _twice(before: int, after: int) -> nn.ConvTranspose2d:
-    """Give a transposed convolution that doubles the size exactly."""
+def _upsampling(before: int, after: int) -> nn.ConvTranspose2d:
+    """Return a transposed convolution that exactly doubles the size."""
     return nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
 
 
 def _initialise_for_leaky_relu(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """Draw weights as He et al.: the variance is kept. A transposed one's output gets a quarter of the kernel."""
+    """Draw weights as He et al., to keep the variance; a transposed output pixel sees a quarter of the kernel."""
     inputs = layer.in_channels * math.prod(layer.kernel_size)
     if isinstance(layer, nn.ConvTranspose2d):
         inputs //= math.prod(layer.stride)

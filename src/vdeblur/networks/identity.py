@@ -1,4 +1,4 @@
-"""Identity: gives back what it gets, to try settings and to measure everything around a network."""
+"""Identity: returns each frame unchanged, to try settings and to measure everything around a network."""
 
 from torch import Tensor
 
@@ -6,12 +6,12 @@ from vdeblur.networks.layers import Network
 
 
 class Identity(Network):
-    """Return the frame as it is."""
+    """Return each frame unchanged."""
 
     feeding = "frame"
     multiple = 1
     half_precision = ("fp16", "bf16")
 
     def forward(self, blurry: Tensor) -> Tensor:
-        """Give (B, 3, H, W) back."""
+        """Return blurry, (B, 3, H, W), unchanged."""
         return blurry

@@ -1,4 +1,4 @@
-"""What networks share."""
+"""What the networks share: declared facts, flow warping, correlation and a convolution that is fast on CPUs."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BLOCK = 32  # pixels of a row that correlate compares at once
+BLOCK = 32  # most pixels of a row that correlate compares in one matrix product
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a network takes beside its weights, at the most, in bytes per pixel.
+    """Peak memory of a network without its weights, in bytes per pixel, measured by benchmarks.network_memory.
 
-    Measured by benchmarks.network_memory. tile: for each pixel of the tiles that are computed together; frame: for each
-    pixel of a frame, however it is cut up. tile_held, frame_held: the same, for each frame that is held in a window.
+    tile: per pixel of the tiles that are computed together. frame: per pixel of a frame, even if it is cut into tiles.
+    tile_held, frame_held: the same, for each frame held in a window.
     """
 
     tile: int = 0
@@ -25,18 +25,19 @@ class Memory:
 
 
 class Network(nn.Module):
-    """A network with what a caller must know of it.
+    """A network that declares what its callers must know.
 
-    feeding: how streams.py feeds it; radius: frames on either side of a window, where it is fed windows. multiple:
-    what height and width must be divisible by, smallest: the least they may be, padding: how a frame is continued to
-    the right and the bottom to get there ("reflect", "replicate" or "zeros").
-    half_precision: which of fp16 and bf16 give the same picture as fp32, to 50 dB with the weights of its parity cases.
-    float32_parts: its parts that stay in float32 even so. tile_multiple: what tiles must be aligned to, if to more.
-    constant_buffers: tensors that are saved, but never anything else than what the constructor gives.
-    overlap: pixels that neighbouring tiles should share; reach: how far away a pixel may be that still matters to
-    another, where that is known. whole_pixels: up to which size frames are better not cut up.
-    memory, half_memory: what it takes in float32 and in half precision.
-    exact_weights: its weights in float32, where it was placed in half precision.
+    feeding: which function of streams.py feeds it. radius: frames on each side of the middle one, if it is fed windows.
+    multiple: height and width must be divisible by this. smallest: least height and width. padding: how frames are
+    extended on the right and at the bottom to fit: "reflect", "replicate" or "zeros". tile_multiple: positions and
+    sizes of tiles must be divisible by this, if it is more than `multiple`.
+    half_precision: which of "fp16" and "bf16" agree with float32 to 50 dB, with the weights of its parity cases.
+    float32_parts: submodules that stay in float32 even then.
+    constant_buffers: buffers that checkpoints hold, but whose values the constructor sets for good.
+    overlap: pixels that neighbouring tiles should share. reach: distance in pixels beyond which one pixel cannot
+    affect another, if it is known. whole_pixels: up to this many pixels, a frame is better not cut into tiles.
+    memory, half_memory: memory in float32 and in half precision.
+    exact_weights: the weights in float32, if the network runs in half precision.
     """
 
     feeding: ClassVar[str]
@@ -57,11 +58,11 @@ class Network(nn.Module):
 
     @staticmethod
     def official_name(name: str) -> str:
-        """Give the name that a tensor of this network has in its authors' checkpoints, without a leading `module.`."""
+        """Return the key of this network's tensor `name` in its authors' checkpoints, without a leading `module.`."""
         return name
 
     def to_precision(self, dtype: torch.dtype) -> Self:
-        """Convert all but the parts that stay in float32."""
+        """Convert weights and buffers to dtype, those of float32_parts to float32, in place; return the network."""
         exact = tuple(f"{part}." for part in self.float32_parts)
         for name, tensor in (*self.named_parameters(), *self.named_buffers()):
             if tensor.is_floating_point():
@@ -70,20 +71,21 @@ class Network(nn.Module):
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """Give the precision in which a module computes."""
+    """Return the precision in which a module computes."""
     return next(module.parameters()).dtype
 
 
 def in_channels_last(x: Tensor) -> Tensor:
-    """Lay out (B, C, H, W) as convolutions like it best."""
+    """Return x, (B, C, H, W), in the memory layout in which convolutions are fastest."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def sampling_grid(flow: Tensor) -> Tensor:
-    """Give where flow points, for grid_sample with aligned corners: (B, H, W, 2) float32, -1 to 1 from edge to edge.
+    """Return the positions that flow points to, as grid_sample with aligned corners takes them.
 
-    flow: (B, 2, H, W), pixels of its own resolution, horizontal first. In half precision the grid would be off by a
-    third of a pixel at a width of 1280, so it is float32 whatever flow is.
+    flow: (B, 2, H, W), pixels of its own resolution, horizontal first. Result: (B, H, W, 2), float32, -1 at the first
+    pixel and 1 at the last. It is float32 for any type of flow, because in half precision it would be off by a third
+    of a pixel at a width of 1280.
     """
     height, width = flow.shape[2:]
     flow = flow.float()
@@ -93,9 +95,10 @@ def sampling_grid(flow: Tensor) -> Tensor:
 
 
 def warp(x: Tensor, flow: Tensor, border: str = "zeros") -> Tensor:
-    """Sample x where flow points (backward warping), bilinearly: (B, C, H, W), of x's type.
+    """Sample x where flow points (backward warping), bilinearly.
 
-    x: (B, C, H, W). flow: (B, 2, H, W), see sampling_grid. border: "zeros" or "border", what lies outside.
+    x: (B, C, H, W), any float type. flow: (B, 2, H, W), see sampling_grid. border: what lies outside x, "zeros" or
+    "border", the nearest edge pixel. Result: (B, C, H, W), of x's type, computed in float32 at least.
     """
     exact = torch.promote_types(x.dtype, torch.float32)
     grid = sampling_grid(flow).to(exact)
@@ -103,29 +106,29 @@ def warp(x: Tensor, flow: Tensor, border: str = "zeros") -> Tensor:
 
 
 def is_inside(flow: Tensor) -> Tensor:
-    """Give 1 where all that warp samples lies inside the picture, else 0: (B, 1, H, W) float32, without gradient."""
+    """Return 1 where all pixels that warp samples lie inside the frame, else 0: (B, 1, H, W) float32, no gradient."""
     with torch.no_grad():
         ones = flow.new_ones(flow.shape[0], 1, *flow.shape[2:], dtype=torch.float32)
         return (warp(ones, flow) > 0.999).float()
 
 
 def correlate(first: Tensor, second: Tensor, radius: int, stride: int = 1) -> Tensor:
-    """Compare each pixel of first with a neighbourhood in second: the mean over channels of their products.
+    """Correlate each pixel of first with a neighbourhood in second: the mean over channels of their products.
 
-    first, second: (B, C, H, W). Result: (B, (2 radius + 1)^2, ceil(H / stride), ceil(W / stride)), float32, channel
-    (2 radius + 1) (dy + radius) + dx + radius for first(p) second(p + stride (dx, dy)), zeros outside.
+    first, second: (B, C, H, W). Result: (B, (2 radius + 1)^2, ceil(H / stride), ceil(W / stride)), float32. Channel
+    (2 radius + 1) (dy + radius) + dx + radius holds first(p) second(p + stride (dx, dy)), with zeros outside second.
     """
-    # Positions and displacements are multiples of the stride, so nothing else of second is needed either.
+    # Positions and displacements are multiples of the stride, so only those pixels of either are needed.
     first, second = (x[..., ::stride, ::stride].permute(0, 2, 3, 1).float() for x in (first, second))  # channels last
     batch, height, width, channels = first.shape
     side = 2 * radius + 1
-    # A matrix product compares each of a block of pixels in a row with every pixel near the block, in all channels at
-    # once. What is wanted of it is a band; the rest costs less than it would to go displacement by displacement.
+    # A matrix product compares a block of pixels in a row with all pixels near the block, in all channels at once.
+    # Only a diagonal band of it is needed; computing the rest still takes less time than a loop over displacements.
     count = -(-width // BLOCK)
     block = -(-width // count)
-    beyond = count * block - width
-    first = F.pad(first, (0, 0, 0, beyond)).reshape(-1, block, channels)
-    second = F.pad(second, (0, 0, radius, radius + beyond, radius, radius)).unfold(2, block + 2 * radius, block)
+    extra = count * block - width
+    first = F.pad(first, (0, 0, 0, extra)).reshape(-1, block, channels)
+    second = F.pad(second, (0, 0, radius, radius + extra, radius, radius)).unfold(2, block + 2 * radius, block)
     bands = []
     for y in range(side):
         row = second[:, y : y + height].reshape(-1, channels, block + 2 * radius)
@@ -137,14 +140,15 @@ def correlate(first: Tensor, second: Tensor, radius: int, stride: int = 1) -> Te
 
 
 class FewChannelsConv2d(nn.Conv2d):
-    """A convolution with stride 1, an odd kernel and few output channels, the same as nn.Conv2d but faster on CPUs.
+    """A convolution with stride 1, an odd kernel and few output channels: equal to nn.Conv2d, but faster on CPUs.
 
-    They compute 16 channels at least. So each block of 2x2 pixels is made channels of one, with the kernel at four
-    places in one that is larger by one (64 to 3 channels, 5x5, in float32: 0.4 of the time).
+    CPUs always compute at least 16 output channels. So this computes the four pixels of a 2x2 block as channels, with
+    stride 2 and a kernel one larger that holds the weights at four positions (64 to 3 channels, 5x5, in float32: 0.4 of
+    the time).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give (B, out, H, W) from (B, in, H, W)."""
+        """Return (B, out, H, W) from x, (B, in, H, W)."""
         if x.shape[2] % 2 or x.shape[3] % 2 or x.device.type != "cpu":
             return super().forward(x)
         kernels = torch.stack([F.pad(self.weight, (i, 1 - i, j, 1 - j)) for j in (0, 1) for i in (0, 1)], 1)

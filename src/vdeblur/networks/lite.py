@@ -1,26 +1,25 @@
-"""Lite: a compact video deblurring network led by motion, vdeblur's own default.
+"""Lite: a compact video deblurring network guided by motion, vdeblur's own default.
 
-Blur is the trace of motion, and in a video the motion can be seen: a point that travels v pixels from frame to frame
-was smeared along v while the shutter was open. So motion is measured first, by Lucas-Kanade without weights, and each
-frame is sampled along it at fixed fractions of v. Through these samples the blur has one direction and one scale
-everywhere, whatever they are in the picture, and undoing it is a matter of weighting them: least squares over whole
-synthetic clips with ten constant weights each gains 1 dB, with weights for every 40x40 block 1.7 dB. How long the
-shutter was open shows in the samples, too: their mean squared differences to the frame, as a function of the lag,
-tell how far the blur reaches. The network's work is to find the weights for each pixel, and to add what they cannot
-give.
+Blur is the trace of motion, and a video shows that motion: a point that moves v pixels from frame to frame was smeared
+along v while the shutter was open. So Lucas-Kanade, which has no weights, measures the motion first, and each frame is
+sampled along it at fixed fractions of v. In these samples the blur has one direction and one scale everywhere, whatever
+they are in the picture, and removing it means weighting the samples. Fitted by least squares to synthetic clips, ten
+constant weights per clip gain 1 dB, weights for every 40x40 block 1.7 dB. The samples also show how long the shutter
+was open: their mean squared differences from the frame, as a function of the lag, show how far the blur reaches. The
+network predicts the weights for each pixel, and adds what weighted samples cannot express.
 
-Its inputs suit a small network and little training. The first attempt was a recurrent network in the manner of DSTNet
+These inputs suit a small network and little training. The first attempt was a recurrent network in the manner of DSTNet
 (Pan et al., CVPR 2023); on a CPU it learnt much more slowly (about +0.2 dB in validation after a quarter of an hour).
-What is kept of it is the quarter resolution and the long skip from the frame.
+Its quarter resolution and its long skip from the frame remain.
 
 Parts, in the order of use:
 
 - `look_along_motion` motion, samples, and their energies: everything that needs no weights;
-- `Lite`              weights of the samples for blocks from the energies alone, then for pixels from everything;
-- `ResidualBlock`     two 3x3 convolutions around a skip.
+- `Lite`              weights of the samples, per block from the energies alone, then per pixel from all inputs;
+- `ResidualBlock`     two 3x3 convolutions inside a skip.
 
-Features have a quarter of the frame's size: pixel-unshuffle by 4 makes channels out of a 4x4 block of pixels, so
-nothing is thrown away and a 3x3 convolution sees 12x12 pixels. What comes out is added to the blurry frame.
+Features have a quarter of the frame's size: pixel-unshuffle by 4 turns each 4x4 block of pixels into channels, so
+nothing is lost and a 3x3 convolution sees 12x12 pixels. The result is added to the blurry frame.
 """
 
 import torch
@@ -32,28 +31,28 @@ from vdeblur.networks.layers import Memory, Network
 
 SCALE = 4  # side of the block of pixels that becomes one position of the features
 SLOPE = 0.1  # of every leaky ReLU
-CONTRAST = 4.0  # brings pixels to about zero mean and unit variance, without which training is slow
-DETAIL = 16.0  # does the same for differences of samples, which are smaller
+CONTRAST = 4.0  # scales centred pixels to about unit variance; without it, training is slow
+DETAIL = 16.0  # the same for differences of samples, which are smaller
 LUMA = (0.299, 0.587, 0.114)  # BT.601; only the weights' proportions matter here
-# Where luma is sampled before and behind each pixel along the motion of a frame interval. An open shutter smears over
-# at most +-0.5; undoing that takes the same again on either side.
+# Luma is sampled ahead of and behind each pixel, at these fractions of its motion in a frame interval. An open shutter
+# smears over +-0.5 at most; removing that takes as much again on either side.
 LAGS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
-SAMPLES = len(LAGS) + 2  # means of the two samples of a lag, and the neighbours, each moved onto the frame
+SAMPLES = len(LAGS) + 2  # the mean of both samples of each lag, and both neighbours, warped onto the frame
 BLOCK = SCALE**2
 LEVELS = 4  # energies are averaged over windows of 12, 48 and 112 pixels, and over the whole frame
 SQUARES = SAMPLES + 2 + len(LAGS)  # of samples, of gradients along and across the motion, of the samples ahead alone
-ENERGIES = LEVELS * SQUARES + 2  # and of the motion itself
-WEIGHING = 64  # width of the small network that weighs the samples by their energies
+ENERGIES = LEVELS * SQUARES + 2  # and the speed and bend of the motion
+WEIGHING = 64  # width of the small network that predicts the samples' weights from their energies
 INPUTS = 3 * BLOCK + SAMPLES * BLOCK + 4 + ENERGIES  # RGB, samples, both motions, energies
 
 
 class Lite(Network):
-    """Restore a frame from samples along its motion, which its two neighbours show.
+    """Restore a frame from samples along its motion, measured against its two neighbours.
 
     channels: width of the features. blocks: residual blocks on them.
     """
 
-    feeding = "neighbours"  # wants a frame with the one before and the one after, see streams.py
+    feeding = "neighbours"  # takes a frame with the previous and the next one, see streams.py
     multiple = SCALE
     half_precision = ("fp16", "bf16")  # convolutions only; motion and sampling stay in float32
     memory = Memory(tile=392, frame=118)
@@ -86,21 +85,21 @@ class Lite(Network):
         return frame + self.difference(seen)
 
     def difference(self, seen: Tensor) -> Tensor:
-        """Give what is to be added to a frame, (B, 3, H, W) float32, from what look_along_motion gave."""
+        """Compute the correction to a frame, (B, 3, H, W) float32, from the result of look_along_motion."""
         seen = seen.contiguous(memory_format=torch.channels_last)
         samples = seen[:, 3 * BLOCK : (3 + SAMPLES) * BLOCK].unflatten(1, (SAMPLES, BLOCK))  # (B, 10, 16, H/4, W/4)
         coarse = self.weigh(seen[:, -ENERGIES:])[:, :, None]  # (B, 10, 1, H/4, W/4)
         result = self.reconstruct(self.extract(seen))  # (B, 48 + 160, H/4, W/4)
-        freely, fine = result.split((3 * BLOCK, SAMPLES * BLOCK), 1)
+        direct, fine = result.split((3 * BLOCK, SAMPLES * BLOCK), 1)
         weighted = (fine.unflatten(1, (SAMPLES, BLOCK)) + coarse) * samples
         along = weighted.sum(1, dtype=torch.float32) / DETAIL  # (B, 16, H/4, W/4), a change of luma
-        change = freely.float().unflatten(1, (3, BLOCK)) + along[:, None]  # (B, 3, 16, H/4, W/4)
-        whole: Tensor = F.pixel_shuffle(change.flatten(1, 2), SCALE)
-        return whole
+        change = direct.float().unflatten(1, (3, BLOCK)) + along[:, None]  # (B, 3, 16, H/4, W/4)
+        correction: Tensor = F.pixel_shuffle(change.flatten(1, 2), SCALE)
+        return correction
 
 
 def luma_of(frame: Tensor) -> Tensor:
-    """Give the luma (B, 1, H, W) of a frame (B, 3, H, W)."""
+    """Return the luma (B, 1, H, W) of a frame (B, 3, H, W)."""
     return torch.einsum("bchw,c->bhw", frame, frame.new_tensor(LUMA))[:, None]
 
 
@@ -108,10 +107,10 @@ def luma_of(frame: Tensor) -> Tensor:
 def look_along_motion(
     previous_frame: Tensor | None, frame: Tensor, following_frame: Tensor | None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Give a frame with what its motion shows: (B, INPUTS, H/4, W/4) in dtype, scaled to about unit variance.
+    """Compute the network's input: the frame, samples along its motion, both motions and energies.
 
     frame: (B, 3, H, W) RGB in [0, 1], float32, and its neighbours. Where one is None, beyond the ends of a scene,
-    motion is taken to go on as it was.
+    motion is assumed to continue unchanged. Result: (B, INPUTS, H/4, W/4), in dtype, of about unit variance.
     """
     with torch.autocast(frame.device.type, enabled=False):
         luma = luma_of(frame)
@@ -125,13 +124,13 @@ def look_along_motion(
         travel = (ahead - behind) / 2  # from frame to frame
         seen = luma.new_empty(luma.shape[0], SQUARES, *luma.shape[-2:])  # filled in place: these are large
         samples, gradients, leading = seen.split((SAMPLES, 2, len(LAGS)), 1)
-        here, step = lucas_kanade.places(luma), lucas_kanade.steps(travel)
+        here, step = lucas_kanade.pixel_grid(luma), lucas_kanade.grid_units(travel)
         for index, lag in enumerate(LAGS):
-            one = slice(index, index + 1)
-            leading[:, one] = lucas_kanade.look(luma, torch.add(here, step, alpha=lag)).sub_(luma)
-            trailing = lucas_kanade.look(luma, torch.add(here, step, alpha=-lag)).sub_(luma)
-            torch.add(leading[:, one], trailing, out=trailing)
-            samples[:, one] = trailing.mul_(0.5)
+            plane = slice(index, index + 1)
+            leading[:, plane] = lucas_kanade.sample_at(luma, torch.add(here, step, alpha=lag)).sub_(luma)
+            trailing = lucas_kanade.sample_at(luma, torch.add(here, step, alpha=-lag)).sub_(luma)
+            torch.add(leading[:, plane], trailing, out=trailing)
+            samples[:, plane] = trailing.mul_(0.5)
         samples[:, -2:-1] = 0 if following is None else lucas_kanade.sample(following, ahead).sub_(luma)
         samples[:, -1:] = 0 if previous is None else lucas_kanade.sample(previous, behind).sub_(luma)
         speed = _gradients_along_and_across(luma, travel, gradients)
@@ -145,7 +144,7 @@ def look_along_motion(
 
 
 def _gradients_along_and_across(luma: Tensor, travel: Tensor, gradients: Tensor) -> Tensor:
-    """Write luma's gradients along and across its motion to gradients (B, 2, H, W); give the speed (B, 1, H, W)."""
+    """Write luma's gradients along and across its motion to gradients (B, 2, H, W); return the speed (B, 1, H, W)."""
     wide = F.pad(luma, (1, 1, 1, 1), mode="replicate")
     gradient_x = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2
     gradient_y = (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
@@ -157,17 +156,18 @@ def _gradients_along_and_across(luma: Tensor, travel: Tensor, gradients: Tensor)
 
 
 def _energies(seen: Tensor, speed: Tensor, bend: Tensor) -> Tensor:
-    """Give logarithms of local mean squares: of samples and gradients, and of the motion: (B, ENERGIES, H/4, W/4).
+    """Return logarithms of local mean squares of samples and gradients, and of the motion: (B, ENERGIES, H/4, W/4).
 
-    As a function of the shift, the samples' squares are the structure function of the picture along its motion.
-    seen: (B, SQUARES, H, W). speed: (B, 1, H, W). bend: by how much both motions differ, at a quarter.
+    As a function of the lag, the samples' squares are the structure function of the picture along its motion.
+    seen: (B, SQUARES, H, W). speed: (B, 1, H, W). bend: (B, 2, H/4, W/4), the sum of the motions to both neighbours,
+    0 where motion is uniform.
     """
     squares = F.avg_pool2d(seen.square(), SCALE)
     size = squares.shape[-2:]
     coarse = F.avg_pool2d(squares, SCALE, ceil_mode=True, count_include_pad=False)  # (B, 20, H/16, W/16)
     wider = (F.interpolate(_window_mean(coarse, side), size, mode="bilinear", align_corners=False) for side in (3, 7))
-    everywhere = squares.mean((2, 3), keepdim=True).expand_as(squares)  # the shutter is the same in the whole frame
-    means = [_window_mean(squares, 3), *wider, everywhere]
+    overall = squares.mean((2, 3), keepdim=True).expand_as(squares)  # exposure is the same in the whole frame
+    means = [_window_mean(squares, 3), *wider, overall]
     # Offsets and factors bring the logarithms to about zero mean and unit variance.
     logs = ((torch.cat(means, 1) + 1e-5).log() + 8) / 2
     speed = F.avg_pool2d(speed, SCALE)
@@ -200,10 +200,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
-        # Begin near the identity, or large rates explode.
+        # Start near the identity; otherwise training diverges at high learning rates.
         self.conv_2.weight.data.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give (B, C, h, w) from x of that shape."""
+        """Return (B, C, h, w) from x of that shape."""
         difference: Tensor = self.conv_2(F.leaky_relu(self.conv_1(x), SLOPE))
         return x + difference

@@ -2,21 +2,21 @@
 
 B. D. Lucas and T. Kanade, "An Iterative Image Registration Technique with an Application to Stereo Vision", IJCAI
 1981; the pyramid as in J.-Y. Bouguet, "Pyramidal Implementation of the Affine Lucas Kanade Feature Tracker", Intel
-2001. Written for every position instead of chosen features: sums over windows are box filters, so a level costs a few
-dozen passes over a small picture. Blur does not disturb it much, since neighbouring frames are blurred alike.
+2001. Computed at every position instead of at chosen features: sums over windows are box filters, so a level costs a
+few dozen passes over a small picture. Blur has little effect on it, because neighbouring frames are blurred alike.
 
-Everything is computed in float32, whatever the network around it is computed in.
+Everything is computed in float32, whatever the precision of the network around it.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-WINDOW = 7  # side of the window in which motion is taken to be one and the same
+WINDOW = 7  # side of the window in which motion is assumed constant
 ITERATIONS = 3  # on each level
 SMALLEST = 8  # no level has a side shorter than this
-NOISE = 1e-4  # added to the squared gradients: flat places keep the motion of the level above
-LARGEST_STEP = 1.0  # of an iteration, in pixels of its level; more than the linearisation bears
+NOISE = 1e-4  # added to the squared gradients: flat areas keep the motion of the level above
+LARGEST_STEP = 1.0  # of an iteration, in pixels of its level; the linearisation does not hold farther
 
 
 def flow(a: Tensor, b: Tensor) -> Tensor:
@@ -36,28 +36,28 @@ def flow(a: Tensor, b: Tensor) -> Tensor:
 
 
 def sample(picture: Tensor, motion: Tensor) -> Tensor:
-    """Sample picture where motion points, bilinearly; beyond the border the border goes on.
+    """Sample picture where motion points, bilinearly; beyond the border, repeat the border.
 
     picture: (B, C, h, w). motion: (B, 2, h, w) in pixels, horizontal first. Result: picture's shape.
     """
-    return look(picture, places(motion) + steps(motion))
+    return sample_at(picture, pixel_grid(motion) + grid_units(motion))
 
 
-def look(picture: Tensor, grid: Tensor) -> Tensor:
-    """Sample picture (B, C, h, w) at the places of a grid, see places and steps."""
+def sample_at(picture: Tensor, grid: Tensor) -> Tensor:
+    """Sample picture (B, C, h, w) at the positions of a grid, see pixel_grid and grid_units."""
     return F.grid_sample(picture, grid, padding_mode="border", align_corners=False)
 
 
-def places(like: Tensor) -> Tensor:
-    """Give each pixel's own place, (1, h, w, 2): -1 to 1 from the first pixel's outer edge to the last one's."""
+def pixel_grid(like: Tensor) -> Tensor:
+    """Return each pixel's position, (1, h, w, 2): -1 to 1 from the first pixel's outer edge to the last one's."""
     height, width = like.shape[-2:]
     y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) * (2 / height) - 1
     x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) * (2 / width) - 1
     return torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), -1)[None]
 
 
-def steps(motion: Tensor) -> Tensor:
-    """Give a motion (B, 2, h, w) in pixels in the units of places, (B, h, w, 2)."""
+def grid_units(motion: Tensor) -> Tensor:
+    """Convert a motion (B, 2, h, w) from pixels to the units of pixel_grid, (B, h, w, 2)."""
     height, width = motion.shape[-2:]
     return torch.stack((motion[:, 0] * (2 / width), motion[:, 1] * (2 / height)), -1)
 

@@ -6,32 +6,32 @@ L. Chen, X. Chu, X. Zhang, J. Sun; ECCV 2022, arXiv 2204.04676. Weights: github.
 Improving Image Restoration by Revisiting Global Information Aggregation
 X. Chu, L. Chen, C. Chen, X. Lu; ECCV 2022, arXiv 2112.04491
 
-How little does it take to restore a picture? A U-shaped network with one skip a level, whose blocks have no activation
-function: what bends is the product of two halves of the channels, and a layer norm over the channels of each pixel
-keeps that from running away. Each channel is also scaled by what all channels are on average over the picture. In
-training that is an average over a crop of 256 pixels, whereas a whole frame shows much that a crop does not. So (the
-second paper) averages are taken over a window about each pixel, a little larger than a crop; there are no weights for
-this, and on frames up to the window's size nothing changes.
+NAFNet is as simple as a network can be that restores a picture well: U-shaped, with one skip per level, and blocks
+without activation functions. Its only nonlinearities are the product of two halves of the channels, and a layer norm
+over the channels of each pixel, which keeps the products bounded. Each channel is also scaled by a linear map of all
+channels' means over the picture. In training that is the mean over a crop of 256 pixels, but a whole frame shows much
+that a crop does not. So (the second paper) the means are taken over a window around each pixel, 1.5 times as large as a
+crop; this needs no weights, and changes nothing on frames up to the window's size.
 
 Parts, in the order of use:
 
-- `NAFNet`            the U, and what happens where it fails
+- `NAFNet`            the U, and its second attempt at frames on which it fails
 - `Block`             layer norm, gate, attention, gate (Sec. 4)
 - `ChannelNorm`       the layer norm
 - `gate`              SimpleGate, Sec. 4
 - `ChannelAttention`  Simplified Channel Attention, Sec. 4, over the frame or over windows
 - `mean_over_windows`, `mean_over_sparse_windows`, `spread`   its windows: exact, approximate, and back to every pixel
-- `shift_of_light`    by which failures are noticed
+- `shift_of_light`    detects failures
 
 Where this differs from the paper, 1 to 3 because the published weights do:
 
-1. The order of blocks is 1, 1, 1, 28 on the way down, 1 at the bottom and 1 a level on the way up.
-2. Going up, a 1x1 convolution without bias doubles the channels, a pixel shuffle quarters them; the skip is added.
-3. Frames are continued with zeros to multiples of 16, and these count in all averages.
-4. The 1x1 convolution of the attention comes before border values are repeated: of 720x1280 windows of 384x384,
-   337x897 differ. The result is the same.
-5. Windows on an axis that has one position only have that one for their mean; `tlc="fast"` as published divides by 0.
-6. A frame that local averages spoil is computed again with those of the whole frame, see `NAFNet`.
+1. There are 1, 1, 1 and 28 blocks on the way down, 1 at the bottom and 1 per level on the way up.
+2. On the way up, a 1x1 convolution without bias doubles the channels, a pixel shuffle quarters them; the skip is added.
+3. Frames are padded with zeros to multiples of 16, and the zeros count in all means.
+4. The 1x1 convolution of the attention comes before border values are repeated, because only 337x897 of the windows of
+   384x384 in a 720x1280 frame differ. The result is the same.
+5. On an axis with a single position, the mean of a window is that position; the published `tlc="fast"` divides by 0.
+6. A frame that local means spoil is computed again with means over the whole frame, see `NAFNet`.
 """
 
 from itertools import pairwise
@@ -43,39 +43,41 @@ from torch.nn import functional as F
 
 from vdeblur.networks.layers import Memory, Network, dtype_of, in_channels_last
 
-NORM_EPSILON = 1e-6  # under the root of the layer norm
-LEVELS = 4  # each of half the size of the one above, and twice its channels
-WINDOW = (3, 2)  # side of the window, as a fraction of the crop's
-STEPS = (5, 4, 3, 2, 1)  # in approximate windows every so many positions count, the first that divides the side
-CACHED = 2**19  # numbers that a processor's cache may be expected to hold
-# Blur spreads light over some 50 pixels and keeps its sum, so over blocks of 64 pixels the mean stays: an edge from
-# black to white, blurred over 50 pixels, brings 50 / 8 / 64 = 0.1 over a block's side. More than 0.25 is no deblurring.
+NORM_EPSILON = 1e-6  # added to the variance in the layer norm
+LEVELS = 4  # each with half the size of the one above and twice its channels
+WINDOW = (3, 2)  # the window's side is 3/2 of the crop's
+STEPS = (5, 4, 3, 2, 1)  # approximate windows use every n-th position, n the first of these that divides the side
+CACHED = 2**19  # elements that a CPU's cache can be expected to hold
+# Blur spreads light over about 50 pixels and keeps its sum, so means over blocks of 64 pixels hardly change: an edge
+# from black to white, blurred over 50 pixels, moves 50 / 8 / 64 = 0.1 across a block's side. A change of more than 0.25
+# is not deblurring.
 BLOCK_PIXELS = 64
 MOST_LIGHT = 0.25
 
 
 class NAFNet(Network):
-    """Restore a frame by itself; it knows nothing of its neighbours, so errors may flicker.
+    """Restore each frame by itself; its neighbours are not used, so errors may flicker.
 
     width: channels at full size, 32 or 64. encoder, middle, decoder: blocks of each level. tlc: what the attention
-    averages over, "exact" or "fast" windows (as approximated by the authors), or "off", the whole frame. train_size:
-    side of the crops in training, of which the window is 1.5 times; divisible by 32, so that it is whole on all levels.
+    averages over, "exact" or "fast" windows (the authors' approximation), or "off", the whole frame. train_size: side
+    of the crops in training; the window's side is 1.5 times that. Divisible by 32, so that the window's side is an
+    integer at all levels.
 
-    The authors saw local averages turn rare frames into mosaics of colour, and whole-frame averages never. So in
-    evaluation a frame that comes out not finite, or whose light has moved more than blur can move it, is computed again
-    without windows. What this costs is one question to the device per forward pass.
+    The authors saw local means turn rare frames into mosaics of colour, but never means over the whole frame. So in
+    evaluation mode, a frame that is restored to values that are not finite, or whose light has moved farther than blur
+    can move it, is computed again without windows. This costs one synchronisation with the device per forward pass.
 
-    Convolutions reach about 280 pixels, averages further, so tiles are never exact: better whole frames. With the
-    weights of a parity case, tiles of 512 pixels with windows in them were off by 2 % of what the network changes, by
-    4 % where they meet, and tiles of 256 or less, averaged as a whole, by 6 to 11 %, everywhere.
+    Convolutions reach about 280 pixels, means farther, so tiles are never exact and whole frames are better. With the
+    weights of a parity case, tiles of 512 pixels, which contain windows, were off by 2 % of the network's change to the
+    frame, by 4 % where they meet; tiles of 256 or less, averaged as a whole, by 6 to 11 % everywhere.
     """
 
     feeding = "frame"
     multiple = 16
     padding = "zeros"
-    # On the parity cases fp16 is 62 to 67 dB from float32, bf16 41 to 49 dB, of which rounding the weights alone leaves
-    # 42 to 51. Layer norms and averages sum up in float32 in any case. Whether trained weights keep within float16's
-    # range could not be tried; where they do not, it does not pass unnoticed, since what comes out is not finite.
+    # Against float32 on the parity cases: fp16 62 to 67 dB, bf16 41 to 49 dB; rounding only the weights to bf16 already
+    # gives 42 to 51 dB. Layer norms and means accumulate in float32 in any case. Whether trained weights stay within
+    # float16's range could not be tested; if they do not, the check above sees it, because the result is not finite.
     half_precision = ("fp16",)
     overlap = 128
     memory = Memory(tile=1530, frame=543)  # at width 64
@@ -94,7 +96,7 @@ class NAFNet(Network):
         if train_size % 32:
             raise ValueError(f"train_size must be divisible by 32, not {train_size}")
         if not len(encoder) == len(decoder) == LEVELS:
-            raise ValueError(f"there are {LEVELS} levels, not {len(encoder)} and {len(decoder)}")
+            raise ValueError(f"encoder and decoder need {LEVELS} levels each, not {len(encoder)} and {len(decoder)}")
         if width <= 32:
             self.memory, self.half_memory = Memory(tile=788, frame=336), Memory(tile=821, frame=88)
         self.window = train_size * WINDOW[0] // WINDOW[1]
@@ -118,18 +120,18 @@ class NAFNet(Network):
         self.ending = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, blurry: Tensor) -> Tensor:
-        """Restore frames: (B, 3, H, W) RGB in [0, 1] to the same, not clamped; H and W multiples of 16."""
-        # Sides are multiples of 16, so at every level the window fits in or does not alike.
+        """Restore frames: (B, 3, H, W) RGB in [0, 1] to the same, not clamped; H and W are multiples of 16."""
+        # Sides are multiples of 16, so whether the window fits inside is the same at all levels.
         local = self.tlc != "off" and max(blurry.shape[2:]) > self.window
         restored = self.restore(blurry, local)
         if local and not self.training:
-            failed = ~(shift_of_light(blurry, restored) <= MOST_LIGHT)  # not a number, too
+            failed = ~(shift_of_light(blurry, restored) <= MOST_LIGHT)  # true for NaN, too
             if failed.any():
                 restored[failed] = self.restore(blurry[failed], local=False)
         return restored
 
     def restore(self, blurry: Tensor, local: bool) -> Tensor:
-        """Give what forward gives, with averages over windows or over the whole frame, whatever comes of it."""
+        """Restore as forward does, with means over windows or over the whole frame, without checking the result."""
         x = self.intro(in_channels_last(blurry.to(dtype_of(self))))  # (B, width, H, W)
 
         skips = []
@@ -152,7 +154,7 @@ class NAFNet(Network):
 
     @staticmethod
     def official_name(name: str) -> str:
-        """Give the name in `NAFNet-*.pth`."""
+        """Return the key in `NAFNet-*.pth`."""
         part, _, rest = name.partition(".")
         for ours, theirs in BLOCK_NAMES.items():
             rest = rest.replace(ours, theirs)
@@ -172,9 +174,9 @@ BLOCK_NAMES = {
 
 
 class Block(nn.Module):
-    """Look around and at the whole, then at each pixel by itself; both are added (Sec. 4).
+    """Process neighbouring pixels with channel attention, then each pixel by itself, each inside a skip (Sec. 4).
 
-    beta and gamma begin with zeros, so an untrained block passes on what it gets.
+    beta and gamma are initially zero, so an untrained block returns its input.
     """
 
     def __init__(self, channels: int, window: int, steps: int) -> None:
@@ -191,7 +193,7 @@ class Block(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor, local: bool) -> Tensor:
-        """Give (B, C, h, w) from x of that shape; local: the attention averages over windows."""
+        """Return (B, C, h, w) from x of that shape; local: the attention averages over windows."""
         z = gate(self.look_around(self.expand_1(self.norm_1(x))))
         x = torch.addcmul(x, self.beta, self.contract_1(self.attention(z, local)))
         z = gate(self.expand_2(self.norm_2(x)))
@@ -199,7 +201,7 @@ class Block(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Bring the channels of each pixel to mean 0 and variance 1, then scale and shift them."""
+    """Normalise the channels of each pixel to mean 0 and variance 1, then scale and shift them."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -207,13 +209,13 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give (B, C, h, w) from x of that shape; in half precision, too, PyTorch computes this in float32."""
+        """Return (B, C, h, w) from x of that shape; PyTorch computes this in float32 even in half precision."""
         normed = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, NORM_EPSILON)
         return normed.permute(0, 3, 1, 2)
 
 
 def gate(x: Tensor) -> Tensor:
-    """Multiply the first half of the channels with the second: SimpleGate, Sec. 4."""
+    """Multiply the first half of the channels by the second: SimpleGate, Sec. 4."""
     first, second = x.chunk(2, 1)
     return first * second
 
@@ -221,8 +223,8 @@ def gate(x: Tensor) -> Tensor:
 class ChannelAttention(nn.Module):
     """Scale each channel by a linear map of all channels' means: Simplified Channel Attention, Sec. 4.
 
-    window: side of what is averaged over where that is local. steps: 0 for exact windows, else the most that
-    approximate ones leave out, see mean_over_sparse_windows.
+    window: side of the windows, where means are local. steps: 0 for exact windows, else the largest step of approximate
+    ones, see mean_over_sparse_windows.
     """
 
     def __init__(self, channels: int, window: int, steps: int) -> None:
@@ -231,7 +233,7 @@ class ChannelAttention(nn.Module):
         self.weigh = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, local: bool) -> Tensor:
-        """Give (B, C, h, w) from x of that shape."""
+        """Return (B, C, h, w) from x of that shape."""
         if not local:
             weights: Tensor = self.weigh(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
             return x * weights
@@ -245,7 +247,7 @@ class ChannelAttention(nn.Module):
 
 
 def mean_over_windows(x: Tensor, window: int) -> Tensor:
-    """Give the mean over each square window inside x: (B, C, h - k + 1, w - k + 1) float32, k a side's window.
+    """Return the mean over each window inside x: (B, C, h - min(h, k) + 1, w - min(w, k) + 1), float32, k = window.
 
     x: (B, C, h, w). A window that is larger than a side spans that side.
     """
@@ -255,20 +257,20 @@ def mean_over_windows(x: Tensor, window: int) -> Tensor:
 
 
 def sums_along(x: Tensor, length: int, axis: int) -> Tensor:
-    """Give the sums of `length` neighbours along an axis, as many as there are.
+    """Return the sums of all runs of `length` neighbours along an axis.
 
-    x: (B, C, h, w), summed along axis 2 or 3. Sums of 2, 4, 8, ... neighbours are made one from the other, and those
-    that make up `length` are put together. No term exceeds the result, as a cumulative sum's do, and on a CPU it takes
-    a third of the time.
+    x: (B, C, h, w), summed along axis 2 or 3. Sums of 2, 4, 8, ... neighbours are computed from each other, and those
+    that make up `length` are added. Unlike in a cumulative sum, no term exceeds the result; on a CPU this takes a third
+    of the time.
     """
-    if x.is_cpu and x.numel() > CACHED:  # strip by strip, which for 720x1280 takes a third of the time again
+    if x.is_cpu and x.numel() > CACHED:  # strip by strip, which for 720x1280 cuts the time to a third again
         across = 5 - axis
         strips = x.split(max(1, CACHED * x.shape[across] // x.numel()), across)
         if len(strips) > 1:
             return torch.cat([sums_along(strip, length, axis) for strip in strips], across)
     count = x.shape[axis] - length + 1
     total: Tensor | None = None
-    done, run = 0, 1  # neighbours in total, and in each element of x
+    done, run = 0, 1  # neighbours summed in total, and in each element of x
     while True:
         if length & run:
             part = x.narrow(axis, done, count)
@@ -283,10 +285,10 @@ def sums_along(x: Tensor, length: int, axis: int) -> Tensor:
 
 
 def mean_over_sparse_windows(x: Tensor, window: int, most: int) -> tuple[Tensor, tuple[int, int]]:
-    """Give means as mean_over_windows does, of every second, third, ... position, and how many lie between them.
+    """Return means as mean_over_windows does, but over and at every n-th position, and n for both axes.
 
-    x: (B, C, h, w). most: the largest step. A window has one position less than the side at most, and the first
-    position is in none of them.
+    x: (B, C, h, w). most: the largest n. As in the authors' approximation, a window spans at most one position less
+    than the side, and no window contains the first position.
     """
     steps = tuple(min(most, next(step for step in STEPS if side % step == 0)) for side in x.shape[2:])
     x = x[:, :, :: steps[0], :: steps[1]]
@@ -302,10 +304,10 @@ def mean_over_sparse_windows(x: Tensor, window: int, most: int) -> tuple[Tensor,
 
 
 def spread(windows: Tensor, height: int, width: int, steps: tuple[int, int] = (1, 1)) -> Tensor:
-    """Give each pixel what belongs to its window: (B, C, height, width).
+    """Return the value of each pixel's window: (B, C, height, width).
 
-    windows: (B, C, h, w), for every so many pixels as steps says. The window of a pixel has one more behind it than
-    before it where its side is even; near the border it is moved inside.
+    windows: (B, C, h, w), one for every steps[0] x steps[1] pixels. If a window's side is even, it has one pixel more
+    after its pixel than before it; near the border the window is moved inside.
     """
     if steps != (1, 1):
         windows = F.interpolate(windows, scale_factor=steps, mode="nearest")
@@ -314,9 +316,9 @@ def spread(windows: Tensor, height: int, width: int, steps: tuple[int, int] = (1
 
 
 def shift_of_light(blurry: Tensor, restored: Tensor) -> Tensor:
-    """Give by how much the mean of a channel over a block of about 64x64 pixels has changed at most: (B).
+    """Return the largest change of a channel's mean over any block of about 64x64 pixels: (B).
 
-    blurry, restored: (B, 3, H, W). A side that is no multiple of 64 has larger blocks, all of its pixels count.
+    blurry, restored: (B, 3, H, W). Where a side is not a multiple of 64, blocks are larger, so all pixels count.
     """
     rows, columns = (max(1, side // BLOCK_PIXELS) for side in blurry.shape[2:])
     return F.adaptive_avg_pool2d(restored - blurry, (rows, columns)).abs().amax((1, 2, 3))

@@ -3,34 +3,34 @@
 Son, Lee, Lee, Cho, Lee: Recurrent Video Deblurring with Blur-Invariant Motion Estimation and Pixel Volumes. ACM
 Transactions on Graphics 2021, arXiv 2108.09982.
 
-The frame before is restored already, so it is the best witness of what the current one should show, if only it were
-known where. A flow network that blur does not lead astray says so, but not without error. So the restored frame is not
-warped once and trusted: for every pixel 25 candidates are stacked, found by the motion of each of its 5x5 neighbours
-carried over to it. Where motion is smooth they agree, and most of them are right where some are wrong. From this volume
-and the blurry frame with its neighbours, a small U-net gives what is to be added to the frame.
+The previous frame is already restored, so it is the best source for the current one, once it is aligned. Blur-invariant
+motion estimation aligns it, but makes errors. So the restored frame is not warped just once: for every pixel, 25
+candidates are stacked, found by applying the motion of each pixel in its 5x5 neighbourhood to it. Where motion is
+smooth they agree, and where some are wrong most are right. From this pixel volume and the blurry frame with its
+neighbours, a small U-net predicts the residual that is added to the frame.
 
 Parts, in the order of use:
 
 - `PVDNet.align`     motion and pixel volume of the whole frame;
-- `bimnet.BIMNet`    the blur-invariant motion, see there;
+- `bimnet.BIMNet`    blur-invariant motion estimation, see bimnet.py;
 - `pixel_volume`     the candidates;
-- `PVDNet.forward`   the U-net, which may be computed tile by tile.
+- `PVDNet.forward`   the U-net, which can run tile by tile.
 
 Where this differs from the paper, because the published weights do:
 
-1. The volume and the residual are those of pictures in [-1, 1], but motion is estimated in [0, 1].
-2. "Large" is not that of Table 3, with all its widths doubled: it has 192 channels and 24 blocks at a quarter of the
+1. The volume and the residual use pictures in [-1, 1], but motion is estimated in [0, 1].
+2. "Large" is not the one of Table 3, which doubles all widths: it has 192 channels and 24 blocks at a quarter of the
    resolution, and the usual widths elsewhere (its file has 23.4 million parameters, not 25.0).
-3. In the volume, displaced coordinates are truncated toward zero, which is neither nearest nor floor; the outermost
-   rows and columns count as outside; outside, the current frame is taken, but zero where the neighbour itself is
-   outside (measured on random weights: floor instead of truncation changes results by up to 0.04).
+3. In the volume, displaced coordinates are truncated toward zero, neither rounded nor floored. The outermost rows and
+   columns count as outside. There the current frame replaces the previous one; where the neighbour itself is outside,
+   the value is zero (measured on random weights: floor instead of truncation changes results by up to 0.04).
 4. The motion of the last rows and columns beyond a multiple of 32 is zero, see bimnet.py.
 
-Computed otherwise than by its authors, with the same result: features of a frame are kept for the step after, and the
-volume is made with integers, by 25 look-ups in one plane.
+Two computations differ from the authors' code, with the same result: the features of a frame are kept for the next
+step, and the volume is built from integer coordinates, by 25 look-ups in one plane.
 
-The authors' code is under the AGPL-3.0 and none of it is in here. Their weights come with no license of their own, and
-those of LiteFlowNet, from which BIMNet's training began, are for research only.
+The authors' code is under the AGPL-3.0, and none of it is used here. Their weights come without a licence of their own;
+those of LiteFlowNet, from which BIMNet's training started, are for research only.
 """
 
 import torch
@@ -40,8 +40,8 @@ from torch.nn import functional as F
 from vdeblur.networks.bimnet import BIMNet, Pyramid
 from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last
 
-GRAY = (0.2989, 0.5870, 0.1140)  # of red, green and blue; their sum is 0.9999
-RADIUS = 2  # of the window of neighbours
+GRAY = (0.2989, 0.5870, 0.1140)  # weights of red, green and blue; their sum is 0.9999
+RADIUS = 2  # of the 5x5 neighbourhood
 CANDIDATES = (2 * RADIUS + 1) ** 2
 WIDTH = 64  # at full and half resolution
 OFFICIAL = {
@@ -61,26 +61,26 @@ OFFICIAL = {
 
 
 class PVDNet(Network):
-    """Restore a frame from itself, its two neighbours, and what the one before was restored to.
+    """Restore a frame from itself, its two neighbours and the restored previous frame.
 
-    channels, blocks: width and number of the residual blocks at a quarter of the resolution; 192 and 24 is "large".
+    channels, blocks: width and number of the residual blocks at a quarter of the resolution; "large" has 192 and 24.
     """
 
-    feeding = "recurrent"  # wants align's volume with a frame and its neighbours, see streams.py
+    feeding = "recurrent"  # takes align's volume, a frame and its neighbours, see streams.py
     multiple = 4
-    # The U-net only; coordinates and the sum with the frame are float32, too. With drawn weights bf16 errs by 0.8 % of
-    # the change on average, fp16 by 0.1 %, in the 14th frame as in the first.
+    # The U-net only; coordinates and the sum with the frame are float32, too. With random weights, bf16 is off by 0.8 %
+    # of the network's change on average, fp16 by 0.1 %, in the 14th frame as much as in the first.
     half_precision = ("fp16", "bf16")
     float32_parts = ("bimnet",)
-    # The U-net sees 136 pixels each way, large 232, but with random weights what is beyond 55 changes less than 1e-4 of
-    # the peak. Motion and volume are of the whole frame in any case.
+    # The U-net reaches 136 pixels each way, "large" 232, but with random weights, pixels beyond 55 change the result by
+    # less than 1e-4 of the peak. Motion and volume are always computed from the whole frame.
     overlap = 64
-    memory = Memory(tile=772, frame=1358)  # the larger of what both sizes take
+    memory = Memory(tile=772, frame=1358)  # the larger of both sizes' memory
     half_memory = Memory(frame=1468)
 
     def __init__(self, channels: int = 128, blocks: int = 12) -> None:
         super().__init__()
-        self.bimnet = BIMNet().requires_grad_(False)  # trained before, and alone: no gradient passes the volume
+        self.bimnet = BIMNet().requires_grad_(False)  # trained separately, before: no gradient passes the volume
         self.volume_features = _activated(_conv(CANDIDATES, WIDTH, 3), _conv(WIDTH, WIDTH, 3))
         self.frame_features = _activated(_conv(9, 32, 3), _conv(32, 32, 3))
         self.level_1 = _conv(WIDTH + 32, WIDTH)
@@ -99,34 +99,33 @@ class PVDNet(Network):
 
     @staticmethod
     def official_name(name: str) -> str:
-        """Give the name that a tensor has in the authors' checkpoints, without the leading `module.`."""
+        """Return the key of a tensor in the authors' checkpoints, without the leading `module.`."""
         part, _, rest = name.partition(".")
         if part == "bimnet":
             return f"BIMNet.{BIMNet.official_name(rest)}"
         return f"PVDNet.{OFFICIAL[part]}.{rest}"
 
     def align(self, restored: Tensor, frame: Tensor, before: Pyramid | None) -> tuple[Tensor, Pyramid]:
-        """Give the pixel volume (B, 25, H, W) of a frame, and what the next frame needs for its own.
+        """Compute the pixel volume (B, 25, H, W) of a frame; return it with the frame's pyramid, for the next frame.
 
-        restored: the frame before, as restored; frame: the current one, both (B, 3, H, W) RGB in [0, 1], whole frames.
-        before: what this gave beside the volume of the frame before; None at the beginning of a scene, where the frame
-        itself stands in for all that is missing.
+        restored: the restored previous frame. frame: the current one. Both are (B, 3, H, W) RGB in [0, 1], not tiles.
+        before: the pyramid of the previous frame; None at the start of a scene, where the current frame's replaces it.
         """
         with torch.no_grad(), torch.autocast(frame.device.type, enabled=False):
-            seen = self.bimnet.describe(frame)
-            flow = self.bimnet.match(seen, seen if before is None else before)
+            pyramid = self.bimnet.describe(frame)
+            flow = self.bimnet.match(pyramid, pyramid if before is None else before)
         dtype = dtype_of(self.level_1)
-        return pixel_volume(gray_of(restored).to(dtype), gray_of(frame).to(dtype), flow), seen
+        return pixel_volume(gray_of(restored).to(dtype), gray_of(frame).to(dtype), flow), pyramid
 
     def forward(self, volume: Tensor, previous: Tensor, frame: Tensor, following: Tensor) -> Tensor:
         """Restore a frame: (B, 3, H, W) RGB in [0, 1], float32, to the same, not clamped; H and W multiples of 4.
 
-        volume: align's. previous, following: the blurry neighbours; the frame itself at the ends of a scene.
+        volume: align's. previous, following: the blurry neighbours; at the ends of a scene, the frame itself.
         """
         blurry = torch.cat((frame, previous, following), 1) * 2 - 1
         volume, blurry = (in_channels_last(x.to(self.level_1.weight.dtype)) for x in (volume, blurry))
 
-        # Encoder; its levels have no activation at their ends. (B, 64, H, W), (B, 64, H/2, W/2), (B, c, H/4, W/4)
+        # Encoder; levels 1 and 2 end without an activation. (B, 64, H, W), (B, 64, H/2, W/2), (B, c, H/4, W/4)
         level_1 = self.level_1(torch.cat((self.volume_features(volume), self.frame_features(blurry)), 1))
         level_2 = self.level_2(level_1)
         level_3 = self.level_3(level_2)
@@ -137,52 +136,52 @@ class PVDNet(Network):
         # Decoder, with the encoder's levels added
         half = self.decode_2(self.upsample_2(deep) + level_2)  # (B, 64, H/2, W/2)
         full = self.decode_1(self.upsample_1(half) + level_1)  # (B, 64, H, W)
-        residual = self.reconstruct(full)  # (B, 3, H, W), in the scale of [-1, 1]
+        residual = self.reconstruct(full)  # (B, 3, H, W), for pictures in [-1, 1]
         restored: Tensor = frame + residual.float() / 2
         return restored
 
 
 class ResidualBlock(nn.Sequential):
-    """Two convolutions, each with its activation, added to their input."""
+    """Two convolutions, each followed by a ReLU, added to their input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(*_activated(_conv(channels, channels, 3), _conv(channels, channels, 3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give (B, C, h, w) from x of that shape."""
-        change: Tensor = super().forward(x)
-        return x + change
+        """Return (B, C, h, w) from x of that shape."""
+        difference: Tensor = super().forward(x)
+        return x + difference
 
 
 def gray_of(frame: Tensor) -> Tensor:
-    """Give a frame's gray plane (B, 1, H, W) in [-1, 1] from (B, 3, H, W) in [0, 1]."""
+    """Return the gray plane (B, 1, H, W), in [-1, 1], of a frame (B, 3, H, W) in [0, 1]."""
     return torch.einsum("bchw,c->bhw", frame * 2 - 1, frame.new_tensor(GRAY))[:, None]
 
 
 def pixel_volume(previous: Tensor, current: Tensor, flow: Tensor) -> Tensor:
-    """Stack 25 candidates from the frame before for each pixel: (B, 25, H, W), of the planes' type.
+    """Stack 25 candidates from the previous frame for each pixel: (B, 25, H, W), of the planes' type.
 
-    previous, current: gray planes (B, 1, H, W). flow: (B, 2, H, W) float32, pixels, from current to previous; there is
-    no gradient by it. Channel 5 (i + 2) + j + 2 at p is the previous frame where the flow at p - (i, j), truncated
-    toward zero, leads to, plus (i, j). Where that is on or beyond its outermost pixels, it is the current frame at p;
-    where p - (i, j) is beyond the frame, it is 0.
+    previous, current: gray planes (B, 1, H, W). flow: (B, 2, H, W) float32, pixels, from current to previous; it gets
+    no gradient. Channel 5 (i + 2) + j + 2 at pixel p follows the flow of the neighbour q = p - (i, j): it is the
+    previous frame at q + flow(q), truncated toward zero, plus (i, j). Where that is on or beyond the outermost pixels,
+    it is the current frame at p. Where q is outside the frame, it is 0.
     """
     batch, _, height, width = previous.shape
     volume = previous.new_zeros(batch, CANDIDATES, height, width)
-    edge = 2 * RADIUS  # between places that are limited to RADIUS beyond the frame, plus (i, j), and the frame
+    edge = 2 * RADIUS  # padding: positions are at most RADIUS outside the frame, and (i, j) adds another RADIUS
     stride = width + 2 * edge
     plane = F.pad(previous, (edge,) * 4).flatten(1)
-    # Coordinates in float32: at 1280, those of half precision are whole pixels.
-    x = _whole(torch.arange(width, device=flow.device) + flow[:, 0].float(), width)
-    y = _whole(torch.arange(height, device=flow.device)[:, None] + flow[:, 1].float(), height)
-    place = ((y + edge) * stride + x + edge).flatten(1)  # (B, H W)
+    # Coordinates are float32: at 1280, half precision has steps of a whole pixel.
+    x = _truncated(torch.arange(width, device=flow.device) + flow[:, 0].float(), width)
+    y = _truncated(torch.arange(height, device=flow.device)[:, None] + flow[:, 1].float(), height)
+    position = ((y + edge) * stride + x + edge).flatten(1)  # (B, H W)
     shifts = range(-RADIUS, RADIUS + 1)
     inside_x = [(x > -i) & (x < width - 1 - i) for i in shifts]
     inside_y = [(y > -j) & (y < height - 1 - j) for j in shifts]
     for channel, (i, j) in enumerate((i, j) for i in shifts for j in shifts):
-        looked_up = plane.gather(1, place + (j * stride + i)).view(batch, height, width)
+        looked_up = plane.gather(1, position + (j * stride + i)).view(batch, height, width)
         inside = inside_x[i + RADIUS] & inside_y[j + RADIUS]
-        # From where the neighbours are to where the pixels are
+        # From the neighbours' positions to the pixels'
         rows, columns = _overlap(j, height), _overlap(i, width)
         from_rows, from_columns = _overlap(-j, height), _overlap(-i, width)
         volume[:, channel, rows, columns] = torch.where(
@@ -193,13 +192,13 @@ def pixel_volume(previous: Tensor, current: Tensor, flow: Tensor) -> Tensor:
     return volume
 
 
-def _whole(coordinate: Tensor, length: int) -> Tensor:
-    """Truncate toward zero, and bring what is far beyond the frame to just so far that it stays there."""
+def _truncated(coordinate: Tensor, length: int) -> Tensor:
+    """Truncate toward zero, and clamp to RADIUS outside the frame: such positions stay outside after adding (i, j)."""
     return coordinate.nan_to_num(-RADIUS).clamp(-RADIUS, length - 1 + RADIUS).long()
 
 
 def _overlap(shift: int, length: int) -> slice:
-    """Give the positions p within the length for which p - shift is within it, too."""
+    """Return the positions p within the length for which p - shift is within it, too."""
     return slice(max(shift, 0), max(length + min(shift, 0), 0))
 
 

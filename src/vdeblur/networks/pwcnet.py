@@ -1,19 +1,19 @@
 """PWC-Net: CNNs for Optical Flow Using Pyramid, Warping, and Cost Volume.
 
-Sun, Yang, Liu, Kautz, CVPR 2018, arXiv 1709.02371. The variant inside CDVD-TSP: the structure that the PyTorch ports of
-the "default" model share.
+Sun, Yang, Liu, Kautz, CVPR 2018, arXiv 1709.02371. This is the variant inside CDVD-TSP, with the structure that the
+PyTorch ports of the "default" model share.
 
-Flow is found from coarse to fine. At every level of a pyramid of learned features the second image's features are
-warped by the flow so far, compared with the first's in a small neighbourhood (cost volume), and a dense stack of
-convolutions gives the flow of that level. A stack of dilated convolutions refines the finest one.
+Flow is estimated from coarse to fine. At every level of a pyramid of learned features, the flow so far warps the second
+frame's features, which are compared with the first frame's in a small neighbourhood (cost volume); a dense stack of
+convolutions estimates the level's flow. A stack of dilated convolutions refines the finest flow.
 
-Parts: Extractor (Sec. 3, feature pyramid), Decoder (warping, cost volume and flow estimator), the refiner (context
+Parts: the extractor (Sec. 3, feature pyramid), Decoder (warping, cost volume and flow estimator), the refiner (context
 network).
 
 Where this differs from the paper, because the weights that CDVD-TSP ships do:
-1. The last level is a quarter of the picture; its flow is enlarged bilinearly.
-2. The cost volume is a mean over channels and passes a leaky ReLU before it is used.
-3. Frames are RGB, as CDVD-TSP fine-tuned it, not BGR.
+1. The finest level is a quarter of the frame's size; its flow is upsampled bilinearly.
+2. The cost volume is a mean over channels, and a leaky ReLU follows it.
+3. Frames are RGB, as in CDVD-TSP's fine-tuning, not BGR.
 """
 
 import torch
@@ -24,11 +24,11 @@ from vdeblur.networks.layers import correlate, dtype_of, in_channels_last, is_in
 
 SLOPE = 0.1  # of the leaky ReLUs
 WIDTHS = (16, 32, 64, 96, 128, 196)  # channels of the pyramid's levels 1 to 6, each half as large as the one before
-DENSE = (128, 128, 96, 64, 32)  # channels that a decoder adds, step by step
+DENSE = (128, 128, 96, 64, 32)  # channels that each step of a decoder adds
 RADIUS = 4  # of the cost volume, in pixels of a level
-COSTS = (2 * RADIUS + 1) ** 2
+COSTS = (2 * RADIUS + 1) ** 2  # channels of the cost volume
 REFINING = ((128, 1), (128, 2), (128, 4), (96, 8), (64, 16), (32, 1))  # channels and dilations of the context network
-FLOW_SCALE = 20.0  # pixels of the full resolution in a unit of the network's flow
+FLOW_SCALE = 20.0  # pixels of the full resolution in one unit of the network's flow
 MULTIPLE = 64  # six halvings
 
 Pyramid = dict[int, Tensor]
@@ -55,7 +55,7 @@ class PWCNet(nn.Module):
         self.refiner = nn.Sequential(*layers, nn.Conv2d(channels, 2, 3, padding=1))
 
     def pyramid(self, frame: Tensor) -> Pyramid:
-        """Give the features of levels 2 to 6 of a frame (B, 3, H, W), RGB in [0, 1]: (B, C, h, w) by level."""
+        """Compute the features of a frame (B, 3, H, W), RGB in [0, 1], at levels 2 to 6: (B, C, h, w) by level."""
         size = [-(-side // MULTIPLE) * MULTIPLE for side in frame.shape[2:]]
         x = frame if list(frame.shape[2:]) == size else F.interpolate(frame, size, mode="bilinear", align_corners=False)
         x = in_channels_last(x.to(dtype_of(self)))
@@ -67,7 +67,7 @@ class PWCNet(nn.Module):
         return levels
 
     def forward(self, first: Pyramid, second: Pyramid, height: int, width: int) -> Tensor:
-        """Give the flow from first to second, (B, 2, height, width) float32, in pixels of that size.
+        """Estimate the flow from first to second, (B, 2, height, width) float32, in pixels of that size.
 
         first, second: the frames' pyramids.
         """
@@ -84,13 +84,13 @@ class PWCNet(nn.Module):
 
     @staticmethod
     def official_name(name: str) -> str:
-        """Give the name that a tensor has in the ports' own checkpoints (`network-default.pytorch`)."""
-        part, place, *rest = name.split(".")
+        """Return the key of a tensor in the ports' own checkpoints (`network-default.pytorch`)."""
+        part, index, *rest = name.split(".")
         if part == "extractor":
-            return ".".join((f"moduleExtractor.module{NUMBERS[int(place)]}", *rest))
+            return ".".join((f"moduleExtractor.module{NUMBERS[int(index)]}", *rest))
         if part == "refiner":
-            return ".".join(("moduleRefiner.moduleMain", place, *rest))
-        decoder = f"module{NUMBERS[int(place) - 1]}"
+            return ".".join(("moduleRefiner.moduleMain", index, *rest))
+        decoder = f"module{NUMBERS[int(index) - 1]}"
         if rest[0] == "dense":  # dense.<step>.0.weight
             return ".".join((decoder, f"module{NUMBERS[int(rest[1])]}", *rest[2:]))
         own = {"to_flow": "moduleSix.0", "upsample_flow": "moduleUpflow", "upsample_features": "moduleUpfeat"}
@@ -98,12 +98,12 @@ class PWCNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Flow at one level from the features of both frames and the flow of the level above."""
+    """Estimate the flow at one level from the features of both frames and the flow of the level above."""
 
     def __init__(self, level: int) -> None:
         super().__init__()
         channels = COSTS
-        self.scale = FLOW_SCALE / 2**level  # pixels of this level in a unit of flow
+        self.scale = FLOW_SCALE / 2**level  # pixels of this level in one unit of flow
         if level < 6:
             self.upsample_flow = nn.ConvTranspose2d(2, 2, 4, stride=2, padding=1)
             self.upsample_features = nn.ConvTranspose2d(self.features_at(level + 1), 2, 4, stride=2, padding=1)
@@ -116,13 +116,13 @@ class Decoder(nn.Module):
 
     @staticmethod
     def features_at(level: int) -> int:
-        """Give the number of channels that a decoder hands down."""
+        """Return the number of feature channels that a level's decoder returns."""
         return COSTS + sum(DENSE) + (WIDTHS[level - 1] + 2 + 2 if level < 6 else 0)
 
     def forward(
         self, first: Tensor, second: Tensor, flow: Tensor | None, features: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Give the flow (B, 2, h, w) in the network's units, and the features (B, C, h, w) it was found from.
+        """Return the flow (B, 2, h, w) in the network's units, and the features (B, C, h, w) it is computed from.
 
         first, second: (B, C, h, w). flow, features: of the level above, at half the size; None at the top.
         """
@@ -130,7 +130,7 @@ class Decoder(nn.Module):
             x = _costs(first, second)
         else:
             flow = self.upsample_flow(flow)
-            # The flow enters in its own units, unscaled; only the warp wants pixels.
+            # The flow enters x in the network's units; only warping needs pixels.
             displacement = flow.float() * self.scale
             warped = warp(second, displacement) * is_inside(displacement).to(second.dtype)
             x = torch.cat((_costs(first, warped), first, flow, self.upsample_features(features)), 1)
