@@ -95,6 +95,8 @@ def _row(entry: "Entry", one: "Weights | None", seconds: float | None) -> tuple[
 def show(name: str, json: bool) -> None:
     """Show all that is known of model NAME: paper, licence, weights, their sources, digests and published scores.
 
+    The paper's BibTeX entry comes last.
+
     \b
     Examples:
       vdeblur models show lite
@@ -106,6 +108,7 @@ def show(name: str, json: bool) -> None:
         entry, chosen = weights.choose(name)
         several = [chosen] if "@" in name and chosen else list(weights.weights_of(entry).values())
         facts = {**_entry_facts(entry), "weights": [_weights_facts(entry, one) for one in several]}
+        facts["bibtex"] = entry.bibtex
         if json:
             click.echo(dumps(facts, indent=1))
         else:
@@ -118,6 +121,8 @@ def _show_facts(facts: dict[str, Any]) -> None:
             for one in value:
                 click.echo(f"\n{facts['model']}@{one.pop('weights')}")
                 _show_facts({f"  {name}": rest for name, rest in one.items()})
+        elif key == "bibtex" and value:
+            click.echo(f"\n{value}")
         elif key.strip() == "scores":
             for score in value:
                 ssim = "" if score["ssim"] is None else f", SSIM {score['ssim']:g} ({score['ssim_kind']})"
