@@ -1,5 +1,5 @@
 #!/bin/sh
-# Restore every video of a folder into another; files that are there already are left alone:  batch.sh IN_DIR OUT_DIR
+# Restore every video of a folder into another folder; skip outputs that exist:  batch.sh IN_DIR OUT_DIR
 mkdir -p "$2" || exit
 for file in "$1"/*.[mM][pP]4 "$1"/*.[mM][oO][vV] "$1"/*.[mM][kK][vV] "$1"/*.[wW][eE][bB][mM]; do
     [ -e "$file" ] || continue

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Restore a video in shares, or the videos of a folder, several at a time: by GNU parallel, else by xargs.
-#   parallel.sh IN OUT [JOBS [OPTION...]]      IN and OUT are both files or both folders; JOBS is 2 by itself
+# Restore a video in shares, or the videos of a folder, several at a time, with GNU parallel or else xargs.
+#   parallel.sh IN OUT [JOBS [OPTION...]]      IN and OUT are both files or both folders; JOBS defaults to 2
 set -euo pipefail
 
 in=$1 out=$2 jobs=${3:-2}
 shift $(($# < 3 ? $# : 3))
 cores=$(getconf _NPROCESSORS_ONLN)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((cores + jobs - 1) / jobs))} # so that they share the cores
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((cores + jobs - 1) / jobs))} # divide the cores among the jobs
 
-# Run a command for each item of standard input (they end with NUL), which takes the place of {} in it.
+# Run a command for each NUL-terminated item of standard input; {} in the command stands for the item.
 for_each() {
     if parallel --version 2>/dev/null | grep -q GNU; then
         parallel --quote --null --max-procs "$jobs" "$@"
@@ -25,6 +25,6 @@ if [ -d "$in" ]; then
     done | for_each vdeblur run "$in/{}" "$out/{}" --skip-existing "$@"
 else
     seq "$jobs" | tr '\n' '\0' | for_each vdeblur run "$in" "$out" --share "{}/$jobs" "$@" ||
-        echo "not every share is done; what is missing is made now" >&2
+        echo "some shares failed; making the missing parts now" >&2
     vdeblur run "$in" "$out" "$@"
 fi

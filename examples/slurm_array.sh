@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Restore a video on many machines: a Slurm job array makes the shares, a job that waits for it joins them.
+# Restore a video on many machines: a Slurm job array makes the shares, a dependent job joins them.
 #   slurm_array.sh IN OUT SHARES [OPTION...]
-# Every machine must see IN and the folder of OUT under these names. Partition, time and GPUs are chosen by sbatch's own
+# Every machine must see IN and the folder of OUT under these paths. Choose partition, time and GPUs with sbatch's own
 # variables: SBATCH_PARTITION=gpu SBATCH_GPUS=1 SBATCH_TIMELIMIT=60 slurm_array.sh in.mp4 out.mp4 16 -m dstnet
 set -euo pipefail
 
@@ -17,7 +17,7 @@ array=$(
 $restore--share "\$SLURM_ARRAY_TASK_ID/$shares"
 END
 )
-# afterany: a share that was lost with its machine is made by the job that joins.
+# afterany: the joining job makes the shares of machines that failed.
 sbatch --parsable --job-name=vdeblur-join --dependency="afterany:${array%%;*}" <<END
 #!/usr/bin/env bash
 $restore

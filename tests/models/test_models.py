@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -506,6 +507,24 @@ def test_listing_and_showing(vdeblur, server: Server) -> None:
     assert "toy@unpinned" not in vdeblur("models", "show", "toy@pinned").stdout
     facts = json.loads(vdeblur("models", "show", "toy", "--json").stdout)
     assert [one["weights"] for one in facts["weights"]] == ["pinned", "partly", "unpinned", "by-hand"]
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in weights.entries().values() if entry.paper])
+def test_models_show_ends_with_the_bibtex_entry_of_the_paper(vdeblur, name: str) -> None:
+    shown = vdeblur("models", "show", name).stdout
+    bibtex = json.loads(vdeblur("models", "show", name, "--json").stdout)["bibtex"]
+    assert shown.endswith(f"\n\n{bibtex}\n")
+    match = re.fullmatch(r"@(article|inproceedings|misc)\{(\w+),\n(.*)\n\}", bibtex, re.DOTALL)
+    assert match
+    fields = dict(re.findall(r"^  (\w+) += \{(.+?)\},$", match[3], re.DOTALL | re.MULTILINE))
+    venue = {"article": "journal", "inproceedings": "booktitle", "misc": "eprint"}[match[1]]
+    assert {"title", "author", "year", venue} <= fields.keys()
+    assert bibtex.count("{") == bibtex.count("}")
+    surnames = [author.partition(",")[0] for author in re.split(r"\s+and\s+", fields["author"])]
+    title = fields["title"].replace("{", "").replace("}", "").lower()
+    paper = weights.find_entry(name).paper.lower()
+    assert title in paper
+    assert ":" not in paper or paper.startswith(", ".join(surnames).lower() + ": ")
 
 
 def test_paths(vdeblur, server: Server, tmp_path: Path) -> None:

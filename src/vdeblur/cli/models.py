@@ -96,6 +96,8 @@ def _row(entry: "Entry", one: "Weights | None", seconds: float | None) -> tuple[
 def show(name: str, json: bool) -> None:
     """Show all that is known of model NAME: paper, licence, weights, their sources, digests and published scores.
 
+    The paper's BibTeX entry comes last.
+
     \b
     Examples:
       vdeblur models show lite
@@ -107,6 +109,7 @@ def show(name: str, json: bool) -> None:
         entry, chosen = cache.choose_weights(name)
         several = [chosen] if "@" in name and chosen else list(cache.weights_of(entry).values())
         facts = {**_entry_facts(entry), "weights": [_weights_facts(entry, one) for one in several]}
+        facts["bibtex"] = entry.bibtex
         if json:
             click.echo(dumps(facts, indent=1))
         else:
@@ -119,6 +122,8 @@ def _show_facts(facts: dict[str, Any]) -> None:
             for one in value:
                 click.echo(f"\n{facts['model']}@{one.pop('weights')}")
                 _show_facts({f"  {name}": rest for name, rest in one.items()})
+        elif key == "bibtex" and value:
+            click.echo(f"\n{value}")
         elif key.strip() == "scores":
             for score in value:
                 ssim = "" if score["ssim"] is None else f", SSIM {score['ssim']:g} ({score['ssim_kind']})"

@@ -30,6 +30,7 @@ ENTRY_KEYS = {
         "license",
         "notice",
         "paper",
+        "bibtex",
         "parameters_millions",
         "gmacs",
         "default",
@@ -95,7 +96,7 @@ class Entry:
     network: a key of NETWORKS, with its arguments; empty for start weights that are trained from, never run (start_of
     says of which model, part is a key of PARTS). prefix, ignored: what the authors' checkpoints put before each
     tensor's name, and tensors that do not belong to the network. no_weights: why none are to be had. gmacs: the cost of
-    a 256x256 frame in a long stream, in 10^9 multiply-adds.
+    a 256x256 frame in a long stream, in 10^9 multiply-adds. bibtex: the entry to cite the paper with.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Entry:
     arguments: dict[str, Any] = field(default_factory=dict)
     notice: str = ""
     paper: str = ""
+    bibtex: str = ""
     parameters_millions: float | None = None
     gmacs: float | None = None
     default: str | None = None
