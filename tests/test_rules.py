@@ -117,14 +117,6 @@ def test_every_command_has_help_with_two_examples(vdeblur, words: tuple[str, ...
             assert parameter.help, f"{parameter.name} has no help"
 
 
-def test_the_readme_names_every_option() -> None:
-    text = (ROOT / "README.md").read_text()
-    for words, command in commands():
-        for parameter in command.params:
-            if words and isinstance(parameter, click.Option):
-                assert any(f"`{option}" in text or f" {option}" in text for option in parameter.opts), parameter.name
-
-
 def test_no_unsafe_loading() -> None:
     for path in MODULES.values():
         for line in path.read_text().splitlines():

@@ -52,10 +52,10 @@ def test_a_plain_video(probed, tmp_path: Path) -> None:
     assert facts["output"] == output
 
 
-def test_the_readme_names_every_key(probed, tmp_path: Path) -> None:
+def test_the_documentation_names_every_key(probed, tmp_path: Path) -> None:
     facts = probed(clips.make(tmp_path / "in.mp4", codec=H264))
-    text = (ROOT / "README.md").read_text()
-    section = text[text.index("## What `probe` tells") :]
+    text = (ROOT / "docs" / "json.md").read_text("utf-8")
+    section = text[text.index("### `probe`") : text.index("### `doctor`")]
     for key in facts:
         assert f"`{key}`" in section, key
 

@@ -1,0 +1,1 @@
+"""The documentation, and `python -m docs.options`, which writes its tables of options."""
