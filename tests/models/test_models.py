@@ -509,7 +509,7 @@ def test_listing_and_showing(vdeblur, server: Server) -> None:
     assert [one["weights"] for one in facts["weights"]] == ["pinned", "partly", "unpinned", "by-hand"]
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in weights.entries().values() if entry.paper])
+@pytest.mark.parametrize("name", [entry.name for entry in cache.known_models().values() if entry.paper])
 def test_models_show_ends_with_the_bibtex_entry_of_the_paper(vdeblur, name: str) -> None:
     shown = vdeblur("models", "show", name).stdout
     bibtex = json.loads(vdeblur("models", "show", name, "--json").stdout)["bibtex"]
