@@ -1,25 +1,31 @@
-"""The stored proof cases of shared/parity: what a reference gives for drawn weights and frames."""
+"""Parity cases: the output of a paper's reference implementation for drawn weights and frames.
 
-import importlib.util
+tests/data/parity holds one or a few small cases of each model. shared/parity beside the checkout, where there is one,
+holds more cases, and the intermediate results of all.
+"""
+
 import json
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy
+import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import SHARED
+from tests import recipe
+from tests.conftest import ROOT, SHARED
 from vdeblur.models import cache, weights
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.restore import streams, tiles
 
-PARITY = SHARED / "parity"
-# How the authors save: the file's name, the key around the tensors. Prefixes of keys stand in the manifests.
+PARITY = ROOT / "tests" / "data" / "parity"
+STORED = SHARED / "parity"
+# How the authors save: the file's name, and the key that holds the tensors. The manifests have the keys' prefixes.
 LAYOUTS = {
     "basicvsrpp": ("weights.pth", "state_dict"),
     "cdvd-tsp": ("weights.pt", None),
@@ -32,7 +38,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One stored case."""
+    """One parity case, in the folder of its network."""
 
     folder: str
     name: str
@@ -41,9 +47,19 @@ class Case:
         return f"{self.folder}-{self.name}"
 
     @property
+    def is_shipped(self) -> bool:
+        """Whether the case is in this repository."""
+        return (PARITY / self.folder / f"{self.name}.json").is_file()
+
+    @property
+    def directory(self) -> Path:
+        """The folder with the case's files."""
+        return (PARITY if self.is_shipped else STORED) / self.folder
+
+    @property
     def facts(self) -> dict[str, Any]:
-        """What stands in its json."""
-        return json.loads((PARITY / self.folder / f"{self.name}.json").read_text())
+        """The contents of the case's json."""
+        return json.loads((self.directory / f"{self.name}.json").read_text())
 
     @property
     def model(self) -> str:
@@ -53,7 +69,7 @@ class Case:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the network is built with beyond, or other than, the model's own arguments."""
+        """The network's arguments that differ from the model's own."""
         pool = self.facts.get("pool", {})  # NAFNet's
         if pool.get("kind") == "global":
             return {"tlc": "off"}
@@ -62,72 +78,82 @@ class Case:
 
     @property
     def tolerance(self) -> float:
-        """The largest difference that is allowed."""
+        """The largest difference allowed."""
         return self.facts["tolerance"]["max_abs"]
 
     @property
     def chunk(self) -> int | None:
-        """Frames in a chunk, where the case has more than one."""
+        """The number of frames in a chunk, if the reference cuts the clip into chunks."""
         length = self.facts.get("chunk", {}).get("num_frame")
         return length if length is not None and length < self.facts["frames"]["count"] else None
 
     @property
     def smallest(self) -> int | None:
-        """What frames are padded to at least, where the case says so; the network's own policy may be another."""
+        """The size that the case pads smaller frames to, if it says so; the network's own may differ."""
         return self.facts.get("pad", {}).get("minimum")
 
-    def arrays(self) -> dict[str, numpy.ndarray]:
-        """The output and the intermediates."""
-        with numpy.load(PARITY / self.folder / f"{self.name}.npz") as arrays:
-            return dict(arrays)
+    def output(self) -> numpy.ndarray:
+        """The reference's output, float32 (T, H, W, 3)."""
+        with numpy.load(self.directory / f"{self.name}.npz") as arrays:
+            return arrays["output"]
+
+    def steps(self) -> dict[str, numpy.ndarray]:
+        """The reference's intermediate results: of shared/parity; empty without it."""
+        path = STORED / self.folder / f"{self.name}.npz"
+        if not path.is_file():
+            return {}
+        with numpy.load(path) as arrays:
+            return {name: array for name, array in arrays.items() if name != "output"}
 
     def frames(self) -> numpy.ndarray:
-        """The frames (T, H, W, 3), uint8; without the rows and columns that the reference drops."""
-        height, width = self.arrays()["output"].shape[1:3]
-        return recipe().frames(**self.facts["frames"])[:, :height, :width]
+        """The frames (T, H, W, 3), uint8; without the rows and columns that the reference crops."""
+        height, width = self.output().shape[1:3]
+        return recipe.frames(**self.facts["frames"])[:, :height, :width]
 
     def manifest(self) -> dict[str, Any]:
         """Every key of the checkpoint."""
-        return recipe().load_manifest(PARITY / self.folder / self.facts.get("manifest", "manifest.json"))
+        return recipe.load_manifest(self.directory / self.facts.get("manifest", "manifest.json"))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights under the authors' keys."""
+        drawn = recipe.state_dict(self.manifest(), self.facts["weights_seed"])
+        return {key: torch.from_numpy(array) for key, array in drawn.items()}
 
     def checkpoint(self, folder: Path) -> Path:
         """Write the weights as the authors do."""
-        tensors = recipe().state_dict(self.manifest(), self.facts["weights_seed"])
-        content: dict[str, Any] = {key: torch.from_numpy(value) for key, value in tensors.items()}
         name, wrapper = LAYOUTS[self.folder]
-        torch.save({wrapper: content} if wrapper else content, folder / name)
+        tensors = self.tensors()
+        torch.save({wrapper: tensors} if wrapper else tensors, folder / name)
         return folder / name
 
 
-def recipe() -> ModuleType:
-    """The module that draws weights and frames."""
-    spec = importlib.util.spec_from_file_location("recipe", PARITY / "recipe.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def cases() -> list[Case]:
-    """All that are there; with VDEBLUR_REQUIRE_SHARED=1 there must be some."""
-    if os.environ.get("VDEBLUR_REQUIRE_SHARED") == "1" and not PARITY.is_dir():
-        raise FileNotFoundError(PARITY)
-    return [
+    """Return the shipped cases, then the others, if there are any; VDEBLUR_REQUIRE_SHARED=1 makes them obligatory."""
+    if os.environ.get("VDEBLUR_REQUIRE_SHARED") == "1" and not STORED.is_dir():
+        raise FileNotFoundError(STORED)
+    found = [
         Case(folder, path.stem)
+        for root in (PARITY, STORED)
         for folder in LAYOUTS
-        for path in sorted((PARITY / folder).glob("case-*.json"))
+        for path in sorted((root / folder).glob("case-*.json"))
         if path.with_suffix(".npz").is_file()
     ]
+    return list(dict.fromkeys(found))
+
+
+def each(cases: Iterable[Case], slow: Collection[str] = ()) -> list[Any]:
+    """Return cases as a test's parameters; those outside this repository, and of slow models, are slow tests."""
+    marks = {True: pytest.mark.slow, False: ()}
+    return [pytest.param(case, id=str(case), marks=marks[not case.is_shipped or case.model in slow]) for case in cases]
 
 
 def as_tensor(frames: numpy.ndarray) -> Tensor:
-    """Give 8-bit frames (T, H, W, 3) as the networks see them: (T, 3, H, W) in [0, 1]."""
+    """Return 8-bit frames (T, H, W, 3) as networks take them: (T, 3, H, W) in [0, 1]."""
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
 
 
 def load(case: Case, folder: Path) -> Network:
-    """Load a case's model from the authors' file, which is written to the folder."""
+    """Write a case's weights to the folder as the authors do, and load its model from there."""
     network = weights.load_model(case.model, case.checkpoint(folder))
     if not case.arguments:
         return network
@@ -144,7 +170,7 @@ def restore(
     tile: tuple[int, int] | None = None,
     smallest: int | None = None,
 ) -> numpy.ndarray:
-    """Restore a clip (T, H, W, 3) as `run` does, not clamped; smallest: instead of the network's own."""
+    """Restore a clip (T, H, W, 3) as `run` does, without clamping; smallest replaces the network's own."""
     height, width = frames.shape[1:3]
     facts = (network.multiple, network.smallest if smallest is None else max(smallest, 1), network.padding)
     plan = tiles.cut_tiles(height, width, tile, 64, *facts, tile_multiple=network.tile_multiple)

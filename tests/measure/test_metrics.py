@@ -1,6 +1,5 @@
 """Metrics against vectors computed elsewhere, scikit-image, and ffmpeg's filter; protocols against their parts."""
 
-import importlib.util
 import json
 import math
 import re
@@ -13,7 +12,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from tests import clips
+from tests import clips, recipe
+from tests.parity import PARITY
 from vdeblur.measure import metrics, protocols
 from vdeblur.measure.protocols import PROTOCOLS, Quality
 
@@ -105,39 +105,31 @@ def test_the_alignment_vector() -> None:
     assert koehler(numpy.floor(0.8 * moved + 0.5), sharp, 16) == ((-2, 3), 17.612822, 0.918712)
 
 
-def drawn(shared: Path, **facts) -> numpy.ndarray:
-    """Frames by the recipe of the shared folder."""
-    specification = importlib.util.spec_from_file_location("recipe", shared / "parity" / "recipe.py")
-    recipe = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(recipe)
-    return recipe.frames(**facts)
-
-
-def test_dstnets_figures(shared: Path) -> None:
-    known = json.loads((shared / "parity" / "dstnet" / "metrics.json").read_text())
+def test_dstnets_figures() -> None:
+    known = json.loads((PARITY / "dstnet" / "metrics.json").read_text())
     for pair in known["pairs"]:
-        frames = drawn(shared, **pair["frames"])
+        frames = recipe.frames(**pair["frames"])
         (quality,) = PROTOCOLS["dstnet"].measure(batch(frames[pair["b"]]), batch(frames[pair["a"]]))
         assert quality.psnr == pytest.approx(pair["psnr_rgb"], abs=1e-6)
         assert (quality.ssim_2d, quality.ssim_3d) == pytest.approx((pair["ssim_2d"], pair["ssim_3d"]), abs=1e-6)
 
 
-def test_cdvd_tsps_figures(shared: Path) -> None:
-    known = json.loads((shared / "parity" / "cdvd-tsp" / "metrics-and-loss.json").read_text())["metrics"]
+def test_cdvd_tsps_figures() -> None:
+    known = json.loads((PARITY / "cdvd-tsp" / "metrics-and-loss.json").read_text())["metrics"]
     for case, share in zip(known, (0.7, 0.5), strict=True):
-        frames = drawn(shared, **case["frames"])
+        frames = recipe.frames(**case["frames"])
         restored = numpy.rint(share * frames[0] + (1 - share) * frames[1]).astype(numpy.uint8)
         (quality,) = PROTOCOLS["cdvd-tsp"].measure(batch(restored), batch(frames[0]))
         assert quality.psnr == pytest.approx(case["psnr"], abs=1e-6)
         assert quality.ssim_2d == pytest.approx(case["ssim"], abs=1e-7)
 
 
-def test_pvdnets_figures(shared: Path) -> None:
-    known = json.loads((shared / "parity" / "pvdnet" / "metric.json").read_text())
+def test_pvdnets_figures() -> None:
+    known = json.loads((PARITY / "pvdnet" / "metric.json").read_text())
     for case in known["cases"]:
         height, width, dy, dx = (case[key] for key in ("height", "width", "dy", "dx"))
-        big = drawn(shared, count=1, height=height + 8, width=width + 8, seed=case["seed"], shift=1.5)[0]
-        wave = drawn(shared, count=1, height=height, width=width, seed=case["seed"] + 100, shift=1.5)[0]
+        big = recipe.frames(count=1, height=height + 8, width=width + 8, seed=case["seed"], shift=1.5)[0]
+        wave = recipe.frames(count=1, height=height, width=width, seed=case["seed"] + 100, shift=1.5)[0]
         sharp = big[4 : 4 + height, 4 : 4 + width]
         moved = big[4 + dy : 4 + dy + height, 4 + dx : 4 + dx + width]
         restored = numpy.clip(numpy.rint(0.95 * moved + (wave - 127.5) * case["amp"] / 127.5), 0, 255)

@@ -1,4 +1,4 @@
-"""BasicVSR++ and SPyNet: what their specification says of them, step by step."""
+"""BasicVSR++ and SPyNet: every step of their papers and their reference."""
 
 import json
 from collections import defaultdict
@@ -95,14 +95,14 @@ def test_deformable_convolution_without_offsets_is_a_convolution() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_deformable_convolution_equals_the_stored_case(dtype: torch.dtype) -> None:
-    place = parity.PARITY / "basicvsrpp" / "deform.npz"
-    if not place.is_file():
-        pytest.skip("shared/parity is not beside this checkout")
-    with numpy.load(place) as arrays:
+    path = parity.STORED / "basicvsrpp" / "deform.npz"
+    if not path.is_file():
+        pytest.skip("needs shared/parity beside this checkout; the definition is tested above")
+    with numpy.load(path) as arrays:
         names = ("x", "offset", "mask", "weight", "bias")
         inputs = [torch.from_numpy(arrays[name]).to(dtype) for name in names]
         expected = torch.from_numpy(arrays["output"])
-    tolerance = json.loads(place.with_suffix(".json").read_text())["tolerance"]
+    tolerance = json.loads(path.with_suffix(".json").read_text())["tolerance"]
     error = (deformable_convolution(*inputs) - expected).abs().max()
     assert error <= tolerance[f"max_abs_{str(dtype).removeprefix('torch.')}"]
 
@@ -126,7 +126,7 @@ def recorded(network: BasicVSRPP, frames: Tensor) -> dict[str, list[Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("case", parity.each(case for case in SMALL if case.steps()))
 def test_the_steps(case: Case, tmp_path: Path) -> None:
     network = weights.load_model(case.model, case.checkpoint(tmp_path))
     assert isinstance(network, BasicVSRPP)
@@ -144,18 +144,18 @@ def test_the_steps(case: Case, tmp_path: Path) -> None:
     for step, (offsets, aligned) in enumerate(zip(parts["offsets"], parts["aligned"], strict=True), 1):
         found |= {f"backward_1_step{step}_offset_raw": offsets[0, OFFSETS, :, :]}
         found |= {f"backward_1_step{step}_aligned_c0": aligned[0]}
-    stored = {name: torch.from_numpy(array) for name, array in case.arrays().items() if name != "output"}
+    stored = {name: torch.from_numpy(array) for name, array in case.steps().items()}
     assert stored.keys() <= found.keys()
     for name, expected in stored.items():
         assert (found[name][: len(expected)] - expected).abs().max() <= 1e-4, name
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("case", parity.each(SMALL))
 def test_half_precision_in_every_case(case: Case, tmp_path: Path) -> None:
     network = weights.load_model(case.model, case.checkpoint(tmp_path))
     network = device.place(network, torch.device("cpu"), "fp16")
     restored = parity.restore(network, case.frames(), case.chunk, smallest=case.smallest)
-    error = numpy.clip(restored, 0, 1) - numpy.clip(case.arrays()["output"], 0, 1)
+    error = numpy.clip(restored, 0, 1) - numpy.clip(case.output(), 0, 1)
     assert -10 * numpy.log10((error**2).mean()) >= 60  # 65 were measured; 50 are asked for
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests import oracles
 from tests.networks.test_networks import lively, moving_clip, run, whole
-from tests.oracles import load_oracles
 from vdeblur.networks.flow_rnn import (
     PASS_ORDER,
     WEIGHT_ORDER,
@@ -84,8 +84,7 @@ def test_sides_within() -> None:
         (("up", "left", "right", "down"), ("left", "up", "down", "right")),
     ],
 )
-def test_passes_against_the_oracle(shared, weight_order, pass_order) -> None:
-    oracles = load_oracles(shared)
+def test_passes_against_the_oracle(weight_order, pass_order) -> None:
     feature, weights = noise(2, 3, 5, 7), noise(2, 12, 5, 7, seed=1).tanh()
     found = spatial_rnn(feature, weights, weight_order, pass_order)
     for one, f, w in zip(found, feature, weights, strict=True):
@@ -93,8 +92,7 @@ def test_passes_against_the_oracle(shared, weight_order, pass_order) -> None:
         torch.testing.assert_close(one, expected, rtol=0, atol=1e-12)
 
 
-def test_the_layout_is_the_released_one(shared) -> None:
-    oracles = load_oracles(shared)
+def test_the_layout_is_the_released_one() -> None:
     feature, weights = noise(1, 2, 4, 6), noise(1, 8, 4, 6, seed=1).tanh()
     expected = oracles.spatial_rnn(
         feature[0].numpy(), weights[0].numpy(), ("right", "down", "left", "up"), ("right", "left", "down", "up")
@@ -117,8 +115,7 @@ def test_where_passes_travel_to() -> None:
     assert not spatial_rnn(feature, torch.ones(1, 8, 4, 4)).any()
 
 
-def test_warping_against_the_oracle(shared) -> None:
-    oracles = load_oracles(shared)
+def test_warping_against_the_oracle() -> None:
     picture, flow = noise(2, 3, 6, 9), 3 * noise(2, 2, 6, 9, seed=1)
     for one, p, f in zip(warp(picture, flow), picture, flow, strict=True):
         expected = torch.from_numpy(oracles.backward_warp(p.numpy(), f.numpy()))

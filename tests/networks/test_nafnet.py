@@ -1,11 +1,13 @@
-"""NAFNet: equal to its reference, and its windows to what their definition says."""
+"""NAFNet: its output equals its reference's, and its windows follow their definition."""
+
+from typing import Any
 
 import numpy
 import pytest
 import torch
 from torch import Tensor
 
-from tests import parity
+from tests import parity, recipe
 from tests.parity import Case
 from vdeblur.networks import nafnet
 from vdeblur.networks.nafnet import NAFNet
@@ -14,20 +16,20 @@ from vdeblur.train import losses
 
 CASES = [case for case in parity.cases() if case.folder == "nafnet"]
 BY_NAME = {case.name: case for case in CASES}
-needs_cases = pytest.mark.skipif(
-    not CASES, reason="shared/parity, the references' results, is not beside this checkout"
-)
 WIDTHS = {"nafnet-32": 32, "nafnet-64": 64}
 INTERMEDIATES = 5e-4  # they reach 32, and float64 differs by up to 5e-5
 
 
+def named(*names: str) -> list[Any]:
+    """Return those of these cases that are on this machine, as a test's parameters."""
+    return parity.each(BY_NAME[name] for name in names if name in BY_NAME)
+
+
 def build(case: Case, **arguments: object) -> NAFNet:
-    """The network of a case with its weights."""
+    """Return the network of a case with its weights."""
     network = NAFNet(WIDTHS[case.model], **{**case.arguments, **arguments}).eval()
-    theirs = parity.recipe().state_dict(case.manifest(), case.facts["weights_seed"])
-    network.load_state_dict(
-        {name: torch.from_numpy(theirs[network.official_name(name)]) for name in network.state_dict()}
-    )
+    theirs = case.tensors()
+    network.load_state_dict({name: theirs[network.official_name(name)] for name in network.state_dict()})
     return network
 
 
@@ -46,8 +48,7 @@ def texture(count: int, height: int, width: int) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-@needs_cases
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", parity.each(CASES))
 def test_output_and_steps_equal_the_reference(case: Case) -> None:
     network = build(case)
     height, width = (-(-side // network.multiple) * network.multiple for side in case.frames().shape[1:3])
@@ -91,10 +92,9 @@ def test_output_and_steps_equal_the_reference(case: Case) -> None:
     keep_means("enc0_pool", "encoder.0.0", 0)
     keep_means("enc3_pool0", "encoder.3.0", 3)
     keep_means("middle_pool", "middle.0", 4)
-    arrays = case.arrays()
-    error = numpy.abs(parity.restore(network, case.frames()) - arrays.pop("output")).max()
+    error = numpy.abs(parity.restore(network, case.frames()) - case.output()).max()
     assert error <= case.tolerance, f"off by {error:.1e}"
-    for key, expected in arrays.items():
+    for key, expected in case.steps().items():
         name, _, channels = key.partition("_f0")
         ours = found[name][0]
         if channels in ("_c0_c32", "_c0_c64"):
@@ -105,17 +105,13 @@ def test_output_and_steps_equal_the_reference(case: Case) -> None:
         assert (ours - torch.from_numpy(expected)).abs().max() <= INTERMEDIATES, key
 
 
-@needs_cases
-@pytest.mark.parametrize("name", ["case-a", "case-b"])
-def test_frames_within_the_window_need_no_windows(name: str) -> None:
-    case = BY_NAME[name]
+@pytest.mark.parametrize("case", named("case-a", "case-b"))
+def test_frames_within_the_window_need_no_windows(case: Case) -> None:
     assert numpy.array_equal(*(parity.restore(build(case, tlc=tlc), case.frames()) for tlc in ("exact", "off")))
 
 
-@needs_cases
-@pytest.mark.parametrize("name", ["case-a", "case-e"])
-def test_every_key_has_one_place(name: str) -> None:
-    case = BY_NAME[name]
+@pytest.mark.parametrize("case", named("case-a", "case-e"))
+def test_every_key_has_one_place(case: Case) -> None:
     with torch.device("meta"):
         network = NAFNet(WIDTHS[case.model])
     ours = {network.official_name(key): tuple(tensor.shape) for key, tensor in network.state_dict().items()}
@@ -243,20 +239,17 @@ def test_frames_that_are_not_finite_are_computed_without_windows(monkeypatch: py
         assert torch.equal(network(frames), network.restore(frames, False))
 
 
-@needs_cases
-@pytest.mark.parametrize("name", ["case-b", "case-d"])
-def test_float16_gives_the_same_picture(name: str) -> None:
-    case = BY_NAME[name]
+@pytest.mark.parametrize("case", named("case-a", "case-b", "case-d"))
+def test_float16_gives_the_same_picture(case: Case) -> None:
     network = device.place(build(case), torch.device("cpu"), "fp16")
-    error = numpy.clip(parity.restore(network, case.frames()), 0, 1) - numpy.clip(case.arrays()["output"], 0, 1)
+    error = numpy.clip(parity.restore(network, case.frames()), 0, 1) - numpy.clip(case.output(), 0, 1)
     assert -10 * numpy.log10((error**2).mean()) >= 60
 
 
-@needs_cases
 def test_tiles_come_close_to_the_whole_frame() -> None:
-    """With tiles that are larger than the window, so that both are averaged over windows, though not the same."""
+    """With tiles larger than the window: both the tiles and the whole frame average over windows, though others."""
     network = build(BY_NAME["case-a"])
-    frames = parity.recipe().frames(1, 48, 832, 3)
+    frames = recipe.frames(1, 48, 832, 3)
     plan = tiles.cut_tiles(48, 832, (48, 480), network.overlap, network.multiple, padding=network.padding)
     assert plan.count == 2
     with torch.inference_mode():
@@ -269,7 +262,6 @@ def test_tiles_come_close_to_the_whole_frame() -> None:
     assert columns[352:480].mean() > 2 * max(columns[:176].mean(), columns[-176:].mean()), "it lies where tiles meet"
 
 
-@needs_cases
 def test_the_loss_in_training() -> None:
-    frames = parity.as_tensor(parity.recipe().frames(2, 32, 32, 7, 1.0))
+    frames = parity.as_tensor(recipe.frames(2, 32, 32, 7, 1.0))
     assert losses.negative_psnr(frames, frames.flip(3)).item() == pytest.approx(-11.474508, abs=2e-6)

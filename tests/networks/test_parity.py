@@ -1,4 +1,4 @@
-"""Every network equals its reference, with weights in the authors' own files and by the code that `run` uses."""
+"""Every network's output equals its reference's, loaded from the authors' format and run by the code of `run`."""
 
 from pathlib import Path
 
@@ -6,30 +6,33 @@ import numpy
 import pytest
 import torch
 
-from tests import clips, parity
+from tests import clips, parity, recipe
 from tests.parity import Case
 from vdeblur.models import cache
+from vdeblur.networks import NETWORKS
 from vdeblur.networks.dstnet import DSTNet
 from vdeblur.restore import device, streams, tiles
 
 CASES = parity.cases()
-pytestmark = pytest.mark.skipif(not CASES, reason="shared/parity, the references' results, is not beside this checkout")
-FIRST = {case.model: case for case in reversed(CASES)}  # one of each model
-# What `run` does, too: one of each model, with frames that have to be padded where there is such a case.
+FIRST = {case.model: case for case in reversed(CASES)}  # one case of each model
+# Cases that `run` can repeat: no chunks, no arguments. One of each model here, and one with frames that need padding.
 PLAIN = [case for case in reversed(CASES) if case.chunk is None and not case.smallest and not case.arguments]
-PADDED = {case.model: case for case in sorted(PLAIN, key=lambda case: case.facts["frames"]["height"] % 8 > 0)}
+PADDED = sorted(PLAIN, key=lambda case: case.facts["frames"]["height"] % 8 > 0)
+# These have a smaller sibling of the same parts, so that some of their tests are slow ones.
+VARIANTS = ("dstnet-l", "dstnet-plus-l", "nafnet-64", "pvdnet-large")
+RUNNABLE = [{case.model: case for case in cases} for cases in (PADDED, [case for case in PADDED if case.is_shipped])]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", parity.each(CASES))
 def test_output_equals_the_reference(case: Case, tmp_path: Path) -> None:
     network = parity.load(case, tmp_path)
     network = device.place(network, torch.device("cpu"), "fp32")
     restored = parity.restore(network, case.frames(), case.chunk, smallest=case.smallest)
-    error = numpy.abs(restored - case.arrays()["output"]).max()
+    error = numpy.abs(restored - case.output()).max()
     assert error <= case.tolerance, f"off by {error:.1e}"
 
 
-@pytest.mark.parametrize("case", PADDED.values(), ids=str)
+@pytest.mark.parametrize("case", parity.each(dict.fromkeys(case for cases in RUNNABLE for case in cases.values())))
 def test_run_equals_the_reference(case: Case, vdeblur, tmp_path: Path) -> None:
     """From a folder of pictures to a folder of pictures, within one code value."""
     frames = case.frames()
@@ -42,28 +45,28 @@ def test_run_equals_the_reference(case: Case, vdeblur, tmp_path: Path) -> None:
     result = vdeblur("run", tmp_path / "in", tmp_path / "out/", *options, "--tile", "none", "--no-scene-detect")
     assert result.exit_code == 0, result.output
     written = numpy.concatenate([clips.rgb(path) for path in sorted((tmp_path / "out").iterdir())])
-    expected = numpy.rint(numpy.clip(case.arrays()["output"], 0, 1) * 255)
+    expected = numpy.rint(numpy.clip(case.output(), 0, 1) * 255)
     assert numpy.abs(written - expected).max() <= 1
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("case", FIRST.values(), ids=str)
+@pytest.mark.parametrize("case", parity.each(FIRST.values(), slow=VARIANTS))
 def test_half_precision_gives_the_same_picture(case: Case, precision: str, tmp_path: Path) -> None:
     network = parity.load(case, tmp_path)
     if precision not in network.half_precision:
-        pytest.skip(f"{case.model} does not claim to bear {precision}")
+        pytest.skip(f"{case.model} does not run in {precision}")
     network = device.place(network, torch.device("cpu"), precision)
-    restored = parity.restore(network, case.frames(), smallest=case.smallest)
-    error = numpy.clip(restored, 0, 1) - numpy.clip(case.arrays()["output"], 0, 1)
+    restored = parity.restore(network, case.frames(), case.chunk, smallest=case.smallest)
+    error = numpy.clip(restored, 0, 1) - numpy.clip(case.output(), 0, 1)
     assert -10 * numpy.log10((error**2).mean()) >= 50
 
 
-# NAFNet's tiles have to be larger than those here; test_nafnet.py tries them.
-@pytest.mark.parametrize("case", [case for case in FIRST.values() if case.folder != "nafnet"], ids=str)
+# NAFNet needs larger tiles: test_nafnet.py has its test.
+@pytest.mark.parametrize("case", parity.each((case for case in FIRST.values() if case.folder != "nafnet"), VARIANTS))
 def test_tiles_come_close_to_the_whole_frame(case: Case, tmp_path: Path) -> None:
     """The error lies where tiles overlap, and is small beside what the network changes."""
     network = parity.load(case, tmp_path)
-    frames = parity.recipe().frames(2, 96, 256, 3)
+    frames = recipe.frames(2, 96, 256, 3)
     whole = parity.restore(network, frames, smallest=case.smallest)
     error = numpy.abs(parity.restore(network, frames, tile=(96, 160), smallest=case.smallest) - whole)
     change = numpy.abs(whole - frames / 255).mean()
@@ -72,12 +75,14 @@ def test_tiles_come_close_to_the_whole_frame(case: Case, tmp_path: Path) -> None
     assert columns[96:160].mean() > max(columns[:48].mean(), columns[-48:].mean())
 
 
-@pytest.mark.parametrize("case", FIRST.values(), ids=str)
-def test_every_key_has_one_place(case: Case, tmp_path: Path) -> None:
-    """The names of the reference's tensors are the official names of ours, and as many numbers are in them."""
-    network = parity.load(case, tmp_path)
+@pytest.mark.parametrize("case", parity.each(FIRST.values()))
+def test_every_key_has_one_place(case: Case) -> None:
+    """Our tensors' official names are the reference's keys, and their sizes agree."""
+    entry = cache.find_entry(case.model)
+    with torch.device("meta"):
+        network = NETWORKS[entry.network](**entry.arguments)
     ours = {network.official_name(name): tensor for name, tensor in network.state_dict().items()}
-    manifest, entry = case.manifest(), cache.find_entry(case.model)
+    manifest = case.manifest()
     theirs = {
         key.removeprefix("module.").removeprefix(entry.prefix): tuple(fact["shape"])
         for key, fact in manifest["keys"].items()
@@ -87,15 +92,15 @@ def test_every_key_has_one_place(case: Case, tmp_path: Path) -> None:
     assert len(ours) == len(network.state_dict())
     for key, shape in theirs.items():
         assert [side for side in ours[key].shape if side != 1] == [side for side in shape if side != 1], key
-    # Some manifests count the fixed tensors, too.
+    # Some manifests count fixed tensors as parameters.
     counts = [sum(map(torch.numel, tensors)) for tensors in (ours.values(), network.parameters())]
     assert manifest["parameters"] in counts
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.folder == "cdvd-tsp"], ids=str)
+@pytest.mark.parametrize("case", parity.each(case for case in CASES if case.folder == "cdvd-tsp" and case.steps()))
 def test_the_steps_of_cdvd_tsp(case: Case, tmp_path: Path) -> None:
     network = parity.load(case, tmp_path)
-    arrays = {name: torch.from_numpy(numpy.asarray(array)) for name, array in case.arrays().items()}
+    arrays = {name: torch.from_numpy(numpy.asarray(array)) for name, array in case.steps().items()}
     frames = parity.as_tensor(case.frames())[:, None]
     previous, frame, following = (frames[index] for index in arrays["window"][1:4])
     height, width = frame.shape[2:]
@@ -117,7 +122,7 @@ def test_the_steps_of_cdvd_tsp(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if case.folder == "dstnet" and case.name.endswith("a")], ids=str
+    "case", parity.each(case for case in CASES if case.folder == "dstnet" and case.name[-1] in "ad" and case.steps())
 )
 def test_the_steps_of_dstnet(case: Case, tmp_path: Path) -> None:
     network = parity.load(case, tmp_path)
@@ -131,17 +136,17 @@ def test_the_steps_of_dstnet(case: Case, tmp_path: Path) -> None:
         expected = {"ll1_rec_f0": features[0], "backward_out_f0": backward[0], "backward_out_last": backward[-1]}
         forward, _ = network.propagate_forward(backward, None)
         expected |= {"forward_out_f0": forward[0], "forward_out_last": forward[-1]}
-    arrays = case.arrays()
+    arrays = case.steps()
     for name, found in expected.items():
         stored = torch.from_numpy(arrays[f"{name}_c0_3"])
         assert (found[0, :4] - stored).abs().max() <= 1e-4, name
 
 
 def test_cdvd_tsp_streams_as_its_windows(tmp_path: Path) -> None:
-    """What the reference does for each frame anew, three restorations and one, equals the stream's two."""
+    """The reference restores three windows and then one for every frame; a stream restores two, with one result."""
     case = FIRST["cdvd-tsp"]
     network = parity.load(case, tmp_path)
-    frames = parity.as_tensor(case.frames())[:, None]
+    frames = parity.as_tensor(case.frames())[[0, 1, 2, 3, 2], None]  # the window of frame 2 of 4
     with torch.inference_mode():
         first = [network(*frames[index : index + 3]) for index in range(3)]
         middle = network(*first)
@@ -150,7 +155,7 @@ def test_cdvd_tsp_streams_as_its_windows(tmp_path: Path) -> None:
 
 
 def test_dstnet_streams_longer_clips_than_its_window(tmp_path: Path) -> None:
-    """With a window that holds the clip nothing changes; a shorter one with look-ahead comes close."""
+    """A window that holds the clip changes nothing; a shorter one with look-ahead comes close."""
     case = next(case for case in CASES if case.folder == "dstnet" and case.chunk)
     network = parity.load(case, tmp_path)
     assert isinstance(network, DSTNet)

@@ -1,9 +1,6 @@
 """PVDNet: parity with its reference, the pixel volume by the letter, and every size of frame."""
 
-import importlib.util
 import json
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests import parity, recipe
 from tests.networks.test_networks import moving_clip, run
+from tests.parity import PARITY, Case
 from vdeblur.networks.bimnet import BIMNet
 from vdeblur.networks.pvdnet import PVDNet, gray_of, pixel_volume
 from vdeblur.restore import device, streams, tiles
@@ -21,43 +20,21 @@ LARGE = {"channels": 192, "blocks": 24}
 VARIANTS = {"manifest.json": {}, "manifest-large.json": LARGE}
 
 
-@pytest.fixture
-def parity(shared: Path) -> Path:
-    return shared / "parity"
+CASES = [case for case in parity.cases() if case.folder == "pvdnet"]
 
 
-def load_recipe(parity: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("recipe", parity / "recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def build(parity: Path, case: dict[str, Any]) -> PVDNet:
-    """The network with the case's drawn weights."""
-    recipe = load_recipe(parity)
-    network = PVDNet(**VARIANTS[case["manifest"]])
-    drawn = recipe.state_dict(recipe.load_manifest(parity / "pvdnet" / case["manifest"]), case["weights_seed"])
+def build(facts: dict[str, Any]) -> PVDNet:
+    """Return the network with a case's drawn weights."""
+    network = PVDNet(**VARIANTS[facts["manifest"]])
+    drawn = recipe.state_dict(recipe.load_manifest(PARITY / "pvdnet" / facts["manifest"]), facts["weights_seed"])
     names = {name: f"module.{network.official_name(name)}" for name in network.state_dict()}
     network.load_state_dict({name: torch.from_numpy(drawn[official]) for name, official in names.items()})
     device.place(network.eval(), torch.device("cpu"), "fp32")
     return network
 
 
-def draw_frames(parity: Path, case: dict[str, Any]) -> Tensor:
-    """The case's frames, (1, T, 3, H, W) in [0, 1], without what the reference crops."""
-    drawn = torch.from_numpy(load_recipe(parity).frames(**case["frames"])).permute(0, 3, 1, 2)[None]
-    height, width = (side // 4 * 4 for side in drawn.shape[-2:])
-    return drawn[..., :height, :width].float() / 255
-
-
-def load_case(parity: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    folder = parity / "pvdnet"
-    return json.loads((folder / f"{name}.json").read_text()), dict(np.load(folder / f"{name}.npz"))
-
-
 def recorder(seen: dict[str, list[Tensor]], name: str):
-    """A hook that keeps what a module gives."""
+    """Return a hook that keeps a module's outputs."""
 
     def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
         seen.setdefault(name, []).append(output)
@@ -69,10 +46,9 @@ def assert_near(found: Tensor, stored: np.ndarray, tolerance: float) -> None:
     torch.testing.assert_close(found, torch.from_numpy(stored), rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["case-a", "case-b", "case-c"])
-def test_parity(parity: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case, stored = load_case(parity, name)
-    network, clip = build(parity, case), draw_frames(parity, case)
+@pytest.mark.parametrize("case", parity.each(CASES))
+def test_parity(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, clip = build(case.facts), parity.as_tensor(case.frames())[None]
     seen: dict[str, list[Tensor]] = {}
     parts = {"pvd_d0_ch0_3": "level_1", "pvd_temp_ch0_3": "level_3", "pvd_rbend_ch0_3": "blocks_end"}
     parts |= {"bim_feat1_curr_ch0_3": "bimnet.features.level_1", "bim_feat6_curr_ch0_3": "bimnet.features.level_6"}
@@ -94,17 +70,18 @@ def test_parity(parity: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(network.bimnet, "match", matching)
     monkeypatch.setattr(network, "align", aligning)
     restored = run(network, clip)
-    tolerance = case["tolerance"]["max_abs"]
-    assert_near(torch.cat(seen["flow"]), stored["flow"], case["tolerance"]["flow_max_abs_px"])
-    for key in stored.keys() - {"output", "flow", "flow_0_1"}:
-        assert_near(seen[key][1][0, : len(stored[key])], stored[key], tolerance)
-    assert_near(restored[0].permute(0, 2, 3, 1), stored["output"], tolerance)
+    assert_near(restored[0].permute(0, 2, 3, 1), case.output(), case.tolerance)
+    stored = case.steps()
+    if stored:
+        assert_near(torch.cat(seen["flow"]), stored["flow"], case.facts["tolerance"]["flow_max_abs_px"])
+    for key in stored.keys() - {"flow", "flow_0_1"}:
+        assert_near(seen[key][1][0, : len(stored[key])], stored[key], case.tolerance)
     assert len(seen["bim_feat1_curr_ch0_3"]) == clip.shape[1], "features of a frame are computed once"
 
 
 @pytest.mark.parametrize("manifest", sorted(VARIANTS))
-def test_every_official_tensor_is_one_of_ours(parity: Path, manifest: str) -> None:
-    keys = json.loads((parity / "pvdnet" / manifest).read_text())["keys"]
+def test_every_official_tensor_is_one_of_ours(manifest: str) -> None:
+    keys = recipe.load_manifest(PARITY / "pvdnet" / manifest)["keys"]
     network = PVDNet(**VARIANTS[manifest])
     ours = {f"module.{network.official_name(name)}": list(value.shape) for name, value in network.state_dict().items()}
     assert len(ours) == len(network.state_dict())
@@ -216,12 +193,12 @@ def test_a_whole_frames_motion_serves_its_tiles() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "share"), [(torch.bfloat16, 0.015), (torch.float16, 0.002)])
-def test_half_precision_moves_no_pixel_of_the_volume(parity: Path, dtype: torch.dtype, share: float) -> None:
+def test_half_precision_moves_no_pixel_of_the_volume(dtype: torch.dtype, share: float) -> None:
     """Motion stays exact, so errors are the U-net's alone: 0.008 and 0.0009 of the change in every frame."""
-    case, _ = load_case(parity, "case-a")
-    clip = draw_frames(parity, case)
-    exact = run(build(parity, case), clip)
-    half = run(build(parity, case).to_precision(dtype), clip)
+    case = CASES[0]
+    clip = parity.as_tensor(case.frames())[None]
+    exact = run(build(case.facts), clip)
+    half = run(build(case.facts).to_precision(dtype), clip)
     assert ((half - exact).abs().mean((0, 2, 3, 4)) < share * (exact - clip).abs().mean()).all()
     assert (half - exact).abs().max() < 0.03 * (exact - clip).abs().max()
 
@@ -244,9 +221,9 @@ def test_motion_that_is_right_has_no_error() -> None:
     assert losses.motion_error(-flow, clip[:, 1], clip[:, 0]) > 1e-4
 
 
-def training_frames(parity: Path, case: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """The training case's sharp and blurry frames, each (4, 3, H, W) in [0, 1]."""
-    drawn = torch.from_numpy(load_recipe(parity).frames(**case["frames"])).permute(0, 3, 1, 2).double()
+def training_frames(facts: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return the training case's sharp and blurry frames, each (4, 3, H, W) in [0, 1]."""
+    drawn = torch.from_numpy(recipe.frames(**facts["frames"])).permute(0, 3, 1, 2).double()
     blurry = torch.stack([drawn[t - 1 : t + 2].mean(0).round() for t in range(1, 5)])
     return drawn[1:5].float() / 255, blurry.float() / 255
 
@@ -256,11 +233,11 @@ def gradient_norm(*modules: nn.Module) -> float:
     return float(torch.stack([gradient.norm() for gradient in gradients]).norm())
 
 
-def test_training_parity(parity: Path) -> None:
-    case = json.loads((parity / "pvdnet" / "case-train.json").read_text())
+def test_training_parity() -> None:
+    case = json.loads((PARITY / "pvdnet" / "case-train.json").read_text())
     near = {"rel": case["tolerance"]["relative"]}
-    network = build(parity, case).train()
-    sharp, blurry = (frames[:, None] for frames in training_frames(parity, case))
+    network = build(case).train()
+    sharp, blurry = (frames[:, None] for frames in training_frames(case))
     parts = {"moduleFeatures": "features", "moduleMatching": "matching", "moduleSubpixel": "subpixel"}
     parts["moduleRegularization"] = "regularization"
 

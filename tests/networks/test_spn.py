@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests import oracles
 from tests.networks.test_networks import moving_clip, run
-from tests.oracles import load_oracles
 from vdeblur.networks.spn import SPN, Discriminator, gradient_magnitude, luma
 from vdeblur.restore import streams, tiles
 from vdeblur.train import losses
@@ -129,8 +129,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
     assert (half - exact).square().mean() < 1e-5, "50 dB"
 
 
-def test_gradient_images(shared) -> None:
-    oracles = load_oracles(shared)
+def test_gradient_images() -> None:
     picture = torch.rand(2, 1, 6, 9, generator=generator(0), dtype=torch.float64)
     for eps in (0.0, 1e-12, 0.1):
         found = gradient_magnitude(picture, eps)

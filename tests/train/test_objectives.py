@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests import parity
-from tests.conftest import SHARED
+from tests import parity, recipe
 from vdeblur.errors import UsageError
 from vdeblur.models import cache
 from vdeblur.networks import NETWORKS
@@ -29,7 +28,6 @@ from vdeblur.train import losses
 from vdeblur.train.objectives import OBJECTIVES
 from vdeblur.train.objectives.base import Batch, Clip, Objective
 
-needs_cases = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared folder is not beside this checkout")
 HARD = {"hard_weight": 2.0, "hard_share": 0.5, "chance_share": 0.1}
 CLIPS = {"epsilon": 1e-6, "spectral_weight": 0.1}
 RECURRENT = {"distance": "mse", "begin_with": "previous", "frames": 2, "noise": 0.0, "joint": False}
@@ -211,10 +209,9 @@ def test_pixels_drawn_by_chance_count_too() -> None:
     assert losses.hard_examples(restored, sharp, 0.0, 0.1)[1].sum((1, 2, 3)).tolist() == [40] * 4, "none twice"
 
 
-@needs_cases
 def test_hard_examples_as_the_reference_counts_them() -> None:
     stored = json.loads((parity.PARITY / "cdvd-tsp" / "metrics-and-loss.json").read_text())["loss"]
-    frames = parity.as_tensor(parity.recipe().frames(**stored["frames"]))
+    frames = parity.as_tensor(recipe.frames(**stored["frames"]))
     joined, target = frames[[0, 1, 2, 3]].flatten(0, 1)[None], frames[[1, 2, 3, 2]].flatten(0, 1)[None]
     loss, mask = losses.hard_examples(joined, target, 0.5, 0.0)
     assert mask.float().mean().item() == pytest.approx(stored["hard_fraction"], rel=1e-6)
@@ -260,7 +257,6 @@ def test_the_second_stage_teaches_the_first() -> None:
 def pvdnet_case() -> tuple[dict[str, Any], PVDNet, Tensor, Tensor]:
     """The stored training step: what is expected, the network with its weights, blurry and sharp frames as uint8."""
     case = json.loads((parity.PARITY / "pvdnet" / "case-train.json").read_text())
-    recipe = parity.recipe()
     network = PVDNet()
     drawn = recipe.state_dict(recipe.load_manifest(parity.PARITY / "pvdnet" / case["manifest"]), case["weights_seed"])
     names = {name: f"module.{network.official_name(name)}" for name in network.state_dict()}
@@ -270,7 +266,6 @@ def pvdnet_case() -> tuple[dict[str, Any], PVDNet, Tensor, Tensor]:
     return case, network, blurry, frames[1:5]
 
 
-@needs_cases
 def test_steps_of_pvdnet_meet_the_reference(pvdnet_case: tuple[dict[str, Any], PVDNet, Tensor, Tensor]) -> None:
     """Three turns from the beginning of a clip, where the first frame is its own neighbour."""
     case, network, blurry, sharp = pvdnet_case
@@ -293,7 +288,6 @@ def test_steps_of_pvdnet_meet_the_reference(pvdnet_case: tuple[dict[str, Any], P
         assert not carried[0].requires_grad
 
 
-@needs_cases
 def test_a_joint_step_meets_the_reference(pvdnet_case: tuple[dict[str, Any], PVDNet, Tensor, Tensor]) -> None:
     case, network, blurry, sharp = pvdnet_case
     near = {"rel": case["tolerance"]["relative"]}
@@ -388,12 +382,11 @@ def test_a_clip_that_is_restored_exactly_has_a_finite_gradient() -> None:
     assert not restored.grad.any()
 
 
-@needs_cases
 def test_the_loss_of_nafnet_is_the_references() -> None:
     objective, _ = LESSONS[-1].begin()
     nn.init.zeros_(objective.network.ending.weight)  # what is restored is the blurry frame
     nn.init.zeros_(objective.network.ending.bias)
-    frames = torch.from_numpy(parity.recipe().frames(2, 32, 32, 7, 1.0)).permute(0, 3, 1, 2)
+    frames = torch.from_numpy(recipe.frames(2, 32, 32, 7, 1.0)).permute(0, 3, 1, 2)
     found, _ = objective({"blurry": frames[:, None], "sharp": frames.flip(3)[:, None]}, 0, 0, None)
     assert found["loss"].item() == pytest.approx(-11.474508, abs=2e-6)
 

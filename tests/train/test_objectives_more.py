@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests import oracles
 from tests.conftest import ROOT
-from tests.oracles import load_oracles
 from vdeblur.errors import UsageError
 from vdeblur.models import registry
 from vdeblur.networks import NETWORKS
@@ -235,9 +235,8 @@ def test_the_next_frame_or_the_one_before() -> None:
     assert min(count) > 70, "200 throws of a coin: 4 standard deviations"
 
 
-def test_flow_rnn_loss_against_its_definition(shared: Path) -> None:
+def test_flow_rnn_loss_against_its_definition() -> None:
     """L = MSE + sum of 4^-s MSE_s, where levels are averages over 2^s pixels and are carried over by the oracle."""
-    oracles = load_oracles(shared)
     objective = flow_rnn()
     batch = batch_of(objective, 2, 128, 1)
     found, _ = objective(batch, 0, 0, None)
