@@ -60,7 +60,7 @@ def run(place: dict[str, str], name: str, *arguments: object) -> subprocess.Comp
     return subprocess.run(command, env=place, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("by", ["parallel", "xargs"])
+@pytest.mark.parametrize("by", [pytest.param("parallel", marks=pytest.mark.slow), "xargs"])
 def test_shares_of_a_file_at_once(vdeblur, place: dict[str, str], tmp_path: Path, by: str) -> None:
     if by == "parallel":
         put(tmp_path, "parallel", PARALLEL.format(python=sys.executable, notes=tmp_path / "notes"))
@@ -86,6 +86,7 @@ def test_the_files_of_a_folder_at_once(place: dict[str, str], tmp_path: Path) ->
     assert {path.name for path in output.iterdir()} == {"one of two.mp4", "TWO.MKV"}
 
 
+@pytest.mark.slow
 def test_a_slurm_array_and_the_job_that_joins(vdeblur, place: dict[str, str], tmp_path: Path) -> None:
     put(tmp_path, "sbatch", SBATCH.format(python=sys.executable, notes=tmp_path / "notes"))
     source = clips.make(tmp_path / "größe $HOME.mp4", frames=40, codec=H264)

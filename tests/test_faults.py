@@ -208,6 +208,7 @@ def test_11_odd_sizes(events, tmp_path: Path) -> None:
     assert clips.facts(tmp_path / "small_out.mp4").size == (16, 16)
 
 
+@pytest.mark.slow
 def test_12_a_frame_of_8k(events, tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mkv", size="7680x4320", frames=1)
     told = events(source, tmp_path / "out.mkv", "--lossless")

@@ -397,7 +397,10 @@ ODD = {  # what becomes of the streams after the first in the input's own contai
 }
 
 
-@pytest.mark.parametrize("name", ODD)
+SLOW = ("hevc10_hlg_rot_editlist.mp4", "hevc10_pq_vfr.mp4")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ODD])
 def test_odd_files(vdeblur, shared: Path, tmp_path: Path, name: str) -> None:
     source = shared / "data" / "odd" / name
     output = tmp_path / f"out{source.suffix}"

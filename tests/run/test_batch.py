@@ -171,7 +171,7 @@ def test_one_bad_file_of_twenty(vdeblur, tmp_path: Path) -> None:
     assert "--skip-existing" in last
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_fifty_files_leave_no_threads_and_no_handles(tmp_path: Path, at_once: int) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

@@ -46,6 +46,7 @@ def test_lite_leaves_sharp_frames_alone(vdeblur, shared: Path, tmp_path: Path) -
         assert clips.psnr(restore_folder(vdeblur, sharp, tmp_path / name), load(sharp)) >= 36
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["walk_gopro_max.mp4", "person_garden.mp4", "bbb_1080p60.mp4"])
 def test_lite_leaves_sharp_video_alone(vdeblur, shared: Path, tmp_path: Path, name: str) -> None:
     """Sharp video reduced to half its size, against itself."""

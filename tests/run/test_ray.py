@@ -29,6 +29,7 @@ def one_line(result, status: int) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 def test_the_same_bytes_as_without(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handlers = []
@@ -54,6 +55,7 @@ def test_the_same_bytes_as_without(vdeblur, tmp_path: Path, monkeypatch: pytest.
     assert {path.name for path in tmp_path.glob("*mp4*")} == {"in.mp4", "alone.mp4", "shared.mp4"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 def test_two_files_and_one_that_fails(vdeblur, tmp_path: Path) -> None:
     """By lite, whose segments need the frames around them: equal frames; the failure is no matter to the others."""

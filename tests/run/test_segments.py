@@ -387,6 +387,7 @@ def context():
     return context
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_moments(context, tmp_path: Path) -> None:
     """SIGKILL, ten times, then once more without: the result is that of a run that nobody disturbed, bit for bit."""
     source = clips.make(tmp_path / "in.mp4", frames=300, codec=H264, audio=("-c:a", "aac"))
@@ -418,7 +419,9 @@ def test_killed_at_ten_random_moments(context, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["in.mp4", "killed.mp4", "whole.mp4"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_keeps_what_is_finished(context, tmp_path: Path, number: int, status: int) -> None:
     source = clips.make(tmp_path / "in.mp4", frames=300, codec=H264)
     output = tmp_path / "out.mp4"
@@ -479,6 +482,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
     assert output.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="a disk to fill is mounted by root only")
 def test_a_really_full_disk(tmp_path: Path) -> None:
     place = tmp_path / "small"

@@ -261,7 +261,9 @@ with joined("cpu") as group:
 """
 
 
-@pytest.mark.parametrize(("model", "frames"), [("lite-tiny", 3), ("dstnet-tiny", 2)])
+@pytest.mark.parametrize(
+    ("model", "frames"), [("lite-tiny", 3), pytest.param("dstnet-tiny", 2, marks=pytest.mark.slow)]
+)
 def test_two_processes_give_the_gradients_of_the_double_batch(
     tmp_path: Path, tiny: str, pairs: Path, model: str, frames: int
 ) -> None:
@@ -407,6 +409,7 @@ def test_the_best_is_never_worse_than_the_start(vdeblur, tmp_path: Path, tiny: s
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_loses_nothing(tmp_path: Path, tiny: str, pairs: Path) -> None:
     """What stops a whole group of processes, as services are stopped, ends in the status of a signal, all kept."""
     out = tmp_path / "out"
@@ -420,6 +423,7 @@ def test_a_signal_to_the_whole_group_loses_nothing(tmp_path: Path, tiny: str, pa
     assert "it is all kept" in said
 
 
+@pytest.mark.slow
 def test_only_one_process_speaks_and_writes(tmp_path: Path, tiny: str, pairs: Path) -> None:
     told = ("-m", "vdeblur", "train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 1, "--json")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -430,6 +434,7 @@ def test_only_one_process_speaks_and_writes(tmp_path: Path, tiny: str, pairs: Pa
     assert events.count("start") == events.count("done") == events.count("validation") == 1
 
 
+@pytest.mark.slow
 def test_torchrun_starts_again_where_a_process_was_killed(tmp_path: Path, tiny: str, pairs: Path) -> None:
     out = tmp_path / "out"
     told = ("-m", "vdeblur", "train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 24, "--out", out)
@@ -551,6 +556,7 @@ def test_a_part_of_a_set_can_be_trained_on(vdeblur, tmp_path: Path, tiny: str, p
     assert events[-1]["event"] == "done"
 
 
+@pytest.mark.slow
 def test_from_sharp_footage_to_a_restored_clip(vdeblur, tmp_path: Path, tiny: str) -> None:
     """synth, train, bench, run: what a user with a camera does; validation rises, and bench agrees."""
     films = []
