@@ -535,7 +535,8 @@ def test_half_precision_with_scaled_gradients_learns_alike(vdeblur, tmp_path: Pa
 
 
 def test_tensorboard_gets_what_the_log_has(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    reason = "TensorBoard is not installed: pip install 'vdeblur[tensorboard]'"
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason=reason)
     told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 4, "--out", tmp_path / "out")
     assert vdeblur(*told, "--tensorboard").exit_code == 0
     events = accumulator.EventAccumulator(str(tmp_path / "out" / "tensorboard"))
