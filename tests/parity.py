@@ -48,7 +48,7 @@ class Case:
 
     @property
     def is_shipped(self) -> bool:
-        """Whether the case is in this repository."""
+        """True if the case is in this repository."""
         return (PARITY / self.folder / f"{self.name}.json").is_file()
 
     @property

@@ -1,4 +1,4 @@
-"""What the networks share: declared facts, flow warping, correlation and a convolution that is fast on CPUs."""
+"""Shared by the networks: declared facts, flow warping, correlation and a convolution that is fast on CPUs."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
