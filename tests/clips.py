@@ -1,4 +1,4 @@
-"""Small clips made, and outputs examined, with an ffmpeg that is not ours: imageio-ffmpeg's."""
+"""Make small clips and examine outputs with an independent ffmpeg: the program of imageio-ffmpeg."""
 
 import subprocess
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
 
 def ffmpeg(*arguments: object) -> str:
-    """Run ffmpeg; gives its stdout."""
+    """Run ffmpeg and return its stdout."""
     command = [FFMPEG, "-v", "error", "-y", *(str(argument) for argument in arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -31,12 +31,12 @@ def make(
     inputs: tuple[object, ...] = (),
     extra: tuple[object, ...] = (),
 ) -> Path:
-    """Make a clip of ffmpeg's moving test picture with a counter in it; audio: codec options of a tone beside it."""
+    """Make a clip of ffmpeg's moving test picture, which has a counter. audio: codec options; adds a tone."""
     sound: tuple[object, ...] = ()
     if audio:
         sound = ("-f", "lavfi", "-i", f"sine=440:duration={frames / float(rate):.3f}")
     width, height = (int(side) for side in size.split("x"))
-    # testsrc2 draws even sizes only, so it draws larger and is cropped where there is no chroma grid.
+    # testsrc2 draws even sizes only: draw a larger picture, and crop it before chroma is subsampled.
     drawing = f"testsrc2=size={width + width % 2}x{height + height % 2}:rate={rate}"
     drawing += f",format=gbrp,crop={width}:{height}:0:0:exact=1"
     ffmpeg(
@@ -47,20 +47,20 @@ def make(
 
 
 def frame_hashes(path: Path) -> list[str]:
-    """Give a digest of each frame's samples, of the first video stream."""
+    """Return a digest of the samples of each frame of the first video stream."""
     text = ffmpeg("-i", path, "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framemd5", "-")
     return [line.split(",")[-1].strip() for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def packet_hashes(path: Path, stream: str) -> list[str]:
-    """Give a digest of each packet of a stream, as it stands in the file."""
+    """Return a digest of each packet of a stream, as stored in the file."""
     text = ffmpeg("-i", path, "-map", f"0:{stream}", "-c", "copy", "-f", "framemd5", "-")
     return [line.split(",")[5].strip() for line in text.splitlines() if line and not line.startswith("#")]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What stands in a file."""
+    """Times, streams and format of a video file."""
 
     seconds: list[float]
     streams: list[tuple[str, str]]
@@ -69,7 +69,7 @@ class Facts:
 
 
 def facts(path: Path) -> Facts:
-    """Decode a file and describe it; streams are type and codec."""
+    """Decode a file and describe it; a stream is its type and codec."""
     with av.open(str(path)) as container:
         streams = [(stream.type, stream.codec_context.name) for stream in container.streams]
         context = container.streams.video[0].codec_context
@@ -78,7 +78,7 @@ def facts(path: Path) -> Facts:
 
 
 def rgb(path: Path) -> numpy.ndarray:
-    """Decode a file with the independent ffmpeg: uint8 (T, H, W, 3)."""
+    """Decode a file with the independent ffmpeg: uint8, (T, H, W, 3)."""
     size = facts(path).size
     command = [FFMPEG, "-v", "error", "-i", str(path), "-fps_mode", "passthrough"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
@@ -87,13 +87,13 @@ def rgb(path: Path) -> numpy.ndarray:
 
 
 def psnr(a: numpy.ndarray, b: numpy.ndarray) -> float:
-    """Give the mean over frames of the PSNR in dB of 8-bit pictures (T, H, W, 3)."""
+    """Compute the PSNR in dB of 8-bit frames (T, H, W, 3), averaged over frames."""
     error = ((a.astype(numpy.float64) - b) ** 2).mean((1, 2, 3))
     return float((10 * numpy.log10(255**2 / error)).mean())
 
 
 def ffmpeg_rgb(path: Path) -> numpy.ndarray:
-    """Decode the first frame with the independent ffmpeg, turned as players do: uint8 (H, W, 3)."""
+    """Decode the first frame with the independent ffmpeg, rotated as players do: uint8, (H, W, 3)."""
     command = [FFMPEG, "-v", "error", "-i", str(path), "-frames:v", "1", "-f", "image2pipe", "-c:v", "ppm", "-"]
     data = subprocess.run(command, capture_output=True, check=True).stdout
     _, size, _, samples = data.split(b"\n", 3)

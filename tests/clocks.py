@@ -1,4 +1,4 @@
-"""A clock that only passes where a test says that something takes time, so that no figure depends on the machine."""
+"""A clock that advances only where a test says that something takes time: no figure depends on the machine."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,23 +6,23 @@ from typing import Any
 
 
 class Clock:
-    """Stands in for the module `time`; each thread has a time of its own, and waiting for another takes none."""
+    """Replaces the module `time`. Each thread has its own time, and waiting for another thread takes none."""
 
     def __init__(self) -> None:
         self.own = threading.local()
 
     def perf_counter(self) -> float:
-        """Give the seconds that have passed in this thread, from any moment on."""
+        """Return the seconds that have passed in this thread, counted from an arbitrary moment."""
         return getattr(self.own, "seconds", 1000.0)
 
     monotonic = perf_counter
 
     def advance(self, seconds: float) -> None:
-        """Let time pass in this thread."""
+        """Advance this thread's time."""
         self.own.seconds = self.perf_counter() + seconds
 
     def calls(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-        """Give the function as one that takes so long."""
+        """Wrap a function so that each call takes this long."""
 
         def slowly(*arguments: Any, **named: Any) -> Any:
             self.advance(seconds)
@@ -31,7 +31,7 @@ class Clock:
         return slowly
 
     def items(self, function: Callable[..., Any], seconds: Callable[[], float]) -> Callable[..., Any]:
-        """Give the function as one each of whose items takes so long to come."""
+        """Wrap a function that returns an iterable so that each item takes this long."""
 
         def slowly(*arguments: Any, **named: Any) -> Iterator[Any]:
             for item in function(*arguments, **named):

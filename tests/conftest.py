@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# Tests run beside each other, and their pictures are small: more threads only wait for each other.
+# Tests run in parallel on small frames: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -26,7 +26,7 @@ def _keep_random_state() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep the user's options, cache and models out of the tests, and the tests out of them."""
+    """Separate the tests from the user's options, cache and models."""
     for name in [name for name in os.environ if name.startswith("VDEBLUR_") and name != "VDEBLUR_REQUIRE_CUDA"]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -36,7 +36,7 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def vdeblur():
-    """Run the command line; gives click's result, its exit_code among it."""
+    """Return a function that runs the command line and returns click's result, with its exit_code."""
 
     def call(*arguments: object) -> Result:
         return CliRunner().invoke(main, [str(argument) for argument in arguments])
@@ -46,14 +46,14 @@ def vdeblur():
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder with real footage, which users do not have."""
+    """The folder with real footage, which is not part of the repository."""
     if not SHARED.is_dir():
-        pytest.skip("the shared folder with real footage is not beside this checkout")
+        pytest.skip("needs the folder shared/ with real footage beside this checkout")
     return SHARED
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector from what is there for good: every run collects, and modules have many objects."""
+    """Exclude modules from garbage collection: every `run` collects, and modules hold many objects."""
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,4 @@
-"""A server on this machine that plays the places weights come from, well-behaved or not."""
+"""A local server that plays the hosts of weights (the Hub, Google Drive, https), well-behaved or not."""
 
 import hashlib
 import threading
@@ -21,10 +21,10 @@ QUOTA = (
 
 @dataclass
 class Place:
-    """What a path holds, and how its server behaves.
+    """The file under a path, and how its server behaves.
 
-    drop_after: bytes after which the connection breaks, one number for each time. ranges, etag: what the server can.
-    status: instead of the file. kind: its Content-Type. until: what the answer waits for.
+    drop_after: the bytes after which the connection breaks, one number per request. ranges: the server supports Range.
+    status: if not 200, answered instead of the file. kind: its Content-Type. until: the event that an answer waits for.
     """
 
     data: bytes = b""
@@ -37,15 +37,15 @@ class Place:
 
 
 class Server(ThreadingHTTPServer):
-    """Files by path: https and zip under any path, the Hub under /hub, Drive under /drive; counts what it is asked."""
+    """Serves files by path: the Hub under /hub, Drive under /drive, others anywhere. Counts requests in `asked`."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.places: dict[str, Place] = {}
-        self.folder = FOLDER  # the Drive folder's number
-        self.drive: dict[str, str] = {}  # names in the Drive folder, and their paths in places
+        self.folder = FOLDER  # the Drive folder's id
+        self.drive: dict[str, str] = {}  # names in the Drive folder: their paths in places
         self.asked: Counter[str] = Counter()
         self.ranges: list[str] = []
         self.sent = 0
@@ -55,14 +55,14 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Keep silent about connections that the tests break."""
+        """Ignore connections that the tests break."""
 
 
 def lead_here(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    """Lead requests to Google Drive and Dropbox to the server; whoever asks believes to be there."""
+    """Redirect requests for Google Drive and Dropbox to the server; the answers bear the original address."""
     send = requests.adapters.HTTPAdapter.send
 
-    def led(self, request, **options):
+    def redirected(self, request, **options):
         wanted = request.url
         request.url = wanted.replace("https://drive.google.com", server.url + "/drive")
         request.url = request.url.replace("https://www.dropbox.com", server.url + "/dropbox")
@@ -70,7 +70,7 @@ def lead_here(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
         answer.url = wanted
         return answer
 
-    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", led)
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", redirected)
 
 
 class _Handler(BaseHTTPRequestHandler):

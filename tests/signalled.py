@@ -1,4 +1,4 @@
-"""The command line in a process that sends signals to itself at an event: at the same moment on every machine.
+"""The command line in a process that sends signals to itself at an event, and so at the same moment on every machine.
 
 python -m tests.signalled SIGNALS EVENT COUNT ...   # as 2,2 progress 3 run in.mp4 out.mp4 --json
 """
@@ -12,19 +12,19 @@ from vdeblur.cli.main import main
 
 
 def run(signals: Sequence[int], event: str, count: int, arguments: Sequence[str]) -> None:
-    """Run the command line, and send these signals once so many events of a kind were told."""
+    """Run the command line, and send these signals after `count` events of a kind."""
     left = count
     for reporter in (report.JsonReporter, report.HumanReporter):
 
-        def notify(self, kind: str, facts: dict[str, object], tell=reporter.notify) -> None:
+        def notify(self, kind: str, facts: dict[str, object], original=reporter.notify) -> None:
             nonlocal left
-            tell(self, kind, facts)
+            original(self, kind, facts)
             left -= kind == event
             if kind == event and not left:
                 for number in signals:
                     os.kill(os.getpid(), number)
 
-        setattr(reporter, "notify", notify)  # noqa: B010 - mypy does not let methods be replaced
+        setattr(reporter, "notify", notify)  # noqa: B010 - mypy does not allow to replace methods
     main(list(arguments))
 
 

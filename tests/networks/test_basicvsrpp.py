@@ -45,7 +45,7 @@ def test_parameters() -> None:
 
 
 def slow_deformable_convolution(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Pixel by pixel and tap by tap, as it is defined."""
+    """Compute the definition, pixel by pixel and tap by tap."""
     batch, channels, height, width = x.shape
     groups = mask.shape[1] // TAPS
     result = bias[None, :, None, None].repeat(batch, 1, height, width)
@@ -71,7 +71,7 @@ def slow_deformable_convolution(x: Tensor, offset: Tensor, mask: Tensor, weight:
 
 @pytest.mark.parametrize("at_once", [1, 3, 9])
 def test_deformable_convolution_equals_its_definition(at_once: int) -> None:
-    """With offsets that lead a few pixels away, to the border's outside half a pixel, and far outside."""
+    """With offsets of a few pixels, to half a pixel outside the border, and far outside."""
     generator = torch.Generator().manual_seed(0)
     groups, height, width = 2, 4, 5
     x, weight, bias, mask, offset = (
@@ -108,7 +108,7 @@ def test_deformable_convolution_equals_the_stored_case(dtype: torch.dtype) -> No
 
 
 def recorded(network: BasicVSRPP, frames: Tensor) -> dict[str, list[Tensor]]:
-    """What the parts of a network give while it restores a clip, in the order of computation."""
+    """Record the outputs of a network's parts while it restores a clip, in the order of computation."""
     found: dict[str, list[Tensor]] = defaultdict(list)
     parts = {
         "features": "feature_extraction",
@@ -205,7 +205,7 @@ def test_shorter_windows_come_close_the_more_they_share() -> None:
 
 @pytest.mark.parametrize("window", [3, 4, 5, 6])
 def test_windows_are_what_they_would_be_alone(window: int) -> None:
-    """Windows share two frames and give each frame once, whatever the clip's length; only features are kept."""
+    """Windows share two frames and return each frame once, at every length of clip; only features are kept."""
     network, clip = shallow(), moving_clip(8, 16, 16)
     restored = stream(network, clip, window=window, overlap=1)
     step = window - 2
@@ -231,7 +231,7 @@ def test_chunks_share_nothing_and_the_last_is_shorter() -> None:
 
 
 def test_tiles_come_close_and_are_exact_far_away() -> None:
-    """Flow is that of the whole frame, so that a tile errs near its own edges only, and those are not used."""
+    """Flow is computed on the whole frame, so a tile errs only near its own edges, which are not used."""
     network, clip = shallow(), moving_clip(3, 32, 512)
     whole = stream(network, clip)
     error = (stream(network, clip, tile=(256, 320)) - whole).abs().mean((0, 1, 2, 3))

@@ -1,4 +1,4 @@
-"""Flow-RNN: what its specification says of the flows, the recurrent passes and the whole."""
+"""Flow-RNN: its flows, its recurrent passes and the network against the paper's definitions."""
 
 import copy
 
@@ -31,13 +31,13 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
 
 
 def texture(height: int, width: int, cell: int = 8) -> Tensor:
-    """A texture that is smooth over some pixels: (1, 3, height, width)."""
+    """Draw a texture that is smooth over some pixels: (1, 3, height, width)."""
     coarse = torch.rand(1, 3, height // cell + 2, width // cell + 2, generator=generator(3))
     return nn.functional.interpolate(coarse, scale_factor=cell, mode="bicubic")[..., :height, :width].clamp(0, 1)
 
 
 def panning(x: int, y: int, side: int = 128) -> tuple[Tensor, Tensor]:
-    """Two frames of a texture that moves by x pixels to the right and y down."""
+    """Return two frames of a texture that moves by x pixels to the right and y down."""
     wide = texture(side + 64, side + 64)
     return wide[..., 32 : 32 + side, 32 : 32 + side], wide[..., 32 - y : 32 - y + side, 32 - x : 32 - x + side]
 
@@ -52,7 +52,7 @@ def test_parameters() -> None:
     assert sum(counts.values()) == 8_281_696
 
 
-def test_sides_within() -> None:
+def test_sizes_of_inner_features() -> None:
     network = lively("flow-rnn")
     seen: dict[str, tuple[int, ...]] = {}
 
@@ -68,8 +68,8 @@ def test_sides_within() -> None:
         again = network.flows(frame, frame.flip(3))
     assert restored.shape == frame.shape
     assert [tuple(flow.shape) for flow in flows] == [(1, 2, side, side) for side in (64, 32, 16, 8, 4)]
-    assert all(torch.equal(one, other) for one, other in zip(flows, again, strict=True))
-    # What the passes give is what the next convolution gets
+    assert all(torch.equal(flow, other) for flow, other in zip(flows, again, strict=True))
+    # The passes' outputs are the next convolution's input
     assert seen["d_conv2"] == (96, 128, 128)
     assert seen["d_conv3"] == (192, 64, 64)
     assert seen["d_conv3_2"] == (384, 32, 32)
@@ -100,8 +100,8 @@ def test_the_layout_is_the_released_one() -> None:
     torch.testing.assert_close(spatial_rnn(feature, weights)[0], torch.from_numpy(expected))
 
 
-def test_where_passes_travel_to() -> None:
-    """With weights of 1/2 an impulse leaves a tail on the side that its block is named for."""
+def test_passes_travel_in_their_direction() -> None:
+    """With weights of 1/2 an impulse leaves a tail on the side that names the pass."""
     impulse = torch.zeros(1, 1, 5, 5)
     impulse[..., 2, 2] = 1
     right, left, down, up = spatial_rnn(impulse, torch.full((1, 4, 5, 5), 0.5))[0]
@@ -123,12 +123,12 @@ def test_warping_against_the_oracle() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 16, 17, 24, 25, 26, 640])
-def test_chunks_give_what_steps_give(length: int) -> None:
+def test_chunks_equal_steps(length: int) -> None:
     terms, weight = noise(length, 2, 3), noise(length, 2, 3, seed=1).mul(2).tanh()
     weight[length // 2] = 0
     by_steps = scan_by_steps(terms.clone(), weight)
     torch.testing.assert_close(scan_in_chunks(terms, weight), by_steps, rtol=0, atol=1e-12)
-    # In float32 both are as exact as numbers are there
+    # In float32 both are exact to its rounding
     for scan in (scan_by_steps, scan_in_chunks):
         single = scan(terms.float(), weight.float()).double()
         torch.testing.assert_close(single, by_steps, rtol=0, atol=1e-5 * by_steps.abs().max().item())
@@ -182,8 +182,8 @@ def test_half_precision(dtype: torch.dtype) -> None:
     assert (half - exact).square().mean() < 1e-5, "50 dB"
 
 
-def test_flow_loss_knows_the_motion() -> None:
-    """What moved by (8, -4) pixels has a flow of (2, -1) at a quarter of the size."""
+def test_flow_loss_is_least_at_the_true_motion() -> None:
+    """A motion of (8, -4) pixels is a flow of (2, -1) at a quarter of the size."""
     current, neighbour = panning(8, -4)
 
     def loss(x: float, y: float) -> float:
@@ -195,7 +195,7 @@ def test_flow_loss_knows_the_motion() -> None:
         assert right < 0.7 * loss(*wrong), wrong
 
 
-def test_flow_loss_leads_to_the_motion() -> None:
+def test_minimising_the_flow_loss_finds_the_motion() -> None:
     current = nn.functional.pad(texture(96, 96, 16), (16, 16, 16, 16))  # dark borders, since what leaves is an error
     neighbour = current.roll((-8, 8), (2, 3))
     motion = torch.zeros(2, requires_grad=True)

@@ -1,4 +1,4 @@
-"""What networks share, against its definition."""
+"""Correlation and the convolution to few channels against their definitions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every network answers the same questions."""
+"""Every network passes the same tests, over all of NETWORKS."""
 
 import pytest
 import torch
@@ -10,11 +10,11 @@ from vdeblur.restore import streams, tiles
 from vdeblur.restore.device import DTYPES, place
 
 NAMES = sorted(NETWORKS)
-SMALL = {"basicvsrpp": {"blocks": 2}}  # arguments of networks that would take long otherwise
+SMALL = {"basicvsrpp": {"blocks": 2}}  # arguments that make slow networks faster
 
 
 def lively(name: str) -> Network:
-    """An untrained network whose last layers do something."""
+    """Return an untrained network whose last layers are not zero."""
     torch.manual_seed(0)
     network = NETWORKS[name](**SMALL.get(name, {}))
     for parameter in network.parameters():
@@ -24,7 +24,7 @@ def lively(name: str) -> Network:
 
 
 def moving_clip(frames: int, height: int = 48, width: int = 64) -> Tensor:
-    """A texture that pans: (1, T, 3, H, W)."""
+    """Draw a texture that pans: (1, T, 3, H, W)."""
     generator = torch.Generator().manual_seed(1)
     wide = torch.rand(1, 3, height, width + 3 * frames, generator=generator)
     wide = nn.functional.avg_pool2d(wide, 5, 1, 2)
@@ -32,7 +32,7 @@ def moving_clip(frames: int, height: int = 48, width: int = 64) -> Tensor:
 
 
 def whole(network: Network, clip: Tensor) -> tiles.TilePlan:
-    """A plan that cuts nothing up, and pads no more than networks can do with."""
+    """Plan without tiles, and pad no more than the network needs."""
     height, width = clip.shape[-2:]
     return tiles.cut_tiles(height, width, None, 0, network.multiple, min(network.smallest, 32), network.padding)
 
@@ -46,7 +46,7 @@ def run(network: Network, clip: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("frames", [1, 2, 3, 7])
-def test_as_many_frames_out_as_in(name: str, frames: int) -> None:
+def test_every_frame_comes_out(name: str, frames: int) -> None:
     clip = moving_clip(frames, 16, 16)
     assert run(lively(name), clip).shape == clip.shape
 
@@ -82,7 +82,7 @@ def test_lite_sees_its_neighbours_and_nothing_else() -> None:
 
 
 def test_lite_moves_with_the_picture() -> None:
-    """Shifted by whole blocks, restored frames are shifted, too, but for the borders and the whole frame's energies."""
+    """Frames shifted by whole blocks restore to shifted frames, except for borders and energies of the whole frame."""
     network, clip = lively("lite"), moving_clip(3, 96, 192)
     whole = run(network, clip)
     part = run(network, clip[..., 32:160])
@@ -109,16 +109,16 @@ def test_half_precision_is_close(name: str) -> None:
     clip = moving_clip(6)
     exact = run(network, clip)
     if not network.half_precision:
-        pytest.skip("meant for float32")
+        pytest.skip("runs in float32 only")
     half = run(network.to_precision(DTYPES[network.half_precision[-1]]), clip)
     assert half.dtype == torch.float32
-    # bfloat16 keeps 8 bits of what is added to the frame, so errors stay far below that
+    # bfloat16 keeps 8 bits of the difference that is added to the frame, so the error is far below this
     assert (half - exact).abs().mean() <= 0.05 * (exact - clip).abs().mean()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parts_that_stay_in_float32_keep_their_weights(name: str) -> None:
-    """Even so far as half precision would have rounded them."""
+    """They are not even rounded to half precision."""
     network = lively(name)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     for key, value in network.to_precision(torch.float16).state_dict().items():
@@ -128,10 +128,10 @@ def test_parts_that_stay_in_float32_keep_their_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tiles_in_half_precision(name: str) -> None:
-    """Once, tiles of features came back from blending in float32, and met weights in half precision."""
+    """Tiles of features once came back from blending in float32, and met weights in half precision."""
     network = lively(name)
     if not network.half_precision:
-        pytest.skip("meant for float32")
+        pytest.skip("runs in float32 only")
     network = network.to_precision(DTYPES[network.half_precision[-1]])
     facts = (network.multiple, network.smallest, network.padding)
     plan = tiles.cut_tiles(64, 160, (64, 96), 32, *facts, tile_multiple=network.tile_multiple)
@@ -162,11 +162,13 @@ def test_cuda_agrees_with_the_cpu(name: str) -> None:
 @pytest.mark.parametrize("motion", [(0.0, 0.0), (3.0, -1.0), (-6.5, 2.25), (10.0, 8.0)])
 def test_lucas_kanade_finds_a_shift(motion: tuple[float, float]) -> None:
     generator = torch.Generator().manual_seed(2)
-    coarse = [torch.rand(1, 1, 200 // k, 240 // k, generator=generator) for k in (4, 10, 20, 40)]  # as pictures have
+    coarse = [
+        torch.rand(1, 1, 200 // k, 240 // k, generator=generator) for k in (4, 10, 20, 40)
+    ]  # all scales, as in pictures
     texture = torch.stack([nn.functional.interpolate(layer, (200, 240), mode="bicubic") for layer in coarse]).mean(0)
     shift = torch.tensor(motion)[None, :, None, None].expand(1, 2, 200, 240)
     a = texture
-    b = lucas_kanade.sample(texture, -shift)  # what is at x in a is at x + motion in b
+    b = lucas_kanade.sample(texture, -shift)  # a's content at x is at x + motion in b
     found = lucas_kanade.flow(a, b)[..., 40:-40, 40:-40]
     assert found.mean((0, 2, 3)).tolist() == pytest.approx(motion, abs=0.1)
     assert found.std((0, 2, 3)).max() < 0.2

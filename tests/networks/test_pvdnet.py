@@ -1,4 +1,4 @@
-"""PVDNet: parity with its reference, the pixel volume by the letter, and every size of frame."""
+"""PVDNet: parity with its reference, the pixel volume's definition, and every size of frame."""
 
 import json
 from typing import Any
@@ -175,7 +175,7 @@ def test_a_clip_of_one_frame_stands_in_for_all_that_is_missing() -> None:
 
 
 def test_a_whole_frames_motion_serves_its_tiles() -> None:
-    """Cut up, a frame differs only for the U-net's own borders, and this does not grow from frame to frame."""
+    """Tiles differ only through the U-net's own borders, and the difference does not grow from frame to frame."""
     torch.manual_seed(0)
     network, clip = PVDNet().eval(), moving_clip(4, 64, 320)
     expected = run(network, clip)
@@ -187,7 +187,7 @@ def test_a_whole_frames_motion_serves_its_tiles() -> None:
     # Measured with these weights: up to 2.4 % of the largest change, 0.36 % on average, and no more in later frames.
     assert (error.amax((0, 2, 3, 4)) < 0.04 * change.max()).all()
     assert (error.mean((0, 2, 3, 4)) < 0.006 * change.mean()).all()
-    # The tiles share columns 128 to 191; what is far from those is not touched by where the frame was cut.
+    # The tiles share columns 128 to 191; columns far from those do not depend on the cut.
     far = torch.cat((error[..., :96], error[..., 224:]), -1)
     assert far.max() < 1e-4 * change.max()
 
@@ -218,7 +218,7 @@ def test_gradients_reach_all_of_bimnet_through_a_flow_loss() -> None:
 def test_motion_that_is_right_has_no_error() -> None:
     clip = moving_clip(2, 24, 40)
     flow = torch.zeros(1, 2, 24, 40)
-    flow[:, 0] = 3  # what pans to the left by 3 was 3 pixels to the right
+    flow[:, 0] = 3  # the texture pans to the left: each point was 3 pixels further right
     assert losses.motion_error(flow, clip[:, 1], clip[:, 0]) < 1e-10
     assert losses.motion_error(-flow, clip[:, 1], clip[:, 0]) > 1e-4
 

@@ -1,4 +1,4 @@
-"""SPN and SPGAN: what their specification says of the network, its discriminator and their losses."""
+"""SPN and SPGAN: the network, its discriminator and their losses against the paper."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def small_spn(**arguments: object) -> SPN:
 
 
 def busy_spn(**arguments: object) -> SPN:
-    """A small network with weights so large that everything shows."""
+    """Return a small network with weights so large that every part shows in the result."""
     network = small_spn(**arguments)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -45,7 +45,7 @@ def test_parameters() -> None:
 def test_scales_of_the_ablation(scales: tuple[int, ...]) -> None:
     network = SPN(scales)
     assert network.radius == max(scales) // 2
-    # Of the paths 9 weights a frame and a bias for each of 16 channels, and what fusion takes of them
+    # Each path: 9 weights a frame and a bias for each of 16 channels; and fusion's weights for them
     assert count(network) == 8_141_185 + (9 * sum(scales) - 81 + len(scales) - 3) * 16 + (len(scales) - 3) * 16 * 64 * 9
     clip = moving_clip(2, 16, 16)
     assert run(busy_spn(scales=scales), clip).shape == clip.shape
@@ -97,13 +97,13 @@ def test_windows_repeat_the_edge_frames() -> None:
         torch.testing.assert_close(restored[:, 3], network(clip[:, [1, 2, 3, 3, 3]]), rtol=0, atol=1e-6)
 
 
-def test_62_pixels_from_its_edge_a_tile_is_exact() -> None:
-    network = busy_spn(blocks=6).double()  # reach comes with depth, not with width
+def test_a_tile_is_exact_62_pixels_from_its_edge() -> None:
+    network = busy_spn(blocks=6).double()  # the reach depends on depth, not on width
     window = moving_clip(5, 32, 288).double()
     with torch.inference_mode():
         expected = network(window)
         error = (network(window[..., :160]) - expected[..., :160]).abs().amax((0, 1, 2))
-        assert error[-56:-40].max() > 1e-9, "nearer than that it is not"
+        assert error[-56:-40].max() > 1e-9, "nearer to its edge it is not"
         assert error[:-62].max() < 1e-13
         error = (network(window[..., 128:]) - expected[..., 128:]).abs().amax((0, 1, 2))
         assert error[62:].max() < 1e-13
@@ -134,8 +134,8 @@ def test_gradient_images() -> None:
     picture = torch.rand(2, 1, 6, 9, generator=generator(0), dtype=torch.float64)
     for eps in (0.0, 1e-12, 0.1):
         found = gradient_magnitude(picture, eps)
-        for one, expected in zip(found[:, 0], picture[:, 0], strict=True):
-            torch.testing.assert_close(one, torch.from_numpy(oracles.gradient_magnitude(expected.numpy(), eps)))
+        for gradients, expected in zip(found[:, 0], picture[:, 0], strict=True):
+            torch.testing.assert_close(gradients, torch.from_numpy(oracles.gradient_magnitude(expected.numpy(), eps)))
 
 
 def test_the_gradient_of_a_slope() -> None:
@@ -157,7 +157,7 @@ def test_flat_patches_have_finite_gradients(dtype: torch.dtype) -> None:
 
 
 def sample() -> tuple[Tensor, Tensor]:
-    """A batch of windows of a sharp texture, blurred along x, and the sharp middle frames."""
+    """Return a batch of windows of a sharp texture, blurred along x, and the sharp middle frames."""
     sharp = torch.cat([moving_clip(5, 24, 24), moving_clip(5, 24, 24).flip(3)])
     kernel = torch.full((1, 1, 1, 5), 0.2)
     blurry = nn.functional.conv2d(sharp.flatten(0, 2)[:, None], kernel, padding=(0, 2)).view_as(sharp)
@@ -191,7 +191,7 @@ def test_each_adversary_learns_alone(saturating: bool) -> None:
     blurry, sharp = sample()
     network, discriminator = small_spn(), Discriminator(8)
     parameters = [*network.parameters(), *discriminator.parameters()]
-    optimizer = torch.optim.Adam(parameters, 1e-3)  # of both, so that only gradients decide who changes
+    optimizer = torch.optim.Adam(parameters, 1e-3)  # over both networks, so that only gradients decide which changes
 
     before, adversary = snapshot(network), snapshot(discriminator)
     losses.fooling(discriminator, luma(network(blurry))[:, None], saturating).backward()
@@ -219,11 +219,11 @@ def test_adversarial_losses_are_logarithms_of_probabilities() -> None:
     assert losses.telling_apart(Certain(), picture, picture).item() == 200
 
 
-def test_the_discriminator_learns_what_is_sharp() -> None:
+def test_the_discriminator_learns_to_recognise_sharp_frames() -> None:
     torch.manual_seed(0)
     blurry, sharp = sample()
     discriminator = Discriminator(4)
-    for module in discriminator.modules():  # at this width the paper's weights would all but stop what goes through
+    for module in discriminator.modules():  # at this width the paper's initial weights let almost nothing through
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
     optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
