@@ -1,4 +1,4 @@
-"""The scripts in examples/, run as they stand; what this machine lacks of parallel and sbatch stands in for them."""
+"""The scripts in examples/, run unchanged, with small stand-ins for GNU parallel and sbatch."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "25")
 OPTIONS = ("-m", "identity", "--deterministic", "--segment", "0.5")
 
-# Does what GNU parallel does with the options that are used, one after the other, and notes that it was called.
+# Does what GNU parallel does with the options used, one after the other, and notes that it was called.
 PARALLEL = """#!{python}
 import subprocess, sys
 if sys.argv[1:] == ["--version"]:
@@ -25,7 +25,7 @@ failed = [item for item in items if subprocess.run([word.replace("{{}}", item) f
 sys.exit(len(failed))
 """
 ABSENT = "#!/bin/sh\nexit 127\n"
-# Runs the script of standard input, once for each number of an array, as sbatch has it done later.
+# Runs the script on standard input at once, for each number of an array.
 SBATCH = """#!{python}
 import os, subprocess, sys
 script = sys.stdin.read()
@@ -42,7 +42,7 @@ print("4711;cluster" if "array" in options else "4712")
 
 @pytest.fixture
 def place(tmp_path: Path) -> dict[str, str]:
-    """An environment with `vdeblur` on its PATH, and nothing of parallel."""
+    """Return an environment with `vdeblur` on its PATH, and without GNU parallel."""
     (tmp_path / "bin").mkdir()
     put(tmp_path, "vdeblur", f'#!/bin/sh\nexec "{sys.executable}" -m vdeblur "$@"\n')
     put(tmp_path, "parallel", ABSENT)

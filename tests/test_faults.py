@@ -1,8 +1,8 @@
-"""What goes wrong, by the number that each case has in the project's list of forty faults.
+"""Faulty inputs, outputs, machines and users, numbered as in the project's list of forty faults.
 
-A test named `test_NN_...` here is about number NN; ELSEWHERE names the tests of other files. Nothing of the list is
-left out; what this machine lacks is simulated where it would show: a GPU that is busy, broken or lost (36), and
-three hours of video (40), of which benchmarks/long_run.py runs more than a test has time for.
+A test named `test_NN_...` covers fault NN; ELSEWHERE names the tests in other files. Together they cover all forty.
+Two are simulated: a GPU that is busy, broken or lost (36), and three hours of video (40), of which
+benchmarks/long_run.py runs more than a test has time for.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ HDR10 = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L
 
 @pytest.fixture
 def events(vdeblur) -> Callable[..., list[dict]]:
-    """Run with -m identity; gives the events, after a look at the exit status."""
+    """Return a function that runs with -m identity, checks the exit status and returns the events."""
 
     def call(*arguments: object, status: int = 0) -> list[dict]:
         result = vdeblur("run", *arguments, "-m", "identity", "--json")
@@ -88,7 +88,7 @@ def _error(events: list[dict]) -> str:
 
 
 def _one_line(result, status: int) -> str:
-    """Give the one line of an error, after a look at the exit status: it says what to do, and has no traceback."""
+    """Check the exit status and return the line of the error, which has a hint and no traceback."""
     lines = [line for line in result.output.splitlines() if line.startswith("vdeblur: ")]
     assert (result.exit_code, len(lines)) == (status, 1), result.output
     assert "Traceback" not in result.output
@@ -104,7 +104,8 @@ def test_every_fault_has_its_test() -> None:
     for names in ELSEWHERE.values():
         for name in names:
             file, _, function = name.partition(".")
-            assert f"def {function}(" in (ROOT / "tests" / f"{file}.py").read_text(), name
+            [path] = (ROOT / "tests").rglob(f"{file}.py")
+            assert f"def {function}(" in path.read_text(), name
 
 
 def test_02_what_a_file_is_does_not_depend_on_its_name(vdeblur, tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_05_a_file_cut_in_its_middle(events, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".mkv", ".ts"])
 def test_06_damaged_packets(events, tmp_path: Path, suffix: str) -> None:
-    """What can be decoded is, it is counted, and the sound keeps its times."""
+    """All that decodes is restored, the damage is counted, and the sound keeps its times."""
     source = clips.make(tmp_path / f"in{suffix}", frames=50, size="128x96", codec=(*H264, "-g", "10"),
                         audio=("-c:a", "aac"))  # fmt: skip
     data = bytearray(source.read_bytes())
@@ -407,7 +408,7 @@ def test_20_transparency(events, tmp_path: Path) -> None:
 
 
 def _alpha(path: Path) -> numpy.ndarray:
-    """Give the first frame's alpha as the independent ffmpeg sees it: (H, W) of 0 to 255."""
+    """Return the first frame's alpha as the independent ffmpeg decodes it: (H, W), 0 to 255."""
     decoder = ("-c:v", "libvpx-vp9") if path.suffix == ".webm" else ()
     target = path.with_suffix(".gray")
     clips.ffmpeg(*decoder, "-i", path, "-vf", "alphaextract,format=gray", "-frames:v", 1, "-f", "rawvideo", target)
@@ -566,7 +567,7 @@ def test_27_the_output_is_the_input(vdeblur, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def _folding(place: Path):
-    """Give a folder that does not tell upper from lower case."""
+    """Yield a folder that does not distinguish upper from lower case."""
     (place / "a").touch()
     if (place / "A").exists():
         yield place
@@ -575,11 +576,11 @@ def _folding(place: Path):
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "casefold", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("no file system that folds case is here, nor can one be mounted")
+        pytest.skip("needs a file system that folds case, or the right to mount one")
     try:
         (folder / "inside").mkdir()
         if subprocess.run(["chattr", "+F", folder / "inside"], check=False, capture_output=True).returncode:
-            pytest.skip("this file system cannot be told to fold case")
+            pytest.skip("this file system cannot fold case")
         yield folder / "inside"
     finally:
         subprocess.run(["umount", folder], check=True)
