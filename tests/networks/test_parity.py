@@ -50,7 +50,7 @@ def test_run_equals_the_reference(case: Case, vdeblur, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("case", parity.each(FIRST.values(), slow=VARIANTS))
+@pytest.mark.parametrize("case", parity.each(FIRST.values(), slow=(*VARIANTS, "cdvd-tsp")))
 def test_half_precision_gives_the_same_picture(case: Case, precision: str, tmp_path: Path) -> None:
     network = parity.load(case, tmp_path)
     if precision not in network.half_precision:
