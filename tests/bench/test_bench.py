@@ -263,8 +263,8 @@ def test_on_a_gpu(vdeblur, footage: Path, tmp_path: Path) -> None:
 
 def measured(footage: Path, protocol: str, **options) -> dict[str, Any]:
     report = evaluate.run_bench(results.BenchTask(str(footage), ("lite",), protocol, precision="fp32", **options))
-    assert report["protocol"] == protocol
-    return by_name(report)
+    assert report.protocol.name == protocol
+    return by_name(report.to_json())
 
 
 def test_cdvd_tsps_protocol(footage: Path, expected: dict) -> None:
@@ -287,7 +287,7 @@ def test_pvdnets_protocol_takes_blur_gamma(footage: Path, tmp_path: Path) -> Non
         for file in (footage / sequence / "sharp").iterdir():
             moved = tmp_path / sequence / "blur_gamma" / file.name
             clips.ffmpeg("-i", file, "-vf", "crop=96:62:0:0,pad=96:64:0:2,lutrgb=r=val*0.8:g=val*0.8:b=val*0.8", moved)
-    report = evaluate.run_bench(results.BenchTask(str(tmp_path), ("identity",), "pvdnet"))
+    report = evaluate.run_bench(results.BenchTask(str(tmp_path), ("identity",), "pvdnet")).to_json()
     assert report["dataset_details"]["blur"] == "blur_gamma"
     for sequence in by_name(report)["identity"]["sequences"]:
         assert sequence["frames"] == FRAMES - 1
@@ -485,9 +485,9 @@ def test_an_interrupted_bench_goes_on(footage: Path) -> None:
     report = evaluate.run_bench(task, notify=count)
     assert models == {"identity": 2, "unsharp": 1, "cas": 0}
     assert counted == {"unsharp": FRAMES, "cas": 2 * FRAMES}, "frames that were restored this time"
-    for one, other in zip(undisturbed["models"], report["models"], strict=True):
-        assert [frame["psnr"] for part in one["sequences"] for frame in part["per_frame"]] == [
-            frame["psnr"] for part in other["sequences"] for frame in part["per_frame"]
+    for one, other in zip(undisturbed.models, report.models, strict=True):
+        assert [frame.psnr for sequence in one.sequences for frame in sequence.frames] == [
+            frame.psnr for sequence in other.sequences for frame in sequence.frames
         ]
     assert not list((files.cache_folder() / "bench").iterdir()), "nothing is left when it is through"
 

@@ -22,7 +22,7 @@ from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
 from vdeblur.measure.protocols import Protocol
 from vdeblur.models import cache, weights
-from vdeblur.models.registry import Entry, Weights
+from vdeblur.models.registry import Entry, PublishedScore, Weights
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, streams
 from vdeblur.restore.clip import restored_pictures
@@ -147,20 +147,17 @@ class Model:
 Contender = Model | Filter
 
 
-def published_score(contender: Contender, title: str, protocol: Protocol) -> dict[str, object] | None:
-    """Give the published figures that were measured with these weights on this set by this protocol, if there are any.
+def published_score(contender: Contender, title: str, protocol: Protocol) -> PublishedScore | None:
+    """Return the score that was published for these weights on this data set by this protocol.
 
     title: of the data set, which must be complete.
     """
-    for score in contender.chosen.scores if contender.chosen else ():
-        if score.data == title and protocol.name in score.bench:
-            facts = {"psnr": score.psnr, "ssim": score.ssim, "ssim_kind": score.ssim_kind, "protocol": score.protocol}
-            return {**facts, "data": score.data}
-    return None
-
-
-def other_protocols(contender: Contender, title: str, protocol: Protocol) -> list[str]:
-    """Name the protocols by which figures of these weights on this set were published, if not by this one."""
     scores = contender.chosen.scores if contender.chosen else ()
-    own = [name for score in scores if score.data == title for name in score.bench]
-    return [] if protocol.name in own else own
+    return next((score for score in scores if score.data == title and protocol.name in score.bench), None)
+
+
+def other_protocols(contender: Contender, title: str, protocol: Protocol) -> tuple[str, ...]:
+    """Return the protocols by which scores of these weights on this data set were published, if not by this one."""
+    scores = contender.chosen.scores if contender.chosen else ()
+    names = tuple(name for score in scores if score.data == title for name in score.bench)
+    return () if protocol.name in names else names
