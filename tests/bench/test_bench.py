@@ -19,7 +19,7 @@ from vdeblur import files
 from vdeblur.bench import contenders, evaluate, kept, memory, results
 from vdeblur.cli import bench as cli_bench
 from vdeblur.datasets import known as datasets_known
-from vdeblur.datasets import pictures
+from vdeblur.datasets import layouts, pictures
 from vdeblur.datasets.known import KnownSet, NumberSpan
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
 from vdeblur.measure import metrics, protocols, temporal, vmaf
@@ -383,7 +383,8 @@ def gopro(footage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let GoPro be a small set."""
     spans = {sequence: NumberSpan(FRAMES) for sequence in SEQUENCES}
     small = KnownSet("gopro", "GoPro", "", "", "test", "", {"test": spans})
-    monkeypatch.setattr(datasets_known, "known_sets", lambda: {"gopro": small})
+    for module in (datasets_known, layouts):
+        monkeypatch.setattr(module, "known_sets", lambda: {"gopro": small})
 
 
 @pytest.mark.usefixtures("gopro")
