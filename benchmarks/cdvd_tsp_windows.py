@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from vdeblur.bench import stages
+from vdeblur.bench.network_speed import load_network
 from vdeblur.restore import watch
 
 WINDOWS = 2  # timed; each costs the same
@@ -21,7 +21,7 @@ def main() -> None:
     """Measure as the arguments WIDTHxHEIGHT, FRAMES (not needed here) and DEVICE say."""
     width, height = (int(side) for side in sys.argv[1].split("x"))
     chosen = torch.device(sys.argv[3])
-    network = stages.load_network("cdvd-tsp")[0].to(chosen).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = load_network("cdvd-tsp")[0].to(chosen).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     window = [torch.rand(1, 3, height, width, device=chosen) for _ in range(5)]
     with torch.inference_mode():
         for index in range(WINDOWS + 1):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vdeblur.bench.baselines import BASELINES
-from vdeblur.bench.stages import count_flops
+from vdeblur.bench.network_speed import count_flops
 from vdeblur.datasets import pictures
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
