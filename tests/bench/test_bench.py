@@ -566,7 +566,7 @@ def test_a_sequence_that_is_too_short(vdeblur, footage: Path) -> None:
     ("arguments", "status", "words"),
     [
         ((), 2, "--dataset gopro, or --speed"),
-        (("--dataset", "nowhere"), 3, "no such folder (choose gopro, dvd, reds, bsd, or a folder"),
+        (("--dataset", "nowhere"), 3, "no such folder (choose gopro, dvd, reds, bsd, or an existing folder"),
         (("--dataset", "{}", "--model", "lite,none"), 5, "unknown model 'none'"),
         (("--dataset", "{}", "--model", "lite,spn"), 5, "no weights of spn to be had"),
         (("--dataset", "{}", "--model", "lite,cdvd-tsp"), 5, "has no digest from its authors"),
@@ -578,9 +578,9 @@ def test_a_sequence_that_is_too_short(vdeblur, footage: Path) -> None:
         (("--dataset", "{}", "--speed"), 2, "--speed needs no data set"),
         (("--speed", "--report", "a.md", "--report", "b.md"), 2, "writes one report"),
         (("--dataset", "{}", "--report", "report.pdf"), 2, "a report cannot be of the kind '.pdf'"),
-        (("--dataset", "{}", "--data", "{}"), 2, "--data says where a known set is"),
+        (("--dataset", "{}", "--data", "{}"), 2, "--data is for known data sets"),
         (("--dataset", "gopro", "--offline"), 5, "GoPro is not in the cache, and the network is off"),
-        (("--dataset", "bsd"), 5, "cannot be fetched without a person"),
+        (("--dataset", "bsd"), 5, "cannot be downloaded automatically"),
         (("--dataset", "{}", "--device", "cuda:7"), 6, "there is no device"),
     ],
 )
