@@ -19,6 +19,7 @@ from vdeblur.restore import device
 from vdeblur.source import demux, pictures, video
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.times import PacketTimes, read
+from vdeblur.source.video import Source
 
 OWN_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".m4v", ".ts")  # of inputs whose outputs get the same suffix
 BRIEF_SECONDS = 3600  # for longer runs the notes suggest to try a part first
@@ -73,7 +74,7 @@ def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
         source.close()
 
 
-def planned_streams(source: video.VideoSource | pictures.PictureSource, suffix: str) -> list[tracks.StreamPlan]:
+def planned_streams(source: Source, suffix: str) -> list[tracks.StreamPlan]:
     """Return the plan for the streams beside the video in a container of this suffix; empty for pictures.
 
     Raises: OutputError if there is no such container.
@@ -83,7 +84,7 @@ def planned_streams(source: video.VideoSource | pictures.PictureSource, suffix: 
     return carry.plan_streams(source, carry.container_format(Path(f"output{suffix}")), tracks.MuxOptions())
 
 
-def _output_for(source: video.VideoSource | pictures.PictureSource, suffix: str | None) -> Path:
+def _output_for(source: Source, suffix: str | None) -> Path:
     """Return a path beside the input, with the suffix asked for, else the input's, or .mkv if it keeps more streams."""
     path = source.path
     if isinstance(source, pictures.PictureSource):
@@ -99,7 +100,7 @@ def _dropped(source: video.VideoSource, suffix: str) -> int:
     return sum(plan.action == "drop" for plan in planned_streams(source, suffix))
 
 
-def _picture_facts(source: video.VideoSource | pictures.PictureSource, sample: FrameSample) -> dict[str, Any]:
+def _picture_facts(source: Source, sample: FrameSample) -> dict[str, Any]:
     info = source.info
     layout = layout_of(info.picture_format)
     assert layout is not None, "open_source refuses others"
@@ -142,7 +143,7 @@ def _name(names: dict[int, str], number: int) -> str | None:
     return names.get(number, None if number in (0, 2) else str(number))
 
 
-def _timing_facts(source: video.VideoSource | pictures.PictureSource, times: PacketTimes | None) -> dict[str, Any]:
+def _timing_facts(source: Source, times: PacketTimes | None) -> dict[str, Any]:
     info = source.info
     intervals = times.intervals if times else []
     return {
@@ -163,7 +164,7 @@ def _frames(info: SourceInfo, times: PacketTimes | None) -> int | None:
 
 
 def _findings(
-    source: video.VideoSource | pictures.PictureSource,
+    source: Source,
     sample: FrameSample,
     times: PacketTimes | None,
 ) -> dict[str, str]:
@@ -217,7 +218,7 @@ def _sharpness_facts(sample: FrameSample) -> dict[str, Any]:
 
 
 def _suggestion(
-    source: video.VideoSource | pictures.PictureSource,
+    source: Source,
     output: Path,
     sample: FrameSample,
     times: PacketTimes | None,
