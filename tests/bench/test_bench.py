@@ -1,4 +1,4 @@
-"""`vdeblur bench` on real pairs: its figures against computations that share nothing with it."""
+"""`vdeblur bench` on real pairs: its scores against independent computations."""
 
 import dataclasses
 import json
@@ -71,7 +71,7 @@ def similarity(restored: numpy.ndarray, sharp: numpy.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def expected(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, numpy.ndarray]]:
-    """What each model makes of each sequence: `vdeblur run` for lite, the other ffmpeg for its filters."""
+    """Each model's restored sequences: by `vdeblur run` for lite, by the other ffmpeg for its filters."""
     from click.testing import CliRunner
 
     from vdeblur.cli.main import main
@@ -189,7 +189,7 @@ def test_events(vdeblur, footage: Path) -> None:
     assert {"bench_model", "progress", "sequence_done"} <= set(kinds)
     assert all(event["v"] == 1 for event in events)
     assert [model["model"] for model in events[-2]["models"]] == ["lite", "identity", "unsharp", "cas"]
-    assert str(files.cache_folder()) not in result.stdout, "nothing is named that is gone afterwards"
+    assert str(files.cache_folder()) not in result.stdout, "the report must not name files that are removed"
 
 
 def test_save_keeps_what_run_writes(vdeblur, footage: Path, expected: dict, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def browser() -> Iterator[Any]:
 
 
 def opened(browser: Any, path: Path, **settings: Any) -> tuple[Any, list[str]]:
-    """Open a file; gives the page, and a list that everything is added to which should not happen."""
+    """Open a file; return the page, and a list of messages, errors and requests that should not happen."""
     faults: list[str] = []
     view = browser.new_context(**settings).new_page()
     view.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
@@ -110,7 +110,7 @@ def png(data: bytes) -> numpy.ndarray:
 
 
 def pixels(view: Any, at: tuple[float, ...]) -> list[str]:
-    """Say which of the three pictures is seen at these shares of the first slider's width."""
+    """Return which of the three pictures is visible at these shares of the first slider's width."""
     box = view.locator(".stage").first.bounding_box()
     picture = png(view.screenshot())
     seen = [picture[round(box["y"] + box["height"] / 4), round(box["x"] + share * box["width"])] for share in at]

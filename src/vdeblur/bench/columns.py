@@ -1,4 +1,4 @@
-"""What reports show of a bench: names of models, columns of tables, and the facts above them."""
+"""The parts that all reports of a bench share: names of models, columns of tables, and the facts above them."""
 
 import math
 from collections.abc import Callable

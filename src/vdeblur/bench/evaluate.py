@@ -127,7 +127,7 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all measurements of a bench share."""
+    """The task, the data and the callbacks that all measurements of a bench share."""
 
     task: BenchTask
     dataset: DataSet

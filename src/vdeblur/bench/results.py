@@ -1,4 +1,4 @@
-"""What a bench measures: by frame, by sequence, by model, and the report of them all.
+"""Results of a bench: by frame, by sequence, by model, and the report of all.
 
 A report stays a dataclass until it is written; `BenchReport.to_json` makes the object that docs/json.md describes.
 """
@@ -173,7 +173,7 @@ class ShownFrame:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All that a bench measured.
+    """Everything that a bench measured.
 
     precision: of the models that the user named. shown: for the page; the restored pictures exist only until the bench
     ends.
@@ -251,7 +251,7 @@ def _mean_quality(frames: list[FrameResult] | tuple[FrameResult, ...]) -> Qualit
 
 
 def _weighted_mean(values: list[tuple[float | None, int]]) -> float | None:
-    """Return the mean of values that stand for so many frames each; None if there is no value."""
+    """Return the mean of values weighted by their numbers of frames; None if there is no value."""
     known = [(value, frames) for value, frames in values if value is not None]
     return math.fsum(value * frames for value, frames in known) / sum(frames for _, frames in known) if known else None
 

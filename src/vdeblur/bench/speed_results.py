@@ -1,4 +1,4 @@
-"""What `vdeblur bench --speed` measures; `SpeedReport.to_json` makes the object that docs/json.md describes."""
+"""Results of `vdeblur bench --speed`; `SpeedReport.to_json` makes the object that docs/json.md describes."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -52,7 +52,7 @@ class CodecSpeed:
 
 @dataclass(frozen=True)
 class ModelSpeed:
-    """All of one model in one precision.
+    """One model in one precision.
 
     allowed_fps: what network, decoder and encoder allow together. share: how much of it the run reaches. ratio: the
     network's rate over the first model's. reference_ratios: over each reference, by its name.
@@ -90,7 +90,7 @@ class ReferenceSpeed:
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """All that `vdeblur bench --speed` measured; every number is the median of `repeats`."""
+    """Everything that `vdeblur bench --speed` measured; every number is the median of `repeats` measurements."""
 
     device: str
     device_name: str

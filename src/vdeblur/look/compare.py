@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Likeness:
-    """How similar two frames are. psnr: dB, of RGB, infinite for equal frames. ssim: 2D; None for frames too small."""
+    """The similarity of two frames. psnr: dB, of RGB, infinite for equal frames. ssim: 2D; None if they are too small."""
 
     seconds: float
     psnr: float
@@ -251,7 +251,7 @@ def _rgb24(rgb: Tensor) -> numpy.ndarray:
 
 
 def evenly(items: Iterator[T], most: int) -> list[T]:
-    """Return at most so many items of a stream of unknown length, the first one and others at even distances."""
+    """Return at most `most` items of a stream of unknown length: the first one, and others at even distances."""
     kept: list[T] = []
     step = 1
     for index, item in enumerate(items):

@@ -51,7 +51,7 @@ class SampledPart:
 
 @dataclass
 class FrameSample:
-    """What the sampled frames show.
+    """The findings in the sampled frames.
 
     whole: all parts were reached. side_data: the kinds of side data, in FFmpeg's names. damaged: the number of packets
     that could not be decoded.

@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy
 
-# The browser must not load anything, whatever the page says.
+# Forbids the browser to load anything, even if a text on the page tries to.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 NAMES = ("blurry", "restored", "sharp")
 

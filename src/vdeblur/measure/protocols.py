@@ -1,4 +1,4 @@
-"""How each paper measured, so that scores can be compared with its tables.
+"""The ways in which papers measure, so that scores can be compared with their tables.
 
 For the same output their tables differ by a decibel and more: they leave out frames, crop pixels, align, measure luma
 instead of RGB, and use two kinds of SSIM. Each protocol does what the authors' own evaluation does.
@@ -65,7 +65,7 @@ class Protocol:
         return None if chunks is None else chunks.get(dataset.partition("-")[0], OTHER_CHUNK)  # bsd has three exposures
 
     def counts(self, index: int, frames: int) -> bool:
-        """Return whether the frame at this index of a sequence with so many frames is counted."""
+        """Return whether the frame at this index of a sequence with this many frames counts."""
         return self.first <= index < frames - self.last
 
     def to_8bit(self, restored: Tensor) -> Tensor:

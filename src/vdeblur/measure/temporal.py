@@ -1,4 +1,4 @@
-"""What PSNR does not show: how steady a restored video is, and how sharp a frame is without a reference.
+"""Two measures beside PSNR: how steady a restored video is, and how sharp a frame is without a reference.
 
 Warping error: W.-S. Lai, J.-B. Huang, O. Wang, E. Shechtman, E. Yumer, M.-H. Yang, "Learning Blind Video Temporal
 Consistency", ECCV 2018, Sec. 4.2; its masks: M. Ruder, A. Dosovitskiy, T. Brox, "Artistic Style Transfer for Videos",
