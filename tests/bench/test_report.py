@@ -275,8 +275,8 @@ def test_what_cannot_be_written_is_refused(results: BenchReport, tmp_path: Path)
 
 
 def test_models_are_told_apart_by_weights_where_they_have_to(results: BenchReport) -> None:
-    models = [("dstnet", 30, "gopro"), ("dstnet", 31, "dvd"), ("lite", 29, "a")]
-    models = tuple(model(name, psnr, weights=weights) for name, psnr, weights in models)
+    facts = [("dstnet", 30, "gopro"), ("dstnet", 31, "dvd"), ("lite", 29, "a")]
+    models = tuple(model(name, psnr, weights=weights) for name, psnr, weights in facts)
     text = report.results_as_markdown(replace(results, models=models))
     assert "| sequence | frames | dstnet@dvd | dstnet@gopro | lite |" in text
 

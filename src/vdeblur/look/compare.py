@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Likeness:
-    """The similarity of two frames. psnr: dB, of RGB, infinite for equal frames. ssim: 2D; None if they are too small."""
+    """The similarity of two frames. psnr: dB, of RGB, infinite if equal. ssim: 2D; None if they are too small."""
 
     seconds: float
     psnr: float
