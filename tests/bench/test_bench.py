@@ -164,7 +164,7 @@ def test_steadiness_and_sharpness_are_those_of_the_frames(vdeblur, footage: Path
     assert found["warping_error"] == pytest.approx(numpy.mean(errors), rel=1e-6)
 
 
-def test_what_is_said(vdeblur, footage: Path, tmp_path: Path) -> None:
+def test_printed_tables(vdeblur, footage: Path, tmp_path: Path) -> None:
     result = vdeblur("bench", "--dataset", footage, "--limit", 2)
     assert result.exit_code == 0, result.output
     table = result.stdout.splitlines()

@@ -88,7 +88,7 @@ def test_two_sets_in_one_folder_are_named(tmp_path: Path) -> None:
         found("bsd", data=tmp_path)
 
 
-def test_a_folder_that_is_none(tmp_path: Path) -> None:
+def test_folders_without_a_data_set(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no pairs of blurry and sharp pictures"):
         found(fill(tmp_path, "frames"))
     with pytest.raises(InputError, match="no such folder"):
