@@ -1,1 +1,1 @@
-"""Scripts that measure; their results are in README.md."""
+"""Scripts that measure speed and memory; README.md has their results."""

@@ -1,9 +1,9 @@
-"""Measure how fast training clips are read: from PNGs and from memory maps, with several numbers of processes.
+"""Measure how fast training clips load: from PNGs and from memory maps, with several numbers of processes.
 
     python -m benchmarks.loader_rate            # a few minutes; prints a table for benchmarks/README.md
 
-It makes its own sequences of 1280x720 PNGs, as large as GoPro's. A clip is five frames, cropped to 256x256 and
-mirrored and turned. All ways are measured in turns, so that ratios hold where speed varies.
+It makes its own sequences of 1280x720 PNGs, with files as large as GoPro's. A clip is five frames, cropped to 256x256,
+mirrored and rotated. All ways are measured in turn, so that ratios hold on a machine whose speed varies.
 """
 
 import argparse
@@ -40,21 +40,26 @@ def make_set(root: Path) -> None:
 
 
 def prepare(clip: Clip, rng: object) -> Batch:
-    """Do as most objectives do."""
+    """Prepare a batch as most objectives do."""
     return {"blurry": clip.blurry, "sharp": clip.sharp}
 
 
 def warn(code: str, message: str) -> None:
-    """Show a warning; there should be none."""
+    """Print a warning; none is expected."""
     print(code, message)
 
 
 def main() -> None:
-    """Print clips a second of each way, and how many times that of PNGs without processes it is."""
+    """Print the clips per second of each way, and the ratio to PNGs without processes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured")
-    parser.add_argument("--batches", type=int, default=20, help="of two clips, in a measurement of PNGs; maps: tenfold")
-    parser.add_argument("--workers", default="0,1,2", help="numbers of processes")
+    parser.add_argument("--rounds", type=int, default=3, help="how often to measure everything")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        default=20,
+        help="batches of two clips per measurement of PNGs; ten times as many of maps",
+    )
+    parser.add_argument("--workers", default="0,1,2", help="numbers of processes, separated by commas")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.long_run            # some minutes; prints a table for benchmarks/README.md
 
-The ffmpeg of imageio-ffmpeg makes the clips. Memory is that of a process of its own that restores one clip, at its
-peak; drift compares the time of every frame, and every packet of sound, of input and output.
+The ffmpeg of imageio-ffmpeg makes the clips. Memory is the peak of a separate process that restores one clip; drift
+compares the time of every frame, and every audio packet, of input and output.
 """
 
 import multiprocessing
@@ -28,7 +28,7 @@ KILO = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss, in byte
 
 @dataclass(frozen=True)
 class Drift:
-    """frames: in the output. latest_seconds: the most that a frame's time differs. same_sound: packet by packet."""
+    """frames: in the output. latest_seconds: the largest difference of a frame's time. same_sound: packet by packet."""
 
     frames: int
     latest_seconds: Fraction
@@ -36,7 +36,7 @@ class Drift:
 
 
 def make_clip(path: Path, size: str, frames: int, *options: str) -> Path:
-    """Make a clip of ffmpeg's moving test picture, with a tone beside it."""
+    """Write a clip of ffmpeg's moving test picture with a tone."""
     picture = ("-f", "lavfi", "-i", f"testsrc2=size={size}:rate=30000/1001")
     tone = ("-f", "lavfi", "-i", f"sine=440:duration={frames * 1001 / 30000:.3f}")
     codecs = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac")
@@ -46,7 +46,7 @@ def make_clip(path: Path, size: str, frames: int, *options: str) -> Path:
 
 
 def peak_bytes(source: Path, output: Path, model: str, segment: float = 10) -> int:
-    """Restore in a process of its own; gives its peak resident memory in bytes."""
+    """Restore in a process of its own; return its peak resident memory in bytes."""
     context = multiprocessing.get_context("spawn")
     read, write = context.Pipe(duplex=False)
     process = context.Process(target=_report_peak, args=(source, output, model, segment, write))
@@ -65,7 +65,7 @@ def _report_peak(
 
 
 def measure_drift(source: Path, output: Path, segment: float = 10) -> Drift:
-    """Restore with identity, and compare times and sound."""
+    """Restore with identity; compare times and sound of input and output."""
     pipeline.restore_file(source, output, Settings(model="identity", segment=Fraction(segment)))
     before, after = _times(source), _times(output)
     latest = max(abs(a - b) for a, b in zip(before, after, strict=True))
@@ -84,7 +84,7 @@ def _sound(path: Path) -> list[tuple[Fraction, bytes]]:
 
 
 def handles_and_threads(folder: Path, files: int) -> list[tuple[int, int]]:
-    """Restore a folder of so many short files; gives open handles and threads after two of them, and after all."""
+    """Restore a folder of this many short files; return open handles and threads after two of them, and after all."""
     first = make_clip(folder / "0.mp4", "64x48", 4)
     for number in range(1, files):
         (folder / f"{number}.mp4").write_bytes(first.read_bytes())
@@ -98,7 +98,7 @@ def handles_and_threads(folder: Path, files: int) -> list[tuple[int, int]]:
 
 
 def main() -> None:
-    """Measure all, and print it."""
+    """Measure and print everything."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for size, model in (("320x180", "lite"), ("1280x720", "identity")):
@@ -112,7 +112,7 @@ def main() -> None:
             print(f"memory, {size}, {model}: {words}, ratio {peaks[1] / peaks[0]:.3f}", flush=True)
         drift = measure_drift(make_clip(folder / "long.mp4", "320x180", 2000), folder / "long_out.mp4")
         same = "equal" if drift.same_sound else "NOT equal"
-        print(f"drift: {drift.frames} frames, at most {float(drift.latest_seconds)} s; packets of sound {same}")
+        print(f"drift: {drift.frames} frames, at most {float(drift.latest_seconds)} s; audio packets {same}")
         (folder / "in").mkdir()
         counts = handles_and_threads(folder / "in", 50)
         print("open handles and threads after 2 and 50 files: " + " and ".join(f"{a}, {b}" for a, b in counts))

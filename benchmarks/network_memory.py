@@ -1,11 +1,11 @@
-"""How much memory each network takes: what `--tile auto` reckons with.
+"""Measure how much memory each network needs: the numbers behind `--tile auto`.
 
     python -m benchmarks.network_memory [--models dstnet,nafnet-32] [--precisions fp32,bf16] [--side 512]
 
-Each measurement is a process of its own, which first restores a small clip, so that libraries are loaded. On the CPU it
-is the peak of the process's resident memory above what was resident then; on CUDA the peak that was allocated. Clips
-are restored as wholes and in tiles, and with windows of two lengths by networks that hold one, and the bytes per pixel
-of layers.Memory follow from the differences. For other sizes, `--frames N --tile N --window N` measures one such clip.
+Each measurement is a process of its own, which first restores a small clip to load the libraries. On the CPU it is the
+growth of the process's peak of resident memory from then on; on CUDA the peak of allocated memory. Clips are restored
+untiled and in tiles, and by networks with windows also with two lengths of window; the differences give the bytes per
+pixel of layers.Memory. For other sizes, `--frames N --tile N --window N` measures one such clip.
 """
 
 import argparse
@@ -29,16 +29,16 @@ from vdeblur.settings import Settings
 
 MODELS = "cdvd-tsp,pvdnet,pvdnet-large,dstnet,dstnet-l,dstnet-plus,dstnet-plus-l,basicvsrpp,nafnet-32,nafnet-64"
 MODELS += ",spn,flow-rnn,lite"
-WINDOWS = (6, 12)  # of networks that hold one
-FRAMES = 5  # of clips for the others; after them memory grows no more
+WINDOWS = (6, 12)  # lengths, for networks that hold a window
+FRAMES = 5  # of clips for the others; with more frames memory does not grow
 
 
 def main() -> None:
-    """Start the processes, and print what follows from them; or be one of them."""
+    """Start the processes and print the results; with --here, be one of them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--precisions", default="fp32,bf16")
-    parser.add_argument("--side", type=int, default=512, help="of the frames, in pixels; a multiple of 64")
+    parser.add_argument("--side", type=int, default=512, help="side of the frames in pixels, a multiple of 64")
     parser.add_argument("--size", help="WIDTHxHEIGHT of the frames, for one measurement")
     parser.add_argument("--tile", default="none")
     parser.add_argument("--window", type=int, default=0)
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def per_pixel(options: argparse.Namespace, model: str, precision: str) -> dict[str, int]:
-    """Give what layers.Memory tells of a network, in bytes per pixel."""
+    """Return a network's layers.Memory, in bytes per pixel."""
     side = options.side
     size, pixels = f"{side}x{side}", side**2
     tile = str(side // 2)
@@ -99,7 +99,7 @@ def _measured(
 
 @torch.inference_mode()
 def measure(options: argparse.Namespace) -> int:
-    """Give the peak for one model, precision, tile and window above the loaded network, in bytes."""
+    """Return the peak for one model, precision, tile and window above the loaded network, in bytes."""
     entry = cache.find_entry(options.models)
     chosen = device.choose_device(options.device)
     torch.manual_seed(0)
@@ -115,7 +115,7 @@ def measure(options: argparse.Namespace) -> int:
         torch.cuda.reset_peak_memory_stats()
         allocated = torch.cuda.memory_allocated()
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     restore_clip(network, chosen, (height, width), options.frames, options.tile, options.window)
     if chosen.type == "cuda":
         return torch.cuda.max_memory_allocated() - allocated
@@ -125,7 +125,7 @@ def measure(options: argparse.Namespace) -> int:
 def restore_clip(
     network: Network, chosen: torch.device, size: tuple[int, int], count: int, tile: str, window: int
 ) -> None:
-    """Restore so many frames of noise."""
+    """Restore this many frames of noise."""
     overlap = min(network.overlap, int(tile) // 2) if tile.isdigit() else None
     plan = replace(plan_tiles(Settings(tile=tile, tile_overlap=overlap), *size, network, chosen), window=window or None)
 

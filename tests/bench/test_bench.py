@@ -1,4 +1,4 @@
-"""`vdeblur bench` on real pairs: its figures against computations that share nothing with it."""
+"""`vdeblur bench` on real pairs: its scores against independent computations."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from vdeblur import files
 from vdeblur.bench import contenders, evaluate, kept, memory, results
 from vdeblur.cli import bench as cli_bench
 from vdeblur.datasets import known as datasets_known
-from vdeblur.datasets import pictures
+from vdeblur.datasets import layouts, pictures
 from vdeblur.datasets.known import KnownSet, NumberSpan
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
 from vdeblur.measure import metrics, protocols, temporal, vmaf
@@ -71,7 +71,7 @@ def similarity(restored: numpy.ndarray, sharp: numpy.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def expected(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, numpy.ndarray]]:
-    """What each model makes of each sequence: `vdeblur run` for lite, the other ffmpeg for its filters."""
+    """Each model's restored sequences: by `vdeblur run` for lite, by the other ffmpeg for its filters."""
     from click.testing import CliRunner
 
     from vdeblur.cli.main import main
@@ -164,7 +164,7 @@ def test_steadiness_and_sharpness_are_those_of_the_frames(vdeblur, footage: Path
     assert found["warping_error"] == pytest.approx(numpy.mean(errors), rel=1e-6)
 
 
-def test_what_is_said(vdeblur, footage: Path, tmp_path: Path) -> None:
+def test_printed_tables(vdeblur, footage: Path, tmp_path: Path) -> None:
     result = vdeblur("bench", "--dataset", footage, "--limit", 2)
     assert result.exit_code == 0, result.output
     table = result.stdout.splitlines()
@@ -189,7 +189,7 @@ def test_events(vdeblur, footage: Path) -> None:
     assert {"bench_model", "progress", "sequence_done"} <= set(kinds)
     assert all(event["v"] == 1 for event in events)
     assert [model["model"] for model in events[-2]["models"]] == ["lite", "identity", "unsharp", "cas"]
-    assert str(files.cache_folder()) not in result.stdout, "nothing is named that is gone afterwards"
+    assert str(files.cache_folder()) not in result.stdout, "the report must not name files that are removed"
 
 
 def test_save_keeps_what_run_writes(vdeblur, footage: Path, expected: dict, tmp_path: Path) -> None:
@@ -263,8 +263,8 @@ def test_on_a_gpu(vdeblur, footage: Path, tmp_path: Path) -> None:
 
 def measured(footage: Path, protocol: str, **options) -> dict[str, Any]:
     report = evaluate.run_bench(results.BenchTask(str(footage), ("lite",), protocol, precision="fp32", **options))
-    assert report["protocol"] == protocol
-    return by_name(report)
+    assert report.protocol.name == protocol
+    return by_name(report.to_json())
 
 
 def test_cdvd_tsps_protocol(footage: Path, expected: dict) -> None:
@@ -287,7 +287,7 @@ def test_pvdnets_protocol_takes_blur_gamma(footage: Path, tmp_path: Path) -> Non
         for file in (footage / sequence / "sharp").iterdir():
             moved = tmp_path / sequence / "blur_gamma" / file.name
             clips.ffmpeg("-i", file, "-vf", "crop=96:62:0:0,pad=96:64:0:2,lutrgb=r=val*0.8:g=val*0.8:b=val*0.8", moved)
-    report = evaluate.run_bench(results.BenchTask(str(tmp_path), ("identity",), "pvdnet"))
+    report = evaluate.run_bench(results.BenchTask(str(tmp_path), ("identity",), "pvdnet")).to_json()
     assert report["dataset_details"]["blur"] == "blur_gamma"
     for sequence in by_name(report)["identity"]["sequences"]:
         assert sequence["frames"] == FRAMES - 1
@@ -383,7 +383,8 @@ def gopro(footage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let GoPro be a small set."""
     spans = {sequence: NumberSpan(FRAMES) for sequence in SEQUENCES}
     small = KnownSet("gopro", "GoPro", "", "", "test", "", {"test": spans})
-    monkeypatch.setattr(datasets_known, "known_sets", lambda: {"gopro": small})
+    for module in (datasets_known, layouts):
+        monkeypatch.setattr(module, "known_sets", lambda: {"gopro": small})
 
 
 @pytest.mark.usefixtures("gopro")
@@ -485,9 +486,9 @@ def test_an_interrupted_bench_goes_on(footage: Path) -> None:
     report = evaluate.run_bench(task, notify=count)
     assert models == {"identity": 2, "unsharp": 1, "cas": 0}
     assert counted == {"unsharp": FRAMES, "cas": 2 * FRAMES}, "frames that were restored this time"
-    for one, other in zip(undisturbed["models"], report["models"], strict=True):
-        assert [frame["psnr"] for part in one["sequences"] for frame in part["per_frame"]] == [
-            frame["psnr"] for part in other["sequences"] for frame in part["per_frame"]
+    for one, other in zip(undisturbed.models, report.models, strict=True):
+        assert [frame.psnr for sequence in one.sequences for frame in sequence.frames] == [
+            frame.psnr for sequence in other.sequences for frame in sequence.frames
         ]
     assert not list((files.cache_folder() / "bench").iterdir()), "nothing is left when it is through"
 
@@ -565,7 +566,7 @@ def test_a_sequence_that_is_too_short(vdeblur, footage: Path) -> None:
     ("arguments", "status", "words"),
     [
         ((), 2, "--dataset gopro, or --speed"),
-        (("--dataset", "nowhere"), 3, "no such folder (choose gopro, dvd, reds, bsd, or a folder"),
+        (("--dataset", "nowhere"), 3, "no such folder (choose gopro, dvd, reds, bsd, or an existing folder"),
         (("--dataset", "{}", "--model", "lite,none"), 5, "unknown model 'none'"),
         (("--dataset", "{}", "--model", "lite,spn"), 5, "no weights of spn to be had"),
         (("--dataset", "{}", "--model", "lite,cdvd-tsp"), 5, "has no digest from its authors"),
@@ -577,9 +578,9 @@ def test_a_sequence_that_is_too_short(vdeblur, footage: Path) -> None:
         (("--dataset", "{}", "--speed"), 2, "--speed needs no data set"),
         (("--speed", "--report", "a.md", "--report", "b.md"), 2, "writes one report"),
         (("--dataset", "{}", "--report", "report.pdf"), 2, "a report cannot be of the kind '.pdf'"),
-        (("--dataset", "{}", "--data", "{}"), 2, "--data says where a known set is"),
+        (("--dataset", "{}", "--data", "{}"), 2, "--data is for known data sets"),
         (("--dataset", "gopro", "--offline"), 5, "GoPro is not in the cache, and the network is off"),
-        (("--dataset", "bsd"), 5, "cannot be fetched without a person"),
+        (("--dataset", "bsd"), 5, "cannot be downloaded automatically"),
         (("--dataset", "{}", "--device", "cuda:7"), 6, "there is no device"),
     ],
 )

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,42 @@ import av
 import numpy
 import pytest
 
-from vdeblur.bench import charts, report
+from tests.conftest import ROOT
+from vdeblur.bench import charts, html, report
+from vdeblur.bench.results import (
+    BenchReport,
+    DatasetFacts,
+    FrameResult,
+    ModelResult,
+    SequenceResult,
+    ShownFrame,
+)
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.look import page
+from vdeblur.measure.protocols import PROTOCOLS
+from vdeblur.models.registry import PublishedScore
 
 COLORS = {"blurry": (200, 30, 30), "restored": (30, 160, 30), "sharp": (30, 30, 200)}
 
 
-def sequences(*psnrs: float) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "frames": 10, "psnr": psnr, "ssim_2d": psnr / 40, "ssim_3d": psnr / 39}
+def sequences(*psnrs: float) -> tuple[SequenceResult, ...]:
+    """Ten equal frames for each PSNR, half a second each."""
+    return tuple(
+        SequenceResult(name, (FrameResult("7", psnr, 0.81234, 0.82345, 0.5, 0.7),) * 10, 10, 5.0, 310_000_000, None)
         for name, psnr in zip(("alley", '<wall> & "door" </script>'), psnrs, strict=True)
-    ]
+    )
 
 
-def model(name: str, psnr: float, **facts: Any) -> dict[str, Any]:
+def model(name: str, psnr: float, **facts: Any) -> ModelResult:
     usual = {
-        "model": name, "weights": None, "weights_sha256": None, "frames": 20, "psnr": psnr, "ssim_2d": 0.81234,
-        "ssim_3d": 0.82345, "seconds_per_frame": 0.001, "peak_memory_bytes": 3.1e8, "params": 0, "flops": 0,
-        "published": None, "sequences": sequences(psnr - 1, psnr + 1),
+        "model": name, "weights": "", "weights_sha256": "", "precision": "fp32", "params": 0, "flops": 0.0,
+        "published": None, "other_protocols": (), "sequences": sequences(psnr - 1, psnr + 1),
     }  # fmt: skip
-    return {**usual, **facts}
+    return ModelResult(**{**usual, **facts})
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> dict[str, Any]:
+def results(tmp_path: Path) -> BenchReport:
     """Two networks, two baselines, and pictures of one colour each."""
     paths = {}
     for name, color in COLORS.items():
@@ -48,22 +60,23 @@ def results(tmp_path: Path) -> dict[str, Any]:
             stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
             container.mux([*stream.encode(picture), *stream.encode(None)])
         paths[name] = tmp_path / f"{name}.png"
-    published = {"psnr": 34.16, "ssim": 0.9679, "ssim_kind": "3D", "protocol": "all frames, RGB"}
-    models = [
-        model("identity", 26.123),
-        model("unsharp", 25.5),
-        model("lite", 27.456, weights_sha256="ab" * 32, params=630_000, seconds_per_frame=0.05, flops=4e9),
-        model("dstnet", 34.001, weights="gopro", params=7.45e6, seconds_per_frame=0.4, published=published),
-    ]
-    shown = {"model": "lite", "weights": None, "sequence": "alley", "frame": 7}
-    return {
-        "v": 1, "dataset": "pairs", "protocol": "plain", "device": "cpu", "precision": "fp32",
-        "dataset_details": {"known": False, "layout": "DVD (VIDEO/{input,GT})", "split": "test", "blur": "blur",
-                            "complete": False, "sequences": 2, "decoder": "one <of> its own"},
-        "protocol_details": {"description": "all frames, RGB"}, "device_name": "a processor",
-        "versions": {"vdeblur": "0.1.0", "torch": "2"}, "models": models,
-        "pictures": [{**shown, "kind": kind, **paths} for kind in ("worst", "best")],
-    }  # fmt: skip
+    published = PublishedScore("pairs", 34.16, 0.9679, "3D", "all frames, RGB")
+    data = DatasetFacts("pairs", False, "DVD (VIDEO/{input,GT})", "test", "blur", False, 2, 20, "one <of> its own")
+    return BenchReport(
+        dataset=data,
+        protocol=PROTOCOLS["plain"],
+        device="cpu",
+        device_name="a processor",
+        precision="fp32",
+        versions={"vdeblur": "0.1.0", "torch": "2"},
+        models=(
+            model("identity", 26.123),
+            model("unsharp", 25.5),
+            model("lite", 27.456, weights_sha256="ab" * 32, params=630_000, flops=4e9),
+            model("dstnet", 34.001, weights="gopro", params=7_450_000, published=published),
+        ),
+        shown=tuple(ShownFrame("lite", "", "alley", "7", kind, **paths) for kind in ("worst", "best")),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +96,7 @@ def browser() -> Iterator[Any]:
 
 
 def opened(browser: Any, path: Path, **settings: Any) -> tuple[Any, list[str]]:
-    """Open a file; gives the page, and a list that everything is added to which should not happen."""
+    """Open a file; return the page, and a list of messages, errors and requests that should not happen."""
     faults: list[str] = []
     view = browser.new_context(**settings).new_page()
     view.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
@@ -99,31 +112,32 @@ def png(data: bytes) -> numpy.ndarray:
 
 
 def pixels(view: Any, at: tuple[float, ...]) -> list[str]:
-    """Say which of the three pictures is seen at these shares of the first slider's width."""
+    """Return which of the three pictures is visible at these shares of the first slider's width."""
     box = view.locator(".stage").first.bounding_box()
     picture = png(view.screenshot())
     seen = [picture[round(box["y"] + box["height"] / 4), round(box["x"] + share * box["width"])] for share in at]
     return [min(COLORS, key=lambda name: numpy.abs(COLORS[name] - color.astype(int)).sum()) for color in seen]
 
 
-def test_the_page_in_a_browser(browser: Any, results: dict[str, Any], tmp_path: Path) -> None:
+def test_the_page_in_a_browser(browser: Any, results: BenchReport, tmp_path: Path) -> None:
     report.write_report(results, tmp_path / "report.html")
     view, faults = opened(browser, tmp_path / "report.html", viewport={"width": 1000, "height": 700})
 
     rows = view.locator("#models tbody tr").all_inner_texts()
-    ranked = sorted(results["models"], key=lambda one: -one["psnr"])
+    ranked = sorted(results.models, key=lambda one: -one.quality.psnr)
     assert [row.split("\t")[:4] for row in rows] == [
-        [one["model"], f"{one['psnr']:.2f}", "0.8123", "0.8235"] for one in ranked
+        [one.model, f"{one.quality.psnr:.2f}", "0.8123", "0.8235"] for one in ranked
     ]
     cells = view.locator("#sequences-psnr tbody tr").nth(1).inner_text().split("\t")
-    assert cells == [ranked[0]["sequences"][1]["name"], "10", *(f"{one['sequences'][1]['psnr']:.2f}" for one in ranked)]
+    psnrs = [one.sequences[1].quality.psnr for one in ranked]
+    assert cells == [ranked[0].sequences[1].name, "10", *(f"{psnr:.2f}" for psnr in psnrs)]
     assert view.locator(".bars .value").all_inner_texts()[1] == "27.46 dB (+1.33)"
     embedded = json.loads(view.locator("#data").text_content())
-    assert embedded == {key: value for key, value in results.items() if key != "pictures"}
+    assert embedded == results.to_json()
     assert "ab" * 32 in view.locator("#weights").inner_text()
     facts = view.locator("header dd").all_inner_texts()
     assert facts[:3] == [
-        "plain: all frames, RGB",
+        f"plain: {PROTOCOLS['plain'].description}",
         "test, blur, 2 sequences, 20 frames counted",
         "DVD (VIDEO/{input,GT})",
     ]
@@ -137,7 +151,7 @@ def test_the_page_in_a_browser(browser: Any, results: dict[str, Any], tmp_path: 
     assert faults == []
 
 
-def test_the_slider_moves(browser: Any, results: dict[str, Any], tmp_path: Path) -> None:
+def test_the_slider_moves(browser: Any, results: BenchReport, tmp_path: Path) -> None:
     report.write_report(results, tmp_path / "report.html")
     view, faults = opened(browser, tmp_path / "report.html", viewport={"width": 1000, "height": 700})
     assert view.locator(".slider").count() == 2
@@ -164,7 +178,7 @@ def test_the_slider_moves(browser: Any, results: dict[str, Any], tmp_path: Path)
     assert faults == []
 
 
-def test_the_page_on_a_telephone_and_in_the_dark(browser: Any, results: dict[str, Any], tmp_path: Path) -> None:
+def test_the_page_on_a_telephone_and_in_the_dark(browser: Any, results: BenchReport, tmp_path: Path) -> None:
     report.write_report(results, tmp_path / "report.html")
     grounds = []
     for scheme in ("light", "dark"):
@@ -197,76 +211,87 @@ def test_pictures_are_kept_exactly() -> None:
     assert (png(base64.b64decode(data)) == picture).all()
 
 
-def test_csv_has_a_line_for_each_model_and_sequence(results: dict[str, Any], tmp_path: Path) -> None:
+def test_csv_has_a_line_for_each_model_and_sequence(results: BenchReport, tmp_path: Path) -> None:
     report.write_report(results, tmp_path / "report.csv")
     with (tmp_path / "report.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    expected = [(one, sequence) for one in results["models"] for sequence in one["sequences"]]
+    expected = [(one, sequence) for one in results.models for sequence in one.sequences]
     assert len(lines) == len(expected) == 8
     for line, (one, sequence) in zip(lines, expected, strict=True):
-        assert (line["model"], line["weights_sha256"]) == (one["model"], one["weights_sha256"] or "")
-        assert (line["sequence"], float(line["psnr"])) == (sequence["name"], sequence["psnr"])
+        assert (line["model"], line["weights_sha256"]) == (one.model, one.weights_sha256)
+        assert (line["sequence"], float(line["psnr"])) == (sequence.name, sequence.quality.psnr)
         assert (line["dataset"], line["protocol"], line["precision"]) == ("pairs", "plain", "fp32")
         assert line["versions"] == "vdeblur 0.1.0, torch 2"
 
 
-def test_markdown_tables(results: dict[str, Any], tmp_path: Path) -> None:
+def test_markdown_tables(results: BenchReport, tmp_path: Path) -> None:
     report.write_report(results, tmp_path / "report.md")
     lines = (tmp_path / "report.md").read_text().splitlines()
     assert lines[0] == "**pairs**"
-    assert "- Protocol: plain: all frames, RGB" in lines
+    assert f"- Protocol: plain: {PROTOCOLS['plain'].description}" in lines
     assert "- Device: cpu (a processor)" in lines
     assert "- Versions: vdeblur 0.1.0, torch 2" in lines
-    assert lines[12].startswith("| dstnet | 34.00 | 0.8123 | 0.8235 | 34.16 | 0.9679 | 20 | 0.4 |")
-    assert "| dstnet | gopro | - | - | all frames, RGB, SSIM 3D |" in lines
-    assert f"| lite | - | - | {'ab' * 32} | - |" in lines
+    assert lines[12].startswith("| dstnet | 34.00 | 0.8123 | 0.8235 | 34.16 | 0.9679 | 0.700 | 20 | 0.5 |")
+    assert "| dstnet | gopro | fp32 | - | all frames, RGB, SSIM 3D |" in lines
+    assert f"| lite | - | fp32 | {'ab' * 32} | - |" in lines
     assert "| alley | 10 | 33.00 | 26.46 | 25.12 | 24.50 |" in lines
     for table in ("\n".join(lines)).split("\n\n"):
         assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) <= 1
 
 
-def test_json_is_what_was_measured(results: dict[str, Any], tmp_path: Path) -> None:
-    results["models"][0]["psnr"] = math.inf
+def test_json_is_what_was_measured(results: BenchReport, tmp_path: Path) -> None:
+    results = replace(results, models=(model("identity", math.inf), *results.models))
     report.write_report(results, tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text())
-    assert written["models"][0].pop("psnr") is None, "JSON knows no infinity"
-    assert written["models"][0] == {key: value for key, value in results["models"][0].items() if key != "psnr"}
-    assert written["models"][1:] == results["models"][1:]
-    assert "pictures" not in written, "they are gone when the bench is through"
+    equal, identity, *_ = written["models"]
+    assert equal["psnr"] is None, "JSON knows no infinity"
+    assert equal["sequences"][0]["per_frame"][0]["psnr"] is None
+    assert identity["psnr"] == pytest.approx(26.123)
+    assert identity["sequences"][0]["psnr"] == pytest.approx(25.123)
+    assert written["models"][-1]["published"]["psnr"] == 34.16
+    assert str(tmp_path) not in json.dumps(written), "the pictures are gone when the bench ends"
 
 
-def test_equal_frames_do_not_stop_a_report(results: dict[str, Any], tmp_path: Path) -> None:
-    for one in results["models"]:
-        one["psnr"] = math.inf
-        one["sequences"][0]["psnr"] = math.inf
+def test_the_keys_of_json_are_documented(results: BenchReport) -> None:
+    text = (ROOT / "docs" / "json.md").read_text("utf-8")
+    section = text[text.index("### `bench`\n\n`--report") : text.index("### `bench --speed`")]
+    written = results.to_json()
+    facts = [written, written["dataset_details"], written["models"][-1], written["models"][-1]["published"]]
+    sequence = written["models"][0]["sequences"][0]
+    for key in (key for each in (*facts, sequence, sequence["per_frame"][0]) for key in each):
+        assert f'"{key}"' in section, key
+
+
+def test_equal_frames_do_not_stop_a_report(results: BenchReport, tmp_path: Path) -> None:
+    results = replace(results, models=tuple(model(one.model, math.inf) for one in results.models))
     for kind in report.KINDS:
         report.write_report(results, tmp_path / f"report{kind}")
     assert "∞" in (tmp_path / "report.md").read_text()
 
 
-def test_what_cannot_be_written_is_refused(results: dict[str, Any], tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_refused(results: BenchReport, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'\.pdf'"):
         report.write_report(results, tmp_path / "report.pdf")
     with pytest.raises(OutputError, match="does not exist"):
         report.write_report(results, tmp_path / "nowhere" / "report.md")
 
 
-def test_models_are_told_apart_by_weights_where_they_have_to(results: dict[str, Any]) -> None:
-    results["models"] = [
-        model("dstnet", 30, weights="gopro"),
-        model("dstnet", 31, weights="dvd"),
-        model("lite", 29, weights="a"),
-    ]
-    text = report.results_as_markdown(results)
+def test_models_are_told_apart_by_weights_where_they_have_to(results: BenchReport) -> None:
+    facts = [("dstnet", 30, "gopro"), ("dstnet", 31, "dvd"), ("lite", 29, "a")]
+    models = tuple(model(name, psnr, weights=weights) for name, psnr, weights in facts)
+    text = report.results_as_markdown(replace(results, models=models))
     assert "| sequence | frames | dstnet@dvd | dstnet@gopro | lite |" in text
 
 
-def test_pictures_of_two_weights_of_a_model_are_kept_apart(results: dict[str, Any]) -> None:
+def test_pictures_of_two_weights_of_a_model_are_kept_apart(results: BenchReport) -> None:
     weights = ("dvd", "gopro")
-    results["models"] = [model("dstnet", 30 + index, weights=name) for index, name in enumerate(weights)]
-    (row, _) = results["pictures"]
-    results["pictures"] = [{**row, "model": "dstnet", "weights": name, "sequence": f"of {name}"} for name in weights]
-    text = report.as_html(results)
+    (frame, _) = results.shown
+    results = replace(
+        results,
+        models=tuple(model("dstnet", 30 + index, weights=name) for index, name in enumerate(weights)),
+        shown=tuple(replace(frame, model="dstnet", weights=name, sequence=f"of {name}") for name in weights),
+    )
+    text = html.as_html(results)
     assert re.findall(r"<h3>(.*?)</h3>|<figcaption>worst frame of (.*?):", text) == [
         ("dstnet@gopro", ""),
         ("", "of gopro"),
@@ -280,10 +305,10 @@ def test_pictures_are_cut_out_where_most_changed() -> None:
     restored = blurry.copy()
     restored[500:520, 900:960] = 40
     restored[10, 10] = 255
-    y, x = report.largest_change(blurry, restored)
+    y, x = html.largest_change(blurry, restored)
     assert y <= 500 <= 520 <= y + 240
     assert x <= 900 <= 960 <= x + 320
-    assert report.largest_change(blurry[:50, :60], restored[:50, :60]) == (0, 0)
+    assert html.largest_change(blurry[:50, :60], restored[:50, :60]) == (0, 0)
 
 
 def test_points_lie_by_their_logarithm_and_names_apart() -> None:

@@ -1,7 +1,8 @@
-"""Measuring speed: that every part is measured, what is made of the figures, and what is refused."""
+"""`vdeblur bench --speed`: every part is measured, the numbers are combined rightly, bad requests are refused."""
 
 import json
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from tests import clips
 from tests.clocks import Clock
-from vdeblur.bench import speed, stages
-from vdeblur.cli.speed import run_speed
+from vdeblur.bench import moving_clip, network_speed, run_speed, speed, speed_report, stages
+from vdeblur.bench.speed_results import NetworkSeconds, NetworkSpeed, SpeedReport
+from vdeblur.cli.speed import run_speed as speed_command
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, ModelError, OutputError, UsageError
 from vdeblur.restore import color, scenes, streams, tiles
 from vdeblur.restore import watch as restore_watch
@@ -23,16 +25,16 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    return stages.make_clip(tmp_path / "clip.mp4", 64, 48, 6)
+    return moving_clip.make_clip(tmp_path / "clip.mp4", 64, 48, 6)
 
 
 def in_this_process(told: dict[str, Any], stop: object = None) -> dict[str, Any]:
     facts = dict(told)
-    return json.loads(json.dumps(stages.PARTS[facts.pop("part")](**facts)))
+    return json.loads(json.dumps(asdict(stages.PARTS[facts.pop("part")](**facts))))
 
 
 def test_the_clip_is_the_same_every_time_and_moves(tmp_path: Path) -> None:
-    first, again = (stages.make_clip(tmp_path / f"{name}.mp4", 96, 64, 8) for name in ("a", "b"))
+    first, again = (moving_clip.make_clip(tmp_path / f"{name}.mp4", 96, 64, 8) for name in ("a", "b"))
     assert clips.facts(first).size == (96, 64)
     pictures = clips.rgb(first).astype(float)
     assert clips.psnr(pictures, clips.rgb(again) + 1e-3) > 40, "but for what the encoder makes of it"
@@ -50,28 +52,28 @@ def test_parts_of_lite(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):  # fmt: skip
         monkeypatch.setattr(place, name, clock.calls(getattr(place, name), seconds))
     monkeypatch.setattr(streams, "stream", clock.items(streams.stream, lambda: 4.0))
-    network = stages.time_network("lite", "cpu", "fp32", 64, 48, 5, str(clip))
-    assert (network["trained"], network["precision"], network["params"]) == (True, "fp32", 631_898)
-    assert network["stages"] == {"color": 1.0, "scenes": 2.0, "tiles": 3.0, "network": 4.0, "difference": 5.0}
-    assert 0 < network["network_seconds"]["median"] <= network["network_seconds"]["p95"]
-    assert network["network_fps"] < 5 / network["network_seconds"]["p95"]
-    assert network["network_memory_bytes"] > 1e8, "torch alone takes more"
+    network = network_speed.time_network("lite", "cpu", "fp32", 64, 48, 5, str(clip))
+    assert (network.trained, network.precision, network.params) == (True, "fp32", 631_898)
+    assert network.stages == {"color": 1.0, "scenes": 2.0, "tiles": 3.0, "network": 4.0, "difference": 5.0}
+    assert 0 < network.network_seconds.median <= network.network_seconds.p95
+    assert network.network_fps < 5 / network.network_seconds.p95
+    assert network.network_memory_bytes > 1e8, "torch alone takes more"
 
 
 def test_untrained_networks_run_as_a_whole_without_changing_anything(clip: Path, tmp_path: Path) -> None:
     """So the encoder gets what it would get from a real model, not noise, though all is computed."""
     for model in ("flow-rnn", "spn"):
         output = tmp_path / f"{model}.mp4"
-        assert not stages.load_network(model)[1]
-        assert stages.time_pipeline(model, "cpu", "fp32", str(clip), str(output))["pipeline_fps"] > 0
+        assert not network_speed.load_network(model)[1]
+        assert run_speed.time_pipeline(model, "cpu", "fp32", str(clip), str(output)).pipeline_fps > 0
         assert clips.psnr(clips.rgb(output), clips.rgb(clip)) > 40
-    assert stages.load_network("lite")[1]
+    assert network_speed.load_network("lite")[1]
 
 
 def test_ffmpegs_filters_have_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "run_part", in_this_process)
     results = speed.measure_speed(["identity", "unsharp", "cas"], ["fp32"], "64x48", 6, "cpu")
-    identity, *filters = results["models"]
+    identity, *filters = results.to_json()["models"]
     for row in filters:
         assert row.keys() == identity.keys()
         assert row["stages"].keys() == identity["stages"].keys()
@@ -80,12 +82,12 @@ def test_ffmpegs_filters_have_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["allowed_fps"] == pytest.approx(
             1 / sum(1 / row[f"{part}_fps"] for part in ("network", "encoder", "decoder"))
         )
-    assert "| unsharp | 8 bit |" in speed.speed_as_markdown(results)
+    assert "| unsharp | 8 bit |" in speed_report.speed_as_markdown(results)
 
 
 def test_filtering_makes_a_whole_video(clip: Path, tmp_path: Path) -> None:
-    found = stages.time_filtering("unsharp", "cpu", "fp32", str(clip), str(tmp_path / "out.mp4"))
-    assert found["pipeline_fps"] > 0
+    found = run_speed.time_filtering("unsharp", "cpu", "fp32", str(clip), str(tmp_path / "out.mp4"))
+    assert found.pipeline_fps > 0
     before, after = clips.rgb(clip).astype(float), clips.rgb(tmp_path / "out.mp4").astype(float)
     assert before.shape == after.shape
     assert abs(numpy.diff(after, axis=2)).mean() > 1.1 * abs(numpy.diff(before, axis=2)).mean(), "it is sharpened"
@@ -93,11 +95,13 @@ def test_filtering_makes_a_whole_video(clip: Path, tmp_path: Path) -> None:
 
 def test_flops_are_those_of_the_paper_and_grow_with_the_area() -> None:
     """SPN: 37.8 billion multiply-adds for 256x256, counted from its layers."""
-    assert stages.count_flops(stages.load_network("spn")[0], CPU, 64, 64) == pytest.approx(2 * 37.8e9 / 16, rel=0.01)
-    network = stages.load_network("flow-rnn")[0]
-    small, large = (stages.count_flops(network, CPU, side, side) for side in (128, 512))
+    assert network_speed.count_flops(network_speed.load_network("spn")[0], CPU, 64, 64) == pytest.approx(
+        2 * 37.8e9 / 16, rel=0.01
+    )
+    network = network_speed.load_network("flow-rnn")[0]
+    small, large = (network_speed.count_flops(network, CPU, side, side) for side in (128, 512))
     assert large == pytest.approx(16 * small)
-    assert stages.count_flops(stages.load_network("identity")[0], CPU, 64, 64) == 0
+    assert network_speed.count_flops(network_speed.load_network("identity")[0], CPU, 64, 64) == 0
 
 
 def test_a_stage_within_another_stops_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,8 +122,8 @@ def test_a_stage_within_another_stops_its_time(monkeypatch: pytest.MonkeyPatch) 
 
 def test_percentiles() -> None:
     values = [float(value) for value in range(100, 0, -1)]
-    assert stages.percentile(values, 0.95) == 95
-    assert stages.percentile([3.0], 0.95) == 3
+    assert network_speed.percentile(values, 0.95) == 95
+    assert network_speed.percentile([3.0], 0.95) == 3
 
 
 def test_a_part_in_a_process_of_its_own(clip: Path) -> None:
@@ -171,7 +175,15 @@ def test_the_command_shows_and_writes(monkeypatch: pytest.MonkeyPatch, tmp_path:
     reference = tmp_path / "slow.py"
     reference.write_text("print(2.0)")
     models, report = ["identity", "flow-rnn"], tmp_path / "speed.json"
-    run_speed(models, ["fp32"], "64x48", 4, "cpu", [reference], 1, report, False, lambda: None)
+    measured: list[SpeedReport] = []
+    measure = speed.measure_speed
+
+    def measure_and_record(*arguments: Any) -> SpeedReport:
+        measured.append(measure(*arguments))
+        return measured[0]
+
+    monkeypatch.setattr(speed, "measure_speed", measure_and_record)
+    speed_command(models, ["fp32"], "64x48", 4, "cpu", [reference], 1, report, False, lambda: None)
     shown, told = capsys.readouterr()
     assert "flow-rnn (untrained weights)" in shown
     assert "identity (untrained weights)" not in shown
@@ -194,7 +206,7 @@ def test_the_command_shows_and_writes(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert row["peak_memory_bytes"] > 1e8
     assert [row["trained"] for row in results["models"]] == [True, False]
 
-    speed.write_speed_report(results, tmp_path / "speed.md")
+    speed_report.write_speed_report(measured[0], tmp_path / "speed.md")
     text = (tmp_path / "speed.md").read_text()
     assert "| flow-rnn (untrained weights) | fp32 |" in text
     assert all(cell in text for line in shown.splitlines() for cell in line.split()), "what is shown stands there, too"
@@ -206,7 +218,9 @@ def test_repeats_take_turns_and_give_medians(monkeypatch: pytest.MonkeyPatch) ->
     def stub(told: dict[str, Any], stop: object) -> dict[str, Any]:
         if told["part"] == "network":
             order.append((told["model"], told["precision"]))
-            return {"network_fps": float(len(order)), "stages": {}, "precision": told["precision"], "trained": True}
+            seconds = NetworkSeconds(0.1, 0.2)
+            rate = float(len(order))
+            return asdict(NetworkSpeed(told["precision"], True, 10, None, rate, seconds, 0.1, None, None, {}))
         if told["part"] == "pipeline":
             return {"pipeline_fps": 1.0, "memory_bytes": 10 * len(order), "device_memory_bytes": None}
         return {"decoder_fps": 100.0, "encoder_fps": 10.0}
@@ -215,16 +229,16 @@ def test_repeats_take_turns_and_give_medians(monkeypatch: pytest.MonkeyPatch) ->
     results = speed.measure_speed(["lite", "identity"], ["fp32", "bf16"], "64x48", 4, "cpu", repeats=3)
     round_once = [("lite", "fp32"), ("lite", "bf16"), ("identity", "fp32"), ("identity", "bf16")]
     assert order == round_once * 3
-    for index, row in enumerate(results["models"], 1):
+    for index, row in enumerate(results.models, 1):
         taken = [index, index + 4, index + 8]
-        assert row["network_fps"] == statistics.median(taken)
-        assert row["peak_memory_bytes"] == 10 * statistics.median(taken)
-        assert row["peak_device_memory_bytes"] is None
+        assert row.network_fps == statistics.median(taken)
+        assert row.peak_memory_bytes == 10 * statistics.median(taken)
+        assert row.peak_device_memory_bytes is None
 
 
 def test_json_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(speed, "run_part", in_this_process)
-    run_speed(["identity"], ["fp32"], "64x48", 4, "cpu", [], 1, None, True, lambda: None)
+    speed_command(["identity"], ["fp32"], "64x48", 4, "cpu", [], 1, None, True, lambda: None)
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["models"][0]["model"] == "identity"
 
@@ -237,7 +251,7 @@ def test_sizes_that_make_no_sense(size: str) -> None:
 
 def test_reports_that_cannot_be_written_are_refused_beforehand(tmp_path: Path) -> None:
     def call(report: Path) -> None:
-        run_speed(["lite"], ["fp32"], "64x48", 5, "cpu", [], 1, report, False, lambda: None)
+        speed_command(["lite"], ["fp32"], "64x48", 5, "cpu", [], 1, report, False, lambda: None)
 
     with pytest.raises(UsageError, match=r"'\.html'"):
         call(tmp_path / "speed.html")

@@ -88,12 +88,12 @@ def test_two_sets_in_one_folder_are_named(tmp_path: Path) -> None:
         found("bsd", data=tmp_path)
 
 
-def test_a_folder_that_is_none(tmp_path: Path) -> None:
+def test_folders_without_a_data_set(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no pairs of blurry and sharp pictures"):
         found(fill(tmp_path, "frames"))
     with pytest.raises(InputError, match="no such folder"):
         found(tmp_path / "absent")
-    with pytest.raises(UsageError, match="is none"):
+    with pytest.raises(UsageError, match="is not one of them"):
         found(tmp_path, data=tmp_path)
 
 
@@ -154,10 +154,12 @@ def test_a_copy_that_misses_frames_is_named_and_refused(copy: tuple[str, Path]) 
     opened = found(folder)
     pair = opened.sequences[3].pairs[7]
     pair.blurry.unlink()
-    with pytest.raises(InputError, match=rf"{opened.sequences[3].name} has 1 pictures without a partner"):
+    with pytest.raises(InputError, match=rf"{opened.sequences[3].name} has 1 picture without a partner"):
         found(folder)
     pair.sharp.unlink()
-    with pytest.raises(InputError, match=rf"{opened.title} is not complete: {opened.sequences[3].name} has \d+ frames"):
+    with pytest.raises(
+        InputError, match=rf"{opened.title} is not complete: {opened.sequences[3].name} has \d+ of \d+ frames"
+    ):
         found(folder)
     warned: list[str] = []
     assert not found(folder, limit=500, warn=lambda code, message: warned.append(message)).complete
@@ -357,13 +359,13 @@ def test_an_archive_that_is_not_the_set(server: Server, kind: str, monkeypatch: 
         "404": (Place(status=404), "404 Not Found"),
         "page": (Place(b"<html>", kind="text/html"), "a web page instead of the file"),
         "no zip": (Place(data[:-40]), "not a usable zip"),
-        "other members": (Place(empty.getvalue()), "holds none of the files wanted"),
+        "other members": (Place(empty.getvalue()), "holds none of the files needed"),
         "damaged": (Place(bytes(stored)), "Bad CRC-32"),
     }[kind]
     server.places[HUB_PATH] = place
     with pytest.raises(ModelError, match=words) as caught:
         obtain.obtain_split(films(ON_HUB), "test", "blur", Talk())
-    assert "get it from https://films.example/page" in caught.value.hint
+    assert "download it from https://films.example/page" in caught.value.hint
 
 
 def test_the_next_origin_serves_instead_unless_it_lacks_the_blur(server: Server) -> None:
@@ -425,7 +427,7 @@ def test_an_address_that_ran_out_is_asked_for_again(server: Server, monkeypatch:
 
 
 def test_what_only_a_person_can_fetch() -> None:
-    with pytest.raises(ModelError, match="BSD 1ms8ms cannot be fetched without a person") as caught:
+    with pytest.raises(ModelError, match="BSD 1ms8ms cannot be downloaded automatically") as caught:
         found("bsd")
     assert "drive.google.com" in caught.value.hint
     assert "vdeblur bench --dataset bsd --data FOLDER" in caught.value.hint

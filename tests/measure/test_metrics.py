@@ -227,6 +227,6 @@ def test_only_dstnets_protocol_feeds_chunks(monkeypatch: pytest.MonkeyPatch) -> 
     assert PROTOCOLS["plain"].chunk_of("dstnet", "gopro") is None
 
 
-def test_means_leave_out_what_there_is_not() -> None:
+def test_means_ignore_missing_scores() -> None:
     assert protocols.mean([Quality(30, 0.9, None), Quality(34, 0.8, None)]) == Quality(32, pytest.approx(0.85), None)
     assert protocols.mean([Quality(30, 0.9, 1), Quality(math.inf, 1, 1)]).psnr == math.inf

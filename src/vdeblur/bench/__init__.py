@@ -1,1 +1,1 @@
-"""How good and how fast models are: data sets, protocols, metrics, baselines, speed, and their reports."""
+"""Measure how good and how fast models are, and report it."""

@@ -1,11 +1,11 @@
-"""What FFmpeg's own sharpening filters do, to stand beside the models in every table.
+"""FFmpeg's sharpening filters, the baselines in every table of a bench.
 
-Neither of them knows anything of motion. Their parameters are what people type: unsharp with its defaults (luma over
-5x5 pixels by an amount of 1, chroma left alone), cas (contrast adaptive sharpening, after AMD's FidelityFX) at half of
-its strength, since its default of 0 is hardly seen.
+Neither knows about motion. Their parameters are what people type: unsharp with its defaults (luma over 5x5 pixels by an
+amount of 1, chroma unchanged), cas (contrast adaptive sharpening, after AMD's FidelityFX) at half strength, since its
+default of 0 is hardly visible.
 
-cas takes RGB as it is. unsharp works in Y'CbCr, so FFmpeg converts RGB to that, in 8 bits, and back, which alone moves
-samples by up to 2 codes; it is left so, since that is what anybody gets.
+cas works on RGB. unsharp works on Y'CbCr, so FFmpeg converts RGB to 8-bit Y'CbCr and back, which alone moves samples by
+up to 2 codes. That is what users of FFmpeg get, so it stays.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,9 +24,9 @@ Baseline = Callable[[Iterator[av.VideoFrame]], Iterator[av.VideoFrame]]
 
 
 def filtered(frames: Iterator[av.VideoFrame], sharpening: Filter, deep: str | None = None) -> Iterator[av.VideoFrame]:
-    """Give every frame filtered, with its own time, format and colour tags.
+    """Yield every frame filtered, with its own time, format and colour tags.
 
-    deep: the format to which frames of more than 8 bits are converted before the filter, None to leave them.
+    deep: the format that frames of more than 8 bits get before the filter; None keeps theirs.
     """
     graph: av.filter.Graph | None = None
     shape: tuple[object, ...] = ()
@@ -35,7 +35,7 @@ def filtered(frames: Iterator[av.VideoFrame], sharpening: Filter, deep: str | No
             shape = (frame.width, frame.height, frame.format.name)
             graph = _make_graph(frame, sharpening, deep)
         graph.push(frame)
-        result = graph.pull()  # both filters give a frame for each that they get
+        result = graph.pull()  # both filters return one frame per frame
         assert isinstance(result, av.VideoFrame)
         result.pts, result.duration = frame.pts, frame.duration
         if frame.time_base:
@@ -59,7 +59,7 @@ def _make_graph(frame: av.VideoFrame, sharpening: Filter, deep: str | None) -> a
 
 
 BASELINES: dict[str, Baseline] = {
-    # With more than 8 bits FFmpeg 8.1 sharpens by a 256th of the amount (measured at 10 and 16 bits; 9.0 is right).
+    # Above 8 bits FFmpeg 8.1 sharpens by a 256th of the amount (measured at 10 and 16 bits; 9.0 is right).
     "unsharp": partial(filtered, sharpening=UNSHARP, deep="yuv444p"),
     "cas": partial(filtered, sharpening=CAS),
 }

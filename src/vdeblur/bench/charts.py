@@ -1,4 +1,4 @@
-"""A scatter plot as SVG, with names beside its points."""
+"""A scatter plot as SVG, with a name beside each point."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ STEPS = (1, 2, 5)
 
 @dataclass(frozen=True)
 class Point:
-    """A named place; x is drawn by its logarithm, and 0 on a place of its own at the left."""
+    """A named point. The x axis is logarithmic, with a separate place for 0 at its left."""
 
     name: str
     x: float
@@ -22,7 +22,7 @@ class Point:
 
 
 def scatter(points: list[Point], x_name: str, y_name: str) -> str:
-    """Draw at least one point."""
+    """Draw the points; there must be at least one."""
     x_axis, y_axis = _LogAxis([point.x for point in points]), _Axis([point.y for point in points])
     parts = [_grid(x_axis, y_axis, x_name, y_name)]
     taken = [(x_axis.at(point.x) - 7, y_axis.at(point.y) - 7, 14.0, 14.0) for point in points]
@@ -38,7 +38,7 @@ def scatter(points: list[Point], x_name: str, y_name: str) -> str:
         box = _free_place(x, y, LETTER * len(point.name), taken)
         taken.append(box)
         parts.append(f'{shape}<text class="label" x="{box[0]:.1f}" y="{box[1] + 11:.1f}">{escape(point.name)}</text>')
-    name = escape(f"{y_name} against {x_name}; the same figures stand in the table of models")
+    name = escape(f"{y_name} against {x_name}; the table of models has the same numbers")
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
 
 
@@ -46,7 +46,7 @@ Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 def _free_place(x: float, y: float, width: float, taken: list[Box]) -> Box:
-    """Find a place for a name near its point: beside it, else ever further above and below."""
+    """Return a free place for a name near its point: beside it, else above or below."""
     offsets = sorted(range(-6, 7), key=abs)
     places = [
         (left, y - LINE / 2 + offset * LINE / 2, width, float(LINE))
@@ -84,7 +84,7 @@ def _grid(x_axis: "_LogAxis", y_axis: "_Axis", x_name: str, y_name: str) -> str:
 
 
 class _Axis:
-    """Upward, linear, with room around the values."""
+    """The linear y axis, with room around the values."""
 
     def __init__(self, values: list[float]) -> None:
         low, high = min(values), max(values)
@@ -95,13 +95,13 @@ class _Axis:
         self.ticks = [k * step for k in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
 
     def at(self, value: float) -> float:
-        """Give the place of a value."""
+        """Return the position of a value."""
         share = (value - self.low) / (self.high - self.low)
         return HEIGHT - BOTTOM - 4 - share * (HEIGHT - BOTTOM - TOP - 8)
 
 
 class _LogAxis:
-    """To the right, logarithmic; zeros, if there are any, stand apart at its left."""
+    """The logarithmic x axis; zeros get a place at its left."""
 
     def __init__(self, values: list[float]) -> None:
         positive = [value for value in values if value > 0] or [1.0]
@@ -118,7 +118,7 @@ class _LogAxis:
             self.ticks.insert(0, 0.0)
 
     def at(self, value: float) -> float:
-        """Give the place of a value."""
+        """Return the position of a value."""
         if value <= 0:
             return LEFT + 10
         share = (math.log10(value) - self.low) / (self.high - self.low)

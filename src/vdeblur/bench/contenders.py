@@ -1,8 +1,7 @@
-"""What is measured: models as `run` runs them, and FFmpeg's filters, with one face.
+"""The contenders of a bench: models as `run` runs them, and FFmpeg's filters, with the same interface.
 
-A contender takes a sequence of 8-bit RGB pictures and gives as many restored ones. The whole sequence is one scene. It
-says its name as the user gave it, its model, weights and their digest (empty where there are none), its precision and
-the number of its parameters.
+A contender restores a sequence of 8-bit RGB pictures, which is one scene. It has the name that the user typed, the name
+of its model, its weights and their digest (empty if it has none), its precision and its number of parameters.
 """
 
 import functools
@@ -16,29 +15,29 @@ import torch
 from torch import Tensor
 
 from vdeblur.bench.baselines import BASELINES
-from vdeblur.bench.stages import count_flops
+from vdeblur.bench.network_speed import count_flops
 from vdeblur.datasets import pictures
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
 from vdeblur.measure.protocols import Protocol
 from vdeblur.models import cache, weights
-from vdeblur.models.registry import Entry, Weights
+from vdeblur.models.registry import Entry, PublishedScore, Weights
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, streams
 from vdeblur.restore.clip import restored_pictures
 
 ALWAYS = ("identity", *BASELINES)  # in every table
-RATE = Fraction(25)  # frames a second, for filters, which want to know
+RATE = Fraction(25)  # frames per second, which filters need
 
 
 @dataclass
 class Waited:
-    """Seconds that a contender waited for pictures, which are not its own."""
+    """Seconds that a contender waited for blurry pictures, which do not count as its own time."""
 
     seconds: float = 0.0
 
     def through(self, blurry: Iterator[Tensor], check_stop: Callable[[], None]) -> Iterator[Tensor]:
-        """Give the same pictures, and note how long each took to come; before each it is asked whether to stop."""
+        """Yield the same pictures and add up the time each took to arrive; call check_stop before each."""
         while True:
             check_stop()
             begun = time.perf_counter()
@@ -50,21 +49,23 @@ class Waited:
 
 
 def check_names(names: tuple[str, ...]) -> None:
-    """Refuse what cannot be measured, before a picture is read.
+    """Check the names before a picture is read.
 
-    Raises: ModelError or UsageError.
+    Raises: ModelError or UsageError for a name that cannot be measured.
     """
     for name in names:
         if name == "best":
-            raise UsageError("best is no model of its own to be measured", "name models, see vdeblur models list")
+            raise UsageError(
+                "best is no model of its own, so bench cannot measure it", "name models: vdeblur models list"
+            )
         if name not in BASELINES:
             cache.choose_weights(name)
 
 
 def obtain_contenders(names: tuple[str, ...], talk: Talk) -> None:
-    """Fetch the weights of all models, before the first one is measured.
+    """Download the weights of all models before the first one is measured.
 
-    Raises: ModelError where they cannot be had.
+    Raises: ModelError if weights are not available.
     """
     for name in names:
         if name not in BASELINES:
@@ -72,13 +73,13 @@ def obtain_contenders(names: tuple[str, ...], talk: Talk) -> None:
             if chosen is not None:
                 cache.obtain_weights(entry, chosen, talk)
             else:
-                weights.load_model(name)  # says why, where there are none
+                weights.load_model(name)  # raises with the reason if there are none
 
 
 def load_contender(name: str, chosen: torch.device, precision: str, talk: Talk) -> "Contender":
-    """Load a model, or take a filter, by its name.
+    """Return the filter or the loaded model of this name.
 
-    Raises: ModelError where its weights cannot be had.
+    Raises: ModelError if its weights are not available.
     """
     return Filter(name) if name in BASELINES else Model(name, chosen, precision, talk)
 
@@ -94,17 +95,17 @@ class Filter:
         self.name = self.model = name
 
     def restore(self, blurry: Iterator[Tensor], protocol: Protocol, dataset: str) -> Iterator[Tensor]:
-        """Give each picture filtered."""
+        """Yield each picture filtered."""
         frames = (pictures.to_frame(picture) for picture in blurry)
         yield from map(pictures.of_frame, BASELINES[self.name](_timed(frames)))
 
     def flops(self, height: int, width: int) -> float | None:
-        """Give None: nothing counts them."""
+        """Return None: nothing counts a filter's operations."""
         return None
 
 
 def _timed(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """Give frames times, one after another."""
+    """Yield the frames with times at RATE."""
     for index, frame in enumerate(frames):
         frame.pts, frame.time_base = index, 1 / RATE
         yield frame
@@ -127,10 +128,13 @@ class Model:
         self.parameters = sum(parameter.numel() for parameter in self.network.parameters())
 
     def restore(self, blurry: Iterator[Tensor], protocol: Protocol, dataset: str) -> Iterator[Tensor]:
-        """Give each picture restored, on the device, as `run` would write it to a PNG where a protocol rounds."""
+        """Yield each picture restored, on the device; as `run` writes it to a PNG if the protocol rounds.
+
+        Raises: DeviceError for NaN and infinities.
+        """
         for restored in restored_pictures(self.network, self.device, blurry, self._feed(protocol, dataset)):
             if not bool(torch.isfinite(restored.sum())):
-                raise DeviceError(f"{self.name} gave values that are not numbers", "use --precision fp32")
+                raise DeviceError(f"{self.name} returned values that are not finite", "use --precision fp32")
             yield protocol.to_8bit(restored)
 
     def _feed(self, protocol: Protocol, dataset: str) -> streams.Feeding:
@@ -140,27 +144,24 @@ class Model:
 
     @torch.inference_mode()
     def flops(self, height: int, width: int) -> float | None:
-        """Count floating-point operations for a frame of this size; see parts.count_flops."""
+        """Count the floating-point operations of a frame of this size; see network_speed.count_flops."""
         return count_flops(self.network, self.device, height, width)
 
 
 Contender = Model | Filter
 
 
-def published_score(contender: Contender, title: str, protocol: Protocol) -> dict[str, object] | None:
-    """Give the published figures that were measured with these weights on this set by this protocol, if there are any.
+def published_score(contender: Contender, title: str, protocol: Protocol) -> PublishedScore | None:
+    """Return the score that was published for these weights on this data set by this protocol.
 
     title: of the data set, which must be complete.
     """
-    for score in contender.chosen.scores if contender.chosen else ():
-        if score.data == title and protocol.name in score.bench:
-            facts = {"psnr": score.psnr, "ssim": score.ssim, "ssim_kind": score.ssim_kind, "protocol": score.protocol}
-            return {**facts, "data": score.data}
-    return None
-
-
-def other_protocols(contender: Contender, title: str, protocol: Protocol) -> list[str]:
-    """Name the protocols by which figures of these weights on this set were published, if not by this one."""
     scores = contender.chosen.scores if contender.chosen else ()
-    own = [name for score in scores if score.data == title for name in score.bench]
-    return [] if protocol.name in own else own
+    return next((score for score in scores if score.data == title and protocol.name in score.bench), None)
+
+
+def other_protocols(contender: Contender, title: str, protocol: Protocol) -> tuple[str, ...]:
+    """Return the protocols by which scores of these weights on this data set were published, if not by this one."""
+    scores = contender.chosen.scores if contender.chosen else ()
+    names = tuple(name for score in scores if score.data == title for name in score.bench)
+    return () if protocol.name in names else names

@@ -19,9 +19,9 @@ from vdeblur.measure.protocols import Protocol
 
 
 class Kept:
-    """What an interrupted bench leaves for the next: each finished sequence as a file in the user's cache.
+    """A model's finished sequences, one file each in the user's cache.
 
-    It serves only the same task on the same files with the same weights, and goes when a bench is through.
+    Only the same task on the same files with the same weights finds them. A bench removes them when it ends.
     """
 
     def __init__(
@@ -44,17 +44,20 @@ class Kept:
         self.folder = cache_folder() / "bench" / key
 
     def read(self, sequence: str) -> SequenceResult | None:
-        """Give what is known of a sequence; None where it is not finished, or its saved frames are gone."""
+        """Return a sequence's results; None if it is not finished, or its saved frames have been removed."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             facts = json.loads((self.folder / f"{sequence}.json").read_text("utf-8"))
             facts["frames"] = tuple(FrameResult(**frame) for frame in facts["frames"])
             result = SequenceResult(**facts)
-            there = result.saved is None or len(list(Path(result.saved).glob("*.png"))) >= result.restored
-            return result if there else None
+            if result.saved is None or len(list(Path(result.saved).glob("*.png"))) >= result.restored:
+                return result
         return None
 
     def write(self, result: SequenceResult) -> None:
-        """Keep a finished sequence; the file appears whole or not at all."""
+        """Keep a finished sequence; the file appears complete or not at all.
+
+        Raises: ModelError if the cache cannot be written.
+        """
         path = self.folder / f"{result.name}.json"
         temporary = path.with_suffix(".part")
         try:
@@ -65,11 +68,11 @@ class Kept:
             raise cache_error(error) from error
 
     def count(self) -> int:
-        """Tell how many sequences are finished."""
+        """Return the number of finished sequences."""
         return len(list(self.folder.glob("*.json")))
 
     def picture(self, sequence: str, kind: str) -> Path:
-        """Give where a sequence's worst or best frame is."""
+        """Return the file of a sequence's frame with the "worst" or "best" PSNR."""
         return self.folder / f"{sequence}-{kind}.png"
 
     def forget(self) -> None:

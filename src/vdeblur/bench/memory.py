@@ -1,4 +1,4 @@
-"""The most memory that a piece of work takes."""
+"""The peak of memory during a piece of work."""
 
 from typing import Self
 
@@ -8,10 +8,10 @@ from vdeblur.restore.memory import reset_resident_peak, resident_peak
 
 
 class Peak:
-    """A context that may be entered again and again; `bytes` is the most that was seen in it.
+    """A context that can be entered many times; `bytes` is the peak over all of them, None if unknown.
 
-    On CUDA what tensors took on the device, elsewhere what the whole process had resident, the libraries in it. Only
-    Linux lets that peak be set back, elsewhere it is of all that the process did before, too.
+    On CUDA it counts the device memory of tensors, elsewhere the resident memory of the whole process with its
+    libraries. Only Linux can reset that peak; elsewhere it includes all that the process did before.
     """
 
     def __init__(self, chosen: torch.device) -> None:

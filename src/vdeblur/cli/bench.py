@@ -1,13 +1,17 @@
 """`vdeblur bench`: how good models are on a data set, beside what was published; with --speed, how fast they are."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from vdeblur.cli.report import HumanReporter, JsonReporter, question, reported, show_table
 from vdeblur.cli.speed import run_speed
 from vdeblur.errors import UsageError
+
+if TYPE_CHECKING:
+    from vdeblur.bench.results import BenchReport, ModelResult
+    from vdeblur.models.registry import PublishedScore
 
 # The names stand here as well as in vdeblur.bench, since importing that takes seconds and --help must not wait; a test
 # compares them.
@@ -139,72 +143,71 @@ def bench(
             raise UsageError("--precision takes several only with --speed", "choose one of them")
         from vdeblur.bench import evaluate
         from vdeblur.bench import report as reports
-        from vdeblur.bench.results import BenchTask
+        from vdeblur.bench.results import BenchReport, BenchTask
 
         for path in report:
             reports.check_report(path)
         told = BenchTask(dataset, model, protocol, split, limit, data, save, vmaf, device, precision[0], yes, offline)
 
-        def write(results: dict[str, Any]) -> None:
+        def write(results: BenchReport) -> None:
             for path in report:
                 reports.write_report(results, path)
 
         results = evaluate.run_bench(told, notify=reporter.notify, ask=question(json), stop=stop, finish=write)
         if json:
-            reporter.notify("report", reports.plain(results))
+            reporter.notify("report", results.to_json())
         else:
             reporter.close()
             _show(results)
 
 
-def _show(results: dict[str, Any]) -> None:
+def _show(results: "BenchReport") -> None:
     """Write the table, and the protocol below it."""
     heads: tuple[str, ...] = HEADS
-    rows = [_row(model) for model in results["models"]]
-    if any(model["vmaf"] is not None for model in results["models"]):
+    rows = [_row(model) for model in results.models]
+    if any(model.vmaf is not None for model in results.models):
         heads = (*HEADS, "VMAF")
-        rows = [(*row, _number(model["vmaf"], ".2f")) for row, model in zip(rows, results["models"], strict=True)]
+        rows = [(*row, _number(model.vmaf, ".2f")) for row, model in zip(rows, results.models, strict=True)]
     show_table(heads, rows)
     click.echo()
-    show_table(MORE_HEADS, [_more_of(model) for model in results["models"]])
-    about = results["dataset_details"]
-    part = ", only a part of them" if about["known"] and not about["complete"] else ""
-    click.echo(f"\n{results['dataset']} {about['split']} ({about['blur']}): {about['frames']} frames{part}")
-    click.echo(f"protocol {results['protocol']}: {results['protocol_details']['description']}")
-    for model in results["models"]:
-        if about["complete"] and model["other_protocols"]:
-            names = " or ".join(model["other_protocols"])
-            click.echo(f"{model['model']}: figures were published by protocol {names}")
-    if about["decoder"] != "exact":
-        click.echo(f"JPEG decoder: {about['decoder']}")
+    show_table(MORE_HEADS, [_more_of(model) for model in results.models])
+    about = results.dataset
+    part = ", only a part of them" if about.known and not about.complete else ""
+    click.echo(f"\n{about.title} {about.split} ({about.blur}): {about.frames} frames{part}")
+    click.echo(f"protocol {results.protocol.name}: {results.protocol.description}")
+    for model in results.models:
+        if about.complete and model.other_protocols:
+            click.echo(f"{model.model}: figures were published by protocol {' or '.join(model.other_protocols)}")
+    if about.decoder != "exact":
+        click.echo(f"JPEG decoder: {about.decoder}")
 
 
-def _row(model: dict[str, Any]) -> tuple[str, ...]:
-    published = model["published"]
+def _row(model: "ModelResult") -> tuple[str, ...]:
+    memory = model.peak_memory_bytes
     return (
-        model["model"],
-        model["weights"],
-        _number(model["psnr"], ".2f"),
-        _number(model["ssim_2d"], ".4f"),
-        _number(model["ssim_3d"], ".4f"),
-        _published(published) if published else "",
-        _number(model["seconds_per_frame"], ".3g"),
-        "" if model["peak_memory_bytes"] is None else f"{model['peak_memory_bytes'] / 1e6:.0f} MB",
-        f"{model['params'] / 1e6:.2f} M" if model["params"] else "",
-        f"{model['flops'] / 2e9:.1f}" if model["flops"] else "",
+        model.model,
+        model.weights,
+        _number(model.quality.psnr, ".2f"),
+        _number(model.quality.ssim_2d, ".4f"),
+        _number(model.quality.ssim_3d, ".4f"),
+        _published(model.published) if model.published else "",
+        _number(model.seconds_per_frame, ".3g"),
+        "" if memory is None else f"{memory / 1e6:.0f} MB",
+        f"{model.params / 1e6:.2f} M" if model.params else "",
+        f"{model.flops / 2e9:.1f}" if model.flops else "",
     )
 
 
-def _more_of(model: dict[str, Any]) -> tuple[str, ...]:
+def _more_of(model: "ModelResult") -> tuple[str, ...]:
     """Give how steady and how sharp a model's frames are."""
-    warping = model["warping_error"]
+    warping = model.warping_error
     steady = _number(None if warping is None else 1e3 * warping, ".3f")
-    return model["model"], model["weights"], steady, _number(model["sharpness"], ".3f")
+    return model.model, model.weights, steady, _number(model.sharpness, ".3f")
 
 
-def _published(score: dict[str, Any]) -> str:
-    known = score["ssim"] is not None and score["ssim_kind"] not in ("", "not stated")
-    return f"{score['psnr']:.2f}" + (f" / {score['ssim']:.4f} ({score['ssim_kind']})" if known else "")
+def _published(score: "PublishedScore") -> str:
+    known = score.ssim is not None and score.ssim_kind not in ("", "not stated")
+    return f"{score.psnr:.2f}" + (f" / {score.ssim:.4f} ({score.ssim_kind})" if known else "")
 
 
 def _number(value: float | None, form: str) -> str:

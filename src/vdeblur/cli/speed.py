@@ -4,11 +4,14 @@ import sys
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vdeblur.events import Stop
+
+if TYPE_CHECKING:
+    from vdeblur.bench.speed_results import SpeedReport
 
 WIDE = 200  # columns of a table that no terminal limits
 
@@ -29,15 +32,15 @@ def run_speed(
 
     json: write it to stdout as a line of JSON instead of tables.
     """
-    from vdeblur.bench import speed  # torch and av take seconds; --help must not wait
+    from vdeblur.bench import speed, speed_report  # torch and av take seconds; --help must not wait
 
     if report is not None:
-        speed.check_speed_report(report)
+        speed_report.check_speed_report(report)
     results = speed.measure_speed(models, precisions, size, frames, device, references, repeats, _say, stop)
     if report is not None:
-        speed.write_speed_report(results, report)
+        speed_report.write_speed_report(results, report)
     if json:
-        click.echo(dumps(results))
+        click.echo(dumps(results.to_json()))
     else:
         show(results)
 
@@ -48,16 +51,16 @@ def _say(event: str, facts: dict[str, Any]) -> None:
         click.echo(" ".join(filter(None, (facts["model"], facts["precision"], facts["part"]))), err=True)
 
 
-def show(results: dict[str, Any]) -> None:
+def show(results: "SpeedReport") -> None:
     """Write the tables of a speed report to stdout."""
     from rich.console import Console
     from rich.table import Table
 
-    from vdeblur.bench import speed
+    from vdeblur.bench import speed_report
 
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDE)
-    console.print(speed.summary(results), soft_wrap=True)
-    for title, heads, rows in speed.tables(results):
+    console.print(speed_report.summary(results), soft_wrap=True)
+    for title, heads, rows in speed_report.tables(results):
         table = Table(title=title, title_justify="left", box=None)
         for index, head in enumerate(heads):
             table.add_column(head, justify="left" if index < 2 else "right")

@@ -1,1 +1,1 @@
-"""Data sets: from a name or a folder to pairs of pictures."""
+"""Data sets: a name or a folder becomes pairs of pictures."""

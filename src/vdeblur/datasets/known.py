@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NumberSpan:
-    """The frames that a sequence of a known set has: how many, and the names they begin and end with, if known."""
+    """The frames of a sequence of a known set: how many, and the names of the first and the last, if known."""
 
     count: int
     first: str = ""
@@ -18,9 +18,9 @@ class NumberSpan:
 
 @dataclass(frozen=True)
 class Archive:
-    """One archive of a set: on the Hub (repo, revision), or at an address.
+    """One archive of a set: on the Hub (repo, revision, file), or at a URL.
 
-    megabytes: of 10^6 bytes, about. sha256: of the whole archive, where it was published.
+    megabytes: of 10^6 bytes, approximate. sha256: of the whole archive, if published.
     """
 
     url: str = ""
@@ -32,18 +32,18 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """Give the file's name."""
+        """The file's name."""
         return self.file or self.url.rpartition("/")[2]
 
     @property
     def pinned(self) -> bool:
-        """Tell whether it cannot change unnoticed: a revision names its content, as a digest does."""
+        """True if it cannot change unnoticed: a revision identifies its content, as a digest does."""
         return bool(self.sha256 or self.revision)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Archives that hold some splits of a set together, and what the members are called that are wanted."""
+    """Archives that together hold some splits of a set. members: a pattern for the names of the files needed."""
 
     splits: tuple[str, ...]
     members: str
@@ -52,7 +52,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A data set of datasets.toml; splits: the sequences of each, with their frames."""
+    """A data set of datasets.toml. splits: the sequences of each split, with their frames."""
 
     name: str
     title: str
@@ -77,15 +77,15 @@ def _parse(name: str, table: dict[str, Any]) -> KnownSet:
         for split, rows in table["splits"].items()
     }
     sources = tuple(
-        Origin(tuple(one["splits"]), one["members"], tuple(Archive(**archive) for archive in one["archives"]))
-        for one in table.get("sources", ())
+        Origin(tuple(source["splits"]), source["members"], tuple(Archive(**facts) for facts in source["archives"]))
+        for source in table.get("sources", ())
     )
     plain = {key: table[key] for key in ("title", "paper", "license", "split", "page")}
     return KnownSet(name, splits=splits, sources=sources, **plain)
 
 
 def number_names(names: str) -> list[str]:
-    """Give the names that "000..029" stands for, or the name itself."""
+    """Return the names that "000..029" stands for, or the name itself."""
     first, dots, last = names.partition("..")
     return [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)] if dots else [names]
 
@@ -98,5 +98,5 @@ def _span(frames: int | str) -> NumberSpan:
 
 
 def names() -> list[str]:
-    """Give the names that stand for data sets; bsd is whichever of its three exposures there is."""
+    """Return the names that users type for data sets; bsd is the one of its three exposures that the folder has."""
     return [*(name for name in known_sets() if not name.startswith("bsd-")), "bsd"]

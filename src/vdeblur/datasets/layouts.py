@@ -1,7 +1,7 @@
-"""From a data set's name, or any folder, to pairs of blurry and sharp pictures.
+"""A data set's name, or any folder, becomes pairs of blurry and sharp pictures.
 
-How a folder is laid out is found by looking. Which sequences and frames the known sets consist of, and where they are
-to be had, stands in datasets.toml.
+The layout of a folder is recognised from its contents. datasets.toml has the sequences and frames of the known sets,
+and where to download them.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from vdeblur.errors import InputError, UsageError
 from vdeblur.events import Talk, Warn
 from vdeblur.source.pictures import PICTURE_SUFFIXES, natural_key
 
-DEPTH = 4  # folders around a data set that are looked into
+DEPTH = 4  # levels of folders to search below the root
 # The names of folders that hold a split, by the split's name.
 SPLIT_FOLDERS = {"train": {"train"}, "test": {"test"}, "val": {"val", "valid"}, "reds4": {"reds4", "train"}}
 NAMED_IN_ERRORS = 3
@@ -22,14 +22,14 @@ NAMED_IN_ERRORS = 3
 
 @dataclass(frozen=True)
 class DatasetLayout:
-    """How pictures lie in a folder: where those of each blurry kind and the sharp ones are, a * for the sequence."""
+    """A layout of pictures in a folder. blurry, sharp: paths of their folders, with * for the sequence, by kind."""
 
     name: str
     blurry: dict[str, str]
     sharp: str
 
     def sequences(self, folder: Path, kind: str) -> dict[str, tuple[Path, Path]]:
-        """Give the folders of blurry and sharp pictures by sequence; nothing where the folder is not laid out so."""
+        """Return the folders of blurry and sharp pictures by sequence; nothing if the folder has another layout."""
         found = {}
         pattern = self.blurry.get(kind, "")
         for blurry in folder.glob(pattern) if pattern else ():
@@ -40,7 +40,7 @@ class DatasetLayout:
         return dict(sorted(found.items(), key=lambda item: natural_key(Path(item[0]))))
 
     def kinds(self, folder: Path) -> list[str]:
-        """Tell which blurry kinds there are."""
+        """Return the kinds of blurry pictures in a folder."""
         return [kind for kind in self.blurry if self.sequences(folder, kind)]
 
 
@@ -65,7 +65,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class FramePair:
-    """A blurry picture, and what it should have been; name: that of both files, without suffix."""
+    """A blurry and a sharp picture of the same moment. name: of both files, without suffix."""
 
     name: str
     blurry: Path
@@ -74,7 +74,7 @@ class FramePair:
 
 @dataclass(frozen=True)
 class Sequence:
-    """Consecutive pairs."""
+    """Consecutive pairs of a scene."""
 
     name: str
     pairs: tuple[FramePair, ...]
@@ -82,11 +82,10 @@ class Sequence:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What is to be measured on.
+    """The pairs of a split.
 
-    title: of the known set that it is, as papers call it, else of the folder. known: its name in datasets.toml, empty
-    where it is none of those. complete: that it has every frame of its split. blur: the kind of blurry pictures, as
-    their folder is called.
+    title: the name of the known set in papers, else of the folder. known: its name in datasets.toml, empty for other
+    sets. complete: it has every frame of its split. blur: the kind of blurry pictures, named like their folder.
     """
 
     title: str
@@ -100,7 +99,7 @@ class DataSet:
 
     @property
     def frames(self) -> int:
-        """How many pairs there are."""
+        """The number of pairs."""
         return sum(len(sequence.pairs) for sequence in self.sequences)
 
 
@@ -114,22 +113,14 @@ def open_dataset(
     talk: Talk,
     warn: Warn,
 ) -> DataSet:
-    """Find the pairs of a set by its name (fetched where it is not there), or of any folder.
+    """Find the pairs of a known set, downloaded if need be, or of any folder.
 
-    data: where a copy of a named set is. limit: at most so many frames of each sequence, and whatever of them there is.
-    blur: the kind of blurry pictures that is wanted, where a set has several.
+    wanted: a name or a folder. data: the folder with a copy of the named set. limit: the number of frames to keep of
+    each sequence; then the set may be incomplete. blur: the kind of blurry pictures, for sets with several kinds.
 
-    Raises: InputError or UsageError saying what is missing; ModelError where it cannot be fetched.
+    Raises: InputError or UsageError that says what is missing; ModelError if the set cannot be downloaded.
     """
-    if wanted in names() or wanted in known_sets():
-        root = data if data is not None else _obtained(wanted, split, blur, talk)
-    elif data is not None:
-        raise UsageError(f"--data says where a known set is, and {wanted} is none", f"choose {', '.join(names())}")
-    else:
-        root = Path(wanted)
-    if not root.is_dir():
-        choice = f"choose {', '.join(names())}, or a folder that is there"
-        raise InputError(f"{root}: no such folder", "check --data" if data else choice)
+    root = _find_root(wanted, data, split, blur, talk)
     folder, layout, kinds = _look(root, split, wanted)
     kind = blur if blur in kinds else kinds[0]
     folders = layout.sequences(folder, kind)
@@ -145,11 +136,11 @@ def open_dataset(
             f"{root} has no sequence of {known.title if known else wanted}'s {split} split", "check --data"
         )
     if faults:
-        told = "; ".join(faults[:NAMED_IN_ERRORS]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
-        message = f"{known.title if known else root} is not complete: {told}"
+        message = f"{known.title if known else root} is not complete: {_summary(faults)}"
         if limit is None:
-            raise InputError(message, "mend the copy, or measure on what there is with --limit")
+            raise InputError(message, "complete the copy, or use what exists with --limit")
         warn("W_DATASET", message)
+    has_all_frames = not faults and (limit is None or all(span.count <= limit for span in spans.values()))
     return DataSet(
         title=known.title if known else root.resolve().name,
         known=known.name if known else "",
@@ -157,43 +148,69 @@ def open_dataset(
         layout=layout.name,
         split=split,
         blur=kind,
-        complete=bool(spans) and not faults and (limit is None or limit >= max(span.count for span in spans.values())),
+        complete=bool(spans) and has_all_frames,
         sequences=tuple(Sequence(sequence.name, sequence.pairs[:limit]) for sequence in sequences),
     )
 
 
+def _find_root(wanted: str, data: Path | None, split: str | None, blur: str, talk: Talk) -> Path:
+    """Return the folder of a known set, downloaded if need be, or the folder that the user named.
+
+    Raises: UsageError, InputError, ModelError.
+    """
+    if wanted in names() or wanted in known_sets():
+        root = data if data is not None else _obtained(wanted, split, blur, talk)
+    elif data is not None:
+        raise UsageError(
+            f"--data is for known data sets, and {wanted} is not one of them", f"choose {', '.join(names())}"
+        )
+    else:
+        root = Path(wanted)
+    if not root.is_dir():
+        choice = f"choose {', '.join(names())}, or an existing folder"
+        raise InputError(f"{root}: no such folder", "check --data" if data else choice)
+    return root
+
+
+def _summary(faults: list[str]) -> str:
+    more = len(faults) - NAMED_IN_ERRORS
+    return "; ".join(faults[:NAMED_IN_ERRORS]) + (f"; and {more} more" if more > 0 else "")
+
+
 def _obtained(wanted: str, split: str | None, blur: str, talk: Talk) -> Path:
-    from vdeblur.datasets import obtain  # a local copy needs nothing of it
+    from vdeblur.datasets import obtain  # with its network packages, which a local copy does not need
 
     name = "bsd-1ms8ms" if wanted == "bsd" else wanted
     return obtain.obtain_split(known_sets()[name], split or known_sets()[name].split, blur, talk)
 
 
 def _look(root: Path, split: str | None, wanted: str) -> tuple[Path, DatasetLayout, list[str]]:
-    """Find the folder, at root or nearest below it, that is laid out in a way that is known.
+    """Return the folder with a known layout, the root or the nearest below it, its layout and its blurry kinds.
 
-    Raises: InputError where there is none, UsageError where there are several.
+    Raises: InputError if there is none, UsageError if there are several.
     """
     default = known_sets()[wanted].split if wanted in known_sets() else "test"
     own = SPLIT_FOLDERS.get(split or default, {split or default})
     other = set().union(*SPLIT_FOLDERS.values()) - own
-    for passed_over in [other] if split else [other, set()]:
-        for level in _levels(root, passed_over):
+    for skipped in [other] if split else [other, set()]:
+        for level in _levels(root, skipped):
             found = [match for folder in level if (match := _recognise(folder))]
             if len(found) > 1:
                 several = ", ".join(str(folder.relative_to(root)) for folder, _, _ in found[:NAMED_IN_ERRORS])
-                raise UsageError(f"{root} holds several data sets: {several}", "name one of them")
+                raise UsageError(f"{root} holds several data sets: {several}", "choose one of them")
             if found:
                 return found[0]
     known = "; ".join(layout.name for layout in LAYOUTS)
     missing = f" with a split {split!r}" if split else ""
-    raise InputError(f"{root} holds no pairs of blurry and sharp pictures{missing}", f"layouts known: {known}")
+    raise InputError(
+        f"{root} holds no pairs of blurry and sharp pictures{missing}", f"use one of these layouts: {known}"
+    )
 
 
 def has_split(root: Path, split: str) -> bool:
-    """Tell whether a folder has pictures of a split, or pictures that belong to no split.
+    """Return whether a folder has pictures of a split, or pictures that belong to no split.
 
-    Raises: UsageError where there are several such data sets.
+    Raises: UsageError if it has several such data sets.
     """
     try:
         _look(root, split, "")
@@ -206,41 +223,43 @@ def _recognise(folder: Path) -> tuple[Path, DatasetLayout, list[str]] | None:
     return next(((folder, layout, kinds) for layout in LAYOUTS if (kinds := layout.kinds(folder))), None)
 
 
-def _levels(root: Path, passed_over: set[str]) -> Iterator[list[Path]]:
-    """Give root, then the folders in it, and so on, but nothing in folders of these names."""
+def _levels(root: Path, skipped: set[str]) -> Iterator[list[Path]]:
+    """Yield the root, then the folders in it, and so on; folders with the skipped names are left out."""
     level = [root]
     for _ in range(DEPTH + 1):
         yield level
         below = itertools.chain.from_iterable(folder.iterdir() for folder in level)
-        level = sorted(folder for folder in below if folder.is_dir() and folder.name not in passed_over)
+        level = sorted(folder for folder in below if folder.is_dir() and folder.name not in skipped)
 
 
 def _identify(wanted: str, split: str | None, folder: Path, found: set[str]) -> tuple[KnownSet | None, str]:
-    """Tell which known set a folder is, by its name or by its sequences, and which split of it."""
+    """Return the known set that a folder is, by its name or by its sequences, and the split."""
     if wanted in known_sets():
         return known_sets()[wanted], split or known_sets()[wanted].split
     if wanted == "bsd":
-        exposures = [one for name, one in known_sets().items() if name.startswith("bsd-")]
-        return max(exposures, key=lambda one: len(one.splits["test"].keys() & found)), split or "test"
-    for one in known_sets().values():
-        for name, sequences in one.splits.items():
-            # The splits of DVD lie in one folder.
-            shares = one.name == "dvd" and name == (split or one.split) and sequences.keys() <= found
-            fits = sequences.keys() == found or shares
-            if fits and split in (None, name):
-                return one, name
+        exposures = [known for name, known in known_sets().items() if name.startswith("bsd-")]
+        return max(exposures, key=lambda known: len(known.splits["test"].keys() & found)), split or "test"
+    for known in known_sets().values():
+        for name, sequences in known.splits.items():
+            # All splits of DVD are in one folder.
+            is_part = known.name == "dvd" and name == (split or known.split) and sequences.keys() <= found
+            if (is_part or sequences.keys() == found) and split in (None, name):
+                return known, name
     named = (name for name, folders in SPLIT_FOLDERS.items() if folder.name in folders)
     return None, split or next(named, "test")
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Give the picture files of a folder in their natural order."""
+    """Return the picture files of a folder in natural order."""
     files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES] if folder.is_dir() else []
     return sorted(files, key=natural_key)
 
 
 def _pair(folders: dict[str, tuple[Path, Path]], spans: dict[str, NumberSpan]) -> tuple[list[Sequence], list[str]]:
-    """Pair blurry and sharp pictures by name, of the sequences that belong to the split; tells what is missing."""
+    """Pair blurry and sharp pictures by name.
+
+    spans: the frames of each sequence of the split, empty if unknown. Returns the sequences, and what is missing.
+    """
     sequences, faults = [], []
     for name in spans or folders:
         if name not in folders:
@@ -248,9 +267,10 @@ def _pair(folders: dict[str, tuple[Path, Path]], spans: dict[str, NumberSpan]) -
             continue
         blurry, sharp = ({file.stem: file for file in pictures_in(folder)} for folder in folders[name])
         pairs = tuple(FramePair(stem, file, sharp[stem]) for stem, file in blurry.items() if stem in sharp)
-        if alone := sorted(blurry.keys() ^ sharp.keys()):
-            side = "sharp" if alone[0] in blurry else "blurry"
-            faults.append(f"{name} has {len(alone)} pictures without a partner ({alone[0]} has no {side} one)")
+        if unpaired := sorted(blurry.keys() ^ sharp.keys()):
+            side = "sharp" if unpaired[0] in blurry else "blurry"
+            count = f"{len(unpaired)} picture{'s' * (len(unpaired) > 1)}"
+            faults.append(f"{name} has {count} without a partner ({unpaired[0]} has no {side} one)")
         elif name in spans and (missing := _missing(spans[name], pairs)):
             faults.append(f"{name} {missing}")
         if pairs:
@@ -259,9 +279,9 @@ def _pair(folders: dict[str, tuple[Path, Path]], spans: dict[str, NumberSpan]) -
 
 
 def _missing(span: NumberSpan, pairs: tuple[FramePair, ...]) -> str:
-    """Say how many frames a sequence has if it does not have all, and which is the first one missing if that shows."""
+    """Return how many frames are there and the first missing one, if known; "" if the sequence is complete."""
     if len(pairs) == span.count:
         return ""
     absent = set(number_names(f"{span.first}..{span.last}")) - {pair.name for pair in pairs} if span.first else set()
     which = f" ({min(absent)} is missing)" if 0 < len(absent) < span.count else ""
-    return f"has {len(pairs)} frames of {span.count}{which}"
+    return f"has {len(pairs)} of {span.count} frames{which}"

@@ -1,8 +1,8 @@
-"""A split of a known data set from its archives, into the cache: of large zips only the members that are wanted.
+"""Download a split of a known data set into the cache; of large zips only the members needed.
 
-A zip on a server that answers ranges stays there; each member's CRC-32 is checked as it is read. Other archives are
-fetched whole, compared with their digest where there is one, unpacked, and removed. What is there already is not
-fetched again.
+From a zip on a server that supports ranges only these members are read, and each is checked by its CRC-32. Other
+archives are downloaded, verified by their digest if there is one, unpacked, and removed. Files that exist already are
+not downloaded again.
 """
 
 import contextlib
@@ -24,25 +24,25 @@ from vdeblur.fetch import http, sources
 from vdeblur.fetch.http import FetchError
 from vdeblur.fetch.sources import DownloadSource, RemoteFile
 
-READ_BYTES = 8 << 20  # at once out of a zip on its server: several pictures
-SPARE = 1.02  # of the room that members need, for what file systems round up
-ATTEMPTS = 3  # for a member that arrives damaged
+READ_BYTES = 8 << 20  # per request to a zip on its server: several pictures
+SPARE = 1.02  # times the room that members need, since file systems round up
+ATTEMPTS = 3  # per member, if it arrives damaged
 BAD_TAR = (tarfile.TarError, zlib.error, EOFError, OSError)
 
 
 def obtain_split(known: KnownSet, split: str, blur: str, talk: Talk) -> Path:
-    """Give the folder that holds a split of a set; fetch it where it is not there.
+    """Return the folder of a split of a set; download the split if it is not in the cache.
 
-    blur: the kind of blurry pictures that is wanted; if it is not "blur", only a set's first origin has it.
+    blur: the kind of blurry pictures; any but "blur" only a set's first origin has.
 
-    Raises: ModelError where it cannot be had, with what to do by hand; OutputError where there is no room.
+    Raises: ModelError if it cannot be downloaded, with what to do by hand; OutputError if there is no room.
     """
     folder = files.cache_folder() / "datasets" / known.name
     origins = [origin for origin in known.sources if split in origin.splits][: None if blur == "blur" else 1]
     if split not in known.splits or (known.sources and not origins):
         raise ModelError(f"{known.title} has no split {split!r}", f"choose from {', '.join(known.splits)}")
     if not origins:
-        raise ModelError(f"{known.title} cannot be fetched without a person", _by_hand(known))
+        raise ModelError(f"{known.title} cannot be downloaded automatically", _by_hand(known))
     with files.locked(folder / ".lock", talk):
         for number, _ in enumerate(origins):
             if _mark(folder, split, number).is_file():
@@ -63,23 +63,23 @@ def obtain_split(known: KnownSet, split: str, blur: str, talk: Talk) -> Path:
             _mark(folder, split, number).touch()
             talk.notify("dataset_done", {"dataset": known.title, "split": split, "path": str(folder / str(number))})
             return folder / str(number)
-    raise ModelError(f"{known.title} could not be fetched: {'; '.join(reasons)}", _by_hand(known))
+    raise ModelError(f"{known.title} could not be downloaded: {'; '.join(reasons)}", _by_hand(known))
 
 
 def _mark(folder: Path, split: str, number: int) -> Path:
-    """Give the file that says that a split is whole."""
+    """Return the file that marks a split as complete."""
     return folder / f"{number}-{split}.whole"
 
 
 def _by_hand(known: KnownSet) -> str:
     name = known.name.partition("-")[0]
-    return f"get it from {known.page}, then: vdeblur bench --dataset {name} --data FOLDER"
+    return f"download it from {known.page}, then: vdeblur bench --dataset {name} --data FOLDER"
 
 
 def _ask_for_unpinned(known: KnownSet, origin: Origin, talk: Talk) -> None:
-    """Have archives accepted whose authors published no digest.
+    """Ask the user to accept archives whose authors published no digest.
 
-    Raises: ModelError where they are not.
+    Raises: ModelError if nobody accepts them.
     """
     unpinned = [archive for archive in origin.archives if not archive.pinned]
     if not unpinned or talk.yes:
@@ -97,7 +97,7 @@ def _size_of(archive: Archive) -> str:
 
 
 def _unpack(known: KnownSet, split: str, origin: Origin, archive: Archive, folder: Path, talk: Talk) -> None:
-    """Bring the members of an archive that are wanted into a folder."""
+    """Unpack the members of an archive that the split needs into a folder."""
     url = archive.url or sources.hub_address(archive.repo, archive.revision, archive.file)
     facts = {"dataset": known.title, "split": split, "file": archive.name, "source": url, "license": known.license}
     verification = "pinned" if archive.pinned else "unpinned"
@@ -117,17 +117,17 @@ def _unpack(known: KnownSet, split: str, origin: Origin, archive: Archive, folde
             with contextlib.closing(remote), io.BufferedReader(remote, READ_BYTES) as opened:
                 _unpack_zip(opened, archive.name, is_wanted, folder, talk)
             return
-    with _whole(archive, url, folder, talk) as path, path.open("rb") as file:
+    with _downloaded(archive, url, folder, talk) as path, path.open("rb") as file:
         unpack = _unpack_zip if archive.name.endswith(".zip") else _unpack_tar
         unpack(file, archive.name, is_wanted, folder, talk)
 
 
 @contextlib.contextmanager
-def _whole(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterator[Path]:
-    """Fetch a whole archive, verified where that can be; it goes when it is unpacked."""
+def _downloaded(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterator[Path]:
+    """Download an archive, verified if there is a digest, and remove it at the end."""
     begun = [folder / "archives" / f"{archive.name}{end}" for end in ("", ".part")]
     size = _size_at(url, archive, talk) - sum(path.stat().st_size for path in begun if path.is_file())
-    # All of a tar comes out beside it, and pictures hardly got smaller in it; a zip tells later what is wanted of it.
+    # A tar is unpacked beside itself, and compresses pictures hardly; a zip's members are counted when it is open.
     _check_room(folder, size if archive.name.endswith(".zip") else 2 * size, archive.name)
     pins = {"sha256": archive.sha256} if archive.sha256 else {}
     remote = RemoteFile(archive.name, (DownloadSource("https", {"url": url}),), pins)
@@ -137,8 +137,8 @@ def _whole(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterator[Pat
 
 
 def _size_at(url: str, archive: Archive, talk: Talk) -> int:
-    """Give an archive's bytes as its server tells them, else as datasets.toml does; 0 where neither knows."""
-    with contextlib.suppress(FetchError):  # whoever fetches it asks again, and tells what is wrong
+    """Return an archive's bytes according to its server, else to datasets.toml; 0 if neither knows."""
+    with contextlib.suppress(FetchError):  # the download itself raises it again
         remote = http.RangeFile.open_url(url, archive.name, talk)
         if remote is not None:
             with contextlib.closing(remote):
@@ -147,22 +147,22 @@ def _size_at(url: str, archive: Archive, talk: Talk) -> int:
 
 
 def _check_room(folder: Path, needed_bytes: int, what: str) -> None:
-    """See whether there is room.
+    """Check the free room.
 
-    Raises: OutputError where there is not.
+    Raises: OutputError if it is too little.
     """
     free = shutil.disk_usage(folder).free
     if needed_bytes * SPARE > free:
         raise OutputError(
             f"{what} needs {needed_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free",
-            "make room, or name another folder in VDEBLUR_CACHE",
+            "free some space, or set VDEBLUR_CACHE to another folder",
         )
 
 
 def _unpack_zip(opened: Any, name: str, is_wanted: Ask, folder: Path, talk: Talk) -> None:
-    """Copy members out of an opened zip, those that are not there yet, in the order in which they lie in it.
+    """Copy the wanted members that are missing in the folder out of an open zip, in the zip's order.
 
-    Raises: FetchError where the archive cannot be read, or has none of them.
+    Raises: FetchError if the archive cannot be read, or has none of them.
     """
     try:
         archive = zipfile.ZipFile(opened)
@@ -170,10 +170,10 @@ def _unpack_zip(opened: Any, name: str, is_wanted: Ask, folder: Path, talk: Talk
     except sources.BAD_ZIP as error:
         raise FetchError(f"{name} is not a usable zip ({error})") from error
     if not wanted:
-        raise FetchError(f"{name} holds none of the files wanted")
-    absent = [info for info in wanted if not _is_there(_target(folder, info.filename), info.file_size)]
+        raise FetchError(f"{name} holds none of the files needed")
+    absent = [info for info in wanted if not _is_complete(_target(folder, info.filename), info.file_size)]
     total = sum(info.file_size for info in absent)
-    _check_room(folder, total, f"{name}: what is wanted of it")
+    _check_room(folder, total, f"the part needed of {name}")
     done = 0
     for info in sorted(absent, key=lambda info: info.header_offset):
         data = _read_member(archive, info, name, talk)
@@ -183,7 +183,7 @@ def _unpack_zip(opened: Any, name: str, is_wanted: Ask, folder: Path, talk: Talk
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, talk: Talk) -> bytes:
-    """Read one member, some megabytes at most, checked by its CRC-32; again where it arrives damaged."""
+    """Read one member, some megabytes at most, checked by its CRC-32; retry if it arrives damaged."""
     for attempt in range(ATTEMPTS):
         talk.check_stop()
         try:
@@ -196,16 +196,16 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, tal
 
 
 def _forget_buffered(archive: zipfile.ZipFile) -> None:
-    """Make the next read ask the server again: seeking within a buffer would give the same bytes."""
+    """Make the next read ask the server again: seeking within the buffer would return the same bytes."""
     assert archive.fp is not None
     archive.fp.seek(0)
     archive.fp.read(1)
 
 
 def _unpack_tar(opened: Any, name: str, is_wanted: Ask, folder: Path, talk: Talk) -> None:
-    """Copy the wanted members out of an opened, compressed tar.
+    """Copy the wanted members out of an open, compressed tar.
 
-    Raises: FetchError where the archive cannot be read, or has none of them.
+    Raises: FetchError if the archive cannot be read, or has none of them.
     """
     found = 0
     try:
@@ -219,13 +219,13 @@ def _unpack_tar(opened: Any, name: str, is_wanted: Ask, folder: Path, talk: Talk
     except BAD_TAR as error:
         raise FetchError(f"{name} is not a usable tar ({error})") from error
     if not found:
-        raise FetchError(f"{name} holds none of the files wanted")
+        raise FetchError(f"{name} holds none of the files needed")
 
 
 def _target(folder: Path, member: str) -> Path:
-    """Give where a member goes, in the folder and nowhere else.
+    """Return the path of a member in the folder.
 
-    Raises: FetchError for names that lead out of it.
+    Raises: FetchError for names that lead out of the folder.
     """
     path = PurePosixPath(member.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
@@ -233,12 +233,15 @@ def _target(folder: Path, member: str) -> Path:
     return folder / path
 
 
-def _is_there(path: Path, size: int) -> bool:
+def _is_complete(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write a file; it appears complete or not at all.
+
+    Raises: OutputError if it cannot be written.
+    """
     temporary = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,4 +249,4 @@ def _write(path: Path, data: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror}", "make room in the cache") from error
+        raise OutputError(f"{path} cannot be written: {error.strerror}", "free some space in the cache") from error

@@ -1,9 +1,8 @@
 """Picture files to 8-bit RGB and back.
 
-PNG decodes as everywhere. A JPEG's chroma is brought to full size by whoever decodes it, in ways that differ: papers
-used libjpeg, this uses FFmpeg's scaler, bilinear, which comes nearest (a picture of strong colour waves, 4:2:0: 53 dB
-to libjpeg's, 34 dB with bicubic, 21 dB as FFmpeg does by itself). So figures on JPEGs may differ by some hundredths of
-a decibel from those of papers.
+PNG decodes the same everywhere. JPEG decoders differ in how they upsample chroma. The papers used libjpeg; this uses
+FFmpeg's bilinear scaler, which comes nearest (a picture of strong colour waves, 4:2:0: 53 dB to libjpeg's, 34 dB with
+bicubic, 21 dB with FFmpeg's default). So scores on JPEGs may differ by some hundredths of a decibel from the papers'.
 """
 
 from pathlib import Path
@@ -22,34 +21,34 @@ JPEG_DECODER = "FFmpeg's, chroma bilinear (papers: libjpeg)"
 
 
 def decoder_of(path: Path) -> str:
-    """Say how a picture file is decoded, for reports."""
+    """Return how a picture file is decoded, for reports."""
     return JPEG_DECODER if path.suffix.lower() in (".jpg", ".jpeg") else "exact"
 
 
 def read_rgb(path: Path) -> Tensor:
     """Decode a picture to uint8 (3, H, W), RGB.
 
-    Raises: InputError where it cannot be read.
+    Raises: InputError if it cannot be read.
     """
     picture, _ = read_picture(path)
     return of_frame(picture)
 
 
 def of_frame(frame: av.VideoFrame) -> Tensor:
-    """Give uint8 (3, H, W), RGB, of a frame of any format."""
+    """Convert a frame of any format to uint8 (3, H, W), RGB."""
     array = frame.reformat(format="rgb24", interpolation=UPSAMPLING).to_ndarray()
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
 def to_frame(picture: Tensor) -> av.VideoFrame:
-    """Give a frame, rgb24, of uint8 (3, H, W)."""
+    """Convert uint8 (3, H, W) to a frame, rgb24."""
     return av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().cpu().numpy(), format="rgb24")
 
 
 def write_png(path: Path, picture: Tensor) -> None:
-    """Write uint8 (3, H, W), RGB, as PNG, and the folders around it.
+    """Write uint8 (3, H, W), RGB, as PNG; create missing folders.
 
-    Raises: OutputError where that cannot be.
+    Raises: OutputError if the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Videos shown and measured: comparisons, pages, probes."""
+"""Show and examine videos: comparisons, pages, probes."""

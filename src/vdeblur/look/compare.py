@@ -1,8 +1,7 @@
-"""Two videos of the same scene beside, over or against each other, as a video or a page, and how alike they are.
+"""Compare two videos of the same scene, as a video, a page or numbers.
 
-Frames are put together by their times, from each video's first frame on; pictures of a folder by their order. What is
-put together stays in the first video's pixel format, depth and colour, so nothing is lost in showing it, and what was
-filmed upright stands upright.
+Frames are paired by their times, counted from each video's first frame; pictures of a folder by their order. The result
+keeps the first video's pixel format, depth and colour, so that showing loses nothing, and is upright.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ from vdeblur.events import Notify, Stop, ignore, never
 from vdeblur.files import drafted
 from vdeblur.frame import Frame
 from vdeblur.look import page
-from vdeblur.look.compose import MODES, Composer, compose, composed_info, join_sides, upright_size
+from vdeblur.look.compose import MODES, Composer, compose, composed_info, upright_size
 from vdeblur.measure import metrics
 from vdeblur.output.video_file import VideoFile, write_frames
 from vdeblur.restore import color
@@ -34,17 +33,17 @@ from vdeblur.source import demux, video
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source
 
-LEAST_SLACK = Fraction(1, 400)  # seconds; clocks of 1 ms, and guessed rates, need some
+LEAST_SLACK = Fraction(1, 400)  # seconds; clocks of 1 ms and guessed rates need some
 PAGE_FRAMES = 12  # at most
-PAGE_PIXELS = 15_000_000  # of one of the videos; a photograph takes about 1.5 bytes a pixel as PNG
-SMALLEST_SSIM = 11  # pixels, its window
+PAGE_PIXELS = 15_000_000  # of each video; a photograph takes about 1.5 bytes per pixel as PNG
+SMALLEST_SSIM = 11  # pixels: the window of SSIM
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How alike two frames are. psnr: dB, of RGB, infinite for equal ones. ssim: 2D; None where they are too small."""
+    """The similarity of two frames. psnr: dB, of RGB, infinite if equal. ssim: 2D; None if they are too small."""
 
     seconds: float
     psnr: float
@@ -62,18 +61,18 @@ def write_comparison(
     notify: Notify = ignore,
     stop: Stop = never,
 ) -> int:
-    """Show two videos, or folders of pictures, in one; gives the number of frames in which.
+    """Show two videos, or folders of pictures, in one; return its number of frames.
 
-    mode: `side` (a left, b right), `split` (the left half of a, the right half of b), `wipe` (so, with a divide that
-    moves), `diff` (what b adds to a and takes away, four times, around grey), or `html` (a page with a slider over at
-    most twelve frames). Videos keep a's times, colour tags and sound. cut: the part of a that b is of. notify: takes
-    the events progress and warning.
+    mode: `side` (a left, b right), `split` (the left half of a, the right half of b), `wipe` (like split, with a
+    divider that moves), `diff` (b minus a, four times, around grey), or `html` (a page with a slider over at most
+    twelve frames). Videos keep a's times, colour tags and sound. cut: the part of a that b shows. notify: gets the
+    events progress and warning.
 
-    Raises: InputError where they cannot be read or do not fit together, OutputError where the output must not or cannot
-    be written; it appears whole or not at all.
+    Raises: InputError if they cannot be read or their sizes differ, OutputError if the output cannot be written or
+    exists; it appears complete or not at all.
     """
     if (mode == "html") != (output.suffix.lower() in (".html", ".htm")):
-        what = "a page with a slider is named *.html" if mode == "html" else f"{output.suffix} is no kind of video"
+        what = "a page with a slider is named *.html" if mode == "html" else f"{output.suffix} is not a video format"
         raise OutputError(f"{output} cannot hold a comparison of mode {mode}: {what}", "choose another -o or --mode")
     with opened(a, b, notify, cut) as couple:
         for path in (a, b):
@@ -86,9 +85,9 @@ def write_comparison(
 
 
 def measure_likeness(a: Path, b: Path, *, notify: Notify = ignore, stop: Stop = never) -> Iterator[Likeness]:
-    """Tell of every frame of a how much the one of b is like it.
+    """Yield how similar each frame of a and its counterpart in b are.
 
-    Raises: see write_comparison.
+    Raises: as write_comparison.
     """
     with opened(a, b, notify) as couple:
         for left, right in watched(couple, notify, stop):
@@ -98,26 +97,15 @@ def measure_likeness(a: Path, b: Path, *, notify: Notify = ignore, stop: Stop = 
             yield Likeness(float(left.seconds), float(metrics.psnr(rgb_b, rgb_a)), ssim)
 
 
-def side_by_side(left: Iterator[Frame], right: Iterator[Frame], rotation: int = 0) -> Iterator[Frame]:
-    """Put frames next to each other: the first with the first, and so on; times and colour are the left ones'.
-
-    rotation: degrees by which players turn them, counterclockwise; the result needs none.
-
-    Raises: ValueError where they are not equally many.
-    """
-    for a, b in zip(left, right, strict=True):
-        yield compose(a, b, join_sides, rotation, rotation, 0.0)
-
-
 @contextlib.contextmanager
 def opened(a: Path, b: Path, notify: Notify, cut: settings.Cut | None = None) -> Iterator["Couple"]:
-    """Open two videos or folders of pictures, and close them in the end; cut: the part of a that b is of."""
+    """Open two videos or folders of pictures, and close them at the end. cut: the part of a that b shows."""
 
     def warn(code: str, message: str) -> None:
         notify("warning", {"code": code, "message": message})
 
     if demux.PIPE in (a, b):
-        raise UsageError("a pipe can be read only once, and not by compare", "save it to a file first")
+        raise UsageError("compare cannot read a pipe", "save it to a file first")
     with contextlib.ExitStack() as stack:
         sources = []
         for path, part in ((a, cut or settings.Cut()), (b, settings.Cut())):
@@ -127,9 +115,9 @@ def opened(a: Path, b: Path, notify: Notify, cut: settings.Cut | None = None) ->
 
 
 class Couple:
-    """Two sources that are put together frame by frame.
+    """Two sources whose frames are paired.
 
-    Raises: InputError where their sizes differ.
+    Raises: InputError if their sizes differ.
     """
 
     def __init__(self, a: Source, b: Source, warn: events.Warn) -> None:
@@ -137,37 +125,38 @@ class Couple:
         size_a, size_b = upright_size(a.info), upright_size(b.info)
         if size_a != size_b:
             found = f"{a.path} is {size_a[0]}x{size_a[1]}, {b.path} is {size_b[0]}x{size_b[1]}"
-            raise InputError(f"only pictures of one size can be compared; {found}", "scale one of them first")
+            raise InputError(f"compare needs two videos of the same size; {found}", "scale one of them first")
 
     def pairs(self) -> Iterator[tuple[Frame, Frame]]:
-        """Give frames that belong together; those without a counterpart are left out and, in the end, counted.
+        """Yield the pairs of frames; at the end, warn of frames without a counterpart and of damage.
 
-        Raises: InputError where there are none.
+        Raises: InputError if there is no pair.
         """
         left, right = (_Counted(source.frames()) for source in (self.a, self.b))
         pictures = isinstance(self.a, PictureSource) or isinstance(self.b, PictureSource)
         slack = max(1 / (2 * self.a.info.rate), LEAST_SLACK)
-        given = 0
+        count = 0
         for pair in zip(left, right, strict=False) if pictures else matched(left, right, slack):
-            given += 1
+            count += 1
             yield pair
         for rest in (left, right):
             for _ in rest:
                 pass
-        alone = f"{left.count - given} frames of {self.a.path} and {right.count - given} of {self.b.path}"
-        if not given:
+        alone = f"{left.count - count} frames of {self.a.path} and {right.count - count} of {self.b.path}"
+        if not count:
             raise InputError(
-                f"no frame of {self.a.path} has one of {self.b.path} at its time", "are they of one scene?"
+                f"no frame of {self.a.path} has a counterpart in {self.b.path} at its time",
+                "compare videos of the same scene",
             )
         for source in (self.a, self.b):
             damaged = source.damaged if isinstance(source, video.VideoSource) else 0
             if damaged:
                 self.warn("W_INPUT_DAMAGED", f"{source.path} is damaged in {damaged} places")
-        if max(left.count, right.count) > given:
+        if max(left.count, right.count) > count:
             self.warn("W_UNMATCHED", f"{alone} have no counterpart at their time and were left out")
 
     def rgb(self, left: Frame, right: Frame) -> tuple[Tensor, Tensor]:
-        """Give two frames as RGB, upright: float32 (3, H, W) in [0, 1], each by its own matrix and range."""
+        """Return two frames as upright RGB: float32 (3, H, W) in [0, 1], each by its own matrix and range."""
         pictures = []
         for frame, source in ((left, self.a), (right, self.b)):
             space = color.ColorSpace.of(frame.picture)
@@ -187,9 +176,9 @@ class _Counted(Iterator[T]):
 
 
 def matched(left: Iterator[Frame], right: Iterator[Frame], slack: Fraction) -> Iterator[tuple[Frame, Frame]]:
-    """Give each frame with the other video's nearest one, where that is at most `slack` seconds away.
+    """Yield each frame with the nearest one of the other video, if that is at most `slack` seconds away.
 
-    Times count from each video's first frame. No frame is given twice.
+    Times count from each video's first frame. No frame is used twice.
     """
     first = next(right, None)
     begin_left: Fraction | None = None
@@ -197,7 +186,7 @@ def matched(left: Iterator[Frame], right: Iterator[Frame], slack: Fraction) -> I
     for frame in left:
         begin_left = frame.seconds if begin_left is None else begin_left
         wanted = frame.seconds - begin_left + (first.seconds if first else 0)
-        while True:  # the nearest is found when the one after it is farther away
+        while True:  # until the next frame is farther away
             waiting.extend(itertools.islice(right, 2 - len(waiting)))
             if len(waiting) < 2 or abs(waiting[1].seconds - wanted) > abs(waiting[0].seconds - wanted):
                 break
@@ -209,7 +198,10 @@ def matched(left: Iterator[Frame], right: Iterator[Frame], slack: Fraction) -> I
 
 
 def watched(couple: Couple, notify: Notify, stop: Stop) -> Iterator[tuple[Frame, Frame]]:
-    """Give the pairs, tell of progress, and end where a signal came."""
+    """Yield the pairs and report progress.
+
+    Raises: InterruptedRunError if a signal arrived.
+    """
     begun, total = time.monotonic(), couple.a.info.frames_estimate
     for done, pair in enumerate(couple.pairs(), 1):
         status = stop()
@@ -223,7 +215,7 @@ def watched(couple: Couple, notify: Notify, stop: Stop) -> Iterator[tuple[Frame,
 
 
 def _write_video(draft: Path, couple: Couple, pairs: Iterator[tuple[Frame, Frame]], mode: "Composer") -> int:
-    """Compose and encode."""
+    """Compose and encode the pairs; return their number."""
     info_a, info_b = couple.a.info, couple.b.info
 
     def composed() -> Iterator[Frame]:
@@ -239,7 +231,7 @@ def _write_video(draft: Path, couple: Couple, pairs: Iterator[tuple[Frame, Frame
 
 
 def _write_page(draft: Path, couple: Couple, pairs: Iterator[tuple[Frame, Frame]]) -> int:
-    """Write a page with a slider for each of a few frames."""
+    """Write a page with a slider for each of a few frames; return their number."""
     info = couple.a.info
     chosen = evenly(pairs, min(max(PAGE_PIXELS // (info.width * info.height), 3), PAGE_FRAMES))
     names = (couple.a.path.name, couple.b.path.name)
@@ -259,7 +251,7 @@ def _rgb24(rgb: Tensor) -> numpy.ndarray:
 
 
 def evenly(items: Iterator[T], most: int) -> list[T]:
-    """Keep at most so many of a stream of unknown length, the first one and others at even distances."""
+    """Return at most `most` items of a stream of unknown length: the first one, and others at even distances."""
     kept: list[T] = []
     step = 1
     for index, item in enumerate(items):

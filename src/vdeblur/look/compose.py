@@ -1,4 +1,4 @@
-"""Two frames put into one picture: side by side, split, wiped, or as their difference."""
+"""Compose two frames into one picture: side by side, split, wiped, or their difference."""
 
 import math
 from collections.abc import Callable
@@ -12,20 +12,20 @@ from vdeblur.frame import Frame, layout_of, plane_array
 from vdeblur.restore import color
 from vdeblur.source.info import SourceInfo
 
-GAIN = 4  # of differences; 16 steps of 256 are then a quarter of the way from grey to white
+GAIN = 4  # of differences: 16 steps of 256 become a quarter of the way from grey to white
 WIPE_SECONDS = 4  # to and fro
 WIPE_REACH = 0.45  # of the width, to either side of the middle
-LINE_SHARE = 400  # the divide is this part of the width
+LINE_SHARE = 400  # the divider's width is the picture's over this
 Planes = list[numpy.ndarray]
 
 
 def upright_size(info: SourceInfo) -> tuple[int, int]:
-    """Give width and height as they are seen."""
+    """Return width and height after rotation, as players show the video."""
     return (info.height, info.width) if info.rotation % 180 else (info.width, info.height)
 
 
 def composed_info(info: SourceInfo, frame: Frame) -> SourceInfo:
-    """Describe a video of frames like this one, which `compose` made of those of a source."""
+    """Return the info of a video of frames like this one, which `compose` made from a source."""
     aspect = info.sample_aspect_ratio
     if aspect and info.rotation % 180:
         aspect = 1 / aspect
@@ -42,10 +42,10 @@ def composed_info(info: SourceInfo, frame: Frame) -> SourceInfo:
 
 
 def compose(a: Frame, b: Frame, mode: "Composer", rotation_a: int, rotation_b: int, seconds: float) -> Frame:
-    """Make one frame of two, with the first one's time and colour tags, in its format.
+    """Compose one frame from two, with the first one's time, format and colour tags.
 
     rotation_a, rotation_b: degrees by which players turn them, counterclockwise; the result needs none. seconds: since
-    the first frame, for divides that move.
+    the first frame, for dividers that move.
     """
     picture_a = _upright(a.picture, rotation_a)
     picture_b = _in_colors_of(picture_a, _upright(b.picture, rotation_b))
@@ -56,7 +56,7 @@ def compose(a: Frame, b: Frame, mode: "Composer", rotation_a: int, rotation_b: i
 
 @dataclass(frozen=True)
 class ComposedFrames:
-    """Two pictures as planes of the same format and size, alpha among them, filled up to whole blocks of chroma."""
+    """Two pictures as planes of the same format and size, with alpha, padded to whole blocks of chroma."""
 
     a: Planes
     b: Planes
@@ -64,7 +64,7 @@ class ComposedFrames:
     seconds: float
 
     def level(self, index: int, share: float) -> float:
-        """Give the code of a grey between black (0) and white (1) in a plane."""
+        """Return the code of a grey between black (0) and white (1) in a plane."""
         layout = self.space.layout
         if index not in layout.colors or layout.rgb:
             return share * layout.peak
@@ -72,7 +72,7 @@ class ComposedFrames:
         return black + share * extent if index == layout.colors[0] else self.space.chroma[0]
 
     def divided(self, share: float) -> Planes:
-        """Give a's pictures left of a white line, at this share of the width, and b's right of it."""
+        """Return a's picture left of a white line at this share of the width, and b's right of it."""
         block = 1 << self.space.layout.log2_width
         width = max(plane.shape[1] for plane in self.a)
         line = max(round(width / LINE_SHARE / block), 1) * block
@@ -114,7 +114,7 @@ MODES: dict[str, Composer] = {"side": join_sides, "split": _split, "wipe": _wipe
 
 
 def _upright(picture: av.VideoFrame, rotation: int) -> av.VideoFrame:
-    """Turn a picture as players would, by quarter turns; where chroma is coarser one way only, it becomes as fine."""
+    """Turn a picture by quarter turns, as players do; chroma that is subsampled along one axis only becomes 4:4:4."""
     turns = rotation // 90 % 4
     if not turns:
         return picture
@@ -133,23 +133,23 @@ def _upright(picture: av.VideoFrame, rotation: int) -> av.VideoFrame:
 
 
 def _in_colors_of(like: av.VideoFrame, picture: av.VideoFrame) -> av.VideoFrame:
-    """Give a picture in the format, matrix and range of another one."""
+    """Convert a picture to the format, matrix and range of another one."""
     form = like.format.name
-    there, here = color.ColorSpace.of(like), color.ColorSpace.of(picture)
-    if form == picture.format.name and (there.kr, there.full_range) == (here.kr, here.full_range):
+    wanted, own = color.ColorSpace.of(like), color.ColorSpace.of(picture)
+    if form == picture.format.name and (wanted.kr, wanted.full_range) == (own.kr, own.full_range):
         return picture
     converted = picture.reformat(
         format=form,
-        src_colorspace=_matrix(here),
-        dst_colorspace=_matrix(there),
-        src_color_range=2 if here.full_range else 1,
-        dst_color_range=2 if there.full_range else 1,
+        src_colorspace=_matrix(own),
+        dst_colorspace=_matrix(wanted),
+        src_color_range=2 if own.full_range else 1,
+        dst_color_range=2 if wanted.full_range else 1,
     )
     return _with_tags(converted, like)
 
 
 def _matrix(space: color.ColorSpace) -> int:
-    """Give FFmpeg's number of a matrix by its first coefficient."""
+    """Return FFmpeg's number of the matrix with this first coefficient."""
     return next(number for number, (kr, _) in color.MATRICES.items() if kr == space.kr)
 
 
@@ -160,7 +160,7 @@ def _with_tags(picture: av.VideoFrame, source: av.VideoFrame) -> av.VideoFrame:
 
 
 def _whole_planes(picture: av.VideoFrame, space: color.ColorSpace) -> Planes:
-    """Copy the planes, the last column and line repeated where chroma has no whole block of them."""
+    """Copy the planes; repeat the last column and line to complete blocks of chroma."""
     layout = space.layout
     planes = []
     for index in range(len(picture.planes)):

@@ -1,7 +1,7 @@
-"""A look at a few frames of each part of a video or folder: how sharp they are, and what only frames tell.
+"""Sample a few frames of each part of a video or folder: their sharpness, and what only decoded frames show.
 
-How sharp is measured without knowing any better frames (bench/temporal.py), so it depends on the scene, too: cloth and
-sky look blurred to it, grain and noise look sharp. It is a rough guide.
+Sharpness is measured without a reference (measure/temporal.py), so it also depends on the scene: cloth and sky count as
+blurred, grain and noise as sharp. It is a rough guide.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from vdeblur.source.pictures import PICTURE_RATE, PictureSource, read_picture
 from vdeblur.source.video import Source, VideoSource
 
 PARTS = 8
-GROUP = 3  # frames that are looked at together; the middle value counts
-STEP = 75  # frames from group to group, at most, where a file has no index to find its parts by
-FEWEST = 6  # frames that are worth a part of their own
-HEIGHT, WIDTH = 720, 1280  # the middle of larger pictures stands for the whole
+GROUP = 3  # frames measured per part; the median counts
+STEP = 75  # frames from group to group, at most, in files without an index
+FEWEST = 6  # frames of a part
+HEIGHT, WIDTH = 720, 1280  # of larger pictures only the middle is measured
 # On the 30 real pairs of REDS at 320x180 sharp frames got 0.734 to 0.760, blurred ones 0.525 to 0.727, 0.65 in the
 # middle; strongly shaken frames of GoPro at 1280x720 got 0.36 to 0.55.
 SHARP, SLIGHT = 0.70, 0.60
@@ -33,7 +33,7 @@ SHARP, SLIGHT = 0.70, 0.60
 
 @dataclass(frozen=True)
 class SampledPart:
-    """A part of a video. begin, end: seconds from its first frame. sharpness: 0 to 1; None where nothing is to see."""
+    """A part of a video. begin, end: seconds from the first frame. sharpness: 0 to 1; None for frames of one colour."""
 
     begin: Fraction
     end: Fraction
@@ -41,7 +41,7 @@ class SampledPart:
 
     @property
     def word(self) -> str:
-        """Say it in words."""
+        """The sharpness in words."""
         if self.sharpness is None:
             return "nothing to see"
         if self.sharpness >= SHARP:
@@ -51,10 +51,10 @@ class SampledPart:
 
 @dataclass
 class FrameSample:
-    """What was seen.
+    """The findings in the sampled frames.
 
-    whole: whether all parts were reached. side_data: FFmpeg's names of its kinds. damaged: packets that
-    could not be decoded.
+    whole: all parts were reached. side_data: the kinds of side data, in FFmpeg's names. damaged: the number of packets
+    that could not be decoded.
     """
 
     parts: list[SampledPart] = field(default_factory=list)
@@ -65,7 +65,7 @@ class FrameSample:
 
 
 def sample_frames(source: Source) -> FrameSample:
-    """Look at a source; it is opened once more for this."""
+    """Sample a source; its file is opened once more."""
     sample = FrameSample()
     groups = _of_pictures(source) if isinstance(source, PictureSource) else _of_video(source, sample)
     for begin, end, pictures in groups:
@@ -93,7 +93,7 @@ Group = tuple[Fraction, Fraction, list[av.VideoFrame]]  # begin and end of a par
 
 
 def _spans(frames: int | None, duration: Fraction) -> list[tuple[Fraction, Fraction]]:
-    """Give where parts begin and end, in seconds: as many as are worth it."""
+    """Return begin and end of each part, in seconds: at most PARTS, each of at least FEWEST frames."""
     count = PARTS if frames is None else min(max(frames // FEWEST, 1), PARTS)
     return [(duration * index / count, duration * (index + 1) / count) for index in range(count)]
 
@@ -115,7 +115,7 @@ def _of_video(source: VideoSource, sample: FrameSample) -> Iterator[Group]:
             yield from _of_stream(container, video, sample, info.frames_estimate)
             return
         for begin, end in _spans(info.frames_estimate, info.duration_seconds):
-            # From a keyframe in the first half of the part, if there is one; else from the part's first frame.
+            # From the last keyframe in the first half of the part, if there is one; else from the part's first frame.
             first = source.start_seconds + begin
             with contextlib.suppress(av.error.FFmpegError, OSError):
                 container.seek(int((first + (end - begin) / 2) / info.time_base), stream=video)
@@ -129,7 +129,7 @@ def _of_video(source: VideoSource, sample: FrameSample) -> Iterator[Group]:
 def _of_stream(
     container: av.container.InputContainer, video: av.VideoStream, sample: FrameSample, estimate: int | None
 ) -> Iterator[Group]:
-    """Read from the beginning: groups with a step between them."""
+    """Yield groups, read from the beginning, with a step between them."""
     step = STEP if estimate is None else min(max(-(-estimate // PARTS), FEWEST), STEP)
     frames = _decoded(container, video, sample)
     rate = video.average_rate or video.guessed_rate or PICTURE_RATE

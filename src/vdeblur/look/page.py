@@ -1,7 +1,7 @@
-"""Pages that stand alone: one HTML file with its style, script and pictures in it, which asks nothing of any network.
+"""Self-contained pages: one HTML file with its style, script and pictures, which loads nothing from a network.
 
-`page_html` makes the file of a body; `slider_html` gives a part of such a body, pictures on one another with a divide
-that moves, by pointer and by keyboard; `picture_uri` puts a picture into it.
+`page_html` wraps a body; `slider_html` returns a part of a body, two pictures with a divider that pointer and keyboard
+move; `picture_uri` embeds a picture.
 """
 
 import base64
@@ -14,20 +14,20 @@ from typing import Any
 import av
 import numpy
 
-# Nothing is loaded from anywhere, even if a browser were told to.
+# Forbids the browser to load anything, even if a text on the page tries to.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 NAMES = ("blurry", "restored", "sharp")
 
 
 def page_html(title: str, body: str, data: Any = None) -> str:
-    """Give a whole page.
+    """Return a complete page.
 
-    body: HTML. data: something that the page is made of, to be found in it as JSON under the id `data`.
+    body: HTML. data: what the page shows, embedded as JSON under the id `data`.
     """
     style, script = (
         resources.files("vdeblur.look").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js")
     )
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no text in it can end the element
+    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # so that no text ends the element
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -51,10 +51,10 @@ def page_html(title: str, body: str, data: Any = None) -> str:
 def slider_html(
     before: str, after: str, truth: str | None = None, caption: str = "", names: tuple[str, str, str] = NAMES
 ) -> str:
-    """Give a figure in which a divide moves between two pictures; with a truth any two of three can be chosen.
+    """Return a figure with a divider between two pictures; with a truth, buttons choose two of the three.
 
-    before, after, truth: addresses of pictures of one size, see picture_uri. caption: text below. names: what the
-    pictures are called.
+    before, after, truth: URIs of pictures of the same size, see picture_uri. caption: text below. names: of the
+    pictures.
     """
     uris = [before, after] if truth is None else [before, after, truth]
     sides = ["left", "right", ""]
@@ -68,13 +68,14 @@ def slider_html(
         f"{pictures}"
         '<span class="divide"></span>'
         f'<span class="side left">{escape(names[0])}</span><span class="side right">{escape(names[1])}</span>'
-        f'<input type="range" min="0" max="100" value="50" aria-label="Divide between the pictures: {escape(caption)}">'
+        f'<input type="range" min="0" max="100" value="50" '
+        f'aria-label="Divider between the pictures: {escape(caption)}">'
         f"</div>{'' if truth is None else _choice(names)}<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
 def _choice(names: tuple[str, str, str]) -> str:
-    """Give buttons to choose two of three pictures."""
+    """Return buttons to choose two of three pictures."""
     options = "".join(
         f'<label><input type="radio" name="pictures" value="{left} {right}"{" checked" * (left + right == 1)}> '
         f"{escape(names[left])} | {escape(names[right])}</label>"
@@ -85,7 +86,7 @@ def _choice(names: tuple[str, str, str]) -> str:
 
 
 def picture_uri(picture: numpy.ndarray) -> str:
-    """Give an address that holds a picture, uint8 (H, W, 3) RGB, as PNG, so that its detail is what it was."""
+    """Return a URI that embeds a picture, uint8 (H, W, 3) RGB, losslessly as PNG."""
     encoder = av.CodecContext.create("png", "w")
     assert isinstance(encoder, av.VideoCodecContext)
     encoder.height, encoder.width, encoder.pix_fmt = picture.shape[0], picture.shape[1], "rgb24"

@@ -1,4 +1,4 @@
-"""What a video is, how blurry its parts are, and what `vdeblur run` would make of it: before any work is done."""
+"""Examine a video: its properties, how blurry its parts are, and what `vdeblur run` would write."""
 
 import shlex
 from dataclasses import asdict
@@ -19,10 +19,11 @@ from vdeblur.restore import device
 from vdeblur.source import demux, pictures, video
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.times import PacketTimes, read
+from vdeblur.source.video import Source
 
-OWN_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".m4v", ".ts")  # of inputs whose outputs are named likewise
-BRIEF_SECONDS = 3600  # a run that takes longer is better tried on a part
-FAITHFUL = ".mkv"  # holds nearly everything
+OWN_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".m4v", ".ts")  # of inputs whose outputs get the same suffix
+BRIEF_SECONDS = 3600  # for longer runs the notes suggest to try a part first
+FAITHFUL = ".mkv"  # holds nearly every stream
 # ITU-T H.273, tables 2 to 4, in FFmpeg's words.
 PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020", 11: "smpte431",
              12: "smpte432"}  # fmt: skip
@@ -37,15 +38,15 @@ METHOD = "blur effect (Crete et al. 2007) of sampled frames, 0 to 1; depends on 
 
 
 def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
-    """Examine a video file or a folder of pictures; gives what README.md lists, ready for JSON.
+    """Examine a video file or a folder of pictures; return the object that docs/json.md describes.
 
-    suffix: of the output that is planned, such as ".mp4"; None for what suits the input. Streams are planned, packets'
-    times read, and a few frames of every part decoded.
+    It plans the streams, reads the packets' times, and decodes a few frames of every part. suffix: of the planned
+    output, such as ".mp4"; None for the one that suits the input.
 
-    Raises: InputError where it cannot be read, OutputError where no container has this suffix, UsageError for a pipe.
+    Raises: InputError if it cannot be read, OutputError if no container has this suffix, UsageError for a pipe.
     """
     if path == demux.PIPE:
-        raise UsageError("a pipe can be read only once, and not by probe", "save it to a file first")
+        raise UsageError("probe cannot read a pipe", "save it to a file first")
     warnings: dict[str, str] = {}
 
     def warn(code: str, message: str) -> None:
@@ -73,18 +74,18 @@ def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
         source.close()
 
 
-def planned_streams(source: video.VideoSource | pictures.PictureSource, suffix: str) -> list[tracks.StreamPlan]:
-    """Plan what becomes of the streams beside the video in a container of this suffix; none for a folder of pictures.
+def planned_streams(source: Source, suffix: str) -> list[tracks.StreamPlan]:
+    """Return the plan for the streams beside the video in a container of this suffix; empty for pictures.
 
-    Raises: OutputError where there is no such container.
+    Raises: OutputError if there is no such container.
     """
     if not suffix or isinstance(source, pictures.PictureSource):
         return []
     return carry.plan_streams(source, carry.container_format(Path(f"output{suffix}")), tracks.MuxOptions())
 
 
-def _output_for(source: video.VideoSource | pictures.PictureSource, suffix: str | None) -> Path:
-    """Name an output beside the input: with the suffix asked for, else the input's, or one that holds more."""
+def _output_for(source: Source, suffix: str | None) -> Path:
+    """Return a path beside the input, with the suffix asked for, else the input's, or .mkv if it keeps more streams."""
     path = source.path
     if isinstance(source, pictures.PictureSource):
         return path.with_name(f"{path.resolve().name}_sharp{suffix or ''}")
@@ -99,7 +100,7 @@ def _dropped(source: video.VideoSource, suffix: str) -> int:
     return sum(plan.action == "drop" for plan in planned_streams(source, suffix))
 
 
-def _picture_facts(source: video.VideoSource | pictures.PictureSource, sample: FrameSample) -> dict[str, Any]:
+def _picture_facts(source: Source, sample: FrameSample) -> dict[str, Any]:
     info = source.info
     layout = layout_of(info.picture_format)
     assert layout is not None, "open_source refuses others"
@@ -138,11 +139,11 @@ def _color_facts(info: SourceInfo, sample: FrameSample) -> dict[str, Any]:
 
 
 def _name(names: dict[int, str], number: int) -> str | None:
-    """Name a tag; None where it says that nothing is known."""
+    """Return the name of a tag; None for "reserved" (0) and "unspecified" (2)."""
     return names.get(number, None if number in (0, 2) else str(number))
 
 
-def _timing_facts(source: video.VideoSource | pictures.PictureSource, times: PacketTimes | None) -> dict[str, Any]:
+def _timing_facts(source: Source, times: PacketTimes | None) -> dict[str, Any]:
     info = source.info
     intervals = times.intervals if times else []
     return {
@@ -163,29 +164,31 @@ def _frames(info: SourceInfo, times: PacketTimes | None) -> int | None:
 
 
 def _findings(
-    source: video.VideoSource | pictures.PictureSource,
+    source: Source,
     sample: FrameSample,
     times: PacketTimes | None,
 ) -> dict[str, str]:
     found = {}
     if sample.damaged or (times and times.damaged):
-        found["W_INPUT_DAMAGED"] = "the file is damaged; run leaves out what cannot be decoded, and counts it"
+        found["W_INPUT_DAMAGED"] = "the file is damaged; run leaves out what it cannot decode, and counts it"
     if times and times.missing_seconds:
         missing = float(times.missing_seconds)
-        found["W_INPUT_TRUNCATED"] = f"the last {missing:.2f} s that the header promises are missing: copy it again"
+        found["W_INPUT_TRUNCATED"] = (
+            f"the last {missing:.2f} s of the header's duration are missing: copy the file again"
+        )
     if times and times.untimed:
-        found["W_TIMESTAMPS"] = "frames carry no times; run spaces them at the nominal rate"
+        found["W_TIMESTAMPS"] = "frames have no timestamps; run spaces them at the nominal rate"
     if isinstance(source, video.VideoSource) and source.video.metadata.get("alpha_mode") == "1":
-        found["W_ALPHA"] = "its transparency is kept apart, where no decoder here sees it, and is left out"
+        found["W_ALPHA"] = "its transparency is in a separate layer that no decoder here reads, so it is left out"
     if sample.interlaced:
-        found["W_INTERLACED"] = "the material is interlaced, and blur is measured on whole frames"
+        found["W_INTERLACED"] = "the video is interlaced, and blur is measured on whole frames"
     if not sample.whole:
-        found["W_SAMPLED_BEGINNING"] = "the file has no index, so only its beginning was looked at"
+        found["W_SAMPLED_BEGINNING"] = "the file has no index, so only its beginning was sampled"
     return found
 
 
 def _output_facts(info: SourceInfo, output: Path, warn: events.Warn) -> dict[str, Any]:
-    """Tell what is written; a refusal is among the warnings, and then nothing would be."""
+    """Return what run would write; if it would refuse, warn with its reason and return None for encoder and format."""
     facts = {"file": str(output), "encoder": None, "pixel_format": None}
     if not output.suffix:
         return facts
@@ -215,12 +218,12 @@ def _sharpness_facts(sample: FrameSample) -> dict[str, Any]:
 
 
 def _suggestion(
-    source: video.VideoSource | pictures.PictureSource,
+    source: Source,
     output: Path,
     sample: FrameSample,
     times: PacketTimes | None,
 ) -> dict[str, Any]:
-    """Suggest a command line, and estimate how long lite takes for it on this machine."""
+    """Suggest a command, and estimate how long lite takes for it on this machine."""
     info = source.info
     frames = _frames(info, times)
     chosen, precision, per_frame = _lite_speed(info.height, info.width)
@@ -232,7 +235,7 @@ def _suggestion(
         notes.append("try a part first: -ss 0:30 -t 10")
     seen = [part for part in sample.parts if part.sharpness is not None]
     if seen and all(part.word == "sharp" for part in seen):
-        notes.append("what was looked at is sharp already; there may be little to gain")
+        notes.append("the sampled frames are sharp already; there may be little to gain")
     return {
         "command": shlex.join(words),
         "notes": notes,
@@ -244,12 +247,12 @@ def _suggestion(
 
 
 def _safe(path: Path) -> str:
-    """Write a path so that it is not taken for an option."""
+    """Return a path that is not mistaken for an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def _lite_speed(height: int, width: int) -> tuple[str, str, float]:
-    """Give lite's device, precision and estimated seconds for a frame."""
+    """Return lite's device, precision and estimated seconds per frame."""
     name, precision, rate = _measured()
     return name, precision, choice.seconds_per_frame(find_entry(choice.ALWAYS), height, width, rate)
 

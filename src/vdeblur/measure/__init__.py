@@ -1,1 +1,1 @@
-"""Measures of restored video: similarity to the truth, sharpness, steadiness."""
+"""Measures of restored video: similarity to the sharp frames, sharpness, steadiness."""

@@ -1,8 +1,7 @@
-"""How near a restored picture is to the sharp one: PSNR, SSIM in two kinds, and Koehler's alignment, in float64.
+"""PSNR, two kinds of SSIM, and Koehler's alignment, in float64.
 
-Pictures are (B, C, H, W) in 0..255, of any type and on any device that knows float64; every function gives one number
-per picture, (B,). Definitions, their sources and test vectors: the evaluation scripts of the papers, as protocols.py
-names them.
+Pictures are (B, C, H, W) in 0..255, of any dtype, on any device with float64; the measures return one number per
+picture, (B,). They follow the evaluation scripts of the papers that protocols.py names.
 """
 
 from dataclasses import dataclass
@@ -18,59 +17,64 @@ LUMA = (0.299, 0.587, 0.114)  # of R, G, B, ITU-R BT.601
 
 
 def crop(pictures: Tensor, pixels: int) -> Tensor:
-    """Cut so many pixels off every side."""
+    """Cut this many pixels off every side."""
     return pictures[..., pixels : pictures.shape[-2] - pixels, pixels : pictures.shape[-1] - pixels]
 
 
 def to_luma(pictures: Tensor) -> Tensor:
-    """Give (B, 1, H, W) of RGB pictures, float64, not rounded."""
+    """Return the luma of RGB pictures: (B, 1, H, W) float64, not rounded."""
     weights = torch.tensor(LUMA, dtype=torch.float64, device=pictures.device)
     return (pictures.double() * weights[:, None, None]).sum(1, keepdim=True)
 
 
 def psnr(restored: Tensor, sharp: Tensor) -> Tensor:
-    """Give 10 log10(255^2 / mean squared difference over all pixels and channels), in dB; infinite for equal pictures.
+    """Return 10 log10(255^2 / mean squared difference over pixels and channels), in dB; infinite for equal pictures.
 
-    0 dB is a difference of 255 everywhere; restored video lies at 20 to 40.
+    0 dB is a difference of 255 everywhere; restored video has 20 to 40 dB.
     """
     error = (restored.double() - sharp.double()).square().mean((1, 2, 3))
     return 10 * torch.log10(PEAK**2 / error)
 
 
 def ssim_2d(restored: Tensor, sharp: Tensor) -> Tensor:
-    """Give the structural similarity, each channel by itself, where the window fits; 1 for equal pictures, at least -1.
+    """Return the structural similarity of the channels: 1 for equal pictures, at least -1.
 
-    Gaussian window of 11x11, sigma 1.5, population variances, mean over positions and channels: Wang et al., TIP 2004.
-    The same as scikit-image's structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-    data_range=255).
+    Wang et al., TIP 2004: Gaussian window of 11x11, sigma 1.5, population variances, mean over channels and over the
+    positions where the window fits. Equals scikit-image's structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=255).
 
-    Raises: ValueError where the pictures are smaller than the window.
+    Raises: ValueError if the pictures are smaller than the window.
     """
     return _map_of(_statistics(restored, sharp, padded=False)).mean((1, 2, 3))
 
 
 def ssim_3d(restored: Tensor, sharp: Tensor) -> Tensor:
-    """Give the structural similarity of the H x W x C array as one volume, as MATLAB's ssim takes an RGB picture.
+    """Return the structural similarity of the H x W x C array as one volume, as MATLAB's ssim treats an RGB picture.
 
-    The window's 11 taps run along all three axes, edges repeated, so the channels mix: clearly higher than ssim_2d on
-    pictures, and not to be compared with it.
+    The window's 11 taps run along all three axes, with edges repeated, so the channels mix: it is clearly higher than
+    ssim_2d, and the two cannot be compared.
+
+    Raises: ValueError if the pictures are smaller than the window.
     """
     return _map_of(_mix_channels(_statistics(restored, sharp, padded=True))).mean((1, 2, 3))
 
 
 def ssim_both(restored: Tensor, sharp: Tensor) -> tuple[Tensor, Tensor]:
-    """Give ssim_2d and ssim_3d, at the price of one."""
+    """Return ssim_2d and ssim_3d at the cost of one.
+
+    Raises: ValueError if the pictures are smaller than the window.
+    """
     statistics = _statistics(restored, sharp, padded=True)
-    # Where the window fits, no repeated edge is in it.
+    # Where the window fits, it contains no repeated edge.
     return _map_of(crop(statistics, RADIUS)).mean((1, 2, 3)), _map_of(_mix_channels(statistics)).mean((1, 2, 3))
 
 
 def _statistics(restored: Tensor, sharp: Tensor, padded: bool) -> Tensor:
-    """Blur x, y, xx, yy and xy by SSIM's window in the picture's plane: (5, B, C, H, W); smaller unless padded."""
+    """Blur x, y, xx, yy and xy with SSIM's window in the picture's plane: (5, B, C, H, W); smaller unless padded."""
     if min(restored.shape[-2:]) < 2 * RADIUS + 1:
         raise ValueError("pictures must be at least 11 pixels high and wide for SSIM")
     blurred = []
-    for x, y in zip(restored.double(), sharp.double(), strict=True):  # one by one: it stays in a CPU's caches
+    for x, y in zip(restored.double(), sharp.double(), strict=True):  # one at a time fits into a CPU's caches
         for plane in (x, y, x * x, y * y, x * y):
             if padded:
                 plane = F.pad(plane[None], (RADIUS,) * 4, mode="replicate")[0]
@@ -85,7 +89,7 @@ def _window() -> list[float]:
 
 
 def _blur(x: Tensor, axis: int) -> Tensor:
-    """Weigh neighbours along an axis; it gets shorter by 10. As fast as memory, which no float64 convolution is."""
+    """Blur along an axis, which gets 10 shorter. Limited by memory bandwidth, faster than any float64 convolution."""
     length = x.shape[axis] - 2 * RADIUS
     taps = _window()
     blurred = x.narrow(axis, 0, length) * taps[0]
@@ -95,7 +99,7 @@ def _blur(x: Tensor, axis: int) -> Tensor:
 
 
 def _mix_channels(statistics: Tensor) -> Tensor:
-    """Blur along the channels, (5, B, C, H, W), the first and the last one repeated beyond the ends."""
+    """Blur (5, B, C, H, W) along the channels; the first and the last channel are repeated beyond the ends."""
     channels = statistics.shape[2]
     mixing = torch.zeros(channels, channels, dtype=torch.float64)
     for to in range(channels):
@@ -105,7 +109,7 @@ def _mix_channels(statistics: Tensor) -> Tensor:
 
 
 def _map_of(statistics: Tensor) -> Tensor:
-    """Give SSIM at every position out of the means and the mean products: Wang et al., Eq. (13)."""
+    """Return SSIM at every position from the means and the mean products: Wang et al., Eq. (13)."""
     x, y, xx, yy, xy = statistics.unbind()
     means = (2 * x * y + C1) / (x.square() + y.square() + C1)
     return means * (2 * (xy - x * y) + C2) / (xx - x.square() + yy - y.square() + C2)
@@ -113,9 +117,9 @@ def _map_of(statistics: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Aligned:
-    """A result brought onto the truth: both (1, 3, H, W) float64, and what was done to the result.
+    """A restored picture aligned with the sharp one: both (1, 3, H, W) float64.
 
-    scale: what its values were multiplied with. shift: rows and columns by which it was moved, down and right.
+    scale: the factor of the restored values. shift: the rows and columns that it was moved down and right.
     """
 
     restored: Tensor
@@ -125,11 +129,11 @@ class Aligned:
 
 
 def align(restored: Tensor, sharp: Tensor) -> Aligned:
-    """Bring one picture (1, 3, H, W) onto the sharp one in brightness and by whole pixels.
+    """Align one picture (1, 3, H, W) with the sharp one in brightness and by whole pixels.
 
-    Of Koehler et al., "Recording and Playback of Camera Shake", ECCV 2012, as PVDNet's evaluation has it: scale by
-    least squares, then the peak of the cross-correlation of the channels' means; what is moved in is zero in both.
-    That evaluation also transposes portrait frames, which changes none of the figures.
+    Koehler et al., "Recording and Playback of Camera Shake", ECCV 2012, as in PVDNet's evaluation: scale by least
+    squares, then shift to the peak of the cross-correlation of the channels' means; pixels moved in are zero in both.
+    That evaluation also transposes portrait frames, which changes no score.
     """
     z, x = restored.double(), sharp.double()
     scale = (x * z).sum() / z.square().sum().clamp_min(torch.finfo(torch.float64).tiny)
@@ -138,7 +142,7 @@ def align(restored: Tensor, sharp: Tensor) -> Aligned:
     correlation = torch.fft.ifft2(spectrum).real[0]
     height, width = correlation.shape
     peak = int(correlation.argmax())
-    down = (peak // width + height // 2) % height - height // 2  # beyond the middle are the negative ones
+    down = (peak // width + height // 2) % height - height // 2  # shifts beyond the middle are negative
     right = (peak % width + width // 2) % width - width // 2
     inside = torch.zeros_like(x[:, :1])
     inside[..., max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = 1

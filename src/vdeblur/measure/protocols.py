@@ -1,7 +1,7 @@
-"""How the papers measured, so that a figure can be set beside theirs.
+"""The ways in which papers measure, so that scores can be compared with their tables.
 
-Their tables differ by a decibel and more for one and the same output: by frames left out, pixels cropped, alignment,
-luma instead of RGB, and two kinds of SSIM. Each protocol is what the authors' own evaluation does.
+For the same output their tables differ by a decibel and more: they leave out frames, crop pixels, align, measure luma
+instead of RGB, and use two kinds of SSIM. Each protocol does what the authors' own evaluation does.
 """
 
 import math
@@ -12,22 +12,22 @@ from torch import Tensor
 
 from vdeblur.measure import metrics
 
-# Frames that the authors feed at once, by network and data set; `run` uses windows that overlap instead.
+# Frames that the authors restore at once, by network and data set; `run` uses overlapping windows instead.
 CHUNKS = {
     "dstnet": {"gopro": 30, "dvd": 25, "bsd": 30},
     "dstnet-plus": {"gopro": 50, "dvd": 25, "bsd": 30},
 }
-OTHER_CHUNK = 30  # for folders that are none of these sets
+OTHER_CHUNK = 30  # for other data sets
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is measured of which frames.
+    """One way to measure.
 
-    source: whose it is. blur: which of GoPro's blurry folders; other sets have only one. first, last: so many frames at
-    either end of a sequence are restored, but not counted. crop: pixels cut off each side. aligned: Koehler's alignment
-    and luma instead of RGB. ssim: the kind that its tables show, "2D", "3D" or "both". truncate: to 8 bit by cutting
-    off instead of rounding. chunks: feed a network as its authors do.
+    source: its paper. blur: which of GoPro's blurry folders; other sets have only one. first, last: frames at the ends
+    of a sequence that are restored, but not counted. crop: pixels cut off each side. aligned: Koehler's alignment, and
+    luma instead of RGB. ssim: the kind in the paper's tables, "2D", "3D" or "both". truncate: convert to 8 bit by
+    truncating instead of rounding. chunks: restore as many frames at once as the authors do.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Protocol:
 
     @property
     def description(self) -> str:
-        """Say it in a line."""
+        """The protocol in one line."""
         ends = [f"the first {self.first}" if self.first > 1 else "the first"] if self.first else []
         ends += [f"the last {self.last}" if self.last > 1 else "the last"] if self.last else []
         parts = [
@@ -57,26 +57,26 @@ class Protocol:
         return f"{', '.join(parts)}{'; fed in the chunks of its authors' if self.chunks else ''}"
 
     def chunk_of(self, network: str, dataset: str) -> int | None:
-        """Give how many frames of this set the network is fed at once; None: as `run` feeds it.
+        """Return how many frames of this set the network restores at once; None: as `run` does.
 
-        dataset: its name in datasets.toml, empty for a folder that is none of those.
+        dataset: its name in datasets.toml, empty for other sets.
         """
         chunks = CHUNKS.get(network) if self.chunks else None
         return None if chunks is None else chunks.get(dataset.partition("-")[0], OTHER_CHUNK)  # bsd has three exposures
 
     def counts(self, index: int, frames: int) -> bool:
-        """Tell whether a frame of a sequence of so many is counted."""
+        """Return whether the frame at this index of a sequence with this many frames counts."""
         return self.first <= index < frames - self.last
 
     def to_8bit(self, restored: Tensor) -> Tensor:
-        """Quantise values in 0..255 as its authors do: uint8."""
+        """Quantise values in 0..255 to uint8 as the authors do."""
         whole = restored.floor() if self.truncate else restored.round()
         return whole.clamp(0, 255).to(torch.uint8)
 
     def measure(self, restored: Tensor, sharp: Tensor) -> "list[Quality]":
-        """Measure 8-bit RGB pictures, (B, 3, H, W) uint8, one by one.
+        """Measure each of the RGB pictures, (B, 3, H, W) uint8.
 
-        Raises: ValueError where they are too small.
+        Raises: ValueError if they are too small.
         """
         restored, sharp = metrics.crop(restored, self.crop), metrics.crop(sharp, self.crop)
         if self.aligned:
@@ -93,23 +93,23 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Quality:
-    """PSNR in dB (infinite where nothing differs), and SSIM; None where the protocol has none of that kind."""
+    """PSNR in dB (infinite for equal pictures), and SSIM; None if the protocol does not measure this kind."""
 
     psnr: float
     ssim_2d: float | None
     ssim_3d: float | None
 
 
-def mean(several: list[Quality]) -> Quality:
-    """Average each figure."""
+def mean(qualities: list[Quality]) -> Quality:
+    """Return the mean of each score; there must be at least one quality."""
 
     def over(values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return math.fsum(known) / len(known) if known else None
 
-    psnr = over([one.psnr for one in several])
+    psnr = over([quality.psnr for quality in qualities])
     assert psnr is not None
-    return Quality(psnr, over([one.ssim_2d for one in several]), over([one.ssim_3d for one in several]))
+    return Quality(psnr, over([quality.ssim_2d for quality in qualities]), over([one.ssim_3d for one in qualities]))
 
 
 PROTOCOLS = {

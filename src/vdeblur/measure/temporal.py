@@ -1,14 +1,14 @@
-"""Two figures that say what PSNR does not: how steady a restored video is, and how sharp a frame is by itself.
+"""Two measures beside PSNR: how steady a restored video is, and how sharp a frame is without a reference.
 
 Warping error: W.-S. Lai, J.-B. Huang, O. Wang, E. Shechtman, E. Yumer, M.-H. Yang, "Learning Blind Video Temporal
 Consistency", ECCV 2018, Sec. 4.2; its masks: M. Ruder, A. Dosovitskiy, T. Brox, "Artistic Style Transfer for Videos",
-GCPR 2016, Sec. 4.2. They measure motion by FlowNet 2, this does by Lucas-Kanade (networks/lucas_kanade.py), which needs
-no weights. So our figures can be compared with each other, not with theirs.
+GCPR 2016, Sec. 4.2. They estimate motion with FlowNet 2; this uses Lucas-Kanade (networks/lucas_kanade.py), which needs
+no weights. So these numbers can be compared with each other, not with the paper's.
 
 Sharpness: F. Crété, T. Dolmière, P. Ladret, M. Nicolas, "The blur effect: perception and estimation with a new
 no-reference perceptual blur metric", Human Vision and Electronic Imaging 2007. On the 30 real pairs of REDS at 320x180
-every sharp frame got more (0.734 to 0.760) than any blurry one (0.525 to 0.727), of other scenes, too; variance of the
-Laplacian and energy of gradients tell the two of a pair apart as well, but depend on the scene by more than on blur.
+every sharp frame scored higher (0.734 to 0.760) than any blurry one (0.525 to 0.727), across scenes. Variance of the
+Laplacian and energy of gradients also separate the two of a pair, but depend on the scene more than on blur.
 """
 
 import math
@@ -25,12 +25,12 @@ REBLUR = 9  # samples of the averaging filter, as in the paper
 
 @torch.no_grad()
 def warping_error(frames: Tensor, reference: Tensor) -> float:
-    """Tell how much restored frames differ from their successors where they show the same: mean squared difference.
+    """Return the mean squared difference between each frame and the next one moved onto it.
 
-    frames, reference: (T, 3, H, W) RGB in [0, 1]. reference: where motion is measured, the sharp frames if there are
-    any, so that all models are judged by the same motion. Result: each frame minus the next one moved onto it, squared,
-    averaged over the channels and over all pixels that are seen in both, then over the T - 1 pairs. 0 is steady; noise
-    of variance v adds up to 2 v, less where moving a frame averages some of it away. NaN where there is no pair.
+    frames, reference: (T, 3, H, W) RGB in [0, 1]. reference: the frames whose motion is used, the sharp ones if there
+    are any, so that all models are judged by the same motion. The mean is over the channels and all pixels visible in
+    both frames, then over the T - 1 pairs. 0 is steady; noise of variance v adds up to 2 v, less where moving a frame
+    averages it. NaN if there is no pair.
     """
     if len(frames) < 2:
         return math.nan
@@ -47,11 +47,11 @@ def warping_error(frames: Tensor, reference: Tensor) -> float:
 
 
 def is_seen(forward: Tensor, backward: Tensor) -> Tensor:
-    """Tell which pixels of a frame are seen in the next one, as float (B, 1, H, W) of 0 and 1.
+    """Return which pixels of a frame are visible in the next one: 0 or 1, float (B, 1, H, W).
 
-    forward, backward: (B, 2, H, W) pixels, from the frame to the next one and back. Not seen is what leaves the
-    picture, what does not come back to where it was (covered there), and edges of motion, where flow is not to be
-    trusted; Ruder et al., equations (3) to (5).
+    forward, backward: (B, 2, H, W) pixels, from the frame to the next one and back. Left out are pixels that leave the
+    picture, that do not return to their place (covered in the next frame), and edges of motion, where flow is
+    unreliable; Ruder et al., equations (3) to (5).
     """
     height, width = forward.shape[-2:]
     back = lucas_kanade.sample(backward, forward)
@@ -71,12 +71,12 @@ def is_seen(forward: Tensor, backward: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sharpness(frames: Tensor) -> Tensor:
-    """Tell how sharp frames are without knowing any better ones: (B,) float64, from 0 (blurred away) to 1.
+    """Return the sharpness of frames without a reference: (B,) float64, from 0 (blurred completely) to 1.
 
-    frames: (B, 3, H, W) RGB in [0, 1]. How much of the differences between neighbouring pixels an average over nine
-    pixels takes away: a sharp picture loses nearly all, one that is blurred already little. Measured on luma along
-    columns and along rows, and the smaller counts, as motion blurs in one direction. Noise counts as sharp. A direction
-    without any difference is passed over; a picture of one colour gets 0.
+    frames: (B, 3, H, W) RGB in [0, 1]. It is the share of the differences between neighbouring pixels that an average
+    over nine pixels removes: nearly all in a sharp picture, little in a blurred one. Measured on luma along columns and
+    along rows; the smaller value counts, as motion blurs in one direction. Noise counts as sharp. A direction without
+    any difference is ignored; a picture of one colour gets 0.
     """
     luma = _luma(frames.double())
     along = []
@@ -86,7 +86,7 @@ def sharpness(frames: Tensor) -> Tensor:
         before, after = lines.diff(dim=3).abs(), averaged.diff(dim=3).abs()
         lost = (before - after).clamp(min=0).sum((1, 2, 3))
         along.append(lost / before.sum((1, 2, 3)))  # 0/0 is NaN
-    least = torch.fmin(*along)  # passes over NaN
+    least = torch.fmin(*along)  # ignores NaN
     return torch.where(least.isnan(), 0, least)
 
 

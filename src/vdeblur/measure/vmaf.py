@@ -1,4 +1,4 @@
-"""VMAF, Netflix's measure of how alike two videos look to people, by the libvmaf filter of imageio-ffmpeg's ffmpeg."""
+"""VMAF, Netflix's measure of how similar two videos look, by the libvmaf filter of imageio-ffmpeg's ffmpeg."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vdeblur.errors import UsageError
 
-# Each picture that goes in has the restored frame above the sharp one; libvmaf is made for 4:2:0.
+# Each input picture has the restored frame above the sharp one; libvmaf is made for 4:2:0.
 GRAPH = (
     "split[a][b];[a]crop=iw:ih/2:0:0,format=yuv420p[restored];[b]crop=iw:ih/2:0:ih/2,format=yuv420p[sharp];"
     "[restored][sharp]libvmaf=log_fmt=json:log_path=vmaf.json"
@@ -21,9 +21,9 @@ GRAPH = (
 
 
 def check_vmaf() -> None:
-    """Find out whether the filter is there.
+    """Check that ffmpeg has the filter.
 
-    Raises: UsageError where it is not.
+    Raises: UsageError if it has not.
     """
     executable = imageio_ffmpeg.get_ffmpeg_exe()
     filters = subprocess.run([executable, "-v", "error", "-filters"], capture_output=True, text=True, check=False)  # noqa: S603
@@ -32,9 +32,9 @@ def check_vmaf() -> None:
 
 
 class Vmaf:
-    """The frames of a sequence, in order, and their scores: about 0 to 100, by the filter's default model (v0.6.1).
+    """Scores the frames of a sequence, in order: about 0 to 100, by the filter's default model (v0.6.1).
 
-    A context: leaving it ends the process that measures. Scores take account of motion, so of the frames before, too.
+    A context that ends ffmpeg's process at exit. A score depends on motion, so also on the frames before.
     """
 
     def __init__(self) -> None:
@@ -42,9 +42,9 @@ class Vmaf:
         self.process: subprocess.Popen[bytes] | None = None
 
     def add(self, restored: Tensor, sharp: Tensor) -> None:
-        """Take the next frame: uint8 (3, H, W) each.
+        """Add the next frame: uint8 (3, H, W) each.
 
-        Raises: UsageError where ffmpeg gave up.
+        Raises: UsageError if ffmpeg fails.
         """
         both = torch.cat((restored, sharp), 1).permute(1, 2, 0).contiguous().cpu().numpy()
         if self.process is None:
@@ -61,9 +61,9 @@ class Vmaf:
             raise _failure() from error
 
     def finish(self) -> list[float]:
-        """Give the score of each frame; there must have been one.
+        """Return the score of each frame; at least one must have been added.
 
-        Raises: UsageError where ffmpeg gave up.
+        Raises: UsageError if ffmpeg fails.
         """
         assert self.process is not None
         try:

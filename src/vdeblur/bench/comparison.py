@@ -1,0 +1,83 @@
+"""Compare the restored frames of a sequence with the sharp ones."""
+
+import math
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from vdeblur.bench.results import FrameResult
+from vdeblur.datasets.layouts import FramePair
+from vdeblur.errors import InputError
+from vdeblur.measure import metrics, temporal, vmaf
+from vdeblur.measure.protocols import Protocol
+
+BATCH = {"cpu": 1, "cuda": 8}  # pictures compared together
+WARPED_EVERY = 5  # measure every fifth pair of neighbours: its motion takes longer than all other measures together
+
+
+class Comparison:
+    """The scores of a sequence, measured in batches on the device.
+
+    After `finish`, `extremes` holds the restored pictures with the lowest ("worst") and the highest PSNR ("best").
+    """
+
+    def __init__(self, protocol: Protocol, chosen: torch.device, scorer: vmaf.Vmaf | None = None) -> None:
+        self.protocol, self.scorer = protocol, scorer
+        self.vmaf: float | None = None
+        self.device = torch.device("cpu") if chosen.type == "mps" else chosen  # mps has no float64
+        self.waiting: list[tuple[FramePair, Tensor, Tensor, float]] = []
+        self.frames: list[FrameResult] = []
+        self.before: tuple[Tensor, Tensor] | None = None
+        self.counted = 0
+        self.warping: list[float] = []
+        self.extremes: dict[str, Tensor] = {}
+        self._psnr = {"worst": math.inf, "best": -math.inf}
+
+    @torch.inference_mode()
+    def add(self, pair: FramePair, restored: Tensor, sharp: Tensor, seconds: float, counts: bool) -> None:
+        """Add the next frame of the sequence: uint8 (3, H, W) each. counts: the protocol counts it."""
+        restored, sharp = restored.to(self.device), sharp.to(self.device)
+        if counts:
+            if self.before is not None and self.counted % WARPED_EVERY == 1:
+                two = [torch.stack(both).float() / 255 for both in zip(self.before, (restored, sharp), strict=True)]
+                self.warping.append(temporal.warping_error(*two))
+            if self.scorer is not None:
+                self.scorer.add(*(metrics.crop(picture, self.protocol.crop) for picture in (restored, sharp)))
+            self.before = restored, sharp
+            self.counted += 1
+            self.waiting.append((pair, restored, sharp, seconds))
+        if len(self.waiting) >= BATCH.get(self.device.type, 1):
+            self._compare()
+
+    def finish(self) -> tuple[FrameResult, ...]:
+        """Compare the rest; return the scores of all frames that count."""
+        self._compare()
+        if self.scorer is not None:
+            scores = self.scorer.finish()
+            self.vmaf = math.fsum(scores) / len(scores)
+        return tuple(self.frames)
+
+    @property
+    def warping_error(self) -> float | None:
+        """The mean over every fifth pair of neighbours; see temporal.py."""
+        return math.fsum(self.warping) / len(self.warping) if self.warping else None
+
+    @torch.inference_mode()
+    def _compare(self) -> None:
+        if not self.waiting:
+            return
+        pairs, restored, sharp, seconds = zip(*self.waiting, strict=True)
+        self.waiting.clear()
+        stacked = torch.stack(restored)
+        try:
+            qualities = self.protocol.measure(stacked, torch.stack(sharp))
+        except ValueError as error:
+            raise InputError(f"{pairs[0].blurry}: {error}", "use larger pictures") from error
+        sharpness = temporal.sharpness(stacked.float() / 255).tolist()
+        for pair, picture, quality, took, value in zip(pairs, restored, qualities, seconds, sharpness, strict=True):
+            self.frames.append(FrameResult(pair.name, **asdict(quality), seconds=took, sharpness=value))
+            if quality.psnr < self._psnr["worst"]:
+                self._psnr["worst"], self.extremes["worst"] = quality.psnr, picture
+            if quality.psnr > self._psnr["best"]:
+                self._psnr["best"], self.extremes["best"] = quality.psnr, picture
