@@ -18,8 +18,7 @@ from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.muxer import Muxer
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.run.parts import EXACT, in_matroska
-from vdeblur.run.segments import WHOLE
-from vdeblur.run.store import SegmentRecord, Store
+from vdeblur.run.store import WHOLE, SegmentRecord, Store
 from vdeblur.source import demux, pictures
 from vdeblur.source.video import Source
 

@@ -26,7 +26,7 @@ from vdeblur import __version__, files
 from vdeblur.errors import ExitStatus, OutputError, VdeblurError
 from vdeblur.models import cache
 from vdeblur.restore import device, memory
-from vdeblur.run import pipeline
+from vdeblur.run.pipeline import restore_file
 from vdeblur.settings import EncodeOptions, Settings
 
 SIDE, TRIAL_FRAMES = 64, 2  # of the trials; some encoders take nothing smaller
@@ -294,7 +294,7 @@ def _planes(path: Path) -> numpy.ndarray:
 
 def _run(model: str, source: Path, folder: Path) -> numpy.ndarray:
     output = folder / f"{model}.mkv"
-    pipeline.restore_file(source, output, Settings(model=model, offline=True, encoding=EncodeOptions(lossless=True)))
+    restore_file(source, output, Settings(model=model, offline=True, encoding=EncodeOptions(lossless=True)))
     return _planes(output)
 
 

@@ -8,7 +8,7 @@ input beside them, looks at the result, and gives it its name: an output appears
 import contextlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -27,7 +27,8 @@ from vdeblur.run.store import SegmentRecord, Store
 ALPHA_ENCODERS = ("libvpx", "libvpx-vp9")  # their alpha is beside the packet's bytes, and only Matroska holds it
 EXACT = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}  # how far times may be off; the clocks are ours
 EXACT |= {".mkv": Fraction(1, 2000), ".webm": Fraction(1, 2000)}  # Matroska counts milliseconds
-COPY_BYTES = 1 << 20
+
+Encoding = VideoEncoding | PictureEncoding
 
 
 class SegmentPart(Protocol):
@@ -43,7 +44,7 @@ class SegmentPart(Protocol):
         """Remove what was written."""
 
 
-def new_part(store: Store, index: int, encoding: VideoEncoding | PictureEncoding, done: int) -> SegmentPart:
+def new_part(store: Store, index: int, encoding: Encoding, done: int) -> SegmentPart:
     """Begin a segment's part. done: frames before it.
 
     Raises: OutputError where it cannot be written; so do the part's own functions.
@@ -207,31 +208,3 @@ class PicturePart:
         """Remove the pictures."""
         for name in self.names:
             (self.store.pictures / name).unlink(missing_ok=True)
-
-
-class Spool:
-    """Keep packets that can be read only once, as those of a pipe, in a file, and give them again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file = path.open("wb")
-        self.facts: list[tuple[int, int | None, int | None, int | None, bool, av.stream.Stream, Fraction | None]] = []
-
-    def keep(self, packet: av.Packet) -> None:
-        """Keep a packet."""
-        self.file.write(packet)
-        self.facts.append(
-            (packet.size, packet.pts, packet.dts, packet.duration, packet.is_keyframe, packet.stream, packet.time_base)
-        )
-
-    def packets(self) -> Iterator[av.Packet]:
-        """Give the packets in the order in which they came."""
-        self.file.close()
-        with self.path.open("rb") as file:
-            for size, pts, dts, duration, key, stream, base in self.facts:
-                packet = av.Packet(file.read(size))
-                packet.pts, packet.dts, packet.duration, packet.is_keyframe = pts, dts, duration, key
-                packet.stream = stream
-                if base is not None:
-                    packet.time_base = base
-                yield packet

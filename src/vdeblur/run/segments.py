@@ -22,11 +22,6 @@ import numpy
 from vdeblur.frame import Frame, layout_of, plane_array
 
 CHECKED = 2  # frames before a boundary whose digests both sides note
-FORMAT = 1  # of the records; others are not read
-SAMPLE_BYTES = 1 << 16  # of a file's beginning, middle and end, for its identity
-WHOLE = "whole"  # begins the name of the output while it is being joined
-LOCK = "lock"  # the file that is held by who works in the folder
-NAME_BYTES = 100  # of the output's name that are repeated in the folder's
 
 Mark = tuple[int, int]  # pts and CRC-32 of a decoded frame
 

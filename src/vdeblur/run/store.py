@@ -16,44 +16,27 @@ import filelock
 from vdeblur import __version__
 from vdeblur.errors import InputError, OutputError
 from vdeblur.files import write_whole
-from vdeblur.run.context import Loaded
-from vdeblur.run.segments import CHECKED, FORMAT, LOCK, NAME_BYTES, SAMPLE_BYTES, WHOLE, Mark
+from vdeblur.run.segments import CHECKED, Mark
 from vdeblur.settings import Settings
 from vdeblur.source.video import Source
 
+FORMAT = 1  # of the records; others are ignored
+SAMPLE_BYTES = 1 << 16  # hashed at a file's beginning, middle and end to identify it
+WHOLE = "whole"  # the output's name in the folder, without suffix, while the segments are joined
+LOCK = "lock"  # the file that whoever works in the folder holds
+NAME_BYTES = 100  # of the output's name, repeated in the folder's name
 
-def fingerprint(settings: Settings, loaded: Loaded, source: Source) -> dict[str, Any]:
-    """Give what a result depends on, by names that tell a person what has changed.
 
-    Not in it: the device and what `auto` comes to on it. Work that a GPU began may be gone on with without it.
+def fingerprint(settings: Settings, model: str, digest: str, source: Source) -> dict[str, Any]:
+    """Return everything that the result depends on, under names that tell a person what has changed.
+
+    model, digest: of the network. The device and what `auto` means on it are left out: a run that a GPU began may
+    resume without it.
     """
-    chosen = dataclasses.asdict(settings)
-    encoding = chosen.pop("encoding")
-    cut = chosen.pop("cut")
-    for name in (
-        "model",
-        "checkpoint",
-        "device",
-        "yes",
-        "offline",
-        "resume",
-        "share",
-        "strict",
-        "fail_on_damage",
-        "dry_run",
-        "profile",
-        "compare",
-        "sample",
-    ):
-        chosen.pop(name)
-    for name in ("overwrite", "audio", "subtitles"):
-        encoding.pop(name)
     facts = {"the input": uuid.uuid4().hex if source.is_pipe else identity_of(source.path)}
-    facts |= {"vdeblur's version": __version__, "the model": loaded.model, "its weights": loaded.digest}
-    options = {
-        f"--{name.replace('_', '-')}": value for name, value in (*chosen.items(), *encoding.items(), *cut.items())
-    }
-    return facts | {name: str(value) for name, value in options.items()}
+    facts |= {"vdeblur's version": __version__, "the model": model, "its weights": digest}
+    options = {f"--{name.replace('_', '-')}": str(value) for name, value in settings.changing_result()}
+    return facts | options
 
 
 @dataclass
