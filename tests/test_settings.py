@@ -71,13 +71,13 @@ def test_a_wrong_value_is_one_clear_error(kind: Any, values: dict[str, Any], hin
 
 def test_usual_types_become_exact_ones() -> None:
     settings: Any = Settings(
-        checkpoint="mine.pth",  # type: ignore[arg-type]
-        tile=512,  # type: ignore[arg-type]
+        checkpoint="mine.pth",
+        tile=512,
         strength=1,
-        segment=0.1,  # type: ignore[arg-type]
-        share=[1, 2],  # type: ignore[arg-type]
-        cut=Cut(start=1, stop=2.04),  # type: ignore[arg-type]
-        encoding=EncodeOptions(crf=18, options=[["tune", "film"]]),  # type: ignore[arg-type]
+        segment=0.1,
+        share=[1, 2],
+        cut=Cut(start=1, stop=2.04),
+        encoding=EncodeOptions(crf=18, options=[["tune", "film"]]),
     )
     assert (settings.checkpoint, settings.tile, settings.share) == (Path("mine.pth"), "512", (1, 2))
     assert (settings.segment, settings.cut.start, settings.cut.stop) == (Fraction(1, 10), 1, Fraction(51, 25))

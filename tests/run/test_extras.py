@@ -289,7 +289,7 @@ def test_the_stages_make_up_the_run(vdeblur, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(watch, "time", clock)
     monkeypatch.setattr(context, "time", clock)
     for place, name, seconds in (
-        (video, "open_source", 1.0), (file_run, "load_network", 2.0), (color, "to_rgb", 0.25),
+        (video, "open_source", 1.0), (file_run, "prepare_network", 2.0), (color, "to_rgb", 0.25),
         (scenes.SceneDetector, "is_cut", 0.0625), (color, "add_difference", 0.5), (threads.Worker, "_join", 4.0),
         (assemble, "assemble", 8.0), (parts.VideoPart, "write", 0.75),
     ):  # fmt: skip
@@ -344,7 +344,7 @@ def test_an_interrupted_run_goes_on_with_other_extras(vdeblur, tmp_path: Path) -
     """What is finished does not depend on these options."""
     told = [Settings(), Settings(profile=True, compare="side", device="cpu")]
     source = video.open_source(clips.make(tmp_path / "in.mkv"), Cut(), lambda code, message: None)
-    loaded = loading.load_network(Context(source.path, tmp_path / "out.mkv", told[0]), source.info)
+    loaded = loading.prepare_network(Context(source.path, tmp_path / "out.mkv", told[0]), source.info)
     source.close()
     first, second = (store.fingerprint(settings, loaded.model, loaded.digest, source) for settings in told)
     assert first == second

@@ -387,6 +387,8 @@ def test_faulty_models_and_devices(vdeblur, tmp_path: Path) -> None:
     assert "too small" in _one_line(vdeblur("run", source, output, "--tile", "40"), ExitStatus.USAGE)
     wide = ("--tile", "1024", "--tile-overlap", "600")
     assert "too small" in _one_line(vdeblur("run", source, output, *wide), ExitStatus.USAGE)
+    for option in ("--segment", "--crf"):
+        assert "not a finite number" in _one_line(vdeblur("run", source, output, option, "inf"), ExitStatus.USAGE)
     assert vdeblur("run", source, output, "-ss", "x").exit_code == ExitStatus.USAGE
     assert vdeblur("run", source, output, "-t", "1", "--to", "2").exit_code == ExitStatus.USAGE
     assert vdeblur("run", source).exit_code == ExitStatus.USAGE

@@ -9,9 +9,9 @@ from vdeblur.output import carry, tracks
 from vdeblur.output.encoding import VideoEncoding, warn_of_plans
 from vdeblur.restore import device
 from vdeblur.run.context import Context, RunResult
-from vdeblur.run.loading import Loaded, check_model, load_network
+from vdeblur.run.loading import Loaded, check_model, prepare_network
 from vdeblur.run.parts import Encoding
-from vdeblur.run.sinks import FileSink, PipeSink, Plan, Sink
+from vdeblur.run.sinks import FileSink, PipeSink, Sink, SinkPlan
 from vdeblur.source import deinterlace, video
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source
@@ -52,7 +52,7 @@ def _restore(context: Context, source: Source, sink: Sink) -> int:
     encoding = sink.choose_encoding(source)
     with context.profile.main.stage("start"):
         others = _try_container(context, encoding, source)
-        loaded = load_network(context, source.info)
+        loaded = prepare_network(context, source.info)
     plan = sink.prepare(source, loaded)
     _tell_plan(context, loaded, plan, source.info, others)
     return 0 if context.settings.dry_run else sink.write()
@@ -77,7 +77,9 @@ def _tell_probe(context: Context, info: SourceInfo) -> None:
     context.notify("probe", {**facts, "streams": info.streams, "color": info.color})
 
 
-def _tell_plan(context: Context, loaded: Loaded, plan: Plan, info: SourceInfo, others: list[tracks.StreamPlan]) -> None:
+def _tell_plan(
+    context: Context, loaded: Loaded, plan: SinkPlan, info: SourceInfo, others: list[tracks.StreamPlan]
+) -> None:
     facts: dict[str, object] = {"input": str(context.source_path), "model": loaded.model, "device": str(loaded.device)}
     facts |= {"precision": loaded.precision, "tile": plan.tiles.name}
     facts |= {"segments": plan.segments, "frames_done": plan.done}

@@ -8,7 +8,6 @@ import torch
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
 from vdeblur.models import cache, choice, weights
-from vdeblur.models.choice import multiply_adds_per_second, seconds_per_frame, time_in_words
 from vdeblur.models.registry import Entry
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device
@@ -64,7 +63,7 @@ def choose_model(settings: Settings, info: SourceInfo, chosen: torch.device, tal
     return best.model
 
 
-def load_network(context: Context, info: SourceInfo) -> Loaded:
+def prepare_network(context: Context, info: SourceInfo) -> Loaded:
     """Load the network for a video, downloading its weights if needed, and place it on the device."""
     settings = context.settings
     faults: list[str] = []
@@ -122,8 +121,8 @@ def _expected_time(entry: Entry, chosen: torch.device, precision: str, size: tup
     height, width, frames = size
     if not entry.gmacs:
         return ""
-    seconds = seconds_per_frame(entry, height, width, multiply_adds_per_second(chosen, precision))
-    return f", about {time_in_words(seconds * (frames or 1000))} for {'this file' if frames else '1000 frames'}"
+    seconds = choice.seconds_per_frame(entry, height, width, choice.multiply_adds_per_second(chosen, precision))
+    return f", about {choice.time_in_words(seconds * (frames or 1000))} for {'this file' if frames else '1000 frames'}"
 
 
 def checksum(network: Network) -> str:

@@ -34,7 +34,7 @@ from vdeblur.source.video import Source
 
 
 @dataclass(frozen=True)
-class Plan:
+class SinkPlan:
     """What a sink is about to do. segments: their number, None if unknown. done: frames that earlier runs finished."""
 
     tiles: TilePlan
@@ -51,7 +51,7 @@ class Sink(Protocol):
         Raises: OutputError, UsageError.
         """
 
-    def prepare(self, source: Source, loaded: Loaded) -> Plan:
+    def prepare(self, source: Source, loaded: Loaded) -> SinkPlan:
         """Plan the work; nothing is written yet."""
 
     def write(self) -> int:
@@ -89,12 +89,12 @@ class PipeSink:
         )
         return self.encoding
 
-    def prepare(self, source: Source, loaded: Loaded) -> Plan:
+    def prepare(self, source: Source, loaded: Loaded) -> SinkPlan:
         """Plan the tiles; see Sink."""
         self.source, self.loaded = source, loaded
         info = source.info
         self.tiles = plan_tiles(self.context.settings, info.height, info.width, loaded.network, loaded.device)
-        return Plan(self.tiles)
+        return SinkPlan(self.tiles)
 
     def write(self) -> int:
         """Restore and write all frames; see Sink."""
@@ -167,14 +167,14 @@ class FileSink:
             )
         return self.encoding
 
-    def prepare(self, source: Source, loaded: Loaded) -> Plan:
+    def prepare(self, source: Source, loaded: Loaded) -> SinkPlan:
         """Look for finished segments and plan the tiles as the run before did; see Sink."""
         context = self.context
         self.source = source
         self.store = store = open_store(context, loaded, source)
         self.keeps_segments = context.settings.resume and not source.is_pipe
         self.maker = SegmentMaker(context, source, store, self.encoding, loaded)
-        return Plan(self.maker.plan, self.maker.count, sum(record.frames for record in store.chain()))
+        return SinkPlan(self.maker.plan, self.maker.count, sum(record.frames for record in store.chain()))
 
     def write(self) -> int:
         """Make the missing segments; then, unless this is one share of several, write the output. See Sink."""
