@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -107,13 +108,13 @@ def _devices() -> Iterator[Check]:
     cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of PyTorch; {named}"
     precision = "bf16" if device.computes_bf16() else "fp32"
     yield Check("devices", "cpu", f"{platform.machine()}, {cores}; auto precision {precision}")
-    yield _guarded("devices", "cpu computes", lambda: _compute(torch.device("cpu")), ExitStatus.DEVICE)
+    yield _guarded("devices", "cpu computes", partial(_compute, torch.device("cpu")), ExitStatus.DEVICE)
     for index in range(torch.cuda.device_count()):
         gpu = torch.device("cuda", index)
-        yield _guarded("devices", str(gpu), lambda gpu=gpu: _cuda_facts(gpu), ExitStatus.DEVICE)  # type: ignore[misc]
+        yield _guarded("devices", str(gpu), partial(_cuda_facts, gpu), ExitStatus.DEVICE)
     for kind, backend in (("mps", torch.backends.mps), ("xpu", torch.xpu)):
         if backend.is_available():
-            yield _guarded("devices", kind, lambda kind=kind: _compute(torch.device(kind)), ExitStatus.DEVICE)  # type: ignore[misc]
+            yield _guarded("devices", kind, partial(_compute, torch.device(kind)), ExitStatus.DEVICE)
     if device.choose_device("auto").type == "cpu":
         yield _no_gpu()
 
@@ -152,9 +153,8 @@ def _codecs() -> Iterator[Check]:
         for name, pixel_format in codecs:
             state = CheckState.FAIL if needed else CheckState.WARNING
             hint = "reinstall PyAV: pip install --force-reinstall av" if needed else "choose another --codec"
-            check = _guarded(
-                "codecs", f"{name}, {pixel_format}", lambda n=name, f=pixel_format: _encode(n, f), ExitStatus.OUTPUT  # type: ignore[misc]
-            )  # fmt: skip
+            trial = partial(_encode, name, pixel_format)
+            check = _guarded("codecs", f"{name}, {pixel_format}", trial, ExitStatus.OUTPUT)
             if check.state is CheckState.FAIL:
                 status = ExitStatus.OUTPUT if needed else ExitStatus.DONE
                 check = Check(check.group, check.name, check.found, state, hint, status)
@@ -206,15 +206,16 @@ def _room() -> Iterator[Check]:
     low = free < LITTLE_MEMORY
     hint = "close other programs, or give run a small --tile" if low else ""
     yield Check("room", "memory", f"{free / 1e9:.1f} GB free", CheckState.WARNING if low else CheckState.OK, hint)
-    for name, folder in (("disk here", Path.cwd), ("disk for temporary files", _temporary)):
-        yield _guarded("room", name, lambda folder=folder: _disk(folder()), ExitStatus.OUTPUT)  # type: ignore[misc]
+    for name, folder in (("disk here", Path.cwd), ("disk for temporary files", _temporary_folder)):
+        yield _guarded("room", name, partial(_disk, folder), ExitStatus.OUTPUT)
 
 
-def _temporary() -> Path:
+def _temporary_folder() -> Path:
     return Path(tempfile.gettempdir())  # raises if none is writable
 
 
-def _disk(folder: Path) -> str:
+def _disk(find_folder: Callable[[], Path]) -> str:
+    folder = find_folder()
     free = shutil.disk_usage(folder).free
     if free < LITTLE_DISK:
         fault = f"only {free / 1e9:.1f} GB are free in {folder}"
@@ -265,12 +266,12 @@ def _self_test() -> Iterator[Check]:
     with tempfile.TemporaryDirectory(prefix="vdeblur-") as name:
         folder = Path(name)
         source = folder / "in.mkv"
-        made = _guarded("self test", "clip", lambda: _make_clip(source), ExitStatus.OUTPUT)
+        made = _guarded("self test", "clip", partial(_make_clip, source), ExitStatus.OUTPUT)
         if made.state is CheckState.FAIL:
             yield made
             return
-        yield _guarded("self test", "identity", lambda: _identity(source, folder), ExitStatus.VERIFICATION)
-        yield _guarded("self test", "lite", lambda: _lite(source, folder), ExitStatus.VERIFICATION)
+        yield _guarded("self test", "identity", partial(_identity, source, folder), ExitStatus.VERIFICATION)
+        yield _guarded("self test", "lite", partial(_lite, source, folder), ExitStatus.VERIFICATION)
 
 
 def _drawing(height: int, width: int, index: int) -> numpy.ndarray:

@@ -116,14 +116,17 @@ class PipeSink:
                 else:
                     yield item
 
+        def encode(frame: Frame | None) -> None:
+            muxer.mux_video(encoder.encode(None if frame is None else encoding.prepare(frame, offset)))
+
         count = 0
         try:
             for frame in restorer.restore(frames()):
-                worker.do(lambda frame=frame: muxer.mux_video(encoder.encode(encoding.prepare(frame, offset))))
+                worker.do(encode, frame)
                 count += 1
                 context.tell_progress(source.info, count, count)
             restorer.check_stop()
-            worker.do(lambda: muxer.mux_video(encoder.encode(None)))
+            worker.do(encode, None)
             worker.do(muxer.close)
             worker.finish()
         except BaseException:
