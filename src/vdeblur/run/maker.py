@@ -76,9 +76,9 @@ class SegmentMaker:
         if settings.cut.frames is not None or isinstance(self.encoding, PictureEncoding):
             raise UsageError("--share works neither with --frames nor with pictures", "use -t, and write a video")
         first, beyond = (self.count * place // shares for place in (number - 1, number))
-        return range(
-            first, sys.maxsize if number == shares else beyond
-        )  # count is an estimate: the last takes the rest
+        if number == shares:
+            beyond = sys.maxsize  # count is an estimate: the last share takes the rest
+        return range(first, beyond)
 
     def make(self) -> None:
         """Make the missing segments.
