@@ -1,34 +1,92 @@
-"""What a run is told."""
+"""The settings of a run. They check themselves, and know which of them change the result.
 
-from dataclasses import dataclass, field
+A field marked `changes_result` voids the finished segments of an interrupted run when it differs (run/store.py).
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
+
+from vdeblur.errors import DeviceError, UsageError, VdeblurError
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DEINTERLACE_MODES = ("auto", "off", "on")
+COMPARE_MODES = ("side", "split", "wipe", "diff", "html")
+
+TILE = re.compile(r"auto|none|[0-9]+(x[0-9]+)?", re.IGNORECASE)
+DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:[0-9]+)?")
+LARGEST_DENOMINATOR = 1_000_000  # of seconds that are given as a float
+
+RESULT = {"changes_result": True}
+NO_RESULT = {"changes_result": False}
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """What a user may ask of the encoder and the container; see `vdeblur run --help`."""
+    """How the output is encoded, and into which container; see `vdeblur run --help`.
 
-    codec: str | None = None
-    crf: float = 16.0
-    preset: str = "medium"
-    options: tuple[tuple[str, str], ...] = ()
-    pix_fmt: str = "keep"
-    lossless: bool = False
-    overwrite: bool = False
-    format: str | None = None  # of the container; None: by the output's name
-    audio: bool = True
-    subtitles: bool = True
-    deinterlace: str = "auto"
+    crf: quality, 0 or more; lower is better. options: names and values for the encoder. pix_fmt: FFmpeg's name, or keep
+    for the input's. format: FFmpeg's name of the container; None: by the output's suffix. deinterlace: auto, off or on.
+
+    Raises: UsageError for a wrong value.
+    """
+
+    codec: str | None = field(default=None, metadata=RESULT)
+    crf: float = field(default=16.0, metadata=RESULT)
+    preset: str = field(default="medium", metadata=RESULT)
+    options: tuple[tuple[str, str], ...] = field(default=(), metadata=RESULT)
+    pix_fmt: str = field(default="keep", metadata=RESULT)
+    lossless: bool = field(default=False, metadata=RESULT)
+    overwrite: bool = field(default=False, metadata=NO_RESULT)
+    format: str | None = field(default=None, metadata=RESULT)
+    audio: bool = field(default=True, metadata=NO_RESULT)  # copied at the end, when all segments are joined
+    subtitles: bool = field(default=True, metadata=NO_RESULT)
+    deinterlace: str = field(default="auto", metadata=RESULT)
+
+    def __post_init__(self) -> None:
+        crf = _number("crf", self.crf)
+        if crf < 0:
+            raise UsageError(f"crf {self.crf} is negative", "use 0 or more, say 16; lower is better")
+        _set(self, "crf", crf)
+        _check_choice("deinterlace", self.deinterlace, DEINTERLACE_MODES)
+        try:
+            options = tuple((str(name), str(value)) for name, value in self.options)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"options {self.options!r} are not pairs", 'use (("name", "value"), ...)') from error
+        _set(self, "options", options)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The part of a video that is wanted: seconds from its first frame, and at most so many frames."""
+    """The part of a video to restore.
 
-    start: Fraction | None = None
-    stop: Fraction | None = None
-    frames: int | None = None
+    start, stop: seconds from its first frame, as Fraction, int or float; None: its beginning, its end. frames: at most
+    so many; None: all.
+
+    Raises: UsageError for a wrong value or an empty part.
+    """
+
+    start: Fraction | None = field(default=None, metadata=RESULT)
+    stop: Fraction | None = field(default=None, metadata=RESULT)
+    frames: int | None = field(default=None, metadata=RESULT)
+
+    def __post_init__(self) -> None:
+        for name in ("start", "stop"):
+            _set(self, name, _seconds(name, getattr(self, name)))
+        for name, value in (("start", self.start), ("stop", self.stop)):
+            if value is not None and value < 0:
+                raise UsageError(f"{name} {float(value):g} is negative", "use seconds from the first frame")
+        if self.stop is not None and self.stop <= (self.start or 0):
+            begin = float(self.start or 0)
+            raise UsageError(
+                f"the part from {begin:g} to {float(self.stop):g} seconds is empty", "stop must lie after start"
+            )
+        if self.frames is not None and _whole_number("frames", self.frames) < 1:
+            raise UsageError(f"frames {self.frames} is less than 1", "use 1 or more, or leave it out for all frames")
 
     @property
     def whole(self) -> bool:
@@ -38,28 +96,147 @@ class Cut:
 
 @dataclass(frozen=True)
 class Settings:
-    """What `vdeblur run` is told; the defaults are the command line's."""
+    """The settings of a run; the defaults are the command line's.
 
-    model: str = "lite"
-    checkpoint: Path | None = None
-    yes: bool = False  # take weights whose authors published no digest
-    offline: bool = False
-    device: str = "auto"
-    precision: str = "auto"
-    tile: str = "auto"
-    tile_overlap: int | None = None  # None: the network's own
-    scene_detect: bool = True
-    strength: float = 1.0
-    pictures: bool = False  # write a folder of pictures, whatever the output's name looks like
-    cut: Cut = field(default_factory=Cut)
-    encoding: EncodeOptions = field(default_factory=EncodeOptions)
-    resume: bool = True  # go on with what an interrupted run has finished
-    segment: Fraction | None = Fraction(10)  # seconds that are finished and kept as a whole; None: all of it
-    share: tuple[int, int] | None = None  # make only every n-th segment, from the k-th on (k, n), and no output
-    deterministic: bool = False  # the same bytes from the same input on the same machine
-    strict: bool = False  # warnings are errors
-    fail_on_damage: bool = False  # a damaged or cut off input is an error in the end
-    dry_run: bool = False  # plan only
-    profile: bool = False  # measure seconds per stage and peak memory
-    compare: str | None = None  # beside the output, put the input and it together: one of compare.py's modes, or html
-    sample: bool = False  # restore three short samples, and show them beside the input
+    checkpoint: weights of one's own for the model, a path as Path or str. yes: download weights whose authors published
+    no digest. precision: auto, fp32, bf16 or fp16. tile: auto, none, N or WxH in pixels. tile_overlap: pixels; None:
+    the network's own. strength: 0 to 1. pictures: write a folder of pictures even if the output's name has a suffix.
+    segment: seconds that are finished and kept together, as Fraction, int or float; None: the whole video. share: (k,
+    n) makes only the k-th of n shares of the segments, and no output. strict: warnings are errors. fail_on_damage: a
+    damaged input is an error at the end. dry_run: plan only. profile: measure seconds per stage and peak memory.
+    compare: also write a comparison beside the output: side, split, wipe, diff or html. sample: instead of the output,
+    write three short samples beside the input.
+
+    Raises: UsageError for a wrong value or for settings that exclude each other, DeviceError for an unknown device.
+    """
+
+    # The model and its weights change the result, but `best` and a file's name do not say what they are. A run's
+    # fingerprint holds the name and the digest that they stand for.
+    model: str = field(default="lite", metadata=NO_RESULT)
+    checkpoint: Path | None = field(default=None, metadata=NO_RESULT)
+    yes: bool = field(default=False, metadata=NO_RESULT)
+    offline: bool = field(default=False, metadata=NO_RESULT)
+    device: str = field(default="auto", metadata=NO_RESULT)  # a run that a GPU began may resume on the CPU
+    precision: str = field(default="auto", metadata=RESULT)
+    tile: str = field(default="auto", metadata=RESULT)
+    tile_overlap: int | None = field(default=None, metadata=RESULT)
+    scene_detect: bool = field(default=True, metadata=RESULT)
+    strength: float = field(default=1.0, metadata=RESULT)
+    pictures: bool = field(default=False, metadata=RESULT)
+    cut: Cut = field(default_factory=Cut, metadata=RESULT)
+    encoding: EncodeOptions = field(default_factory=EncodeOptions, metadata=RESULT)
+    resume: bool = field(default=True, metadata=NO_RESULT)
+    segment: Fraction | None = field(default=Fraction(10), metadata=RESULT)
+    share: tuple[int, int] | None = field(default=None, metadata=NO_RESULT)
+    deterministic: bool = field(default=False, metadata=RESULT)
+    strict: bool = field(default=False, metadata=NO_RESULT)
+    fail_on_damage: bool = field(default=False, metadata=NO_RESULT)
+    dry_run: bool = field(default=False, metadata=NO_RESULT)
+    profile: bool = field(default=False, metadata=NO_RESULT)
+    compare: str | None = field(default=None, metadata=NO_RESULT)
+    sample: bool = field(default=False, metadata=NO_RESULT)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.checkpoint, str):
+            _set(self, "checkpoint", Path(self.checkpoint))
+        _check_match("device", self.device, DEVICE, DeviceError, "choose from auto, cpu, cuda, cuda:1, mps, xpu")
+        _check_choice("precision", self.precision, PRECISIONS)
+        _set(self, "tile", str(self.tile) if isinstance(self.tile, int) else self.tile)
+        _check_match("tile", self.tile, TILE, UsageError, "use auto, none, N or WxH, in pixels")
+        if self.tile_overlap is not None and _whole_number("tile_overlap", self.tile_overlap) < 0:
+            raise UsageError(f"tile_overlap {self.tile_overlap} is negative", "use 0 or more pixels")
+        _set(self, "strength", _number("strength", self.strength))
+        if not 0 <= self.strength <= 1:
+            raise UsageError(f"strength {self.strength:g} is out of range", "use 0 to 1")
+        _set(self, "segment", _seconds("segment", self.segment))
+        if self.segment is not None and self.segment <= 0:
+            raise UsageError(
+                f"segment {float(self.segment):g} is too short", "use seconds above 0, or None for one piece"
+            )
+        self._check_share()
+        if self.compare is not None:
+            _check_choice("compare", self.compare, COMPARE_MODES)
+        self._check_together()
+
+    def _check_share(self) -> None:
+        if self.share is None:
+            return
+        try:
+            number, shares = (_whole_number("share", part) for part in self.share)
+        except (TypeError, ValueError):
+            number, shares = 0, 0
+        if not 1 <= number <= shares:
+            raise UsageError(f"share {self.share!r} is not k of n", "use (3, 8) for the third of eight shares")
+        _set(self, "share", (number, shares))
+
+    def _check_together(self) -> None:
+        """Refuse settings that exclude each other.
+
+        Raises: UsageError.
+        """
+        extras = [f"--{name}" for name in ("compare", "sample") if getattr(self, name)]
+        if len(extras) == 2:
+            raise UsageError("--sample shows the input beside the output already", "leave out --compare")
+        for option in extras:
+            if self.share is not None:
+                raise UsageError(
+                    f"{option} needs an output, and --share makes none", "give it to the run that joins them"
+                )
+            if self.dry_run:
+                raise UsageError(f"{option} needs an output, and --dry-run makes none", "leave out one of them")
+        if self.sample and self.profile:
+            raise UsageError("--profile measures a whole run, not samples", "leave out one of them")
+
+    def changing_result(self) -> Iterator[tuple[str, object]]:
+        """Yield names and values of the settings that change the result, those of cut and encoding too."""
+        for part in (self, self.encoding, self.cut):
+            for each in fields(part):
+                if each.metadata["changes_result"] and each.name not in ("cut", "encoding"):
+                    yield each.name, getattr(part, each.name)
+
+
+def _set(settings: object, name: str, value: object) -> None:
+    """Set a field of a frozen dataclass, only while it is made."""
+    object.__setattr__(settings, name, value)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"unknown {name} {value!r}", f"choose from {', '.join(choices)}")
+
+
+def _check_match(name: str, value: object, pattern: re.Pattern[str], kind: type[VdeblurError], hint: str) -> None:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise kind(f"unknown {name} {value!r}", hint)
+
+
+def _number(name: str, value: Any) -> float:
+    """Return a finite number as a float.
+
+    Raises: UsageError.
+    """
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"{name} {value!r} is not a finite number", "use a number such as 0.5")
+    return number
+
+
+def _whole_number(name: str, value: Any) -> int:
+    if not isinstance(value, int):
+        raise UsageError(f"{name} {value!r} is not a whole number", "use a whole number such as 2")
+    return value
+
+
+def _seconds(name: str, value: Any) -> Fraction | None:
+    """Return seconds exactly; of a float the simplest fraction with a denominator up to LARGEST_DENOMINATOR.
+
+    Raises: UsageError.
+    """
+    if value is None or isinstance(value, Fraction):
+        return value
+    if isinstance(value, int):
+        return Fraction(value)
+    return Fraction(_number(name, value)).limit_denominator(LARGEST_DENOMINATOR)

@@ -17,7 +17,7 @@ from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, memory, plan, streams
 from vdeblur.restore.tiles import TilePlan
-from vdeblur.run import context
+from vdeblur.run import loading
 from vdeblur.settings import Settings
 
 CPU = torch.device("cpu")
@@ -98,8 +98,8 @@ def test_a_gpu_without_room_for_the_network(monkeypatch: pytest.MonkeyPatch, ask
     monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: 1e9)
     settings, entry = Settings(device=asked, precision="fp32"), cache.find_entry("lite")
 
-    def settle() -> context.Placed:
-        return context.settle(network, entry, torch.device("cuda"), settings, [], (720, 1280, 600))
+    def settle() -> loading.Placed:
+        return loading.settle(network, entry, torch.device("cuda"), settings, [], (720, 1280, 600))
 
     if asked != "auto":
         with pytest.raises(DeviceError, match="cuda cannot take the network: CUDA out of memory"):

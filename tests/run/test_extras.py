@@ -17,7 +17,8 @@ from vdeblur import threads
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.look import compose
 from vdeblur.restore import color, memory, scenes, streams, watch
-from vdeblur.run import assemble, batch, parts, pipeline, sample, store
+from vdeblur.run import assemble, batch, comparison, context, file_run, loading, parts, pipeline, sample, store
+from vdeblur.run.context import Context
 from vdeblur.settings import Cut, EncodeOptions, Settings
 from vdeblur.source import deinterlace, demux, video
 
@@ -286,9 +287,9 @@ def test_the_stages_make_up_the_run(vdeblur, tmp_path: Path, monkeypatch: pytest
     """What takes time is counted in its own stage, once, and nothing of it is left out."""
     clock, frames = Clock(), 30
     monkeypatch.setattr(watch, "time", clock)
-    monkeypatch.setattr(pipeline, "time", clock)
+    monkeypatch.setattr(context, "time", clock)
     for place, name, seconds in (
-        (video, "open_source", 1.0), (pipeline.FileRun, "_load", 2.0), (color, "to_rgb", 0.25),
+        (video, "open_source", 1.0), (file_run, "prepare_network", 2.0), (color, "to_rgb", 0.25),
         (scenes.SceneDetector, "is_cut", 0.0625), (color, "add_difference", 0.5), (threads.Worker, "_join", 4.0),
         (assemble, "assemble", 8.0), (parts.VideoPart, "write", 0.75),
     ):  # fmt: skip
@@ -341,11 +342,11 @@ def test_a_profile_to_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_interrupted_run_goes_on_with_other_extras(vdeblur, tmp_path: Path) -> None:
     """What is finished does not depend on these options."""
-    told = [Settings(), Settings(profile=True, compare="side", sample=True)]
+    told = [Settings(), Settings(profile=True, compare="side", device="cpu")]
     source = video.open_source(clips.make(tmp_path / "in.mkv"), Cut(), lambda code, message: None)
-    loaded = pipeline.FileRun(source.path, tmp_path / "out.mkv", told[0])._load(source.info)
+    loaded = loading.prepare_network(Context(source.path, tmp_path / "out.mkv", told[0]), source.info)
     source.close()
-    first, second = (store.fingerprint(settings, loaded, source) for settings in told)
+    first, second = (store.fingerprint(settings, loaded.model, loaded.digest, source) for settings in told)
     assert first == second
 
 
@@ -363,7 +364,10 @@ def test_the_peak_begins_anew() -> None:
 def test_a_comparison_of_all_modes_has_a_name() -> None:
     job = batch.RunJob(Path("in.mp4"), Path("/out/a.b.mkv"))
     for mode in (*compose.MODES, "html"):
-        path = batch.comparison_of(job, Settings(compare=mode))
+        path = comparison.comparison_path(job.output, Settings(compare=mode))
         assert path == Path(f"/out/a.b_{mode}{'.html' if mode == 'html' else '.mkv'}")
     odd = batch.RunJob(Path("in.mp4"), Path("/out/a.film"))
-    assert batch.comparison_of(odd, Settings(compare="side", encoding=EncodeOptions(format="mp4"))).suffix == ".mp4"
+    assert (
+        comparison.comparison_path(odd.output, Settings(compare="side", encoding=EncodeOptions(format="mp4"))).suffix
+        == ".mp4"
+    )

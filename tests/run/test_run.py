@@ -383,10 +383,12 @@ def test_faulty_models_and_devices(vdeblur, tmp_path: Path) -> None:
     assert "lite" in line
     assert "no device 'cuda:99'" in _one_line(vdeblur("run", source, output, "-d", "cuda:99"), ExitStatus.DEVICE)
     assert "unknown device" in _one_line(vdeblur("run", source, output, "-d", "gpu"), ExitStatus.DEVICE)
-    assert "not understood" in _one_line(vdeblur("run", source, output, "--tile", "big"), ExitStatus.USAGE)
+    assert "unknown tile" in _one_line(vdeblur("run", source, output, "--tile", "big"), ExitStatus.USAGE)
     assert "too small" in _one_line(vdeblur("run", source, output, "--tile", "40"), ExitStatus.USAGE)
     wide = ("--tile", "1024", "--tile-overlap", "600")
     assert "too small" in _one_line(vdeblur("run", source, output, *wide), ExitStatus.USAGE)
+    for option in ("--segment", "--crf"):
+        assert "not a finite number" in _one_line(vdeblur("run", source, output, option, "inf"), ExitStatus.USAGE)
     assert vdeblur("run", source, output, "-ss", "x").exit_code == ExitStatus.USAGE
     assert vdeblur("run", source, output, "-t", "1", "--to", "2").exit_code == ExitStatus.USAGE
     assert vdeblur("run", source).exit_code == ExitStatus.USAGE

@@ -23,7 +23,8 @@ import pytest
 from tests import clips, signalled
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputError
 from vdeblur.frame import Frame
-from vdeblur.run import assemble, maker, pipeline, segments
+from vdeblur.run import assemble, pipeline, segments
+from vdeblur.run import context as run_context
 from vdeblur.run.store import SegmentRecord, Store, folder_of
 from vdeblur.settings import Cut, EncodeOptions, Settings
 
@@ -36,7 +37,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch):
     """Let signals stop at once, so that it is known where; and keep what --deterministic switches on in its test."""
     import torch
 
-    monkeypatch.setattr(maker, "GRACE_SECONDS", 0)
+    monkeypatch.setattr(run_context, "GRACE_SECONDS", 0)
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -131,11 +132,11 @@ def test_stopped_and_gone_on_with_is_the_same(tmp_path: Path, name: str) -> None
 
 
 def test_a_signal_waits_for_a_segment_that_is_soon_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maker, "GRACE_SECONDS", 60)
+    monkeypatch.setattr(run_context, "GRACE_SECONDS", 60)
     source = clips.make(tmp_path / "in.mp4", frames=80, codec=H264)
     with pytest.raises(InterruptedRunError, match=r"50 frames of out.mp4 are finished and kept"):
         pipeline.restore_file(source, tmp_path / "out.mp4", ONE, stop=stop_after(30))
-    monkeypatch.setattr(maker, "GRACE_SECONDS", 1e-9)  # which is too long to wait for
+    monkeypatch.setattr(run_context, "GRACE_SECONDS", 1e-9)  # which is too long to wait for
     with pytest.raises(InterruptedRunError, match=r"50 frames of out.mp4 are finished and kept"):
         pipeline.restore_file(source, tmp_path / "out.mp4", ONE, stop=stop_after(20))
 
@@ -201,7 +202,7 @@ def test_what_has_changed_is_noticed_and_said(tmp_path: Path) -> None:
     assert list(folder_of(output).glob("*.packets")), "a refusal removes nothing"
     warnings = [facts for event, facts in events_of(source, output, other) if event == "warning"]
     assert [warning["code"] for warning in warnings] == ["W_RESUME"]
-    assert "--strength changed since; beginning anew" in str(warnings[0]["message"])
+    assert "--strength changed since; starting over" in str(warnings[0]["message"])
     output.unlink()
     with pytest.raises(InterruptedRunError):
         pipeline.restore_file(source, output, ONE, stop=stop_after(55))

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +161,6 @@ def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
         pictures=output is not None and output.endswith(("/", os.sep)),
         cut=Cut(start, stop_at, given["frames"]),
         encoding=encoding,
-        segment=Fraction(given["segment"]).limit_denominator(1_000_000) or None,
+        segment=given["segment"] or None,
         fail_on_damage=given["on_damage"] == "fail",
     )

@@ -1,4 +1,8 @@
-"""Finished segments joined to one verified output."""
+"""Join finished segments to one verified output.
+
+The packets of all parts are copied into the output's container, together with the streams that are copied from the
+input. The result is checked before it gets its name: an output appears complete or not at all.
+"""
 
 import os
 import shutil
@@ -13,31 +17,33 @@ import av.error
 
 from vdeblur.errors import OutputError, VerificationError
 from vdeblur.events import Warn
-from vdeblur.files import sync_folder, write_error
+from vdeblur.files import put_in_place, write_error
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.muxer import Muxer
 from vdeblur.output.pictures import PictureEncoding
-from vdeblur.run.parts import EXACT, in_matroska
-from vdeblur.run.segments import WHOLE
-from vdeblur.run.store import SegmentRecord, Store
+from vdeblur.run.parts import Encoding, in_matroska
+from vdeblur.run.store import WHOLE, SegmentRecord, Store
 from vdeblur.source import demux, pictures
 from vdeblur.source.video import Source
+
+EXACT = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}  # how far times may be off; the clocks are ours
+EXACT |= {".mkv": Fraction(1, 2000), ".webm": Fraction(1, 2000)}  # Matroska counts milliseconds
 
 
 def assemble(
     store: Store,
-    encoding: VideoEncoding | PictureEncoding,
+    encoding: Encoding,
     source: Source,
     others: Iterable[av.Packet],
     warn: Warn,
     *,
     overwrite: bool,
 ) -> None:
-    """Make the output of all segments, which must be there.
+    """Write the output from all segments, which must be finished.
 
     others: packets of the input's other streams, in the order in which they are stored.
 
-    Raises: OutputError where it cannot be written, VerificationError where it does not hold what it should.
+    Raises: OutputError if it cannot be written, VerificationError if it does not hold what it should.
     """
     output = store.output
     try:
@@ -46,12 +52,7 @@ def assemble(
             return
         draft = store.folder / f"{WHOLE}{output.suffix}"
         _join(store, encoding, source, others, warn, draft)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        if output.exists() and not overwrite:
-            raise OutputError(f"{output} has appeared meanwhile", "choose another name, or replace it with -y")
-        os.replace(draft, output)
-        sync_folder(output.parent)
+        put_in_place(draft, output, overwrite)
     except (av.error.FFmpegError, OSError) as error:
         raise write_error(output, error) from error
 
@@ -65,7 +66,7 @@ def _join(
     draft: Path,
 ) -> None:
     records = store.chain()
-    assert records[-1].last, "all segments are there"
+    assert records[-1].last, "all segments are finished"
     base = encoding.info.time_base
     shift = round((source.cut_begin or 0) / base)
     decoding, step = decoding_times(records)
@@ -86,16 +87,16 @@ def _join(
     finally:
         encoder.close()
     if muxer.misplaced:
-        warn("W_STREAM_DAMAGED", f"{muxer.misplaced} packets of copied streams went back in time; left out")
+        warn("W_STREAM_DAMAGED", f"{muxer.misplaced} packets of copied streams went back in time and were left out")
     _check(draft, store.output, records, base, shift)
 
 
 def decoding_times(records: list[SegmentRecord]) -> tuple[list[int], int]:
-    """Give each packet's decoding time, and the usual distance of two frames, in units of the video's time base.
+    """Return each packet's decoding time, and the median distance of two frames, in units of the video's time base.
 
-    A packet is decoded when the frame is shown that stands `delay` places before it, where `delay` is the largest
-    number of places by which an encoder holds a frame back. So decoding times advance as presentation times do, across
-    the seams, too, whatever each encoder thought of what was before it.
+    A packet is decoded when the frame `delay` places before it is shown, where `delay` is the largest number of places
+    by which an encoder holds a frame back. So decoding times advance as presentation times do, across the seams between
+    segments, too, where each encoder started over.
     """
     shown: list[int] = []
     delay = 0
@@ -113,7 +114,7 @@ def decoding_times(records: list[SegmentRecord]) -> tuple[list[int], int]:
 def _packets(store: Store, records: list[SegmentRecord], encoding: VideoEncoding) -> Iterator[av.Packet]:
     """Read the packets of all segments, with their presentation times.
 
-    Raises: OutputError where one is not what was written.
+    Raises: OutputError if a segment differs from what was written.
     """
     for record in records:
         crc = 0
@@ -125,7 +126,7 @@ def _packets(store: Store, records: list[SegmentRecord], encoding: VideoEncoding
             store.drop(record.index)
             raise OutputError(
                 f"segment {record.index} of {store.output} was damaged on the disk",
-                "it was removed; run the same command again to make it anew",
+                "it was removed; run the same command again to make it once more",
             )
 
 
@@ -143,34 +144,34 @@ def _data(store: Store, record: SegmentRecord, encoding: VideoEncoding) -> Itera
 
 
 def _check(draft: Path, output: Path, records: list[SegmentRecord], base: Fraction, shift: int) -> None:
-    """See that all frames stand in the file, each at its time.
+    """Check that all frames are in the file, each at its time.
 
-    Raises: VerificationError where they do not.
+    Raises: VerificationError.
     """
     expected = sorted((pts - shift) * base for record in records for _, pts, _, _ in record.packets)
     with av.open(str(draft)) as container:
         video = container.streams.video[0]
         found = [demux.packet_seconds(packet) or Fraction(0) for packet in container.demux(video) if packet.size]
-    what = ""
+    fault = ""
     if len(found) != len(expected):
-        what = f"{len(found)} frames stand in the file, {len(expected)} were written"
+        fault = f"{len(found)} frames are in the file, {len(expected)} were written"
     elif output.suffix.lower() in EXACT:
         late = max(abs(a - b) for a, b in zip(sorted(found), expected, strict=True))
         if late > EXACT[output.suffix.lower()]:
-            what = f"frames stand up to {float(late) * 1000:.3f} ms beside their times"
-    if what:
-        raise VerificationError(f"{output}: {what}", "try another container or --codec; the input is untouched")
+            fault = f"frames are up to {float(late) * 1000:.3f} ms off their times"
+    if fault:
+        raise VerificationError(f"{output}: {fault}", "try another container or --codec; the input is untouched")
 
 
 def _place_pictures(store: Store) -> None:
-    """Give the folder of pictures its name, or move the pictures into the one that stands there."""
+    """Rename the folder of pictures to the output, or move the pictures into the output if it exists."""
     output = store.output
     names = [name for record in store.records.values() for name in record.names]
     files = {entry.name for entry in os.scandir(store.pictures)}
-    for name in files - set(names):  # of a segment that was not finished
+    for name in files - set(names):  # of an unfinished segment
         (store.pictures / name).unlink()
     if set(names) - files:
-        raise VerificationError(f"{output}: {len(names)} pictures were written, {len(files)} are there")
+        raise VerificationError(f"{output}: {len(names)} pictures were written, {len(files)} exist")
     pictures.read_picture(store.pictures / names[-1])
     if output.is_dir() and not any(output.iterdir()):
         output.rmdir()

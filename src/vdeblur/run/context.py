@@ -1,80 +1,110 @@
-"""What the stages of one run share: the source, the encoding and the loaded network."""
+"""What the steps of one run share: the paths, the settings, and the way to the caller."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
 
-import torch
-
-from vdeblur.errors import DeviceError
-from vdeblur.models.choice import multiply_adds_per_second, seconds_per_frame, time_in_words
-from vdeblur.models.registry import Entry
-from vdeblur.networks.layers import Network
-from vdeblur.output.encoding import VideoEncoding
-from vdeblur.output.pictures import PictureEncoding
-from vdeblur.restore import device
+from vdeblur.errors import ExitStatus, InterruptedRunError
+from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
+from vdeblur.restore.watch import Profile
+from vdeblur.run.segments import Segment
 from vdeblur.settings import Settings
+from vdeblur.source import demux
+from vdeblur.source.info import SourceInfo
+
+QUEUE_FRAMES = 6  # in each queue between two threads
+GRACE_SECONDS = 10  # a signal waits so long for the current segment; some systems kill a process after this time
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A network where it computes.
+class RunResult:
+    """The result of one run.
 
-    fallback: where that is not what `auto` would rather have, why, and how long it will take.
+    frames: in the output. seconds: duration of this run. warnings: their codes.
     """
 
-    network: Network
-    device: torch.device
-    precision: str
-    fallback: str | None
+    output: Path
+    frames: int
+    seconds: float
+    warnings: tuple[str, ...]
 
 
-def settle(
-    network: Network,
-    entry: Entry,
-    chosen: torch.device,
-    settings: Settings,
-    faults: list[str],
-    size: tuple[int, int, int | None],
-) -> Placed:
-    """Place a network on the device chosen; where it fails there and the choice was free, on the CPU.
+@dataclass
+class Context:
+    """One file's run: what it reads and writes, how, and whom it reports to.
 
-    faults: why devices were passed over already. size: height, width and, if known, number of the frames.
-    Raises: DeviceError where a device asked for by name has no room for the network, or fails.
+    talk: the same callbacks for downloads. profile: the stopwatches. warnings: code and message of each so far.
     """
-    precision = device.choose_precision(settings.precision, chosen, network)
-    try:
-        network = device.place(network, chosen, precision)
-    except device.FAULTS as error:
-        fault = f"{chosen} cannot take the network: {device.in_a_line(error)}"
-        if settings.device != "auto" or chosen.type == "cpu":
-            raise DeviceError(fault, "close what else uses it, or use --device cpu") from error
-        faults = [*faults, fault]
-        chosen = torch.device("cpu")
-        precision = device.choose_precision(settings.precision, chosen, network)
-        network = device.place(network, chosen, precision)
-    if not faults:
-        return Placed(network, chosen, precision, None)
-    why = f"{'; '.join(faults)}; computing on {chosen} instead"
-    return Placed(network, chosen, precision, why + _how_long(entry, chosen, precision, size))
+
+    source_path: Path
+    output: Path
+    settings: Settings
+    notify: Notify = ignore
+    ask: Ask | None = None
+    stop: Stop = never
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.talk = Talk(self.settings.offline, self.settings.yes, self.notify, self.ask, self.stop)
+        self.profile = Profile(self.settings.profile)
+        self.begun = time.monotonic()
+
+    @property
+    def writes_pipe(self) -> bool:
+        """Whether the output is standard output."""
+        return self.output == demux.PIPE
+
+    def seconds(self) -> float:
+        """Return the time since the run began."""
+        return time.monotonic() - self.begun
+
+    def warn(self, code: str, message: str) -> None:
+        """Report a warning, each only once."""
+        if (code, message) not in self.warnings:
+            self.warnings.append((code, message))
+            self.notify("warning", {"code": code, "message": message, "input": str(self.source_path)})
+
+    def tell_progress(self, info: SourceInfo, done: int, made: int) -> None:
+        """Report the progress. done: finished frames; made: those of them that this run has made."""
+        rate = made / max(self.seconds(), 1e-6)
+        left = None if info.frames_estimate is None else max(info.frames_estimate - done, 0) / rate
+        facts = {"input": str(self.source_path), "frame": done, "frames_estimate": info.frames_estimate}
+        self.notify(
+            "progress", {**facts, "fps": round(rate, 3), "eta_seconds": None if left is None else round(left, 1)}
+        )
 
 
-def _how_long(entry: Entry, chosen: torch.device, precision: str, size: tuple[int, int, int | None]) -> str:
-    height, width, frames = size
-    if not entry.gmacs:
-        return ""
-    seconds = seconds_per_frame(entry, height, width, multiply_adds_per_second(chosen, precision))
-    return f", about {time_in_words(seconds * (frames or 1000))} for {'this file' if frames else '1000 frames'}"
+class GracefulStop:
+    """A Stop that lets the current segment finish first, if that takes at most GRACE_SECONDS.
 
+    length: seconds of a segment; None: the video is not divided, so nothing is worth waiting for. rate: frames a second
+    of the video. segment: the one being restored, if any. made: frames that this run has restored.
+    """
 
-QUEUE_FRAMES = 6  # between the stages' threads
-Encoding = VideoEncoding | PictureEncoding
+    def __init__(self, stop: Stop, length: Fraction | None, rate: Fraction) -> None:
+        self.stop, self.length, self.rate = stop, length, rate
+        self.segment: Segment | None = None
+        self.made = 0
+        self.begun = time.monotonic()
+        self.deadline: float | None = None
 
+    def __call__(self) -> ExitStatus | None:
+        """Return the exit status of a signal once the run must stop."""
+        status = self.stop()
+        if status is None or self.segment is None or self.length is None:
+            return status
+        now = time.monotonic()
+        if self.deadline is None:
+            self.deadline = now + GRACE_SECONDS
+            left = self.length * self.rate - self.segment.own
+            speed = self.made / max(now - self.begun, 1e-6)
+            if left > GRACE_SECONDS * speed:
+                self.deadline = now
+        return status if now >= self.deadline else None
 
-@dataclass(frozen=True)
-class Loaded:
-    """A network on its device. digest: of its weights, before they were converted."""
-
-    model: str
-    digest: str
-    network: Network
-    device: torch.device
-    precision: str
+    def check(self) -> None:
+        """Raise InterruptedRunError once the run must stop."""
+        status = self()
+        if status is not None:
+            raise InterruptedRunError(status)

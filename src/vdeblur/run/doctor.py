@@ -1,6 +1,6 @@
-"""Is everything here that vdeblur needs, and does it work? Versions, devices, codecs, folders, settings, a self test.
+"""Check what vdeblur needs: versions, devices, codecs, folders, settings, a self test.
 
-What can be tried is tried: encoders encode, decoders decode, devices compute, a clip is restored. Nothing touches the
+The checks try things out: encoders encode, decoders decode, devices compute, a clip is restored. Nothing uses the
 network.
 """
 
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -26,14 +27,14 @@ from vdeblur import __version__, files
 from vdeblur.errors import ExitStatus, OutputError, VdeblurError
 from vdeblur.models import cache
 from vdeblur.restore import device, memory
-from vdeblur.run import pipeline
+from vdeblur.run.pipeline import restore_file
 from vdeblur.settings import EncodeOptions, Settings
 
-SIDE, TRIAL_FRAMES = 64, 2  # of the trials; some encoders take nothing smaller
+SIDE, TRIAL_FRAMES = 64, 2  # of the clips that are encoded; some encoders refuse smaller ones
 CLIP = (48, 64, 6)  # height, width and frames of the self test's clip
-LIKE_DB = 20.0  # what lite makes of that clip is like it: 35 dB where all is well, 6 of a black picture
+LIKE_DB = 20.0  # least PSNR of that clip restored by lite: 35 dB is normal, a black picture has 6
 LITTLE_MEMORY, LITTLE_DISK = 2e9, 1e8  # bytes
-# Encoders with a pixel format and the container of the trial. Without the first ones the usual runs fail.
+# Encoders, each with a pixel format. Without the needed ones usual runs fail.
 NEEDED = (("libx264", "yuv420p"), ("ffv1", "yuv420p"), ("png", "rgb24"))
 WELCOME = (
     ("libx264rgb", "rgb24"), ("libx265", "yuv420p"), ("libx265", "yuv420p10le"), ("libsvtav1", "yuv420p10le"),
@@ -41,12 +42,20 @@ WELCOME = (
 )  # fmt: skip
 DECODERS = ("h264", "hevc", "vp9", "libdav1d", "mpeg2video", "mpeg4", "prores", "dnxhd", "mjpeg", "png", "tiff", "webp")
 AV1_DECODER = "libdav1d"  # FFmpeg's own needs a GPU
-FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "neon", "sve", "arm_bf16")  # that networks are quick with
+FEATURES = (
+    "avx2",
+    "avx512_f",
+    "avx512_bf16",
+    "amx_bf16",
+    "neon",
+    "sve",
+    "arm_bf16",
+)  # instructions that speed networks up
 PACKAGES = ("torch", "av", "numpy", "safetensors", "huggingface_hub", "click", "rich")
 
 
 class CheckState(enum.StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     WARNING = "warning"
@@ -55,7 +64,7 @@ class CheckState(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, and what was found. hint: what to do. status: with which the program ends because of it."""
+    """A check and its finding. hint: what to do. status: the exit status that a failure causes."""
 
     group: str
     name: str
@@ -66,10 +75,7 @@ class Check:
 
 
 def examine(configuration: list[Path]) -> Iterator[Check]:
-    """Check everything, one after the other.
-
-    configuration: files with options that are read, as far as they are there.
-    """
+    """Yield all checks, one after the other. configuration: existing files with options that vdeblur reads."""
     yield from _versions()
     yield from _devices()
     yield from _codecs()
@@ -86,7 +92,7 @@ def _versions() -> Iterator[Check]:
         try:
             yield Check("versions", package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            yield Check("versions", package, "runs, but is not installed as a package", CheckState.WARNING)
+            yield Check("versions", package, "works, but is not installed as a package", CheckState.WARNING)
     libraries = ", ".join(f"{name} {'.'.join(map(str, number))}" for name, number in av.library_versions.items())
     yield Check("versions", "FFmpeg", f"{av.ffmpeg_version_info}: {libraries}")
     try:
@@ -102,13 +108,13 @@ def _devices() -> Iterator[Check]:
     cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of PyTorch; {named}"
     precision = "bf16" if device.computes_bf16() else "fp32"
     yield Check("devices", "cpu", f"{platform.machine()}, {cores}; auto precision {precision}")
-    yield _guarded("devices", "cpu computes", lambda: _compute(torch.device("cpu")), ExitStatus.DEVICE)
+    yield _guarded("devices", "cpu computes", partial(_compute, torch.device("cpu")), ExitStatus.DEVICE)
     for index in range(torch.cuda.device_count()):
-        there = torch.device("cuda", index)
-        yield _guarded("devices", str(there), lambda there=there: _cuda_facts(there), ExitStatus.DEVICE)  # type: ignore[misc]
+        gpu = torch.device("cuda", index)
+        yield _guarded("devices", str(gpu), partial(_cuda_facts, gpu), ExitStatus.DEVICE)
     for kind, backend in (("mps", torch.backends.mps), ("xpu", torch.xpu)):
         if backend.is_available():
-            yield _guarded("devices", kind, lambda kind=kind: _compute(torch.device(kind)), ExitStatus.DEVICE)  # type: ignore[misc]
+            yield _guarded("devices", kind, partial(_compute, torch.device(kind)), ExitStatus.DEVICE)
     if device.choose_device("auto").type == "cpu":
         yield _no_gpu()
 
@@ -119,26 +125,26 @@ def _no_gpu() -> Check:
     if torch.version.cuda is None:
         hint = "install PyTorch with CUDA: https://pytorch.org/get-started"
         return Check(
-            "devices", "gpu", "there is an NVIDIA driver, but this PyTorch has no CUDA", CheckState.WARNING, hint
+            "devices", "gpu", "an NVIDIA driver is installed, but this PyTorch has no CUDA", CheckState.WARNING, hint
         )
-    hint = "see what nvidia-smi says; the driver may be too old for this CUDA, or CUDA_VISIBLE_DEVICES empty"
+    hint = "run nvidia-smi; the driver may be too old for this CUDA, or CUDA_VISIBLE_DEVICES is empty"
     return Check("devices", "gpu", f"PyTorch's CUDA {torch.version.cuda} finds no device", CheckState.WARNING, hint)
 
 
-def _cuda_facts(there: torch.device) -> str:
-    free, total = torch.cuda.mem_get_info(there)
-    properties = torch.cuda.get_device_properties(there)
+def _cuda_facts(gpu: torch.device) -> str:
+    free, total = torch.cuda.mem_get_info(gpu)
+    properties = torch.cuda.get_device_properties(gpu)
     memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     version = f"capability {properties.major}.{properties.minor}, CUDA {torch.version.cuda}"
-    return f"{properties.name}, {memory}, {version}; {_compute(there)}"
+    return f"{properties.name}, {memory}, {version}; {_compute(gpu)}"
 
 
-def _compute(there: torch.device) -> str:
-    """Try a convolution, against one that is computed by other means."""
-    x = torch.arange(64.0, device=there).reshape(1, 1, 8, 8)
-    blurred = torch.nn.functional.conv2d(x, torch.ones(1, 1, 3, 3, device=there))
+def _compute(target: torch.device) -> str:
+    """Check a convolution against a known result."""
+    x = torch.arange(64.0, device=target).reshape(1, 1, 8, 8)
+    blurred = torch.nn.functional.conv2d(x, torch.ones(1, 1, 3, 3, device=target))
     if not torch.allclose(blurred, 9 * x[..., 1:-1, 1:-1]):
-        raise RuntimeError("a convolution gave wrong numbers")
+        raise RuntimeError("a convolution returned wrong numbers")
     return "computes"
 
 
@@ -147,9 +153,8 @@ def _codecs() -> Iterator[Check]:
         for name, pixel_format in codecs:
             state = CheckState.FAIL if needed else CheckState.WARNING
             hint = "reinstall PyAV: pip install --force-reinstall av" if needed else "choose another --codec"
-            check = _guarded(
-                "codecs", f"{name}, {pixel_format}", lambda n=name, f=pixel_format: _encode(n, f), ExitStatus.OUTPUT  # type: ignore[misc]
-            )  # fmt: skip
+            trial = partial(_encode, name, pixel_format)
+            check = _guarded("codecs", f"{name}, {pixel_format}", trial, ExitStatus.OUTPUT)
             if check.state is CheckState.FAIL:
                 status = ExitStatus.OUTPUT if needed else ExitStatus.DONE
                 check = Check(check.group, check.name, check.found, state, hint, status)
@@ -157,13 +162,13 @@ def _codecs() -> Iterator[Check]:
     missing = [name for name in DECODERS if not _is_decoder(name)]
     if missing:
         hint = "reinstall PyAV: pip install --force-reinstall av"
-        yield Check("codecs", "decoders", f"not here: {', '.join(missing)}", CheckState.WARNING, hint)
+        yield Check("codecs", "decoders", f"missing: {', '.join(missing)}", CheckState.WARNING, hint)
     else:
         yield Check("codecs", "decoders", ", ".join(DECODERS))
 
 
 def _encode(name: str, pixel_format: str) -> str:
-    """Encode some frames, and decode what came of it."""
+    """Encode some frames, and decode the result."""
     os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 writes to stderr by itself
     encoder = av.CodecContext.create(name, "w")
     assert isinstance(encoder, av.VideoCodecContext)
@@ -201,35 +206,36 @@ def _room() -> Iterator[Check]:
     low = free < LITTLE_MEMORY
     hint = "close other programs, or give run a small --tile" if low else ""
     yield Check("room", "memory", f"{free / 1e9:.1f} GB free", CheckState.WARNING if low else CheckState.OK, hint)
-    for name, folder in (("disk here", Path.cwd), ("disk for temporary files", _temporary)):
-        yield _guarded("room", name, lambda folder=folder: _disk(folder()), ExitStatus.OUTPUT)  # type: ignore[misc]
+    for name, folder in (("disk here", Path.cwd), ("disk for temporary files", _temporary_folder)):
+        yield _guarded("room", name, partial(_disk, folder), ExitStatus.OUTPUT)
 
 
-def _temporary() -> Path:
-    return Path(tempfile.gettempdir())  # raises where none can be written to
+def _temporary_folder() -> Path:
+    return Path(tempfile.gettempdir())  # raises if none is writable
 
 
-def _disk(folder: Path) -> str:
+def _disk(find_folder: Callable[[], Path]) -> str:
+    folder = find_folder()
     free = shutil.disk_usage(folder).free
     if free < LITTLE_DISK:
-        what = f"only {free / 1e9:.1f} GB are free in {folder}"
-        raise OutputError(what, "make room: an output and its finished parts need about twice its size")
+        fault = f"only {free / 1e9:.1f} GB are free in {folder}"
+        raise OutputError(fault, "free some space: an output and its finished segments need about twice its size")
     return f"{free / 1e9:.1f} GB free in {folder}"
 
 
 def _caches() -> Iterator[Check]:
-    hint = "VDEBLUR_CACHE puts it elsewhere"
+    hint = "set VDEBLUR_CACHE to another folder"
     own = files.cache_folder()
     hub = Path(files.hub_folder() or os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub").expanduser()
     for name, folder in (("weights", own), ("Hugging Face Hub", hub)):
-        there = next(path for path in (folder, *folder.parents) if path.exists())
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
-        found = f"{folder}, {size / 1e6:.1f} MB" if folder.exists() else f"{folder}, not yet there"
-        writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+        found = f"{folder}, {size / 1e6:.1f} MB" if folder.exists() else f"{folder}, does not exist yet"
+        writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
         if writable:
             yield Check("caches", name, found)
         else:
-            yield Check("caches", name, f"{found}; {there} is not writable", CheckState.WARNING, hint)
+            yield Check("caches", name, f"{found}; {existing} is not writable", CheckState.WARNING, hint)
     yield _guarded("caches", "models", lambda: f"{len(cache.known_models())} are known", ExitStatus.MODEL)
 
 
@@ -246,7 +252,7 @@ def _settings(configuration: list[Path]) -> Iterator[Check]:
     for name, value in sorted(ours.items()):
         yield Check("settings", "environment", f"{name}={value}")
     if not configuration and not ours:
-        yield Check("settings", "options", "none but those of the command line")
+        yield Check("settings", "options", "only those of the command line")
     names = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name).isatty()]
     terminal = f"{' and '.join(names) or 'nothing'} on a terminal, TERM={os.environ.get('TERM', '')}"
     terminal += f", {shutil.get_terminal_size().columns} columns, {sys.stdout.encoding}"
@@ -260,16 +266,16 @@ def _self_test() -> Iterator[Check]:
     with tempfile.TemporaryDirectory(prefix="vdeblur-") as name:
         folder = Path(name)
         source = folder / "in.mkv"
-        made = _guarded("self test", "clip", lambda: _make_clip(source), ExitStatus.OUTPUT)
+        made = _guarded("self test", "clip", partial(_make_clip, source), ExitStatus.OUTPUT)
         if made.state is CheckState.FAIL:
             yield made
             return
-        yield _guarded("self test", "identity", lambda: _identity(source, folder), ExitStatus.VERIFICATION)
-        yield _guarded("self test", "lite", lambda: _lite(source, folder), ExitStatus.VERIFICATION)
+        yield _guarded("self test", "identity", partial(_identity, source, folder), ExitStatus.VERIFICATION)
+        yield _guarded("self test", "lite", partial(_lite, source, folder), ExitStatus.VERIFICATION)
 
 
 def _drawing(height: int, width: int, index: int) -> numpy.ndarray:
-    """Draw a smeared pattern that moves: uint8 (height, width, 3)."""
+    """Draw a blurry pattern that moves with the index: uint8 (height, width, 3)."""
     y, x = numpy.mgrid[:height, :width].astype(numpy.float64)
     waves = [numpy.sin((x - 3 * index) * step / 5) * numpy.cos(y * step / 7) for step in (1, 2, 3)]
     drawing: numpy.ndarray = (127.5 + 100 * numpy.stack(waves, -1)).round().astype(numpy.uint8)
@@ -294,33 +300,35 @@ def _planes(path: Path) -> numpy.ndarray:
 
 def _run(model: str, source: Path, folder: Path) -> numpy.ndarray:
     output = folder / f"{model}.mkv"
-    pipeline.restore_file(source, output, Settings(model=model, offline=True, encoding=EncodeOptions(lossless=True)))
+    restore_file(source, output, Settings(model=model, offline=True, encoding=EncodeOptions(lossless=True)))
     return _planes(output)
 
 
 def _identity(source: Path, folder: Path) -> str:
     if not numpy.array_equal(_run("identity", source, folder), _planes(source)):
-        raise RuntimeError("identity changed samples")
-    return "the same to the bit"
+        raise RuntimeError("identity changed the samples")
+    return "bit-exact"
 
 
 def _lite(source: Path, folder: Path) -> str:
     before, after = _planes(source).astype(numpy.float64), _run("lite", source, folder)
     if before.shape != after.shape:
-        raise RuntimeError(f"{len(after)} frames came of {len(before)}")
+        raise RuntimeError(f"{len(before)} frames became {len(after)}")
     error = ((after - before) ** 2).mean()
     if error == 0:
         raise RuntimeError("lite changed nothing")
     likeness = 10 * numpy.log10(255**2 / error)
     if likeness < LIKE_DB:
-        raise RuntimeError(f"what lite gives is unlike the clip ({likeness:.0f} dB): the device computes wrongly")
+        raise RuntimeError(
+            f"the clip that lite restored differs too much ({likeness:.0f} dB): the device computes wrongly"
+        )
     return f"restores on {device.choose_device('auto')} ({likeness:.0f} dB from the input)"
 
 
-def _guarded(group: str, name: str, look: Callable[[], str], status: ExitStatus) -> Check:
-    """Look, and make a failed check of whatever goes wrong, since that is what is asked for here."""
+def _guarded(group: str, name: str, examine_it: Callable[[], str], status: ExitStatus) -> Check:
+    """Run one check; turn any exception into a failed check, since finding faults is its purpose."""
     try:
-        return Check(group, name, look())
+        return Check(group, name, examine_it())
     except VdeblurError as error:
         return Check(group, name, error.message, CheckState.FAIL, error.hint, error.status)
     except Exception as error:

@@ -1,15 +1,12 @@
-"""A segment's restored frames to a closed file, and finished segments to the output.
+"""Encode a segment's restored frames to a closed file, its part.
 
-A part is the encoder's packets, one after the other, and a record of their sizes and exact times; pictures are parts by
-themselves. `assemble` joins parts by copying packets into the output's container, with all that is copied from the
-input beside them, looks at the result, and gives it its name: an output appears whole or not at all.
+A part is the encoder's packets, one after the other, and a record of their sizes and exact times; or pictures.
 """
 
 import contextlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator
-from fractions import Fraction
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -17,36 +14,35 @@ import av
 import av.error
 
 from vdeblur.errors import OutputError, VerificationError
-from vdeblur.files import sync_folder, write_error
+from vdeblur.files import put_in_place, sync_folder, write_error
 from vdeblur.frame import Frame
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.run.segments import Segment
 from vdeblur.run.store import SegmentRecord, Store
 
-ALPHA_ENCODERS = ("libvpx", "libvpx-vp9")  # their alpha is beside the packet's bytes, and only Matroska holds it
-EXACT = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}  # how far times may be off; the clocks are ours
-EXACT |= {".mkv": Fraction(1, 2000), ".webm": Fraction(1, 2000)}  # Matroska counts milliseconds
-COPY_BYTES = 1 << 20
+ALPHA_ENCODERS = ("libvpx", "libvpx-vp9")  # keep alpha beside the packet's bytes, and only Matroska stores that
+
+Encoding = VideoEncoding | PictureEncoding
 
 
 class SegmentPart(Protocol):
-    """Something that takes a segment's restored frames, and notes what came of them."""
+    """The part that a segment's restored frames are written to."""
 
     def write(self, frame: Frame) -> None:
         """Add a frame."""
 
     def finish(self, segment: Segment, damaged: int, warnings: list[tuple[str, str]]) -> None:
-        """Bring everything to the disk, and note the segment as finished."""
+        """Flush everything to the disk, and store the record of the segment."""
 
     def abort(self) -> None:
         """Remove what was written."""
 
 
-def new_part(store: Store, index: int, encoding: VideoEncoding | PictureEncoding, done: int) -> SegmentPart:
-    """Begin a segment's part. done: frames before it.
+def new_part(store: Store, index: int, encoding: Encoding, done: int) -> SegmentPart:
+    """Start a segment's part. done: frames before it.
 
-    Raises: OutputError where it cannot be written; so do the part's own functions.
+    Raises: OutputError if it cannot be written, as the part's own functions do.
     """
     if isinstance(encoding, PictureEncoding):
         return PicturePart(store, index, encoding, done)
@@ -54,13 +50,13 @@ def new_part(store: Store, index: int, encoding: VideoEncoding | PictureEncoding
 
 
 class VideoPart:
-    """Encode a segment by itself; see Part."""
+    """Encode a segment to packets; see SegmentPart."""
 
     def __init__(self, store: Store, index: int, encoding: VideoEncoding) -> None:
         self.store, self.index, self.encoding = store, index, encoding
         self.packets: list[tuple[int, int, int, int]] = []
         self.frames, self.crc = 0, 0
-        # The encoder speaks as it does into the output's container; that container itself is written once all is there.
+        # The encoder makes packets as for the output's container, which is written once all segments are finished.
         self.encoder = encoding.open()
         self.encoder.stand_alone(encoding.form)
         self.draft = store.draft_of(index)
@@ -91,7 +87,7 @@ class VideoPart:
             self.file.write(packet)
 
     def finish(self, segment: Segment, damaged: int, warnings: list[tuple[str, str]]) -> None:
-        """Flush the encoder and close the file; see Part."""
+        """Flush the encoder and close the file; see SegmentPart."""
         try:
             if self.frames:
                 self._keep(self.encoder.encode(None))
@@ -102,8 +98,7 @@ class VideoPart:
                     f"{self.encoding.coding.encoder.name} made {len(self.packets)} packets of {self.frames} frames",
                     "try another --codec; the input is untouched",
                 )
-            os.replace(self.draft, self.store.data_of(self.index))
-            sync_folder(self.store.folder)
+            put_in_place(self.draft, self.store.data_of(self.index))
             record = SegmentRecord(
                 segment.index, segment.own, segment.last, segment.before, segment.tail, self.packets, [], size, self.crc
             )
@@ -125,7 +120,7 @@ class VideoPart:
 
 
 class _PacketFile:
-    """Packets in a file: their bytes alone, or, where they carry an alpha channel beside, as Matroska."""
+    """Packets in a file: their bytes alone, or Matroska if they carry an alpha channel beside them."""
 
     def __init__(self, path: Path, encoding: VideoEncoding) -> None:
         self.path = path
@@ -147,23 +142,21 @@ class _PacketFile:
             self.file.write(packet)
 
     def close(self) -> int:
-        """Bring it to the disk; gives its size in bytes."""
+        """Close the file; return its size in bytes."""
         if self.matroska is not None:
             self.matroska.close()
         elif self.file is not None:
             self.file.close()
-        with self.path.open("rb") as file:
-            os.fsync(file.fileno())
         return self.path.stat().st_size
 
 
 def in_matroska(encoding: VideoEncoding) -> bool:
-    """Tell whether packets carry more than their bytes."""
+    """Check whether packets carry an alpha channel beside their bytes."""
     return encoding.coding.encoder.name in ALPHA_ENCODERS and encoding.format.startswith("yuva")
 
 
 class PicturePart:
-    """Write a segment's frames as pictures; see Part."""
+    """Write a segment's frames as pictures; see SegmentPart."""
 
     def __init__(self, store: Store, index: int, encoding: PictureEncoding, done: int) -> None:
         self.store, self.index, self.encoding, self.done = store, index, encoding, done
@@ -191,7 +184,7 @@ class PicturePart:
         self.bytes += len(data)
 
     def finish(self, segment: Segment, damaged: int, warnings: list[tuple[str, str]]) -> None:
-        """Bring the pictures to the disk; see Part."""
+        """Flush the pictures to the disk; see SegmentPart."""
         try:
             for name in self.names:
                 with (self.store.pictures / name).open("rb") as file:
@@ -207,31 +200,3 @@ class PicturePart:
         """Remove the pictures."""
         for name in self.names:
             (self.store.pictures / name).unlink(missing_ok=True)
-
-
-class Spool:
-    """Keep packets that can be read only once, as those of a pipe, in a file, and give them again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file = path.open("wb")
-        self.facts: list[tuple[int, int | None, int | None, int | None, bool, av.stream.Stream, Fraction | None]] = []
-
-    def keep(self, packet: av.Packet) -> None:
-        """Keep a packet."""
-        self.file.write(packet)
-        self.facts.append(
-            (packet.size, packet.pts, packet.dts, packet.duration, packet.is_keyframe, packet.stream, packet.time_base)
-        )
-
-    def packets(self) -> Iterator[av.Packet]:
-        """Give the packets in the order in which they came."""
-        self.file.close()
-        with self.path.open("rb") as file:
-            for size, pts, dts, duration, key, stream, base in self.facts:
-                packet = av.Packet(file.read(size))
-                packet.pts, packet.dts, packet.duration, packet.is_keyframe = pts, dts, duration, key
-                packet.stream = stream
-                if base is not None:
-                    packet.time_base = base
-                yield packet

@@ -1,8 +1,8 @@
-"""The work on many processes or machines, by Ray: files and shares of their segments are its tasks.
+"""Run on many processes or machines with Ray: files, or shares of their segments, are its tasks.
 
-A task is what `vdeblur run --share K/N` does, so nothing but small settings travels: every machine must see the inputs
-and the outputs' folder under the same names, as on a network file system, and have vdeblur installed. What a worker
-leaves undone, because it died or was taken away, is made when the shares are joined.
+A task does what `vdeblur run --share K/N` does, so only small settings travel. Every machine must have vdeblur
+installed, and see the inputs and the outputs' folder under the same paths, such as on a network file system. If a
+worker dies or is taken away, what it leaves undone is made when the shares are joined.
 """
 
 import dataclasses
@@ -15,14 +15,21 @@ from typing import Any
 from vdeblur.errors import InterruptedRunError, UsageError, VdeblurError, error_facts
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models import weights
-from vdeblur.run import pipeline, segments
-from vdeblur.run.batch import Outcome, RunJob, check_comparison, compare_with_input, row_of, run_job
+from vdeblur.run.batch import Outcome, RunJob, row_of, run_job
+from vdeblur.run.comparison import check_comparison, compare_with_input
+from vdeblur.run.context import RunResult
+from vdeblur.run.loading import BEST
+from vdeblur.run.pipeline import restore_file
+from vdeblur.run.segments import Division
+from vdeblur.run.sinks import writes_pictures
 from vdeblur.settings import Settings
 from vdeblur.source import video
 
-POLL_SECONDS = 0.2  # between looks at signals
-KNOCK_SECONDS = 5  # to wait for a cluster's answer
-SHARES_PER_WORKER = 3  # so that a slow machine holds nobody up for long
+POLL_SECONDS = 0.2  # between two checks for signals
+CONNECT_SECONDS = 5  # to wait for a cluster's answer
+SHARES_PER_WORKER = 3  # so that a slow machine does not hold up the others for long
+
+Share = tuple[int, int] | None  # k and n of the k-th of n shares; None: the whole file is one task
 
 
 def run_jobs_on_ray(
@@ -35,59 +42,122 @@ def run_jobs_on_ray(
     ask: Ask | None = None,
     stop: Stop = never,
 ) -> list[Outcome]:
-    """Restore them all on a Ray cluster; a failure of one is no matter to the others.
+    """Restore all on a Ray cluster; the failure of one does not stop the others.
 
-    workers: so many tasks at once; None: one for each GPU of the cluster, or for each of its machines. address: of a
-    running cluster ("auto": the one that this machine is in); None: one on this machine alone.
+    workers: number of tasks at once; None: one for each GPU of the cluster, or else for each of its machines. address:
+    of a running cluster ("auto": the one that this machine is in); None: start one on this machine alone.
 
-    Raises: UsageError where Ray is not installed or the cluster cannot be reached, InterruptedRunError where a signal
-    came.
+    Raises: UsageError if Ray is not installed or the cluster cannot be reached, InterruptedRunError at a signal.
     """
     if settings.compare:
         for job in jobs:
-            check_comparison(job, settings)
+            check_comparison(job.source, job.output, job.settings(settings))
     ray = _start(address, workers)
-    if settings.model != pipeline.BEST:  # one of us asks, so that no worker has to
-        weights.load_model(settings.model, settings.checkpoint, Talk(settings.offline, settings.yes, notify, ask, stop))
     try:
-        resources, workers = _resources(ray, settings, workers)
-        task: Any = ray.remote(**resources)(_work)
-        shares = {job: _shares(job, job.settings(settings), workers) for job in jobs}
-        running = {
-            task.remote(job, job.settings(settings), share): (job, share) for job in jobs for share in shares[job]
-        }
-        notify("engine", {"engine": "ray", "workers": workers, "tasks": len(running)})
-        outcomes: dict[RunJob, Outcome] = {}
-        left = {job: len(shares[job]) for job in jobs}
-        while running:
-            done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
-            status = stop()
-            if status is not None:
-                for reference in running:
-                    ray.cancel(reference)
-                raise InterruptedRunError(status)
-            for reference in done:
-                job, share = running.pop(reference)
-                result = _result(ray, reference)
-                left[job] -= 1
-                if share is not None and isinstance(result, Exception):
-                    facts: dict[str, object] = {
-                        "code": "W_ENGINE",
-                        "message": f"share {share[0]} of {share[1]} of {job.source}: {result}",
-                    }
-                    notify("warning", facts)
-                if not left[job]:
-                    outcomes[job] = _finish(job, share, result, job.settings(settings), notify, ask, stop)
+        if settings.model != BEST:  # asks here about weights without a digest, so that no worker has to
+            talk = Talk(settings.offline, settings.yes, notify, ask, stop)
+            weights.load_model(settings.model, settings.checkpoint, talk)
+        cluster = _Cluster(ray, jobs, settings, notify, ask, stop)
+        cluster.submit(workers)
+        cluster.collect()
     finally:
         ray.shutdown()
-    done_jobs = [outcomes[job] for job in jobs]
+    outcomes = [cluster.outcomes[job] for job in jobs]
     if len(jobs) > 1:
-        notify("batch", {"files": [row_of(outcome) for outcome in done_jobs]})
-    return done_jobs
+        notify("batch", {"files": [row_of(outcome) for outcome in outcomes]})
+    return outcomes
+
+
+class _Cluster:
+    """The tasks of a run on a cluster.
+
+    running: Ray's reference of each task to its job and share. left: of each job how many tasks are not done.
+    """
+
+    def __init__(
+        self, ray: Any, jobs: list[RunJob], settings: Settings, notify: Notify, ask: Ask | None, stop: Stop
+    ) -> None:
+        self.ray, self.jobs, self.settings = ray, jobs, settings
+        self.notify, self.ask, self.stop = notify, ask, stop
+        self.running: dict[Any, tuple[RunJob, Share]] = {}
+        self.left: dict[RunJob, int] = {}
+        self.outcomes: dict[RunJob, Outcome] = {}
+
+    def submit(self, workers: int | None) -> None:
+        """Divide all files into tasks and hand them to Ray."""
+        resources, count = _resources(self.ray, self.settings, workers)
+        task: Any = self.ray.remote(**resources)(_work)
+        for job in self.jobs:
+            settings = job.settings(self.settings)
+            shares = _shares(job, settings, count)
+            self.left[job] = len(shares)
+            for share in shares:
+                self.running[task.remote(job, settings, share)] = (job, share)
+        self.notify("engine", {"engine": "ray", "workers": count, "tasks": len(self.running)})
+
+    def collect(self) -> None:
+        """Wait for all tasks; join the shares of each file as soon as all of them are done.
+
+        Raises: InterruptedRunError.
+        """
+        while self.running:
+            done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=POLL_SECONDS)
+            status = self.stop()
+            if status is not None:
+                for reference in self.running:
+                    self.ray.cancel(reference)
+                raise InterruptedRunError(status)
+            for reference in done:
+                self._take(reference)
+
+    def _take(self, reference: Any) -> None:
+        job, share = self.running.pop(reference)
+        result = self._result(reference)
+        self.left[job] -= 1
+        if share is not None and isinstance(result, Exception):
+            message = f"share {share[0]} of {share[1]} of {job.source}: {result}"
+            self.notify("warning", {"code": "W_ENGINE", "message": message})
+        if not self.left[job]:
+            self.outcomes[job] = self._finish(job, share, result)
+
+    def _result(self, reference: Any) -> RunResult | Exception:
+        try:
+            result: RunResult = self.ray.get(reference)
+            return result
+        except self.ray.exceptions.RayTaskError as error:
+            cause: object = error.cause
+            return cause if isinstance(cause, Exception) else RuntimeError(str(error))
+        except self.ray.exceptions.RayError as error:
+            return RuntimeError(str(error))
+
+    def _finish(self, job: RunJob, share: Share, result: RunResult | Exception) -> Outcome:
+        """Finish a file here: join its shares, making what is missing of them, or report what the one task made."""
+        try:
+            if share is not None:
+                return Outcome(job, run_job(job, self.settings, notify=self.notify, ask=self.ask, stop=self.stop))
+            if isinstance(result, Exception):
+                raise result
+            self._tell_done(job, result)
+            return Outcome(job, result)
+        except InterruptedRunError:
+            raise
+        except Exception as error:
+            self.notify("error", {**error_facts(error), "input": str(job.source)})
+            return Outcome(job, error=error)
+
+    def _tell_done(self, job: RunJob, result: RunResult) -> None:
+        facts = {"input": str(job.source), "output": str(job.output), "frames": result.frames}
+        speed = {"seconds": round(result.seconds, 3), "fps": round(result.frames / result.seconds, 3)}
+        self.notify("file_done", {**facts, **speed, "warnings": list(result.warnings)})
+        if self.settings.compare:
+            compare_with_input(job.source, job.output, job.settings(self.settings), self.notify, self.stop)
 
 
 def _start(address: str | None, workers: int | None) -> Any:
-    """Join or make a cluster."""
+    """Join a cluster, or start one.
+
+    Raises: UsageError.
+    """
     try:
         import ray
     except ImportError as error:
@@ -95,94 +165,53 @@ def _start(address: str | None, workers: int | None) -> Any:
     options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False, "num_cpus": workers}
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        _knock(address)
+        _check_connection(address)
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"the Ray cluster cannot be reached: {reason}", "check --ray-address") from error
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray sets its own, which ends the process there and then
+            signal.signal(signal.SIGTERM, handler)  # Ray sets its own, which ends the process at once
     return ray
 
 
-def _knock(address: str | None) -> None:
-    """See that somebody listens, where an address has a port; Ray itself tries for minutes.
+def _check_connection(address: str | None) -> None:
+    """Connect once, if the address has a port; Ray itself tries for minutes.
 
     Raises: OSError, ValueError.
     """
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon:
-        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
 def _resources(ray: Any, settings: Settings, workers: int | None) -> tuple[dict[str, float], int]:
-    """Give what a task takes of the cluster, and how many fit."""
-    has = ray.cluster_resources()
-    gpus = int(has.get("GPU", 0))
+    """Return the resources of the cluster that a task takes, and how many tasks fit."""
+    available = ray.cluster_resources()
+    gpus = int(available.get("GPU", 0))
     if gpus and settings.device.startswith(("auto", "cuda")):
         count = min(workers or gpus, gpus)
         return {"num_gpus": gpus / count if count > gpus else 1, "num_cpus": 1}, count
     count = workers or len(ray.nodes())
-    return {"num_cpus": max(int(has.get("CPU", 1)) // count, 1)}, count
+    return {"num_cpus": max(int(available.get("CPU", 1)) // count, 1)}, count
 
 
-def _shares(job: RunJob, settings: Settings, workers: int) -> list[tuple[int, int] | None]:
-    """Share a file out, as far as its segments can be counted; [None]: it is one task."""
-    if settings.cut.frames is not None or pipeline.writes_pictures(job.output, settings) or not settings.resume:
+def _shares(job: RunJob, settings: Settings, workers: int) -> list[Share]:
+    """Divide a file into shares, if its segments can be counted; [None]: it is one task."""
+    if settings.cut.frames is not None or writes_pictures(job.output, settings) or not settings.resume:
         return [None]
     try:
         source = video.open_source(job.source, settings.cut, ignore)
     except VdeblurError:
-        return [None]  # the task will tell
+        return [None]  # the task reports the error
     duration, first = source.wanted_seconds, source.first_seconds
     source.close()
-    count = segments.Division(first, settings.segment).count(duration) or 1
+    count = Division(first, settings.segment).count(duration) or 1
     shares = min(count, SHARES_PER_WORKER * workers)
     return [(number, shares) for number in range(1, shares + 1)] if shares > 1 else [None]
 
 
-def _work(job: RunJob, settings: Settings, share: tuple[int, int] | None) -> pipeline.RunResult:
+def _work(job: RunJob, settings: Settings, share: Share) -> RunResult:
     """Do one task, in a worker."""
-    return pipeline.restore_file(job.source, job.output, dataclasses.replace(settings, share=share))
-
-
-def _result(ray: Any, reference: Any) -> pipeline.RunResult | Exception:
-    try:
-        result: pipeline.RunResult = ray.get(reference)
-        return result
-    except ray.exceptions.RayTaskError as error:
-        cause: object = error.cause
-        return cause if isinstance(cause, Exception) else RuntimeError(str(error))
-    except ray.exceptions.RayError as error:
-        return RuntimeError(str(error))
-
-
-def _finish(
-    job: RunJob,
-    share: tuple[int, int] | None,
-    result: pipeline.RunResult | Exception,
-    settings: Settings,
-    notify: Notify,
-    ask: Ask | None,
-    stop: Stop,
-) -> Outcome:
-    """Join the shares of a file, here; what is missing of them is made on the way."""
-    error: Exception
-    try:
-        if share is not None:
-            return Outcome(job, run_job(job, settings, notify=notify, ask=ask, stop=stop))
-        if isinstance(result, pipeline.RunResult):
-            facts = {"input": str(job.source), "output": str(job.output), "frames": result.frames}
-            speed = {"seconds": round(result.seconds, 3), "fps": round(result.frames / result.seconds, 3)}
-            notify("file_done", {**facts, **speed, "warnings": list(result.warnings)})
-            if settings.compare:
-                compare_with_input(job, settings, notify, stop)
-            return Outcome(job, result)
-        error = result
-    except InterruptedRunError:
-        raise
-    except Exception as caught:
-        error = caught
-    notify("error", {**error_facts(error), "input": str(job.source)})
-    return Outcome(job, error=error)
+    return restore_file(job.source, job.output, dataclasses.replace(settings, share=share, compare=None))

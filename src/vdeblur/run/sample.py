@@ -1,8 +1,8 @@
-"""What `vdeblur run --sample` makes: short samples restored as the whole would be, beside the input, and what it costs.
+"""`vdeblur run --sample`: restore short samples as the whole would be, show them beside the input, predict the cost.
 
-    spans -> each cut out and restored by pipeline.run -> left and right in one video -> time and size of the whole
+    spans -> each cut out and restored by run_file -> input left, sample right -> time and size of the whole
 
-The samples' own files are made in a folder beside the output, which is gone in the end.
+The samples' own files are in a folder beside the output, which is removed at the end.
 """
 
 import math
@@ -22,7 +22,11 @@ from vdeblur.frame import Frame
 from vdeblur.look import compare, compose
 from vdeblur.output.video_file import VideoFile, write_frames
 from vdeblur.restore import device
-from vdeblur.run import pipeline, segments
+from vdeblur.run.context import Context, RunResult
+from vdeblur.run.file_run import run_file
+from vdeblur.run.loading import BEST, check_model, choose_model
+from vdeblur.run.segments import Division
+from vdeblur.run.sinks import writes_pictures
 from vdeblur.settings import Cut, Settings
 from vdeblur.source import demux
 from vdeblur.source.info import SourceInfo
@@ -31,8 +35,7 @@ from vdeblur.source.video import Source, open_source
 PLACES = 3  # samples, each in the middle of its third
 SECONDS = Fraction(2)  # of a sample
 LONGEST_RUN = 250  # frames from key frame to key frame at most: the default of x264 and x265
-# Of each sample's own events these are no news to a user, or speak of a file that is soon gone.
-UNTOLD = {"segment", "file_done"}
+HIDDEN = {"segment", "file_done"}  # events of single samples that are of no use, or about a file that is removed
 
 
 def run_sample(
@@ -43,26 +46,25 @@ def run_sample(
     notify: Notify = ignore,
     ask: Ask | None = None,
     stop: Stop = never,
-) -> pipeline.RunResult:
+) -> RunResult:
     """Restore samples of a video or folder of pictures, and show them beside the input, one after the other.
 
-    The output is one video without sound, encoded as the restored one would be; it appears whole or not at all.
-    notify: takes the events of pipeline.run, but for segment and file_done, and sample.
+    The output is one video without sound, encoded as the restored one would be; it appears complete or not at all.
+    notify: takes the events of restore_file except segment and file_done, and sample.
 
-    Raises: UsageError for pipes and for pictures as the output; what pipeline.run and compare raise.
+    Raises: UsageError for pipes and for pictures as the output; what restore_file raises.
     """
     if demux.PIPE in (source_path, output):
         raise UsageError("--sample takes no pipes: parts of the input are read twice", "save it to a file first")
-    if pipeline.writes_pictures(output, settings):
+    if writes_pictures(output, settings):
         raise UsageError(f"--sample makes a video, and {output} is a folder of pictures", "name it *.mp4")
     return _Sampling(source_path, output, settings, notify, ask, stop).run()
 
 
 def spans(length: Fraction | None) -> list[tuple[Fraction, Fraction]]:
-    """Give where samples begin and end, in seconds from the beginning of what is asked for.
+    """Return begin and end of each sample, in seconds from the beginning of the part to restore.
 
-    length: of all of that; None where it is not known. Three where there is three times as much as they take, else one
-    in the middle.
+    length: of that part; None if unknown. Three samples if the part is longer than all three, else one in the middle.
     """
     if length is None:
         return [(Fraction(0), SECONDS)]
@@ -74,7 +76,7 @@ def spans(length: Fraction | None) -> list[tuple[Fraction, Fraction]]:
 
 @dataclass(frozen=True)
 class Restored:
-    """A sample. seconds: that restoring took, from the first frame on. first_bytes: of its first encoded frame."""
+    """A restored sample. seconds: of restoring, from the first frame on. first_bytes: of its first encoded frame."""
 
     cut: Cut
     path: Path
@@ -85,7 +87,7 @@ class Restored:
 
 
 class _Sampling:
-    """See run; the steps in the order in which they are taken."""
+    """The samples of one video, see run_sample; the functions in the order in which they are used."""
 
     def __init__(
         self,
@@ -102,8 +104,9 @@ class _Sampling:
         self.warnings: dict[tuple[object, object], None] = {}
         self.done = self.expected = 0  # frames
 
-    def run(self) -> pipeline.RunResult:
-        pipeline.check_model(self.settings)
+    def run(self) -> RunResult:
+        """Restore, compose and write the samples."""
+        check_model(self.settings)
         files.check_output(self.output, self.source_path, self.settings.encoding.overwrite)
         source = open_source(self.source_path, self.settings.cut, self._warn)
         source.close()
@@ -117,17 +120,17 @@ class _Sampling:
         with folder:
             samples = self._restore_all(Path(folder.name), spans(length), info)
             frames = self._write(samples, source)
-        told: dict[str, object] = {"input": str(self.source_path), "output": str(self.output), "frames": frames}
+        facts: dict[str, object] = {"input": str(self.source_path), "output": str(self.output), "frames": frames}
         total = info.frames_estimate if known else None
-        self.notify("sample", {**told, **self._estimates(samples, total, length)})
+        self.notify("sample", {**facts, **self._estimates(samples, total, length)})
         codes = tuple(str(code) for code, _ in self.warnings)
-        return pipeline.RunResult(self.output, frames, time.monotonic() - self.begun, codes)
+        return RunResult(self.output, frames, time.monotonic() - self.begun, codes)
 
     def _warn(self, code: str, message: str) -> None:
-        self._tell("warning", {"code": code, "message": message})
+        self._pass_on("warning", {"code": code, "message": message})
 
-    def _tell(self, event: str, facts: dict[str, Any]) -> None:
-        """Pass an event of one sample on as one of all together."""
+    def _pass_on(self, event: str, facts: dict[str, Any]) -> None:
+        """Pass on an event of one sample as an event of all samples together."""
         if event == "warning":
             key = (facts["code"], facts["message"])
             if key in self.warnings:
@@ -141,13 +144,13 @@ class _Sampling:
             frame = self.done + facts["frame"]
             left = max(self.expected - frame, 0) / max(facts["fps"], 1e-6)
             facts = {**facts, "frame": frame, "frames_estimate": self.expected, "eta_seconds": round(left, 1)}
-        if event not in UNTOLD:
+        if event not in HIDDEN:
             self.notify(event, facts)
 
     def _restore_all(self, folder: Path, places: list[tuple[Fraction, Fraction]], info: SourceInfo) -> list[Restored]:
-        """Restore every sample that can be had.
+        """Restore every sample that has frames.
 
-        Raises: InputError where none can.
+        Raises: InputError if none has.
         """
         settings = self._settled(info)
         self.expected = sum(math.ceil((end - begin) * info.rate) for begin, end in places)
@@ -155,33 +158,31 @@ class _Sampling:
         for index, (begin, end) in enumerate(places):
             try:
                 samples.append(self._restore(folder / f"{index}{self.output.suffix}", begin, end, settings))
-            except InputError as error:  # as where a file is shorter than it says
+            except InputError as error:  # the file may be shorter than it says
                 if settings.strict or (index + 1 == len(places) and not samples):
                     raise
                 self._warn("W_SAMPLE", f"there is no sample from {float(begin):.1f} s on: {error.message}")
         return samples
 
     def _settled(self, info: SourceInfo) -> Settings:
-        """Give the settings of every sample: those of the whole, with the model that `best` is for the whole."""
+        """Return the settings of every sample: those of the whole, with the model that `best` means for the whole."""
         settings = replace(self.settings, sample=False, compare=None, resume=False)
-        if settings.model != pipeline.BEST:
+        if settings.model != BEST:
             return settings
         talk = Talk(settings.offline, settings.yes, self.notify, self.ask, self.stop)
-        chosen = device.choose_device(settings.device, lambda fault: None)  # every sample says what is wrong with it
-        return replace(settings, model=pipeline.choose_model(settings, info, chosen, talk))
+        chosen = device.choose_device(settings.device, lambda fault: None)  # every sample reports the fault
+        return replace(settings, model=choose_model(settings, info, chosen, talk))
 
     def _restore(self, path: Path, begin: Fraction, end: Fraction, settings: Settings) -> Restored:
-        """Restore the frames from begin to end, in seconds of the part asked for, to a file."""
+        """Restore the frames from begin to end, in seconds of the part to restore, to a file."""
         whole = settings.cut
         start = (whole.start or 0) + begin
         stop = start + (end - begin)
         cut = Cut(start, stop if whole.stop is None else min(stop, whole.stop), whole.frames)
-        clock = _Clock(self._tell, self.stop)
-        told = replace(settings, cut=cut)
+        clock = _Clock(self._pass_on, self.stop)
+        cut_settings = replace(settings, cut=cut)
         try:
-            result = pipeline.restore_file(
-                self.source_path, path, told, notify=clock.notify, ask=self.ask, stop=clock.stop
-            )
+            result = run_file(Context(self.source_path, path, cut_settings, clock.notify, self.ask, clock.stop))
         except DamageError as error:
             message = error.message.replace(str(path), f"a sample of {self.source_path}")
             raise DamageError(message, error.hint) from error
@@ -190,9 +191,9 @@ class _Sampling:
         return Restored(cut, path, result.frames, seconds, *_sizes(path))
 
     def _write(self, samples: list[Restored], source: Source) -> int:
-        """Write what is shown; gives the number of frames."""
+        """Write the composed video; return the number of frames."""
         encoding, same = self.settings.encoding, self.settings.deterministic
-        with files.drafted(self.output, encoding.overwrite) as draft, closing(self._shown(samples)) as shown:
+        with files.drafted_output(self.output, encoding.overwrite) as draft, closing(self._shown(samples)) as shown:
 
             def open_file(first: Frame) -> VideoFile:
                 info = compose.composed_info(source.info, first)
@@ -201,10 +202,10 @@ class _Sampling:
             return write_frames(shown, open_file)
 
     def _shown(self, samples: list[Restored]) -> Generator[Frame]:
-        """Put the samples beside the input, and one after the other."""
+        """Yield the frames of all samples, one sample after the other, each frame beside the input's."""
         next_pts = 0
         for sample in samples:
-            with compare.opened(self.source_path, sample.path, self._tell, sample.cut) as couple:
+            with compare.opened(self.source_path, sample.path, self._pass_on, sample.cut) as couple:
                 info, turns = couple.a.info, (couple.a.info.rotation, couple.b.info.rotation)
                 step = max(round(1 / (info.rate * info.time_base)), 1)
                 shift: int | None = None
@@ -215,15 +216,15 @@ class _Sampling:
                     next_pts = moved.pts + step
 
     def _estimates(self, samples: list[Restored], total: int | None, length: Fraction | None) -> dict[str, object]:
-        """Say how long the whole takes, without its start, and how large it becomes; None where nobody can know.
+        """Estimate how long the whole takes, without its start, and how large it becomes; None for unknown lengths.
 
-        A sample begins with a key frame, which is larger than others, the whole has one in every segment.
+        A sample begins with a key frame, which is larger than others; the whole has one in every segment.
         """
         if total is None:
             return {"seconds_estimate": None, "bytes_estimate": None}
-        timed = samples[1:] or samples  # the first one also warms up
+        timed = samples[1:] or samples  # the first one includes the warm-up
         per_frame = sum(sample.seconds for sample in timed) / sum(sample.frames for sample in timed)
-        begun = segments.Division(Fraction(0), self.settings.segment).count(length) or 1
+        begun = Division(Fraction(0), self.settings.segment).count(length) or 1
         keys = min(max(begun, math.ceil(total / LONGEST_RUN)), total)
         frames, count = sum(sample.frames for sample in samples), len(samples)
         key_bytes = sum(sample.first_bytes for sample in samples) / count
@@ -233,9 +234,9 @@ class _Sampling:
 
 
 class _Clock:
-    """Time what comes after a run's start: from the first frame that goes into the network on.
+    """Measure a run's time from the first frame on that enters the network.
 
-    A run asks whether to stop before every frame, and after it has told its plan for none but frames.
+    A run calls stop before every frame, and after the event plan only for frames.
     """
 
     def __init__(self, notify: Notify, stop: Stop) -> None:
@@ -244,24 +245,24 @@ class _Clock:
         self.begun: float | None = None
 
     def notify(self, event: str, facts: dict[str, object]) -> None:
-        """Take an event."""
+        """Pass on an event."""
         self.is_planned |= event == "plan"
         self._notify(event, facts)
 
     def stop(self) -> ExitStatus | None:
-        """Tell whether a signal came."""
+        """Ask whether a signal arrived."""
         if self.is_planned and self.begun is None:
             self.begun = time.monotonic()
         return self._stop()
 
     def seconds(self) -> float:
-        """Give the time until now."""
+        """Return the time until now."""
         assert self.begun is not None, "a run has frames"
         return time.monotonic() - self.begun
 
 
 def _sizes(path: Path) -> tuple[int, int]:
-    """Give the bytes of a file's first encoded frame, and of all packets, without covers."""
+    """Return the bytes of a file's first encoded frame, and of all packets except covers."""
     first, total = 0, 0
     with demux.open_container(path) as container:
         video = container.streams.video[0]

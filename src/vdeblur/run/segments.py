@@ -1,12 +1,12 @@
-"""What is finished is kept: a run goes in segments, and each that is done is a closed file beside the output.
+"""Divide a run into segments, so that an interrupted run can resume.
 
     frames -> Divider -> segments -> (restored, encoded) -> Store -> assemble.py
 
-Segments are stretches of time, counted from the first frame, the same in every run. Each is restored and encoded by
-itself: the network sees some frames before and after it, the encoder begins anew. So it does not matter in which run,
-in which order or on which machine a segment is made, and after any stop the same command goes on with the first one
-that is missing. Neighbours vouch for each other: each notes digests of the last frames before it and of its own last
-frames, as they were decoded, and these must agree.
+Segments are stretches of time, counted from the first frame, the same in every run. Each is restored and encoded
+independently: the network sees some frames before and after it, and the encoder starts over. So it does not matter in
+which run, in which order or on which machine a segment is made; after any interruption the same command continues with
+the first missing one. Each segment stores digests of the last decoded frames before it and of its own last ones;
+neighbours belong together only if these agree.
 """
 
 import math
@@ -21,36 +21,32 @@ import numpy
 
 from vdeblur.frame import Frame, layout_of, plane_array
 
-CHECKED = 2  # frames before a boundary whose digests both sides note
-FORMAT = 1  # of the records; others are not read
-SAMPLE_BYTES = 1 << 16  # of a file's beginning, middle and end, for its identity
-WHOLE = "whole"  # begins the name of the output while it is being joined
-LOCK = "lock"  # the file that is held by who works in the folder
-NAME_BYTES = 100  # of the output's name that are repeated in the folder's
+CHECKED = 2  # frames before a boundary whose digests both sides store
 
 Mark = tuple[int, int]  # pts and CRC-32 of a decoded frame
 
 
 @dataclass(frozen=True)
 class Division:
-    """How time is divided.
+    """The division of time into segments.
 
-    first: when the first segment begins, in seconds on the source's clock. length: seconds of each; None: all is one.
+    first: when the first segment begins, in seconds on the source's clock. length: of each, in seconds; None: one
+    segment holds everything.
     """
 
     first: Fraction
     length: Fraction | None
 
     def index_of(self, seconds: Fraction) -> int:
-        """Give the segment that a frame shown at this time is in."""
+        """Return the segment of a frame that is shown at this time."""
         return 0 if self.length is None else max(math.floor((seconds - self.first) / self.length), 0)
 
     def begin_of(self, index: int) -> Fraction:
-        """Give when a segment begins."""
+        """Return when a segment begins, in seconds on the source's clock."""
         return self.first if self.length is None else self.first + index * self.length
 
     def count(self, duration: Fraction | None) -> int | None:
-        """Give the number of segments that so many seconds take; None where nothing is known."""
+        """Return the number of segments in so many seconds; None if the duration is unknown."""
         if self.length is None:
             return 1
         return None if duration is None else max(math.ceil(duration / self.length), 1)
@@ -58,10 +54,10 @@ class Division:
 
 @dataclass
 class Segment:
-    """A stretch of frames with those around it; `frames` is read once, then the rest is known.
+    """A segment's frames, with those that the network sees before and after; the other fields fill as they are read.
 
-    lead: how many frames come before its own. own: its own frames so far; closed: whether these are all.
-    last: whether no frame follows.
+    lead: how many of the frames come before its own. before: marks of the last frames before it; tail: of its own last
+    frames. own: its own frames so far; closed: whether these are all. last: whether no frame follows.
     """
 
     index: int
@@ -75,7 +71,7 @@ class Segment:
 
 
 class Divider:
-    """Give the segments of a stream of frames, one after the other, each with so many frames before and after it."""
+    """Divide a stream of frames into segments, each with so many frames before and after it."""
 
     def __init__(self, frames: Iterator[Frame], division: Division, before: int, after: int) -> None:
         self.source, self.division, self.before, self.after = frames, division, before, after
@@ -83,7 +79,7 @@ class Divider:
         self.ahead: deque[Frame] = deque()
 
     def skip_to(self, index: int) -> bool:
-        """Pass over what comes before this segment; tells whether a frame is left."""
+        """Skip the frames before this segment; return whether a frame is left."""
         while frame := self._peek():
             if self.division.index_of(frame.seconds) >= index:
                 return True
@@ -91,13 +87,13 @@ class Divider:
         return False
 
     def upcoming(self) -> int:
-        """Give which segment the next frame is in; there must be one."""
+        """Return the segment of the next frame, which must exist."""
         first = self._peek()
-        assert first is not None, "skip_to tells whether there is one"
+        assert first is not None, "skip_to says whether there is one"
         return self.division.index_of(first.seconds)
 
     def segment(self) -> Segment:
-        """Give the next segment that has frames; it must be read to its end before the next one."""
+        """Return the next segment that has frames; read it to its end before asking for another."""
         index = self.upcoming()
         lead = list(self.recent)[len(self.recent) - min(self.before, len(self.recent)) :]
         segment = Segment(index, iter(()), len(lead), self.marks())
@@ -105,7 +101,7 @@ class Divider:
         return segment
 
     def marks(self) -> list[Mark]:
-        """Give what is to be remembered of the last frames that were read."""
+        """Return the marks of the last frames that were read."""
         return [(frame.pts, digest(frame)) for frame in list(self.recent)[-CHECKED:]]
 
     def _frames(self, segment: Segment, lead: list[Frame]) -> Iterator[Frame]:
@@ -127,7 +123,7 @@ class Divider:
 
 
 def digest(frame: Frame) -> int:
-    """Give the CRC-32 of a frame's samples."""
+    """Return the CRC-32 of a frame's samples."""
     layout = layout_of(frame.picture.format.name)
     assert layout is not None
     crc = 0

@@ -1,4 +1,4 @@
-"""What an interrupted run has finished: segments on the disk and their records."""
+"""The finished segments of a run on the disk, and their records."""
 
 import contextlib
 import dataclasses
@@ -16,53 +16,37 @@ import filelock
 from vdeblur import __version__
 from vdeblur.errors import InputError, OutputError
 from vdeblur.files import write_whole
-from vdeblur.run.context import Loaded
-from vdeblur.run.segments import CHECKED, FORMAT, LOCK, NAME_BYTES, SAMPLE_BYTES, WHOLE, Mark
+from vdeblur.run.segments import CHECKED, Mark
 from vdeblur.settings import Settings
 from vdeblur.source.video import Source
 
+FORMAT = 1  # of the records; others are ignored
+SAMPLE_BYTES = 1 << 16  # hashed at a file's beginning, middle and end to identify it
+WHOLE = "whole"  # the output's name in the folder, without suffix, while the segments are joined
+LOCK = "lock"  # the file that whoever works in the folder holds
+NAME_BYTES = 100  # of the output's name, repeated in the folder's name
 
-def fingerprint(settings: Settings, loaded: Loaded, source: Source) -> dict[str, Any]:
-    """Give what a result depends on, by names that tell a person what has changed.
 
-    Not in it: the device and what `auto` comes to on it. Work that a GPU began may be gone on with without it.
+def fingerprint(settings: Settings, model: str, digest: str, source: Source) -> dict[str, Any]:
+    """Return everything that the result depends on, under names that tell a person what has changed.
+
+    model, digest: of the network. The device and what `auto` means on it are left out: a run that a GPU began may
+    resume without it.
     """
-    chosen = dataclasses.asdict(settings)
-    encoding = chosen.pop("encoding")
-    cut = chosen.pop("cut")
-    for name in (
-        "model",
-        "checkpoint",
-        "device",
-        "yes",
-        "offline",
-        "resume",
-        "share",
-        "strict",
-        "fail_on_damage",
-        "dry_run",
-        "profile",
-        "compare",
-        "sample",
-    ):
-        chosen.pop(name)
-    for name in ("overwrite", "audio", "subtitles"):
-        encoding.pop(name)
     facts = {"the input": uuid.uuid4().hex if source.is_pipe else identity_of(source.path)}
-    facts |= {"vdeblur's version": __version__, "the model": loaded.model, "its weights": loaded.digest}
-    options = {
-        f"--{name.replace('_', '-')}": value for name, value in (*chosen.items(), *encoding.items(), *cut.items())
-    }
-    return facts | {name: str(value) for name, value in options.items()}
+    facts |= {"vdeblur's version": __version__, "the model": model, "its weights": digest}
+    options = {f"--{name.replace('_', '-')}": str(value) for name, value in settings.changing_result()}
+    return facts | options
 
 
 @dataclass
 class SegmentRecord:
-    """What is known of a finished segment.
+    """The record of a finished segment.
 
-    packets: of each encoded packet its size in bytes, time, duration (in units of the video's time base), and whether
-    it is a key frame, in decoding order; none for pictures. names: of pictures. damaged: packets of the input that
-    could not be decoded on the way. warnings: codes and messages so far.
+    before, tail: marks of the last frames before it, and of its own last frames. packets: of each encoded packet its
+    size in bytes, time, duration (in units of the video's time base), and whether it is a key frame, in decoding order;
+    empty for pictures. names: of pictures. bytes, crc: size and CRC-32 of the data. damaged: packets of the input that
+    could not be decoded. warnings: codes and messages of the run so far.
     """
 
     index: int
@@ -78,16 +62,17 @@ class SegmentRecord:
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
     def follows(self, tail: list[Mark]) -> bool:
-        """Tell whether it begins right after frames of these marks; none: at the beginning."""
+        """Check that this segment begins right after the frames with these marks; none: at the beginning."""
         shared = min(len(self.before), len(tail))
         return self.before[-shared:] == tail[-shared:] if shared else not self.before and not tail
 
 
 class Store:
-    """The folder beside an output in which its finished segments wait for the rest.
+    """The folder beside an output that holds its finished segments.
 
-    fingerprint: everything that the result depends on, under names that tell a person what has changed. Opening reads
-    what is there. `reason` says why what was there is not used, if so.
+    The constructor reads what an earlier run left. records: the usable segments by index. plan: the decisions of that
+    run. fingerprint: see the function. reason: why the segments of the earlier run cannot be used; "" if they can, or
+    there are none.
     """
 
     def __init__(self, output: Path, fingerprint: dict[str, Any]) -> None:
@@ -102,7 +87,7 @@ class Store:
         self._read()
 
     def _read(self) -> None:
-        """Read what an earlier run has left, if it was about the same."""
+        """Read what an earlier run left, if its fingerprint is the same."""
         self.plan, self.records, self.reason = {}, {}, ""
         try:
             state = json.loads((self.folder / "state.json").read_text("utf-8"))
@@ -111,7 +96,7 @@ class Store:
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError):
-            self.reason = "its notes cannot be read"
+            self.reason = "their records cannot be read"
             return
         keys = [key for key in {**self.fingerprint, **before} if before.get(key) != self.fingerprint.get(key)]
         if keys:
@@ -133,24 +118,24 @@ class Store:
 
     @property
     def pictures(self) -> Path:
-        """The folder of finished pictures, where pictures are written."""
+        """The folder of finished pictures, if the output is pictures."""
         return self.folder / "pictures"
 
     def data_of(self, index: int) -> Path:
-        """Give where a segment's packets are."""
+        """Return the path of a segment's packets."""
         return self.folder / f"{index:06}.packets"
 
     def draft_of(self, index: int) -> Path:
-        """Give where they are written; where others work here, too, to a file of this process's own."""
+        """Return the path under which packets are written; one of this process's own if others work here, too."""
         return self.folder / (f"{index:06}.{os.getpid()}.draft" if self.is_shared else f"{index:06}.draft")
 
     def open(self, plan: dict[str, Any], shared: bool = False) -> None:
-        """Begin or go on; what an earlier run left and cannot be used is removed.
+        """Start or continue; remove what an earlier run left if it cannot be used.
 
-        plan: what was decided for this run and must be the same in the next, such as tiles; what other processes have
-        decided meanwhile goes before it, and is in self.plan then. shared: whether they may work on the same output.
+        plan: decisions of this run that the next one must repeat, such as tiles. If another process has stored a plan
+        meanwhile, that one counts, and is in self.plan. shared: whether other processes may work on the same output.
 
-        Raises: OutputError where another run is writing the same output, or the folder cannot be written.
+        Raises: OutputError if another run is writing the same output, or the folder cannot be written.
         """
         self.is_shared = shared
         try:
@@ -187,58 +172,58 @@ class Store:
             ) from error
 
     def save(self, record: SegmentRecord) -> None:
-        """Note a finished segment; its data must be on the disk."""
+        """Store the record of a finished segment, whose data must be on the disk."""
         write_whole(self.folder / f"{record.index:06}.json", json.dumps(dataclasses.asdict(record)).encode())
         self.records[record.index] = record
 
     def drop(self, index: int) -> None:
-        """Forget a segment."""
+        """Remove a segment."""
         self.records.pop(index, None)
         (self.folder / f"{index:06}.json").unlink(missing_ok=True)
         self.data_of(index).unlink(missing_ok=True)
 
     def chain(self) -> list[SegmentRecord]:
-        """Give the finished segments from the first one on, as far as they follow one another and vouch for it."""
-        whole: list[SegmentRecord] = []
+        """Return the finished segments from the first on, as far as each follows the one before."""
+        chain: list[SegmentRecord] = []
         tail: list[Mark] = []
         for index in sorted(self.records):
             record = self.records[index]
-            if (whole and whole[-1].last) or not record.follows(tail):
+            if (chain and chain[-1].last) or not record.follows(tail):
                 break
             tail = (tail + record.tail)[-CHECKED:]
-            whole.append(record)
-        return whole
+            chain.append(record)
+        return chain
 
     def after(self, index: int) -> SegmentRecord | None:
-        """Give the next finished segment after one."""
+        """Return the next finished segment after an index; None if there is none."""
         later = [other for other in self.records if other > index]
         return self.records[min(later)] if later else None
 
     def forget(self, reason: str = "") -> None:
-        """Take nothing of what an earlier run left."""
+        """Ignore what an earlier run left."""
         self.plan, self.records, self.reason, self.is_forgotten = {}, {}, reason, True
 
     def close(self, *, keep: bool) -> None:
-        """Let go of the folder; it is removed where nothing in it is worth keeping, or it is not to be kept."""
-        if not self.lock.is_locked:  # never opened, or there are others who work on it
+        """Release the folder; remove it unless it holds segments that the next run can use (keep)."""
+        if not self.lock.is_locked:  # never opened, or shared with other processes
             return
         if keep and self.records:
             with contextlib.suppress(OSError):
                 for path in self.folder.glob(f"{WHOLE}*"):  # room that a full disk may lack
                     path.unlink()
         else:
-            try:  # the lock goes last: whoever takes it next would lose what he has begun
+            try:  # the lock goes last: the next run takes it before it writes anything
                 self._clear()
                 (self.folder / LOCK).unlink()
                 self.folder.rmdir()
-            except OSError:  # as on Windows, where a file that is open stays
+            except OSError:  # Windows does not remove open files
                 self.lock.release()
                 shutil.rmtree(self.folder, ignore_errors=True)
         self.lock.release()
 
 
 def earlier_plan(output: Path) -> dict[str, Any]:
-    """Give what an earlier run decided for this output, whatever it was about; nothing where there was none."""
+    """Return the plan of an earlier run for this output, whatever its fingerprint; {} if there was none."""
     try:
         return dict(json.loads((folder_of(output) / "state.json").read_text("utf-8"))["plan"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -246,7 +231,7 @@ def earlier_plan(output: Path) -> dict[str, Any]:
 
 
 def tail_of(chain: list[SegmentRecord]) -> list[Mark]:
-    """Give the marks with which finished segments end."""
+    """Return the marks with which finished segments end."""
     return [mark for record in chain[-CHECKED:] for mark in record.tail][-CHECKED:]
 
 
@@ -256,21 +241,21 @@ def _read_record(path: Path) -> SegmentRecord | None:
         for key in ("before", "tail", "packets", "warnings"):
             facts[key] = [tuple(item) for item in facts[key]]
         return SegmentRecord(**facts)
-    except (OSError, ValueError, KeyError, TypeError):  # state.json, or one that was not written to its end
+    except (OSError, ValueError, KeyError, TypeError):  # state.json, or an incomplete record
         return None
 
 
 def folder_of(output: Path) -> Path:
-    """Give where an output's finished segments wait: a hidden folder beside it."""
+    """Return the hidden folder beside an output that holds its finished segments."""
     name = os.fsdecode(os.fsencode(output.name)[:NAME_BYTES].decode("utf-8", "ignore").encode())  # no half character
     code = hashlib.sha256(os.fsencode(output.name)).hexdigest()[:8]
     return output.absolute().parent / f".vdeblur-{name}-{code}"
 
 
 def identity_of(path: Path) -> dict[str, Any]:
-    """Tell an input from what it may be changed to: size, time of the last change, digest of samples.
+    """Return what distinguishes an input from a later version of it: size, time of the last change, digest of samples.
 
-    Raises: InputError where it cannot be read.
+    Raises: InputError if it cannot be read.
     """
     try:
         if path.is_dir():

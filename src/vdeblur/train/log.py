@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vdeblur import files
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.train.data import Loader
 
@@ -162,15 +162,5 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
     Raises: OutputError where that cannot be.
     """
-    draft = path.with_name(f"{path.name}.draft")
     with told_of(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-        finally:
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
+        files.write_whole(path, content)

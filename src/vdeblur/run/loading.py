@@ -1,0 +1,135 @@
+"""The network of a run: choose the model, load its weights, place it on the device."""
+
+import zlib
+from dataclasses import dataclass
+
+import torch
+
+from vdeblur.errors import DeviceError, UsageError
+from vdeblur.events import Talk
+from vdeblur.models import cache, choice, weights
+from vdeblur.models.registry import Entry
+from vdeblur.networks.layers import Network
+from vdeblur.restore import device
+from vdeblur.run.context import Context
+from vdeblur.run.store import earlier_plan
+from vdeblur.settings import Settings
+from vdeblur.source.info import SourceInfo
+
+BEST = "best"  # the model name that stands for the strongest one this machine can run
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network on its device. digest: of the weights before their conversion to the precision."""
+
+    model: str
+    digest: str
+    network: Network
+    device: torch.device
+    precision: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A network on a device.
+
+    fallback: if the device is not the one `auto` prefers, the reason and the expected time; else None.
+    """
+
+    network: Network
+    device: torch.device
+    precision: str
+    fallback: str | None
+
+
+def check_model(settings: Settings) -> None:
+    """Check the model's name before any file is opened.
+
+    Raises: ModelError for an unknown model, UsageError for `best` with a checkpoint.
+    """
+    if settings.model != BEST:
+        cache.find_entry(settings.model)
+    elif settings.checkpoint is not None:
+        raise UsageError("--weights needs the model it is for", f"name it with -m; {BEST} uses published weights only")
+
+
+def choose_model(settings: Settings, info: SourceInfo, chosen: torch.device, talk: Talk) -> str:
+    """Return the model's name. For `best`, choose the model for this device and video, and report the choice."""
+    if settings.model != BEST:
+        return settings.model
+    best = choice.strongest(chosen, settings.precision, info.height, info.width, info.frames_estimate, talk)
+    talk.notify("choice", {"model": best.model, "reason": best.reason})
+    return best.model
+
+
+def prepare_network(context: Context, info: SourceInfo) -> Loaded:
+    """Load the network for a video, downloading its weights if needed, and place it on the device."""
+    settings = context.settings
+    faults: list[str] = []
+    chosen = device.choose_device(settings.device, faults.append)
+    earlier = earlier_plan(context.output).get("model") if settings.resume else None
+    if settings.model == BEST and earlier is not None:  # a busier machine must not change the model of a resumed run
+        model = earlier
+    else:
+        model = choose_model(settings, info, chosen, context.talk)
+    network = weights.load_model(model, settings.checkpoint, context.talk)
+    digest = checksum(network)
+    size = (info.height, info.width, info.frames_estimate)
+    placed = settle(network, cache.find_entry(model), chosen, settings, faults, size)
+    precision = placed.precision
+    if placed.fallback:
+        context.warn("W_DEVICE", placed.fallback)
+    if precision != "fp32" and precision not in network.half_precision:
+        context.warn("W_PRECISION", f"{model} loses quality in {precision}; it is meant for fp32")
+    context.profile.use(placed.device)
+    return Loaded(model, digest, placed.network, placed.device, precision)
+
+
+def settle(
+    network: Network,
+    entry: Entry,
+    chosen: torch.device,
+    settings: Settings,
+    faults: list[str],
+    size: tuple[int, int, int | None],
+) -> Placed:
+    """Place a network on the chosen device; if that fails and the device was chosen by `auto`, on the CPU.
+
+    faults: why devices were passed over already. size: height, width and, if known, the number of frames.
+
+    Raises: DeviceError if a device that the user named lacks memory for the network, or fails.
+    """
+    precision = device.choose_precision(settings.precision, chosen, network)
+    try:
+        network = device.place(network, chosen, precision)
+    except device.FAULTS as error:
+        fault = f"{chosen} cannot take the network: {device.in_a_line(error)}"
+        if settings.device != "auto" or chosen.type == "cpu":
+            raise DeviceError(fault, "close other programs that use it, or use --device cpu") from error
+        faults = [*faults, fault]
+        chosen = torch.device("cpu")
+        precision = device.choose_precision(settings.precision, chosen, network)
+        network = device.place(network, chosen, precision)
+    if not faults:
+        return Placed(network, chosen, precision, None)
+    reason = f"{'; '.join(faults)}; computing on {chosen} instead"
+    return Placed(network, chosen, precision, reason + _expected_time(entry, chosen, precision, size))
+
+
+def _expected_time(entry: Entry, chosen: torch.device, precision: str, size: tuple[int, int, int | None]) -> str:
+    height, width, frames = size
+    if not entry.gmacs:
+        return ""
+    seconds = choice.seconds_per_frame(entry, height, width, choice.multiply_adds_per_second(chosen, precision))
+    return f", about {choice.time_in_words(seconds * (frames or 1000))} for {'this file' if frames else '1000 frames'}"
+
+
+def checksum(network: Network) -> str:
+    """Return the CRC-32 of a network's tensors and their names, as eight hex digits."""
+    crc = 0
+    for name, tensor in sorted(network.state_dict().items()):
+        crc = zlib.crc32(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc)
+        )
+    return f"{crc:08x}"

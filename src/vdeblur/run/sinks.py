@@ -1,0 +1,262 @@
+"""The two ends of a run: a file, made of segments that survive an interruption, or standard output, frame by frame."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import av
+import av.error
+
+from vdeblur import files
+from vdeblur.errors import InputError, InterruptedRunError, OutputError, UsageError
+from vdeblur.frame import Frame
+from vdeblur.output.encoding import VideoEncoding
+from vdeblur.output.muxer import Muxer, other_packets
+from vdeblur.output.pictures import PictureEncoding
+from vdeblur.restore.plan import plan_tiles
+from vdeblur.restore.restorer import Restorer
+from vdeblur.restore.tiles import TilePlan
+from vdeblur.run import assemble
+from vdeblur.run.context import QUEUE_FRAMES, Context
+from vdeblur.run.loading import Loaded
+from vdeblur.run.maker import SegmentMaker
+from vdeblur.run.parts import Encoding
+from vdeblur.run.reading import read_ahead
+from vdeblur.run.store import Store, fingerprint
+from vdeblur.settings import Settings
+from vdeblur.source import demux
+from vdeblur.source.pictures import PictureSource
+from vdeblur.source.video import Source
+
+
+@dataclass(frozen=True)
+class SinkPlan:
+    """What a sink is about to do. segments: their number, None if unknown. done: frames that earlier runs finished."""
+
+    tiles: TilePlan
+    segments: int | None = 1
+    done: int = 0
+
+
+class Sink(Protocol):
+    """Where restored frames go. A run calls these functions once each, in this order; a dry run leaves out `write`."""
+
+    def choose_encoding(self, source: Source) -> Encoding:
+        """Check the output, and choose how frames are encoded.
+
+        Raises: OutputError, UsageError.
+        """
+
+    def prepare(self, source: Source, loaded: Loaded) -> SinkPlan:
+        """Plan the work; nothing is written yet."""
+
+    def write(self) -> int:
+        """Restore and write all frames; return the number of frames in the output."""
+
+    def close(self) -> None:
+        """Release everything; called after errors too."""
+
+
+class PipeSink:
+    """Write frames to standard output as they come.
+
+    Raises: UsageError where the settings do not fit a pipe.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        if context.settings.share is not None or context.settings.pictures:
+            raise UsageError("a pipe is written by one process, as a video", "leave out --share")
+
+    def choose_encoding(self, source: Source) -> VideoEncoding:
+        """Choose y4m, or the format asked for; see Sink."""
+        settings = self.context.settings
+        options = settings.encoding
+        if options.format == "nut" and options.codec is None:
+            options = dataclasses.replace(options, codec="rawvideo")
+        suffix = ".y4m" if options.format is None else ""
+        self.encoding = VideoEncoding(
+            source.info,
+            suffix,
+            options,
+            self.context.warn,
+            pictures=source.pictures,
+            deterministic=settings.deterministic,
+        )
+        return self.encoding
+
+    def prepare(self, source: Source, loaded: Loaded) -> SinkPlan:
+        """Plan the tiles; see Sink."""
+        self.source, self.loaded = source, loaded
+        info = source.info
+        self.tiles = plan_tiles(self.context.settings, info.height, info.width, loaded.network, loaded.device)
+        return SinkPlan(self.tiles)
+
+    def write(self) -> int:
+        """Restore and write all frames; see Sink."""
+        context, encoding, source, loaded = self.context, self.encoding, self.source, self.loaded
+        encoder = encoding.open()
+        offset = source.cut_begin or Fraction(0)
+        muxer = Muxer("pipe:1", encoding.form, source, encoder.add_to, encoding.muxing, offset=offset)
+        watch = context.profile.main
+        restorer = Restorer(
+            loaded.network, self.tiles, loaded.device, context.settings, context.stop, context.warn, watch
+        )
+        worker = context.profile.worker(QUEUE_FRAMES)
+        items = read_ahead(context, source.items())
+
+        def frames() -> Iterator[Frame]:
+            for item in watch.each(items, "wait_decode"):
+                if isinstance(item, av.Packet):
+                    worker.do(muxer.copy, item)  # overtakes the frames that the network still holds
+                else:
+                    yield item
+
+        def encode(frame: Frame | None) -> None:
+            muxer.mux_video(encoder.encode(None if frame is None else encoding.prepare(frame, offset)))
+
+        count = 0
+        try:
+            for frame in restorer.restore(frames()):
+                worker.do(encode, frame)
+                count += 1
+                context.tell_progress(source.info, count, count)
+            restorer.check_stop()
+            worker.do(encode, None)
+            worker.do(muxer.close)
+            worker.finish()
+        except BaseException:
+            worker.drain()
+            with contextlib.suppress(av.error.FFmpegError, OSError):
+                muxer.abort()
+            raise
+        finally:
+            items.close()
+            encoder.close()
+        warn_of_damage(context, source.damaged, count)
+        return count
+
+    def close(self) -> None:
+        """Do nothing: `write` has released everything."""
+
+
+class FileSink:
+    """Make the missing segments of a file or of a folder of pictures, and join all of them to the output."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.store: Store | None = None
+        self.keeps_segments = False  # at the end, for the next run
+
+    def choose_encoding(self, source: Source) -> Encoding:
+        """Choose pictures if the output is a folder or has no suffix, else a video; see Sink."""
+        context, settings = self.context, self.context.settings
+        files.check_output(context.output, context.source_path, settings.encoding.overwrite)
+        self.encoding: Encoding
+        if writes_pictures(context.output, settings):
+            self.encoding = PictureEncoding(source.info)
+        else:
+            self.encoding = VideoEncoding(
+                source.info,
+                context.output.suffix,
+                settings.encoding,
+                context.warn,
+                pictures=source.pictures,
+                deterministic=settings.deterministic,
+            )
+        return self.encoding
+
+    def prepare(self, source: Source, loaded: Loaded) -> SinkPlan:
+        """Look for finished segments and plan the tiles as the run before did; see Sink."""
+        context = self.context
+        self.source = source
+        self.store = store = open_store(context, loaded, source)
+        self.keeps_segments = context.settings.resume and not source.is_pipe
+        self.maker = SegmentMaker(context, source, store, self.encoding, loaded)
+        return SinkPlan(self.maker.plan, self.maker.count, sum(record.frames for record in store.chain()))
+
+    def write(self) -> int:
+        """Make the missing segments; then, unless this is one share of several, write the output. See Sink."""
+        assert self.store is not None, "it is prepared"
+        try:
+            self.maker.make()
+            return self.maker.made if self.context.settings.share is not None else self._join(self.store)
+        except InputError as error:
+            # The next run would fail at the same place, unless the cause is the disk or network that the input is on.
+            self.keeps_segments = self.keeps_segments and isinstance(error.__cause__, OSError)
+            raise
+        except InterruptedRunError as error:
+            raise self._interrupted(error, self.store) from error
+
+    def _join(self, store: Store) -> int:
+        context = self.context
+        frames = sum(record.frames for record in store.records.values())
+        damaged = max(sum(record.damaged for record in store.records.values()), self.source.damaged)
+        warn_of_damage(context, damaged, frames)
+        overwrite = context.settings.encoding.overwrite
+        with context.profile.main.stage("assemble"):
+            assemble.assemble(store, self.encoding, self.source, self._others(), context.warn, overwrite=overwrite)
+        self.keeps_segments = False
+        return frames
+
+    def _others(self) -> Iterable[av.Packet]:
+        """Return the packets of the other streams: those of a pipe from the spool, else from the input once more."""
+        spool = self.maker.reader.spool
+        if spool is not None:
+            return spool.packets()
+        if isinstance(self.source, PictureSource):
+            return ()
+        ends = [end for end in (self.source.cut_end, self.maker.end()) if end is not None]
+        return other_packets(self.source, self.source.cut_begin, min(ends, default=None))
+
+    def _interrupted(self, error: InterruptedRunError, store: Store) -> InterruptedRunError:
+        """Add to an interruption how much is finished and kept."""
+        frames = sum(record.frames for record in store.records.values())
+        if not frames or not self.context.settings.resume or self.context.source_path == demux.PIPE:
+            return error
+        kept = InterruptedRunError(error.status)
+        kept.message = f"stopped; {frames} frames of {self.context.output.name} are finished and kept"
+        kept.hint = "run the same command again to go on from there"
+        return kept
+
+    def close(self) -> None:
+        """Release the folder of segments, and remove it unless the next run needs them."""
+        if self.store is not None:
+            self.store.close(keep=self.keeps_segments)
+
+
+def open_store(context: Context, loaded: Loaded, source: Source) -> Store:
+    """Open the segments that an earlier run has finished, and warn if they cannot be used.
+
+    Raises: OutputError in that case under --strict.
+    """
+    settings = context.settings
+    store = Store(context.output, fingerprint(settings, loaded.model, loaded.digest, source))
+    if not settings.resume:
+        store.forget("--no-resume was given")
+    elif store.reason and settings.strict:
+        raise OutputError(
+            f"the segments that an earlier run finished of {context.output} cannot be used: {store.reason}",
+            "use the same settings, or --no-resume to start over",
+        )
+    elif store.reason:
+        context.warn(
+            "W_RESUME", f"the segments that an earlier run finished cannot be used: {store.reason}; starting over"
+        )
+    return store
+
+
+def warn_of_damage(context: Context, damaged: int, frames: int) -> None:
+    """Warn if places of the input were damaged. frames: in the output."""
+    if damaged:
+        message = f"{context.source_path} is damaged in {damaged} places; {frames} frames came out"
+        context.warn("W_INPUT_DAMAGED", message)
+
+
+def writes_pictures(output: Path, settings: Settings) -> bool:
+    """Check whether the output is a folder of pictures."""
+    return settings.pictures or output.is_dir() or not output.suffix
