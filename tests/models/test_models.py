@@ -522,7 +522,7 @@ def test_models_show_ends_with_the_bibtex_entry_of_the_paper(vdeblur, name: str)
     assert bibtex.count("{") == bibtex.count("}")
     surnames = [author.partition(",")[0] for author in re.split(r"\s+and\s+", fields["author"])]
     title = fields["title"].replace("{", "").replace("}", "").lower()
-    paper = weights.find_entry(name).paper.lower()
+    paper = cache.find_entry(name).paper.lower()
     assert title in paper
     assert ":" not in paper or paper.startswith(", ".join(surnames).lower() + ": ")
 
