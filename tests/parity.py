@@ -147,7 +147,7 @@ def restore(
     """Restore a clip (T, H, W, 3) as `run` does, not clamped; smallest: instead of the network's own."""
     height, width = frames.shape[1:3]
     facts = (network.multiple, network.smallest if smallest is None else max(smallest, 1), network.padding)
-    plan = tiles.cut_tiles(height, width, tile, 64, *facts, tile_multiple=network.tile_multiple)
+    plan = tiles.cut_tiles(height, width, tile, 64, tiles.TileNeeds(*facts, tile_multiple=network.tile_multiple))
     padded = (plan.pad(frame[None]) for frame in as_tensor(frames))
     with torch.inference_mode():
         if chunk is None:

@@ -323,7 +323,7 @@ def test_estrnns_protocol_cuts_off(footage: Path) -> None:
     folder = footage / found["name"]
     blurry = torch.from_numpy(read(folder / "blur")).permute(0, 3, 1, 2) / 255
     network = weights.load_model("lite")
-    plan = tiles.cut_tiles(64, 96, None, 0, network.multiple)
+    plan = tiles.cut_tiles(64, 96, None, 0, tiles.TileNeeds(network.multiple))
     with torch.inference_mode():
         restored = torch.cat(list(streams.stream(network, map(plan.pad, blurry.split(1)), plan)))
     truncated = (plan.crop(restored).clamp(0, 1) * 255).floor().permute(0, 2, 3, 1).numpy()[2:-2]
@@ -363,7 +363,7 @@ def test_dstnets_protocol_feeds_its_chunks(
         evaluate.run_bench(task)
         network = weights.load_model("tiny")
         blurry = torch.from_numpy(read(footage / SEQUENCES[0] / "blur")).permute(0, 3, 1, 2) / 255
-        plan = tiles.cut_tiles(64, 96, None, 0, network.multiple, network.smallest)
+        plan = tiles.cut_tiles(64, 96, None, 0, tiles.TileNeeds.of(network))
         with torch.inference_mode():
             options = {"chunk": 3} if name == "dstnet" else {}
             restored = list(getattr(streams, feed)(network, map(plan.pad, blurry.split(1)), plan, **options))

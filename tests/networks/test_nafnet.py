@@ -187,7 +187,7 @@ def test_half_precision_sums_in_float32() -> None:
 def test_any_size(size: tuple[int, int], tlc: str) -> None:
     network = small(tlc=tlc)
     frame = texture(1, *size)
-    plan = tiles.cut_tiles(*size, None, 0, network.multiple, padding=network.padding)
+    plan = tiles.cut_tiles(*size, None, 0, tiles.TileNeeds(network.multiple, padding=network.padding))
     with torch.inference_mode():
         restored = plan.crop(network(plan.pad(frame)))
     assert restored.shape == frame.shape
@@ -257,7 +257,9 @@ def test_tiles_come_close_to_the_whole_frame() -> None:
     """With tiles that are larger than the window, so that both are averaged over windows, though not the same."""
     network = build(BY_NAME["case-a"])
     frames = parity.recipe().frames(1, 48, 832, 3)
-    plan = tiles.cut_tiles(48, 832, (48, 480), network.overlap, network.multiple, padding=network.padding)
+    plan = tiles.cut_tiles(
+        48, 832, (48, 480), network.overlap, tiles.TileNeeds(network.multiple, padding=network.padding)
+    )
     assert plan.count == 2
     with torch.inference_mode():
         tiled = torch.cat(list(streams.stream(network, iter(parity.as_tensor(frames).split(1)), plan)))

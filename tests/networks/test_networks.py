@@ -34,7 +34,8 @@ def moving_clip(frames: int, height: int = 48, width: int = 64) -> Tensor:
 def whole(network: Network, clip: Tensor) -> tiles.TilePlan:
     """A plan that cuts nothing up, and pads no more than networks can do with."""
     height, width = clip.shape[-2:]
-    return tiles.cut_tiles(height, width, None, 0, network.multiple, min(network.smallest, 32), network.padding)
+    needs = tiles.TileNeeds(network.multiple, min(network.smallest, 32), network.padding)
+    return tiles.cut_tiles(height, width, None, 0, needs)
 
 
 def run(network: Network, clip: Tensor) -> Tensor:
@@ -133,8 +134,7 @@ def test_tiles_in_half_precision(name: str) -> None:
     if not network.half_precision:
         pytest.skip("meant for float32")
     network = network.to_precision(DTYPES[network.half_precision[-1]])
-    facts = (network.multiple, network.smallest, network.padding)
-    plan = tiles.cut_tiles(64, 160, (64, 96), 32, *facts, tile_multiple=network.tile_multiple)
+    plan = tiles.cut_tiles(64, 160, (64, 96), 32, tiles.TileNeeds.of(network))
     assert plan.count > 1
     clip = moving_clip(2, 64, 160)
     with torch.inference_mode():

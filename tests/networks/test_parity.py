@@ -123,7 +123,7 @@ def test_the_steps_of_dstnet(case: Case, tmp_path: Path) -> None:
     network = parity.load(case, tmp_path)
     assert isinstance(network, DSTNet)
     height, width = case.frames().shape[1:3]
-    plan = tiles.cut_tiles(height, width, None, 0, network.multiple)
+    plan = tiles.cut_tiles(height, width, None, 0, tiles.TileNeeds(network.multiple))
     frames = plan.pad(parity.as_tensor(case.frames()[: case.chunk]))
     with torch.inference_mode():
         features = list(network.features(iter(frames.split(1))))
@@ -156,7 +156,7 @@ def test_dstnet_streams_longer_clips_than_its_window(tmp_path: Path) -> None:
     assert isinstance(network, DSTNet)
     frames = parity.as_tensor(case.frames()).split(1)
     height, width = frames[0].shape[2:]
-    plan = tiles.cut_tiles(height, width, None, 0, network.multiple)
+    plan = tiles.cut_tiles(height, width, None, 0, tiles.TileNeeds(network.multiple))
 
     def stream(**window: int) -> torch.Tensor:
         with torch.inference_mode():

@@ -111,7 +111,7 @@ def test_62_pixels_from_its_edge_a_tile_is_exact() -> None:
 
 def test_tiles_are_exact() -> None:
     network, clip = busy_spn(blocks=6), moving_clip(2, 32, 420)
-    plan = tiles.cut_tiles(32, 420, (32, 256), network.overlap, network.multiple, reach=network.reach)
+    plan = tiles.cut_tiles(32, 420, (32, 256), network.overlap, tiles.TileNeeds(network.multiple, reach=network.reach))
     assert plan.count > 1
     expected = run(network, clip)
     with torch.inference_mode():

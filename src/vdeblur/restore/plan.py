@@ -12,9 +12,9 @@ import torch
 
 from vdeblur.errors import UsageError
 from vdeblur.networks.layers import Network
-from vdeblur.restore import memory, tiles
+from vdeblur.restore import memory
 from vdeblur.restore.streams import WINDOWS
-from vdeblur.restore.tiles import TilePlan
+from vdeblur.restore.tiles import TileNeeds, TilePlan, cut_tiles
 from vdeblur.settings import Settings
 
 AUTO_TILE = 1024
@@ -40,6 +40,7 @@ def plan_tiles(
     Raises: UsageError where the value makes no sense.
     """
     overlap = overlap_of(settings, network)
+    needs = TileNeeds.of(network)
     sizes = _sizes(settings, height, width, network, overlap)
     there = memory.total_bytes(chosen) / 2 if settings.deterministic else memory.free_bytes(chosen)
     room = there * (CPU_SHARE if chosen.type == "cpu" else GPU_SHARE)
@@ -47,7 +48,7 @@ def plan_tiles(
     plans = []
     for length in _windows(network) if window is None else (window,):
         for tile in sizes:
-            plan = replace(_cut(height, width, tile, overlap, network, most), window=length)
+            plan = replace(cut_tiles(height, width, tile, overlap, needs, most), window=length)
             while needed_bytes(network, plan) > room and plan.at_once > 1:
                 plan = replace(plan, at_once=plan.at_once // 2)
             if needed_bytes(network, plan) <= room:
@@ -82,7 +83,7 @@ def smaller(plan: TilePlan, overlap: int, network: Network) -> TilePlan | None:
         return replace(plan, at_once=1)
     side = max(plan.tile) // 2
     if side >= max(LEAST_TILE, 2 * overlap):
-        cut = replace(_cut(*plan.size, (side, side), overlap, network, 1), window=plan.window)
+        cut = replace(cut_tiles(*plan.size, (side, side), overlap, TileNeeds.of(network)), window=plan.window)
         if cut.tile[0] * cut.tile[1] < plan.tile[0] * plan.tile[1]:
             return cut
     window = (plan.window or WINDOWS.get(network.feeding, 0)) // 2
@@ -128,20 +129,3 @@ def _windows(network: Network) -> Iterator[int | None]:
     while window >= LEAST_WINDOW:
         yield window
         window = window * 2 // 3
-
-
-def _cut(
-    height: int, width: int, tile: tuple[int, int] | None, overlap: int, network: Network, at_once: int
-) -> TilePlan:
-    return tiles.cut_tiles(
-        height,
-        width,
-        tile,
-        overlap,
-        network.multiple,
-        network.smallest,
-        network.padding,
-        at_once,
-        network.reach,
-        network.tile_multiple,
-    )

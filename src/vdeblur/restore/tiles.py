@@ -13,7 +13,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vdeblur.networks.layers import Network
+
 UNUSED = 1e-6  # weight of a pixel in the margin; it still counts where no other tile has that pixel
+
+
+@dataclass(frozen=True)
+class TileNeeds:
+    """What a network requires of frames and tiles; layers.Network explains these facts."""
+
+    multiple: int = 1
+    smallest: int = 1
+    padding: str = "reflect"
+    reach: int | None = None
+    tile_multiple: int | None = None
+
+    @classmethod
+    def of(cls, network: Network) -> "TileNeeds":
+        """Return what a network declares."""
+        return cls(network.multiple, network.smallest, network.padding, network.reach, network.tile_multiple)
 
 
 @dataclass(frozen=True)
@@ -112,38 +130,29 @@ class TilePlan:
 
 
 def cut_tiles(
-    height: int,
-    width: int,
-    tile: tuple[int, int] | None,
-    overlap: int,
-    multiple: int,
-    smallest: int = 1,
-    padding: str = "reflect",
-    at_once: int = 1,
-    reach: int | None = None,
-    tile_multiple: int | None = None,
+    height: int, width: int, tile: tuple[int, int] | None, overlap: int, needs: TileNeeds, at_once: int = 1
 ) -> TilePlan:
     """Plan tiles of at most `tile` (height, width) pixels for frames of this size; None: one tile, the whole frame.
 
-    Their sides are divisible by multiple, and not less than smallest; if there is more than one, places and sides are
-    divisible by tile_multiple. Neighbours share at least `overlap` pixels, if tiles leave room for a step. Where that
-    is more than twice the network's reach, the result is that of the whole frame.
+    Neighbours share at least `overlap` pixels if tiles leave room for a step. If that is more than twice the network's
+    reach, tiles give the same result as the whole frame.
     """
+    reach, multiple = needs.reach, needs.multiple
     margin = reach if reach is not None and overlap > 2 * reach else overlap // 4
-    if tile is not None and tile_multiple is not None and (height > tile[0] or width > tile[1]):
-        multiple = tile_multiple
+    if tile is not None and needs.tile_multiple is not None and (height > tile[0] or width > tile[1]):
+        multiple = needs.tile_multiple
     sides, starts = [], []
     for length, wanted in zip((height, width), tile or (height, width), strict=True):
-        side = max(min(_round_up(wanted, multiple), _round_up(length, multiple)), _round_up(smallest, multiple))
+        side = max(min(_round_up(wanted, multiple), _round_up(length, multiple)), _round_up(needs.smallest, multiple))
         last = _round_up(max(length - side, 0), multiple)
-        # Places are on the network's grid, so that a tile is seen as the whole frame would be, and evenly apart, but
-        # never further than leaves the overlap.
+        # Tiles start on the network's grid, so that it sees each as it would see the whole frame. They are evenly
+        # spaced, but never so far apart that they share less than the overlap.
         step = max((side - overlap) // multiple, 1) * multiple
         count = -(-last // step) + 1
         places = [min(-(-k * last // max(count - 1, 1) // multiple) * multiple, k * step) for k in range(count)]
         sides.append(side)
         starts.append(tuple(sorted({*places[:-1], last})))
-    return TilePlan((height, width), (sides[0], sides[1]), starts[0], starts[1], padding, at_once, margin)
+    return TilePlan((height, width), (sides[0], sides[1]), starts[0], starts[1], needs.padding, at_once, margin)
 
 
 def pad_to(picture: Tensor, height: int, width: int, mode: str = "reflect") -> Tensor:
