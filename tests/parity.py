@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import SHARED
-from vdeblur.models import cache, weights
+from vdeblur.models import registry, weights
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.restore import streams, tiles
@@ -131,7 +131,7 @@ def load(case: Case, folder: Path) -> Network:
     network = weights.load_model(case.model, case.checkpoint(folder))
     if not case.arguments:
         return network
-    entry = cache.find_entry(case.model)
+    entry = registry.find_entry(case.model)
     other = NETWORKS[entry.network](**{**entry.arguments, **case.arguments})
     other.load_state_dict(network.state_dict())
     return other.eval()

@@ -29,7 +29,7 @@ from vdeblur import networks
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.events import Talk
 from vdeblur.fetch import http
-from vdeblur.models import cache, checkpoint, weights
+from vdeblur.models import cache, checkpoint, registry, weights
 from vdeblur.networks.bimnet import BIMNet
 from vdeblur.networks.layers import Network
 
@@ -142,9 +142,8 @@ START = saved({"part.weight": torch.ones(2, 3)})
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setattr(http, "WAIT_SECONDS", 0.01)
     few = {name: networks.NETWORKS[name] for name in ("identity", "lite")}
-    for module in (cache, weights):
-        monkeypatch.setattr(module, "NETWORKS", {**few, "toy": Toy})
-    monkeypatch.setattr(cache, "PARTS", {**networks.PARTS, "toy-part": ToyPart})
+    monkeypatch.setattr(registry, "NETWORKS", {**few, "toy": Toy})
+    monkeypatch.setattr(checkpoint, "PARTS", {**networks.PARTS, "toy-part": ToyPart})
     with serving() as running:
         running.places = {"/pinned.pth": Place(FILE), "/unpinned.pth": Place(FILE), "/start.pth": Place(START)}
         blob = hashlib.sha1(b"blob %d\0" % len(START) + START).hexdigest()
@@ -203,7 +202,7 @@ def test_unpinned_weights_need_a_yes(vdeblur, server: Server, clip: Path, tmp_pa
     assert "no digest" in line
     assert f"unpinned.pth (about 0.1 MB, licence MIT) from {server.url}/unpinned.pth, unencrypted" in line
     assert "vdeblur models download toy@unpinned --yes" in line
-    assert "at once: -m lite" in line
+    assert "without a download: -m lite" in line
     assert not server.asked
     assert not (tmp_path / "out.mkv").exists()
     result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "toy@unpinned", "--yes")
@@ -277,7 +276,7 @@ def test_a_dead_source_says_what_to_do(
     assert words in line
     assert "get pinned.pth from https://toys.example/page (press the button)" in line
     assert "then: vdeblur models import pinned.pth --as toy@pinned" in line
-    assert "at once: -m lite" in line
+    assert "without a download: -m lite" in line
     file = tmp_path / "pinned.pth"
     file.write_bytes(FILE)
     assert vdeblur("models", "import", file, "--as", "toy@pinned").exit_code == 0
@@ -301,14 +300,14 @@ def test_offline(vdeblur, server: Server, clip: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"PK\x03\x04" + b"x" * 500, "is not a whole PyTorch checkpoint"),
+        (b"PK\x03\x04" + b"x" * 500, "is not a complete PyTorch checkpoint"),
         (saved({"net.0.weight": torch.zeros(3, 3, 3, 3)}), "1 tensors missing, net.0.bias first"),
         (saved({**official(TOY), "extra": torch.zeros(1)}), "1 unknown, extra first"),
         (
             saved({**official(TOY), "net.0.bias": torch.full((3,), torch.nan)}),
-            "net.0.bias holds values that are not numbers",
+            "net.0.bias holds NaN",
         ),
-        (saved({**official(TOY), "mean": torch.zeros(3)}), "another mean than the network's"),
+        (saved({**official(TOY), "mean": torch.zeros(3)}), "mean differs from the network's"),
         (saved(official(Toy(4))), "unpinned.pth holds the weights of wide-toy, not of toy"),
     ],
 )
@@ -387,10 +386,9 @@ def test_shares_of_authors_need_no_hand(
 ) -> None:
     """Google Drive and Dropbox as they answer, with files as these authors save them."""
     lead_here(monkeypatch, server)
-    for module in (cache, weights):
-        monkeypatch.setattr(module, "NETWORKS", networks.NETWORKS)
+    monkeypatch.setattr(registry, "NETWORKS", networks.NETWORKS)
     monkeypatch.delenv("VDEBLUR_REGISTRY")
-    entry, chosen = cache.choose_weights(name)
+    entry, chosen = registry.choose_weights(name)
     network = networks.NETWORKS[entry.network](**entry.arguments)
     prefix = "module." if name == "pvdnet" else ""
     content = saved({prefix + network.official_name(key): value for key, value in network.state_dict().items()})
@@ -419,8 +417,8 @@ def test_shares_of_authors_need_no_hand(
 def test_no_weights_to_be_had(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
     result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "large-toy")
     assert result.exit_code == ExitStatus.MODEL
-    assert "there are no weights of large-toy to be had: nobody published any" in last_line(result)
-    assert "vdeblur run --weights FILE -m large-toy; at once: -m lite" in last_line(result)
+    assert "large-toy has no published weights: nobody published any" in last_line(result)
+    assert "vdeblur run --weights FILE -m large-toy; without a download: -m lite" in last_line(result)
     (tmp_path / "own.pth").write_bytes(FILE)
     own = ("-m", "large-toy", "--weights", tmp_path / "own.pth")
     assert vdeblur("run", clip, tmp_path / "out.mkv", *own).exit_code == 0
@@ -473,16 +471,16 @@ def test_importing_what_it_is_not(vdeblur, server: Server, tmp_path: Path) -> No
         return last_line(result)
 
     assert "is not the published file" in refused("toy")
-    assert "if it is a file of your own: --as toy@mine" in refused("toy")
+    assert "if it is your own file: --as toy@mine" in refused("toy")
     assert "identity has no weights (it needs none)" in refused("identity")
     assert "identity has no weights (it needs none)" in refused("identity@mine")
-    assert "large-toy has no weights of its own (give the file a name: --as large-toy@mine)" in refused("large-toy")
-    assert "is no name" in refused("toy@../evil")
+    assert "large-toy has no published weights (name the file's weights: --as large-toy@mine)" in refused("large-toy")
+    assert "is not a valid name" in refused("toy@../evil")
     assert "unknown model 'nothing'" in refused("nothing")
     assert "is in the package" in refused("lite")
     file.write_bytes(START)
     assert "tensors missing" in refused("toy@mine")
-    assert "not a model to have weights of one's own" in refused("toy-start@mine")
+    assert "takes no weights of your own" in refused("toy-start@mine")
     file.unlink()
     assert "no such file" in refused("toy")
 
@@ -509,7 +507,7 @@ def test_listing_and_showing(vdeblur, server: Server) -> None:
     assert [one["weights"] for one in facts["weights"]] == ["pinned", "partly", "unpinned", "by-hand"]
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in cache.known_models().values() if entry.paper])
+@pytest.mark.parametrize("name", [entry.name for entry in registry.known_models().values() if entry.paper])
 def test_models_show_ends_with_the_bibtex_entry_of_the_paper(vdeblur, name: str) -> None:
     shown = vdeblur("models", "show", name).stdout
     bibtex = json.loads(vdeblur("models", "show", name, "--json").stdout)["bibtex"]
@@ -522,7 +520,7 @@ def test_models_show_ends_with_the_bibtex_entry_of_the_paper(vdeblur, name: str)
     assert bibtex.count("{") == bibtex.count("}")
     surnames = [author.partition(",")[0] for author in re.split(r"\s+and\s+", fields["author"])]
     title = fields["title"].replace("{", "").replace("}", "").lower()
-    paper = cache.find_entry(name).paper.lower()
+    paper = registry.find_entry(name).paper.lower()
     assert title in paper
     assert ":" not in paper or paper.startswith(", ".join(surnames).lower() + ": ")
 
@@ -543,10 +541,10 @@ def test_paths(vdeblur, server: Server, tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("[toy\n", "cannot be read as TOML"),
-        ('[lite]\nnetwork = "lite"\ndescription = ""\nlicense = ""', "there is a model 'lite' already"),
+        ('[lite]\nnetwork = "lite"\ndescription = ""\nlicense = ""', "there is already a model 'lite'"),
         ('[mine]\nnetwork = "lite"\ndescription = ""', "license is missing"),
         ('[mine]\nnetwork = "lite"\ndescription = ""\nlicense = ""\ncolour = 1', "unknown key 'colour'"),
-        ("mine = 3", "[mine] is not understood"),
+        ("mine = 3", "[mine] is not valid"),
     ],
 )
 def test_a_faulty_registry(vdeblur, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, words: str) -> None:
@@ -587,7 +585,7 @@ def test_start_weights_that_do_not_fit_are_refused(vdeblur, server: Server, tmp_
     for content, words in [
         ({"part.weight": torch.ones(3, 2)}, "1 of another shape, part.weight"),
         ({"body.weight": torch.ones(2, 3)}, "1 tensors missing, part.weight first"),
-        ({"part.weight": torch.full((2, 3), torch.nan)}, "values that are not numbers"),
+        ({"part.weight": torch.full((2, 3), torch.nan)}, "holds NaN"),
     ]:
         file.write_bytes(saved(content))
         server.places["/start.pth"] = Place(saved(content))
@@ -603,10 +601,10 @@ def test_start_weights_that_do_not_fit_are_refused(vdeblur, server: Server, tmp_
 def test_start_weights_under_both_of_their_names(tmp_path: Path, name: str, part: str, word: str) -> None:
     network = networks.PARTS[part]()
     theirs = {network.official_name(key): value for key, value in network.state_dict().items()}
-    entry = cache.find_entry(name)
+    entry = registry.find_entry(name)
     given = {f"{key.replace('module', word)}": value for key, value in theirs.items()}
     assert all(key.startswith(word) for key in given)
-    fitted = cache._fitted_start(given, entry, "file")
+    fitted = checkpoint.fit_start(given, entry, "file")
     assert fitted.keys() == theirs.keys()
     assert all(torch.equal(fitted[key], value) for key, value in theirs.items())
 
@@ -619,7 +617,7 @@ def test_a_file_without_a_published_digest_is_not_called_verified(vdeblur, serve
     said = [line for line in result.stderr.splitlines() if line.startswith("warning")]
     assert said == [
         "warning: other-name.pth fits toy, but is not verified: its authors published no digest, "
-        "and is not called unpinned.pth as theirs is"
+        "and its name is not theirs, unpinned.pth"
     ]
     assert vdeblur("models", "import", file, "--as", "toy@mine").stderr.count("warning") == 0
     assert vdeblur("models", "download", "toy", "toy@partly").exit_code == 0

@@ -8,7 +8,7 @@ import torch
 
 from tests import clips, parity
 from tests.parity import Case
-from vdeblur.models import cache
+from vdeblur.models import registry
 from vdeblur.networks.dstnet import DSTNet
 from vdeblur.restore import device, streams, tiles
 
@@ -77,7 +77,7 @@ def test_every_key_has_one_place(case: Case, tmp_path: Path) -> None:
     """The names of the reference's tensors are the official names of ours, and as many numbers are in them."""
     network = parity.load(case, tmp_path)
     ours = {network.official_name(name): tensor for name, tensor in network.state_dict().items()}
-    manifest, entry = case.manifest(), cache.find_entry(case.model)
+    manifest, entry = case.manifest(), registry.find_entry(case.model)
     theirs = {
         key.removeprefix("module.").removeprefix(entry.prefix): tuple(fact["shape"])
         for key, fact in manifest["keys"].items()

@@ -12,7 +12,7 @@ import torch
 
 from tests import clips
 from vdeblur.errors import DeviceError, ExitStatus
-from vdeblur.models import cache, choice
+from vdeblur.models import choice, registry
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, memory, plan, streams
@@ -72,7 +72,7 @@ def test_a_missing_device_asked_for_by_name_is_an_error(vdeblur, tmp_path: Path,
 def test_run_falls_back_to_the_cpu_and_says_how_long_it_takes(
     vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frame = choice.seconds_per_frame(cache.find_entry("lite"), 48, 64, 1.0)  # on a machine that slow
+    frame = choice.seconds_per_frame(registry.find_entry("lite"), 48, 64, 1.0)  # on a machine that slow
     monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: frame / 7)
     source = clips.make(tmp_path / "in.mkv", frames=2)
     result = vdeblur("run", source, tmp_path / "out.mkv")
@@ -96,7 +96,7 @@ def test_a_gpu_without_room_for_the_network(monkeypatch: pytest.MonkeyPatch, ask
 
     monkeypatch.setattr(Network, "to", to)
     monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: 1e9)
-    settings, entry = Settings(device=asked, precision="fp32"), cache.find_entry("lite")
+    settings, entry = Settings(device=asked, precision="fp32"), registry.find_entry("lite")
 
     def settle() -> context.Placed:
         return context.settle(network, entry, torch.device("cuda"), settings, [], (720, 1280, 600))

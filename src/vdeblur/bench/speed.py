@@ -26,7 +26,7 @@ from vdeblur.bench.baselines import BASELINES
 from vdeblur.bench.stages import WARM_UP, make_clip
 from vdeblur.errors import DeviceError, InterruptedRunError, UsageError
 from vdeblur.events import Notify, Stop, ignore, never
-from vdeblur.models import cache
+from vdeblur.models import registry
 from vdeblur.restore import device
 
 POLL_SECONDS = 0.2  # between questions whether a signal came
@@ -58,7 +58,7 @@ def measure_speed(
     width, height = parse_size(size)
     for model in models:
         if model not in BASELINES:
-            cache.find_entry(model)  # a misspelt name is told before anything is measured
+            registry.find_entry(model)  # a misspelt name is told before anything is measured
     chosen = device.choose_device(device_name)
     rows: list[list[Results]] = [[] for _ in range(len(models) * len(precisions))]
     times: dict[str, list[float]] = {path.stem: [] for path in references}

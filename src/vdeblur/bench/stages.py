@@ -28,8 +28,7 @@ from vdeblur.bench.baselines import BASELINES
 from vdeblur.errors import DeviceError, VdeblurError
 from vdeblur.events import ignore
 from vdeblur.frame import Copier, Frame
-from vdeblur.models import cache, weights
-from vdeblur.networks import NETWORKS
+from vdeblur.models import cache, registry, weights
 from vdeblur.networks.layers import Network
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.restore import color, device, scenes, streams
@@ -59,12 +58,12 @@ def load_network(model: str) -> tuple[Network, bool]:
 
     Raises: ModelError where there is no such model.
     """
-    entry, one = cache.choose_weights(model)
+    entry, one = registry.choose_weights(model)
     is_there = one is not None and cache.is_cached(entry, one)
-    if is_there or not entry.network or not NETWORKS[entry.network](**entry.arguments).state_dict():
+    if is_there or not entry.network or not entry.build().state_dict():
         return weights.load_model(model), True
     torch.manual_seed(0)
-    network = NETWORKS[entry.network](**entry.arguments).eval()
+    network = entry.build().eval()
     for parameter in network.parameters():
         parameter.data.mul_(0.5)  # keeps untrained recurrences from running away
     return network, False
@@ -270,7 +269,7 @@ def time_pipeline(model: str, device_name: str, precision: str, clip: str, outpu
     if not trained:
         strength, checkpoint = INVISIBLE, Path(output).with_suffix(".safetensors")
         safetensors.torch.save_file(network.state_dict(), checkpoint)
-        model = cache.find_entry(model).name
+        model = registry.find_entry(model).name
     del network
 
     def restored(cut: settings.Cut) -> pipeline.RunResult:

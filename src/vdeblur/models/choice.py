@@ -12,9 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from vdeblur.events import Talk
-from vdeblur.models import cache
+from vdeblur.models import cache, registry
 from vdeblur.models.registry import Entry
-from vdeblur.networks import NETWORKS
 from vdeblur.restore import device
 
 ALWAYS = "lite"  # in the package, and quick
@@ -46,7 +45,7 @@ def strongest(chosen: torch.device, precision: str, height: int, width: int, fra
         if not is_at_hand(entry, talk):
             passed_over.append(f"{entry.name} wants its download accepted" if not talk.is_offline else entry.name)
             continue
-        own = device.choose_precision(precision, chosen, NETWORKS[entry.network])
+        own = device.choose_precision(precision, chosen, entry.network_class)
         if own not in rates:
             rates[own] = multiply_adds_per_second(chosen, own)
         seconds = seconds_per_frame(entry, height, width, rates[own]) * (frames or UNKNOWN_FRAMES)
@@ -63,7 +62,7 @@ def strongest(chosen: torch.device, precision: str, height: int, width: int, fra
 
 def ranking() -> list[Entry]:
     """Give the models with a published PSNR on GoPro and a known cost, the strongest first."""
-    known = [entry for entry in cache.known_models().values() if entry.gmacs and published_psnr(entry)]
+    known = [entry for entry in registry.known_models().values() if entry.gmacs and published_psnr(entry)]
     return sorted(known, key=lambda entry: -(published_psnr(entry) or 0))
 
 

@@ -32,7 +32,7 @@ from vdeblur.errors import (
 )
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.frame import Frame
-from vdeblur.models import cache, choice, weights
+from vdeblur.models import choice, own, registry, weights
 from vdeblur.networks.layers import Network
 from vdeblur.output import carry, tracks
 from vdeblur.output.encoding import VideoEncoding, warn_of_plans
@@ -211,7 +211,7 @@ class FileRun:
         network = weights.load_model(model, settings.checkpoint, self.talk)
         digest = checksum(network)
         size = (info.height, info.width, info.frames_estimate)
-        placed = context.settle(network, cache.find_entry(model), chosen, settings, faults, size)
+        placed = context.settle(network, registry.find_entry(model), chosen, settings, faults, size)
         precision = placed.precision
         if placed.fallback:
             self.warn("W_DEVICE", placed.fallback)
@@ -346,7 +346,7 @@ def check_model(settings: Settings) -> None:
     Raises: ModelError, UsageError.
     """
     if settings.model != BEST:
-        cache.find_entry(settings.model)
+        registry.find_entry(settings.model)
     elif settings.checkpoint is not None:
         raise UsageError("--weights needs the model it is for", f"-m {BEST} takes a model's own weights")
 
@@ -376,8 +376,8 @@ def writes_pictures(output: Path, settings: Settings) -> bool:
 
 
 def checksum(network: Network) -> str:
-    """Give a digest of a network's tensors."""
-    crc = 0
+    """Return a digest of a network's tensors, and of its code if it is the user's own."""
+    crc = own.code_checksum(network)
     for name, tensor in sorted(network.state_dict().items()):
         crc = zlib.crc32(
             tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc)
