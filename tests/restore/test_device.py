@@ -49,13 +49,13 @@ def busy_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_passes_over_a_gpu_that_fails_and_says_why() -> None:
     reasons: list[str] = []
     assert device.choose_device("auto", reasons.append) == CPU
-    assert reasons == ["cuda is there, but cannot be used: CUDA error: device busy or unavailable"]
+    assert reasons == ["cuda is present, but not usable: CUDA error: device busy or unavailable"]
 
 
 @pytest.mark.usefixtures("busy_gpu")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
 def test_a_gpu_asked_for_by_name_that_fails_is_an_error(name: str) -> None:
-    with pytest.raises(DeviceError, match=f"{name} is there, but cannot be used: CUDA error: device busy") as caught:
+    with pytest.raises(DeviceError, match=f"{name} is present, but not usable: CUDA error: device busy") as caught:
         device.choose_device(name)
     assert caught.value.status == ExitStatus.DEVICE
 
@@ -73,11 +73,11 @@ def test_run_falls_back_to_the_cpu_and_says_how_long_it_takes(
     vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frame = choice.seconds_per_frame(registry.find_entry("lite"), 48, 64, 1.0)  # on a machine that slow
-    monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: frame / 7)
+    monkeypatch.setattr(context, "multiply_adds_per_second", lambda chosen, precision: frame / 7)
     source = clips.make(tmp_path / "in.mkv", frames=2)
     result = vdeblur("run", source, tmp_path / "out.mkv")
     assert result.exit_code == 0, result.output
-    assert "warning: cuda is there, but cannot be used: CUDA error: device busy or unavailable; " in result.output
+    assert "warning: cuda is present, but not usable: CUDA error: device busy or unavailable; " in result.output
     assert "computing on cpu instead, about 14 seconds for this file" in result.output
 
 
@@ -95,7 +95,7 @@ def test_a_gpu_without_room_for_the_network(monkeypatch: pytest.MonkeyPatch, ask
         return move(self, *arguments, **named)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Network, "to", to)
-    monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: 1e9)
+    monkeypatch.setattr(context, "multiply_adds_per_second", lambda chosen, precision: 1e9)
     settings, entry = Settings(device=asked, precision="fp32"), registry.find_entry("lite")
 
     def settle() -> context.Placed:

@@ -256,7 +256,7 @@ def test_a_real_network_with_too_little_memory() -> None:
     """lite takes 140 MB for 640x360 pixels."""
     done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "W_OUT_OF_MEMORY cpu was out of memory; going on with tiles of 320x320" in done.stdout
+    assert "W_OUT_OF_MEMORY cpu was out of memory; continuing with tiles of 320x320" in done.stdout
 
 
 @pytest.mark.parametrize(("kind", "most"), [(BothWays, 10), (OfClips, 12)])
@@ -371,8 +371,8 @@ def test_what_is_no_picture_even_in_float32_stays_as_it_was(kind: type[Stub], pr
     assert not any(kept[40:]), "a state that was no number is forgotten"
     assert set(run.codes) == {"W_NON_FINITE"}
     assert len(run.codes) <= 2
-    assert "stay as they were" in run.warnings[-1][1]
-    with pytest.raises(DeviceError, match="gave no picture at"):
+    assert "stay unchanged" in run.warnings[-1][1]
+    with pytest.raises(DeviceError, match="returned no valid picture at"):
         Run(network, frames(48, bright(8, 9, 10)), strict=True)
 
 
@@ -402,7 +402,7 @@ def test_a_lost_device_is_an_error_that_says_how_to_go_on() -> None:
     def look(x: Tensor, dtype: torch.dtype) -> Tensor:
         raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might be...")
 
-    with pytest.raises(DeviceError, match="does not answer any more: CUDA error: unspecified launch failure") as caught:
+    with pytest.raises(DeviceError, match="no longer responds: CUDA error: unspecified launch failure") as caught:
         Run(OfFrames(look), frames(3))
     assert caught.value.status == ExitStatus.DEVICE
     assert "run the same command again" in caught.value.hint
@@ -429,7 +429,7 @@ def test_the_command_line_says_so(vdeblur, tmp_path: Path, monkeypatch: pytest.M
     most = 80
     result = vdeblur("run", source, tmp_path / "out.mkv")
     assert result.exit_code == 0, result.output
-    assert "cpu was out of memory; going on with tiles of 80x80" in result.output
+    assert "cpu was out of memory; continuing with tiles of 80x80" in result.output
     assert clips.facts(tmp_path / "out.mkv").seconds == clips.facts(source).seconds
     most = 0
     result = vdeblur("run", source, tmp_path / "none.mkv")
