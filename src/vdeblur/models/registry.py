@@ -245,7 +245,7 @@ def _parse_entry(name: str, table: dict[str, Any]) -> Entry:
     weights = {key: _parse_weights(key, value) for key, value in table.get("weights", {}).items()}
     default = table.get("default", next(iter(weights), None))
     if default is not None and default not in weights:
-        raise ValueError(f"the default {default!r} is not among its weights")
+        raise ValueError(f"its default {default!r} is not one of its weights")
     plain = {key: value for key, value in table.items() if key not in ("weights", "default", "scores", "ignored")}
     return Entry(
         name=name,
@@ -267,7 +267,7 @@ def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
         facts = dict(facts)
         kind = facts.pop("kind", None)
         if kind not in SOURCES:
-            raise ValueError(f"a source of kind {kind!r}; choose from {', '.join(SOURCES)}")
+            raise ValueError(f"unknown kind of source {kind!r}; choose from {', '.join(SOURCES)}")
         needed, allowed = SOURCES[kind]
         _check_keys(facts, needed, needed | allowed)
         if kind == "drive" and not facts.keys() & {"folder", "id"}:
