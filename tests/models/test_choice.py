@@ -1,4 +1,4 @@
-"""`--model best`: the strongest that is at hand and fast enough."""
+"""`--model best`: the strongest model that is available and fast enough."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ def test_longer_videos_take_lighter_models(monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
-def test_only_what_need_not_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_ask_before_their_download_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     unasked = best(1e15, monkeypatch)
     entry = registry.find_entry(unasked.model)
     assert entry.weights[entry.default or ""].verification == "pinned"
@@ -50,7 +50,7 @@ def test_only_what_need_not_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_rate_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of four rounds, which take 100, 4, 2 and 3 s here, the second best."""
+    """Four rounds take 100, 4, 2 and 3 s here; the second fastest counts."""
     readings = iter([0, 100, 200, 204, 300, 302, 400, 403])
     monkeypatch.setattr(choice, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
     with FlopCounterMode(display=False) as counter:

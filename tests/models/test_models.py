@@ -1,4 +1,4 @@
-"""`vdeblur models` and what `run` does for a model whose weights are not there yet."""
+"""`vdeblur models`, and `run` with a model whose weights are not cached."""
 
 import hashlib
 import io
@@ -35,7 +35,7 @@ from vdeblur.networks.layers import Network
 
 
 class Toy(Network):
-    """Adds what it learnt; its authors' checkpoints name and shape its tensors otherwise."""
+    """Adds a convolution; its authors' checkpoints have other names and shapes."""
 
     feeding = "frame"
     constant_buffers: ClassVar[tuple[str, ...]] = ("mean",)
@@ -54,7 +54,7 @@ class Toy(Network):
 
 
 def official(network: Toy) -> dict[str, Tensor]:
-    """Give a toy's tensors as its authors' checkpoints have them: other names, and one frame in time."""
+    """Return a toy's tensors as its authors' checkpoints have them: other names, and an axis of one frame."""
     state = {Toy.official_name(name): value for name, value in network.state_dict().items()}
     return {**state, "net.0.weight": state["net.0.weight"][:, :, None]}
 
@@ -124,7 +124,7 @@ license = "MIT"
 
 
 class ToyPart(nn.Module):
-    """What toys are trained from."""
+    """A part that has start weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -343,7 +343,7 @@ def _load_as_well(results) -> None:
 
 
 def test_two_processes_fetch_once(server: Server) -> None:
-    """The file comes only when the one that does not fetch it has said that it waits."""
+    """The server sends the file only after the second process has said that it waits."""
     server.places["/pinned.pth"].until = threading.Event()
     context = multiprocessing.get_context("fork")
     results = context.Queue()
@@ -358,7 +358,7 @@ def test_two_processes_fetch_once(server: Server) -> None:
     assert server.asked["GET /pinned.pth"] == 1
 
 
-def test_ctrl_c_and_going_on(vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_and_resuming(vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = saved({BIMNet.official_name(name): value for name, value in BIMNet().state_dict().items()})
     server.places["/start.pth"] = Place(content, etag='"one"')
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -381,10 +381,10 @@ def test_ctrl_c_and_going_on(vdeblur, server: Server, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["cdvd-tsp", "pvdnet"])
-def test_shares_of_authors_need_no_hand(
+def test_files_in_the_authors_cloud_folders_download_automatically(
     vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Google Drive and Dropbox as they answer, with files as these authors save them."""
+    """Google Drive and Dropbox, simulated, with files as the authors save them."""
     lead_here(monkeypatch, server)
     monkeypatch.setattr(registry, "NETWORKS", networks.NETWORKS)
     monkeypatch.delenv("VDEBLUR_REGISTRY")
@@ -405,7 +405,7 @@ def test_shares_of_authors_need_no_hand(
         with zipfile.ZipFile(archive, "w") as made:
             made.writestr(f"checkpoints/{chosen.remote.name}", content)
         path = "/dropbox" + urlsplit(source.facts["url"]).path
-        server.places[path] = Place(archive.getvalue(), ranges=False)  # it zips the folder while it sends it
+        server.places[path] = Place(archive.getvalue(), ranges=False)  # Dropbox zips the folder while it sends it
     result = vdeblur("models", "download", name, "--yes")
     assert result.exit_code == 0, result.output
     assert f"fetching {chosen.remote.name}, about {chosen.megabytes:g} MB from {source.place}" in result.stderr
@@ -414,7 +414,7 @@ def test_shares_of_authors_need_no_hand(
     assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
 
 
-def test_no_weights_to_be_had(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
+def test_a_model_without_published_weights(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
     result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "large-toy")
     assert result.exit_code == ExitStatus.MODEL
     assert "large-toy has no published weights: nobody published any" in last_line(result)
@@ -429,7 +429,7 @@ def test_no_weights_to_be_had(vdeblur, server: Server, clip: Path, tmp_path: Pat
     assert "nobody published any" in last_line(result)
 
 
-def test_only_by_hand(vdeblur, server: Server) -> None:
+def test_weights_to_download_by_hand(vdeblur, server: Server) -> None:
     result = vdeblur("models", "download", "toy@by-hand")
     assert result.exit_code == ExitStatus.MODEL
     assert "get by-hand.pth from https://toys.example/page" in last_line(result)
@@ -442,7 +442,7 @@ def test_start_weights_are_fetched_but_not_run(vdeblur, server: Server, clip: Pa
     assert "toy-start restores nothing: half a toy" in last_line(result)
 
 
-def test_importing_a_file_of_ones_own(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
+def test_importing_the_users_own_file(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
     tuned = Toy()
     (tmp_path / "tuned.pth").write_bytes(
         saved({"state_dict": {f"module.{key}": value for key, value in tuned.state_dict().items()}})
@@ -461,7 +461,7 @@ def test_importing_a_file_of_ones_own(vdeblur, server: Server, clip: Path, tmp_p
         weights.load_model("large-toy@mine")
 
 
-def test_importing_what_it_is_not(vdeblur, server: Server, tmp_path: Path) -> None:
+def test_importing_a_file_under_the_wrong_name(vdeblur, server: Server, tmp_path: Path) -> None:
     file = tmp_path / "file.pth"
     file.write_bytes(saved(official(Toy())))
 
@@ -565,7 +565,7 @@ def test_options_of_a_subcommand_can_stand_in_the_file(vdeblur, server: Server, 
     assert vdeblur("--config", config, "models", "list").exit_code == ExitStatus.USAGE
 
 
-def test_prefixes_and_tensors_that_are_not_the_networks() -> None:
+def test_prefixes_and_ignored_tensors() -> None:
     state = {f"generator.{key}": value for key, value in official(TOY).items()}
     fitted, faults = checkpoint.fit({**state, "step": torch.zeros(1)}, Toy(), "generator.", ("step",))
     assert not faults
@@ -666,7 +666,7 @@ def test_removing_a_model_keeps_what_the_user_imported(vdeblur, server: Server, 
     assert "removed toy@mine" in vdeblur("models", "remove", "toy@mine").stderr
 
 
-def test_a_refusal_tells_what_binds_and_a_hint_what_runs(vdeblur, server: Server) -> None:
+def test_a_refusal_shows_the_licence_note_and_a_hint_lists_models_that_run(vdeblur, server: Server) -> None:
     assert "Note: for tests only" in last_line(vdeblur("models", "download", "toy@unpinned"))
     line = last_line(vdeblur("models", "show", "nothing"))
     assert "or best" in line
@@ -685,7 +685,7 @@ def test_the_source_that_is_tried_is_the_one_named(vdeblur, server: Server, tmp_
     assert f"from {server.url}/unpinned.pth" in result.stderr
 
 
-def test_a_reader_that_has_enough_is_no_fault() -> None:
+def test_a_closed_pipe_is_not_an_internal_error() -> None:
     """`vdeblur models list | head -1` once ended in an internal error."""
     command = [sys.executable, "-m", "vdeblur", "models", "list"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

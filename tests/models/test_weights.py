@@ -1,4 +1,4 @@
-"""Weights: the right ones are loaded, everything else is refused with a reason."""
+"""Weights: the right ones load, everything else is refused with a reason."""
 
 import pickle
 from pathlib import Path
@@ -18,7 +18,7 @@ from vdeblur.networks.lite import Lite
 UNPINNED = {"cdvd-tsp", "pvdnet", "pvdnet-large", "pwc-net", "dstnet-plus", "dstnet-plus-l"}
 
 
-def test_every_entry_that_is_there_loads() -> None:
+def test_every_model_loads_that_needs_no_download() -> None:
     for name, entry in registry.known_models().items():
         weights_there = [one.name for one in entry.weights.values() if one.in_package]
         if not weights_there and (entry.weights or entry.no_weights):
@@ -33,7 +33,7 @@ def test_the_weights_in_the_package_are_small_and_whole() -> None:
 
 
 def test_the_registry_is_whole() -> None:
-    """Models whose networks do not exist yet included."""
+    """Checked with models whose networks do not exist yet."""
     everything = type("Everything", (), {"__contains__": lambda self, name: bool(name)})()
     entries = registry.read_registry(everything)
     assert {"cdvd-tsp", "pvdnet", "pvdnet-large", "dstnet", "dstnet-l", "spn", "spgan", "flow-rnn", "lite"} <= set(
@@ -44,7 +44,7 @@ def test_the_registry_is_whole() -> None:
         assert entry.weights or entry.no_weights or entry.name == "identity"
         for one in entry.weights.values():
             assert one.in_package or one.remote.page.startswith("https://")
-            # Nobody may write a digest here that its authors did not publish.
+            # Only digests that the authors published may be in weights.toml.
             assert bool(one.remote.pins) != (entry.name in UNPINNED)
     assert entries["dstnet"].weights.keys() == {"gopro", "dvd", "bsd-1ms8ms"}
     assert entries["cdvd-tsp"].default == "gopro"
@@ -63,9 +63,28 @@ def test_the_entry_in_contributing_is_understood(tmp_path: Path, monkeypatch: py
     assert (entry.prefix, entry.ignored, entry.default) == ("generator.", ("step_counter",), "gopro")
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+def test_a_registry_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    parse = registry._parse_entry
+    monkeypatch.setattr(registry, "_parse_entry", lambda name, table: parsed.append(name) or parse(name, table))
+    path = tmp_path / "registry.toml"
+    monkeypatch.setenv("VDEBLUR_REGISTRY", str(path))
+    text = '[mine]\nnetwork = "identity"\ndescription = "first"\nlicense = "MIT"\n'
+    path.write_text(text)
+    for _ in range(3):
+        assert registry.find_entry("mine").description == "first"
+    assert parsed.count("mine") == 1
+    path.write_text(text.replace("first", "the second"))
+    assert registry.find_entry("mine").description == "the second"
+    monkeypatch.delenv("VDEBLUR_REGISTRY")
+    with pytest.raises(ModelError, match="unknown model 'mine'"):
+        registry.find_entry("mine")
+    assert parsed.count("mine") == 2
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".pytorch"])
 @pytest.mark.parametrize("wrap", [None, "state_dict", "params_ema", "module."])
-def test_a_checkpoint_of_ours_loads(tmp_path: Path, suffix: str, wrap: str | None) -> None:
+def test_our_own_checkpoints_load(tmp_path: Path, suffix: str, wrap: str | None) -> None:
     network = Lite()
     torch.nn.init.normal_(network.reconstruct.bias)
     state = network.half().state_dict()
@@ -81,7 +100,7 @@ def test_a_checkpoint_of_ours_loads(tmp_path: Path, suffix: str, wrap: str | Non
 
 
 class Malice:
-    """A pickle that writes a file when it is read carelessly."""
+    """A pickle that writes a file if it is read without weights_only."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

@@ -40,7 +40,7 @@ def test_joined_tiles_keep_their_type() -> None:
 
 
 def test_blending_has_no_seams() -> None:
-    """Where tiles disagree, the joined picture moves from one to the other without a step."""
+    """Between tiles that differ, the blended picture changes without a step."""
     plan = cut_tiles(64, 160, (64, 96), 32, TileNeeds(4))
     tiles = torch.stack([torch.full((3, 64, 96), float(index)) for index in range(plan.count)])
     joined = plan.join([tiles])

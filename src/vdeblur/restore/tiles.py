@@ -19,7 +19,7 @@ UNUSED = 1e-6  # weight of a pixel in the margin; it still counts where no other
 
 @dataclass(frozen=True)
 class TileNeeds:
-    """What a network requires of frames and tiles; layers.Network explains these facts."""
+    """A network's requirements for frames and tiles; layers.Network explains them."""
 
     multiple: int = 1
     smallest: int = 1
@@ -35,7 +35,7 @@ class TileNeeds:
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How to cut frames of one size into tiles.
+    """A plan that cuts frames of one size into tiles.
 
     size: height and width of the frame. tile: height and width of each tile, multiples of what the network needs.
     tops, lefts: where tiles begin in the padded frame. padding: how frames are padded, see pad_to.
