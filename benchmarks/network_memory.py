@@ -20,8 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vdeblur.models import cache
-from vdeblur.networks import NETWORKS
+from vdeblur.models import registry
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, streams
 from vdeblur.restore.plan import plan_tiles
@@ -65,7 +64,7 @@ def per_pixel(options: argparse.Namespace, model: str, precision: str) -> dict[s
     side = options.side
     size, pixels = f"{side}x{side}", side**2
     tile = str(side // 2)
-    network = NETWORKS[cache.find_entry(model).network]
+    network = registry.find_entry(model).network_class
     if network.feeding not in streams.WINDOWS:
         whole = _measured(options, model, precision, size, "none", 0, FRAMES) / pixels
         tiled = _measured(options, model, precision, size, tile, 0, FRAMES) / pixels
@@ -100,10 +99,10 @@ def _measured(
 @torch.inference_mode()
 def measure(options: argparse.Namespace) -> int:
     """Return the peak for one model, precision, tile and window above the loaded network, in bytes."""
-    entry = cache.find_entry(options.models)
+    entry = registry.find_entry(options.models)
     chosen = device.choose_device(options.device)
     torch.manual_seed(0)
-    network = NETWORKS[entry.network](**entry.arguments).eval()
+    network = entry.build().eval()
     for parameter in network.parameters():
         parameter.data.mul_(0.5)  # keeps an untrained recurrence from running away
     network = device.place(network, chosen, options.precisions)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tests import recipe
 from tests.conftest import ROOT, SHARED
-from vdeblur.models import cache, weights
+from vdeblur.models import registry, weights
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.restore import streams, tiles
@@ -157,7 +157,7 @@ def load(case: Case, folder: Path) -> Network:
     network = weights.load_model(case.model, case.checkpoint(folder))
     if not case.arguments:
         return network
-    entry = cache.find_entry(case.model)
+    entry = registry.find_entry(case.model)
     other = NETWORKS[entry.network](**{**entry.arguments, **case.arguments})
     other.load_state_dict(network.state_dict())
     return other.eval()
@@ -173,7 +173,7 @@ def restore(
     """Restore a clip (T, H, W, 3) as `run` does, without clamping; smallest replaces the network's own."""
     height, width = frames.shape[1:3]
     facts = (network.multiple, network.smallest if smallest is None else max(smallest, 1), network.padding)
-    plan = tiles.cut_tiles(height, width, tile, 64, *facts, tile_multiple=network.tile_multiple)
+    plan = tiles.cut_tiles(height, width, tile, 64, tiles.TileNeeds(*facts, tile_multiple=network.tile_multiple))
     padded = (plan.pad(frame[None]) for frame in as_tensor(frames))
     with torch.inference_mode():
         if chunk is None:

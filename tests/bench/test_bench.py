@@ -23,7 +23,7 @@ from vdeblur.datasets import layouts, pictures
 from vdeblur.datasets.known import KnownSet, NumberSpan
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError
 from vdeblur.measure import metrics, protocols, temporal, vmaf
-from vdeblur.models import cache, weights
+from vdeblur.models import registry, weights
 from vdeblur.networks.dstnet import DSTNet
 from vdeblur.restore import streams, tiles
 
@@ -136,7 +136,7 @@ def test_figures_equal_an_independent_computation(
         assert found[name]["seconds_per_frame"] > 0
     assert found["lite"]["psnr"] > found["identity"]["psnr"]
     assert found["lite"]["params"] == sum(parameter.numel() for parameter in weights.load_model("lite").parameters())
-    assert found["lite"]["weights_sha256"] == cache.find_entry("lite").weights["package"].remote.pins["sha256"]
+    assert found["lite"]["weights_sha256"] == registry.find_entry("lite").weights["package"].remote.pins["sha256"]
 
 
 def test_3d_ssim_is_higher_and_in_the_report(vdeblur, footage: Path, expected: dict, tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def test_estrnns_protocol_cuts_off(footage: Path) -> None:
     folder = footage / found["name"]
     blurry = torch.from_numpy(read(folder / "blur")).permute(0, 3, 1, 2) / 255
     network = weights.load_model("lite")
-    plan = tiles.cut_tiles(64, 96, None, 0, network.multiple)
+    plan = tiles.cut_tiles(64, 96, None, 0, tiles.TileNeeds(network.multiple))
     with torch.inference_mode():
         restored = torch.cat(list(streams.stream(network, map(plan.pad, blurry.split(1)), plan)))
     truncated = (plan.crop(restored).clamp(0, 1) * 255).floor().permute(0, 2, 3, 1).numpy()[2:-2]
@@ -363,7 +363,7 @@ def test_dstnets_protocol_feeds_its_chunks(
         evaluate.run_bench(task)
         network = weights.load_model("tiny")
         blurry = torch.from_numpy(read(footage / SEQUENCES[0] / "blur")).permute(0, 3, 1, 2) / 255
-        plan = tiles.cut_tiles(64, 96, None, 0, network.multiple, network.smallest)
+        plan = tiles.cut_tiles(64, 96, None, 0, tiles.TileNeeds.of(network))
         with torch.inference_mode():
             options = {"chunk": 3} if name == "dstnet" else {}
             restored = list(getattr(streams, feed)(network, map(plan.pad, blurry.split(1)), plan, **options))
@@ -417,7 +417,7 @@ def test_published_figures_only_where_all_matches(
 
 def test_the_registrys_scores_name_protocols_that_there_are() -> None:
     scores = [
-        score for entry in cache.known_models().values() for one in entry.weights.values() for score in one.scores
+        score for entry in registry.known_models().values() for one in entry.weights.values() for score in one.scores
     ]
     titles = {known.title for known in datasets_known.known_sets().values()}
     named = [score for score in scores if score.bench]
@@ -568,7 +568,7 @@ def test_a_sequence_that_is_too_short(vdeblur, footage: Path) -> None:
         ((), 2, "--dataset gopro, or --speed"),
         (("--dataset", "nowhere"), 3, "no such folder (choose gopro, dvd, reds, bsd, or an existing folder"),
         (("--dataset", "{}", "--model", "lite,none"), 5, "unknown model 'none'"),
-        (("--dataset", "{}", "--model", "lite,spn"), 5, "no weights of spn to be had"),
+        (("--dataset", "{}", "--model", "lite,spn"), 5, "spn has no published weights"),
         (("--dataset", "{}", "--model", "lite,cdvd-tsp"), 5, "has no digest from its authors"),
         (("--dataset", "{}", "--model", "best"), 2, "no model of its own"),
         (("--dataset", "{}", "--model", "lite,"), 2, "has an empty name"),

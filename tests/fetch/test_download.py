@@ -1,4 +1,4 @@
-"""Fetching: from each kind of place, interrupted, refused, replaced, by two at once, without a network."""
+"""Downloads from every kind of source: interrupted, refused, changed, concurrent and offline."""
 
 import hashlib
 import io
@@ -31,16 +31,16 @@ DRIVE_ID = "file-0123456789-0123456789-01"
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(http, "WAIT_SECONDS", 0.01)
-    monkeypatch.setattr(http, "CHUNK_BYTES", 10_000)  # what a broken connection may cost
+    monkeypatch.setattr(http, "CHUNK_BYTES", 10_000)  # the most that a broken connection can lose
     with serving() as running:
         yield running
 
 
 @pytest.fixture
 def drive(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """Let the server of the tests be Google's, too."""
+    """Send requests for Google to the test server."""
     lead_here(monkeypatch, server)
-    # gdown waits up to two seconds and more before it asks again.
+    # gdown waits two seconds and more before it tries again.
     import gdown
 
     monkeypatch.setattr(sys.modules[gdown.download.__module__], "_wait_or_cancel", lambda **_: None)
@@ -49,7 +49,7 @@ def drive(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 @pytest.fixture
 def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """Lead huggingface_hub to the server of the tests, as HF_ENDPOINT would."""
+    """Point huggingface_hub to the test server, as HF_ENDPOINT would."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", server.url + "/hub")
@@ -66,7 +66,7 @@ PINNED = {"pins": {"sha256": SHA256}}
 
 
 @pytest.mark.parametrize("pins", [{}, {"sha256": SHA256}, {"sha256_prefix": SHA256[:8]}, {"git_blob_sha1": BLOB}])
-def test_a_file_comes_whole(server: Server, tmp_path: Path, pins: dict[str, str]) -> None:
+def test_a_complete_file(server: Server, tmp_path: Path, pins: dict[str, str]) -> None:
     server.places["/net.pth"] = Place(DATA)
     fetched = fetch(https(server, pins=pins, size=len(DATA)), tmp_path, Talk())
     assert fetched.path.read_bytes() == DATA
@@ -75,14 +75,14 @@ def test_a_file_comes_whole(server: Server, tmp_path: Path, pins: dict[str, str]
 
 
 @pytest.mark.parametrize("known", [PINNED, {}])
-def test_broken_connections_are_gone_on_with(server: Server, tmp_path: Path, known: dict) -> None:
+def test_broken_connections_resume(server: Server, tmp_path: Path, known: dict) -> None:
     server.places["/net.pth"] = Place(DATA, drop_after=[300_000, 200_000], etag='"one"')
     assert fetch(https(server, **known), tmp_path, Talk()).path.read_bytes() == DATA
     assert server.ranges == ["bytes=300000-", "bytes=500000-"]
     assert server.sent == len(DATA)
 
 
-def test_a_stopped_fetch_is_gone_on_with_later(server: Server, tmp_path: Path) -> None:
+def test_a_stopped_download_resumes_later(server: Server, tmp_path: Path) -> None:
     server.places["/net.pth"] = Place(DATA, etag='"one"')
     seen: list[dict] = []
 
@@ -97,7 +97,7 @@ def test_a_stopped_fetch_is_gone_on_with_later(server: Server, tmp_path: Path) -
     assert server.ranges == [f"bytes={have}-"]
 
 
-def test_a_file_that_changed_is_begun_anew(server: Server, tmp_path: Path) -> None:
+def test_a_changed_file_starts_from_the_beginning(server: Server, tmp_path: Path) -> None:
     server.places["/net.pth"] = Place(DATA[::-1], drop_after=[300_000], etag='"one"')
     with pytest.raises(InterruptedRunError):
         fetch(https(server), tmp_path, Talk(stop=lambda: ExitStatus.TERMINATED if server.sent else None))
@@ -117,14 +117,14 @@ def test_a_server_without_ranges(server: Server, tmp_path: Path) -> None:
     assert fetch(https(server, **PINNED), tmp_path, Talk()).path.read_bytes() == DATA
 
 
-def test_a_connection_that_never_holds(server: Server, tmp_path: Path) -> None:
+def test_a_connection_that_always_breaks(server: Server, tmp_path: Path) -> None:
     server.places["/net.pth"] = Place(DATA, drop_after=[0] * 50)
     with pytest.raises(FetchError, match=r"could not be fetched: 127.0.0.1: the connection broke"):
         fetch(https(server, **PINNED), tmp_path, Talk())
     assert server.asked["GET /net.pth"] == http.ATTEMPTS
 
 
-def test_a_file_that_always_breaks_and_cannot_be_gone_on_with(server: Server, tmp_path: Path) -> None:
+def test_a_file_that_always_breaks_and_cannot_resume(server: Server, tmp_path: Path) -> None:
     server.places["/net.pth"] = Place(DATA, drop_after=[300_000] * 100_000)
     with pytest.raises(FetchError, match="could not be fetched"):
         fetch(https(server), tmp_path, Talk())
@@ -166,7 +166,7 @@ def faulty(kind: str, server: Server) -> RemoteFile:
         ("page in disguise", "is a web page, not the file"),
     ],
 )
-def test_what_is_not_the_file_is_refused(server: Server, tmp_path: Path, kind: str, words: str) -> None:
+def test_a_wrong_file_is_refused(server: Server, tmp_path: Path, kind: str, words: str) -> None:
     with pytest.raises(FetchError, match=words) as caught:
         fetch(faulty(kind, server), tmp_path, Talk())
     assert "\n" not in str(caught.value)
@@ -175,14 +175,14 @@ def test_what_is_not_the_file_is_refused(server: Server, tmp_path: Path, kind: s
 
 
 @pytest.mark.parametrize("kind", ["digest", "404", "page"])
-def test_the_next_source_serves_instead(server: Server, tmp_path: Path, kind: str) -> None:
+def test_the_next_source_is_tried(server: Server, tmp_path: Path, kind: str) -> None:
     first = faulty(kind, server).sources[0]
     server.places["/mirror"] = Place(DATA)
     both = RemoteFile("net.pth", (first, DownloadSource("https", {"url": f"{server.url}/mirror"})), **PINNED)
     assert fetch(both, tmp_path, Talk()).path.read_bytes() == DATA
 
 
-def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "WAIT_SECONDS", 0.01)
     with serving() as gone:
         remote = https(gone)
@@ -215,7 +215,7 @@ def test_a_member_of_a_zip(server: Server, tmp_path: Path, ranges: bool) -> None
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_zip_that_is_none(server: Server, tmp_path: Path, ranges: bool) -> None:
+def test_a_file_that_is_not_a_zip(server: Server, tmp_path: Path, ranges: bool) -> None:
     server.places["/all.zip"] = Place(archive()[:-30], ranges=ranges)
     with pytest.raises(FetchError, match="not a usable zip"):
         fetch(zipped(server), tmp_path, Talk())
@@ -223,7 +223,7 @@ def test_a_zip_that_is_none(server: Server, tmp_path: Path, ranges: bool) -> Non
 
 
 def spoilt_zips() -> dict[str, bytes]:
-    """Archives that make the reader raise each its own kind of error."""
+    """Return archives for which the reader raises different kinds of errors."""
 
     def made(method: int, spoil: bool = True) -> bytearray:
         stored = io.BytesIO()
@@ -236,7 +236,7 @@ def spoilt_zips() -> dict[str, bytes]:
 
     before = made(zipfile.ZIP_STORED, spoil=False)
     end = before.rfind(b"PK\x05\x06")
-    before[end + 12 : end + 16] = (len(before) * 2).to_bytes(4, "little")  # its directory begins before the file does
+    before[end + 12 : end + 16] = (len(before) * 2).to_bytes(4, "little")  # its directory would begin before the file
     extra = made(zipfile.ZIP_STORED, spoil=False)
     entry = extra.rfind(b"PK\x01\x02")
     extra[entry + 42 : entry + 46] = b"\xf0\xff\xff\xff"  # the member lies beyond the end
@@ -256,7 +256,7 @@ def spoilt_zips() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("kind", spoilt_zips())
-def test_a_spoilt_zip_is_no_internal_error_and_the_next_source_serves(
+def test_a_damaged_zip_is_no_internal_error_and_the_next_source_is_tried(
     server: Server, tmp_path: Path, kind: str, ranges: bool
 ) -> None:
     server.places["/all.zip"] = Place(spoilt_zips()[kind], ranges=ranges)
@@ -269,7 +269,7 @@ def test_a_spoilt_zip_is_no_internal_error_and_the_next_source_serves(
 
 
 @pytest.mark.parametrize("error", [ValueError, zlib.error, lzma.LZMAError, struct.error, OSError, OverflowError])
-def test_whatever_the_zip_reader_raises_is_the_zips_fault(
+def test_every_error_of_the_zip_reader_is_reported_as_a_damaged_zip(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     def spoilt(self, size: int = -1) -> bytes:
@@ -281,7 +281,7 @@ def test_whatever_the_zip_reader_raises_is_the_zips_fault(
         fetch(zipped(server), tmp_path, Talk())
 
 
-def test_a_full_cache_is_not_the_zips_fault(server: Server, tmp_path: Path) -> None:
+def test_a_full_disk_is_not_reported_as_a_damaged_zip(server: Server, tmp_path: Path) -> None:
     server.places["/all.zip"] = Place(archive())
     (tmp_path / "net.pth.member").mkdir()
     with pytest.raises(ModelError, match=r"the cache .* cannot be used"):
@@ -336,7 +336,7 @@ def test_a_hub_without_the_file(hub: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["option", "variable"])
-def test_offline_asks_nobody(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+def test_offline_makes_no_requests(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
     server.places["/net.pth"] = Place(DATA)
     if by == "variable":
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -345,7 +345,7 @@ def test_offline_asks_nobody(server: Server, tmp_path: Path, monkeypatch: pytest
     assert not server.asked
 
 
-def test_a_verified_file_left_by_a_stopped_process_is_taken(server: Server, tmp_path: Path) -> None:
+def test_a_verified_file_left_by_a_stopped_process_is_used(server: Server, tmp_path: Path) -> None:
     (tmp_path / "net.pth").write_bytes(DATA)
     assert fetch(https(server, **PINNED), tmp_path, Talk()).path.read_bytes() == DATA
     assert not server.asked
@@ -357,7 +357,7 @@ def test_a_cache_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
         fetch(https(server), tmp_path / "file" / "folder", Talk())
 
 
-def test_encryption_is_not_lost_on_the_way() -> None:
+def test_redirects_from_https_to_http_are_refused() -> None:
     class Answer:
         status_code, url = 200, "http://elsewhere"
 

@@ -1,4 +1,4 @@
-"""`--model best`: the strongest that is at hand and fast enough."""
+"""`--model best`: the strongest model that is available and fast enough."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests import clips
 from vdeblur.events import Talk
-from vdeblur.models import cache, choice
+from vdeblur.models import choice, registry
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def test_the_faster_the_machine_the_stronger_the_model(monkeypatch: pytest.Monke
     assert scores == sorted(scores, reverse=True)
     assert scores[-1] == choice.published_psnr(weakest)
     chosen = [best(10**exponent, monkeypatch, yes=True).model for exponent in (10.5, 11, 11.5, 12, 12.5)]
-    strength = [choice.published_psnr(cache.find_entry(name)) or 0 for name in chosen]
+    strength = [choice.published_psnr(registry.find_entry(name)) or 0 for name in chosen]
     assert strength == sorted(strength), "more speed never gives a weaker model"
     assert len(set(chosen)) > 1
 
@@ -41,16 +41,16 @@ def test_longer_videos_take_lighter_models(monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
-def test_only_what_need_not_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_ask_before_their_download_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     unasked = best(1e15, monkeypatch)
-    entry = cache.find_entry(unasked.model)
+    entry = registry.find_entry(unasked.model)
     assert entry.weights[entry.default or ""].verification == "pinned"
     assert "--yes" in unasked.reason, "a stronger one is named"
     assert best(1e15, monkeypatch, offline=True).model == "lite"
 
 
 def test_a_rate_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of four rounds, which take 100, 4, 2 and 3 s here, the second best."""
+    """Four rounds take 100, 4, 2 and 3 s here; the second fastest counts."""
     readings = iter([0, 100, 200, 204, 300, 302, 400, 403])
     monkeypatch.setattr(choice, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
     with FlopCounterMode(display=False) as counter:

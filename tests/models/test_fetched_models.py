@@ -1,4 +1,4 @@
-"""Networks that download at once, from their authors' files on a server to a restored clip."""
+"""Models that download automatically, from their authors' file on a server to a restored clip."""
 
 import hashlib
 import tomllib
@@ -23,7 +23,7 @@ def server() -> Iterator[Server]:
 
 
 def register(model: str, server: Server, folder: Path, digest: str | None = None) -> dict[str, str]:
-    """Serve a model's drawn weights under another name; gives the environment that makes it known."""
+    """Serve a model's random weights under another name; return the environment that registers it."""
     file = CASES[model].checkpoint(folder)
     server.places["/weights.pth"] = Place(file.read_bytes())
     entry = tomllib.loads((ROOT / "weights.toml").read_text())[model]
@@ -58,7 +58,7 @@ def test_from_a_server_to_a_restored_clip(
     assert restored.shape == blurry.shape
     assert (restored != blurry).any()
     assert clips.facts(tmp_path / "out.mkv").seconds == pytest.approx(clips.facts(source).seconds, abs=6e-4)
-    server.places.clear()  # what is there is not fetched again
+    server.places.clear()  # cached weights are not fetched again
     assert vdeblur("run", source, tmp_path / "again.mkv", "-m", "drawn", "--frames", 1).exit_code == 0
 
 

@@ -1,4 +1,4 @@
-"""`vdeblur models` and what `run` does for a model whose weights are not there yet."""
+"""`vdeblur models`, and `run` with a model whose weights are not cached."""
 
 import contextlib
 import hashlib
@@ -31,13 +31,13 @@ from vdeblur import networks
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.events import Talk
 from vdeblur.fetch import http
-from vdeblur.models import cache, checkpoint, weights
+from vdeblur.models import cache, checkpoint, registry, weights
 from vdeblur.networks.bimnet import BIMNet
 from vdeblur.networks.layers import Network
 
 
 class Toy(Network):
-    """Adds what it learnt; its authors' checkpoints name and shape its tensors otherwise."""
+    """Adds a convolution; its authors' checkpoints have other names and shapes."""
 
     feeding = "frame"
     constant_buffers: ClassVar[tuple[str, ...]] = ("mean",)
@@ -56,7 +56,7 @@ class Toy(Network):
 
 
 def official(network: Toy) -> dict[str, Tensor]:
-    """Give a toy's tensors as its authors' checkpoints have them: other names, and one frame in time."""
+    """Return a toy's tensors as its authors' checkpoints have them: other names, and an axis of one frame."""
     state = {Toy.official_name(name): value for name, value in network.state_dict().items()}
     return {**state, "net.0.weight": state["net.0.weight"][:, :, None]}
 
@@ -126,7 +126,7 @@ license = "MIT"
 
 
 class ToyPart(nn.Module):
-    """What toys are trained from."""
+    """A part that has start weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,9 +144,8 @@ START = saved({"part.weight": torch.ones(2, 3)})
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setattr(http, "WAIT_SECONDS", 0.01)
     few = {name: networks.NETWORKS[name] for name in ("identity", "lite")}
-    for module in (cache, weights):
-        monkeypatch.setattr(module, "NETWORKS", {**few, "toy": Toy})
-    monkeypatch.setattr(cache, "PARTS", {**networks.PARTS, "toy-part": ToyPart})
+    monkeypatch.setattr(registry, "NETWORKS", {**few, "toy": Toy})
+    monkeypatch.setattr(checkpoint, "PARTS", {**networks.PARTS, "toy-part": ToyPart})
     with serving() as running:
         running.places = {"/pinned.pth": Place(FILE), "/unpinned.pth": Place(FILE), "/start.pth": Place(START)}
         blob = hashlib.sha1(b"blob %d\0" % len(START) + START).hexdigest()
@@ -205,7 +204,7 @@ def test_unpinned_weights_need_a_yes(vdeblur, server: Server, clip: Path, tmp_pa
     assert "no digest" in line
     assert f"unpinned.pth (about 0.1 MB, licence MIT) from {server.url}/unpinned.pth, unencrypted" in line
     assert "vdeblur models download toy@unpinned --yes" in line
-    assert "at once: -m lite" in line
+    assert "without a download: -m lite" in line
     assert not server.asked
     assert not (tmp_path / "out.mkv").exists()
     result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "toy@unpinned", "--yes")
@@ -279,7 +278,7 @@ def test_a_dead_source_says_what_to_do(
     assert words in line
     assert "get pinned.pth from https://toys.example/page (press the button)" in line
     assert "then: vdeblur models import pinned.pth --as toy@pinned" in line
-    assert "at once: -m lite" in line
+    assert "without a download: -m lite" in line
     file = tmp_path / "pinned.pth"
     file.write_bytes(FILE)
     assert vdeblur("models", "import", file, "--as", "toy@pinned").exit_code == 0
@@ -303,14 +302,14 @@ def test_offline(vdeblur, server: Server, clip: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"PK\x03\x04" + b"x" * 500, "is not a whole PyTorch checkpoint"),
+        (b"PK\x03\x04" + b"x" * 500, "is not a complete PyTorch checkpoint"),
         (saved({"net.0.weight": torch.zeros(3, 3, 3, 3)}), "1 tensors missing, net.0.bias first"),
         (saved({**official(TOY), "extra": torch.zeros(1)}), "1 unknown, extra first"),
         (
             saved({**official(TOY), "net.0.bias": torch.full((3,), torch.nan)}),
-            "net.0.bias holds values that are not numbers",
+            "net.0.bias holds NaN",
         ),
-        (saved({**official(TOY), "mean": torch.zeros(3)}), "another mean than the network's"),
+        (saved({**official(TOY), "mean": torch.zeros(3)}), "mean differs from the network's"),
         (saved(official(Toy(4))), "unpinned.pth holds the weights of wide-toy, not of toy"),
     ],
 )
@@ -354,7 +353,7 @@ def _next(results, processes) -> object:
 
 
 def test_two_processes_fetch_once(server: Server) -> None:
-    """The file comes only when the one that does not fetch it has said that it waits."""
+    """The server sends the file only after the second process has said that it waits."""
     server.places["/pinned.pth"].until = threading.Event()
     context = multiprocessing.get_context("fork")
     results = context.Queue()
@@ -369,7 +368,7 @@ def test_two_processes_fetch_once(server: Server) -> None:
     assert server.asked["GET /pinned.pth"] == 1
 
 
-def test_ctrl_c_and_going_on(vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_and_resuming(vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = saved({BIMNet.official_name(name): value for name, value in BIMNet().state_dict().items()})
     server.places["/start.pth"] = Place(content, etag='"one"')
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -392,15 +391,14 @@ def test_ctrl_c_and_going_on(vdeblur, server: Server, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["cdvd-tsp", "pvdnet"])
-def test_shares_of_authors_need_no_hand(
+def test_files_in_the_authors_cloud_folders_download_automatically(
     vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Google Drive and Dropbox as they answer, with files as these authors save them."""
+    """Google Drive and Dropbox, simulated, with files as the authors save them."""
     lead_here(monkeypatch, server)
-    for module in (cache, weights):
-        monkeypatch.setattr(module, "NETWORKS", networks.NETWORKS)
+    monkeypatch.setattr(registry, "NETWORKS", networks.NETWORKS)
     monkeypatch.delenv("VDEBLUR_REGISTRY")
-    entry, chosen = cache.choose_weights(name)
+    entry, chosen = registry.choose_weights(name)
     network = networks.NETWORKS[entry.network](**entry.arguments)
     prefix = "module." if name == "pvdnet" else ""
     content = saved({prefix + network.official_name(key): value for key, value in network.state_dict().items()})
@@ -417,7 +415,7 @@ def test_shares_of_authors_need_no_hand(
         with zipfile.ZipFile(archive, "w") as made:
             made.writestr(f"checkpoints/{chosen.remote.name}", content)
         path = "/dropbox" + urlsplit(source.facts["url"]).path
-        server.places[path] = Place(archive.getvalue(), ranges=False)  # it zips the folder while it sends it
+        server.places[path] = Place(archive.getvalue(), ranges=False)  # Dropbox zips the folder while it sends it
     result = vdeblur("models", "download", name, "--yes")
     assert result.exit_code == 0, result.output
     assert f"fetching {chosen.remote.name}, about {chosen.megabytes:g} MB from {source.place}" in result.stderr
@@ -426,11 +424,11 @@ def test_shares_of_authors_need_no_hand(
     assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
 
 
-def test_no_weights_to_be_had(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
+def test_a_model_without_published_weights(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
     result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "large-toy")
     assert result.exit_code == ExitStatus.MODEL
-    assert "there are no weights of large-toy to be had: nobody published any" in last_line(result)
-    assert "vdeblur run --weights FILE -m large-toy; at once: -m lite" in last_line(result)
+    assert "large-toy has no published weights: nobody published any" in last_line(result)
+    assert "vdeblur run --weights FILE -m large-toy; without a download: -m lite" in last_line(result)
     (tmp_path / "own.pth").write_bytes(FILE)
     own = ("-m", "large-toy", "--weights", tmp_path / "own.pth")
     assert vdeblur("run", clip, tmp_path / "out.mkv", *own).exit_code == 0
@@ -441,7 +439,7 @@ def test_no_weights_to_be_had(vdeblur, server: Server, clip: Path, tmp_path: Pat
     assert "nobody published any" in last_line(result)
 
 
-def test_only_by_hand(vdeblur, server: Server) -> None:
+def test_weights_to_download_by_hand(vdeblur, server: Server) -> None:
     result = vdeblur("models", "download", "toy@by-hand")
     assert result.exit_code == ExitStatus.MODEL
     assert "get by-hand.pth from https://toys.example/page" in last_line(result)
@@ -454,7 +452,7 @@ def test_start_weights_are_fetched_but_not_run(vdeblur, server: Server, clip: Pa
     assert "toy-start restores nothing: half a toy" in last_line(result)
 
 
-def test_importing_a_file_of_ones_own(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
+def test_importing_the_users_own_file(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
     tuned = Toy()
     (tmp_path / "tuned.pth").write_bytes(
         saved({"state_dict": {f"module.{key}": value for key, value in tuned.state_dict().items()}})
@@ -473,7 +471,7 @@ def test_importing_a_file_of_ones_own(vdeblur, server: Server, clip: Path, tmp_p
         weights.load_model("large-toy@mine")
 
 
-def test_importing_what_it_is_not(vdeblur, server: Server, tmp_path: Path) -> None:
+def test_importing_a_file_under_the_wrong_name(vdeblur, server: Server, tmp_path: Path) -> None:
     file = tmp_path / "file.pth"
     file.write_bytes(saved(official(Toy())))
 
@@ -483,16 +481,16 @@ def test_importing_what_it_is_not(vdeblur, server: Server, tmp_path: Path) -> No
         return last_line(result)
 
     assert "is not the published file" in refused("toy")
-    assert "if it is a file of your own: --as toy@mine" in refused("toy")
+    assert "if it is your own file: --as toy@mine" in refused("toy")
     assert "identity has no weights (it needs none)" in refused("identity")
     assert "identity has no weights (it needs none)" in refused("identity@mine")
-    assert "large-toy has no weights of its own (give the file a name: --as large-toy@mine)" in refused("large-toy")
-    assert "is no name" in refused("toy@../evil")
+    assert "large-toy has no published weights (name the file's weights: --as large-toy@mine)" in refused("large-toy")
+    assert "is not a valid name" in refused("toy@../evil")
     assert "unknown model 'nothing'" in refused("nothing")
     assert "is in the package" in refused("lite")
     file.write_bytes(START)
     assert "tensors missing" in refused("toy@mine")
-    assert "not a model to have weights of one's own" in refused("toy-start@mine")
+    assert "takes no weights of your own" in refused("toy-start@mine")
     file.unlink()
     assert "no such file" in refused("toy")
 
@@ -519,7 +517,7 @@ def test_listing_and_showing(vdeblur, server: Server) -> None:
     assert [one["weights"] for one in facts["weights"]] == ["pinned", "partly", "unpinned", "by-hand"]
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in cache.known_models().values() if entry.paper])
+@pytest.mark.parametrize("name", [entry.name for entry in registry.known_models().values() if entry.paper])
 def test_models_show_ends_with_the_bibtex_entry_of_the_paper(vdeblur, name: str) -> None:
     shown = vdeblur("models", "show", name).stdout
     bibtex = json.loads(vdeblur("models", "show", name, "--json").stdout)["bibtex"]
@@ -532,7 +530,7 @@ def test_models_show_ends_with_the_bibtex_entry_of_the_paper(vdeblur, name: str)
     assert bibtex.count("{") == bibtex.count("}")
     surnames = [author.partition(",")[0] for author in re.split(r"\s+and\s+", fields["author"])]
     title = fields["title"].replace("{", "").replace("}", "").lower()
-    paper = cache.find_entry(name).paper.lower()
+    paper = registry.find_entry(name).paper.lower()
     assert title in paper
     assert ":" not in paper or paper.startswith(", ".join(surnames).lower() + ": ")
 
@@ -553,10 +551,10 @@ def test_paths(vdeblur, server: Server, tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("[toy\n", "cannot be read as TOML"),
-        ('[lite]\nnetwork = "lite"\ndescription = ""\nlicense = ""', "there is a model 'lite' already"),
+        ('[lite]\nnetwork = "lite"\ndescription = ""\nlicense = ""', "there is already a model 'lite'"),
         ('[mine]\nnetwork = "lite"\ndescription = ""', "license is missing"),
         ('[mine]\nnetwork = "lite"\ndescription = ""\nlicense = ""\ncolour = 1', "unknown key 'colour'"),
-        ("mine = 3", "[mine] is not understood"),
+        ("mine = 3", "[mine] is not valid"),
     ],
 )
 def test_a_faulty_registry(vdeblur, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, words: str) -> None:
@@ -577,7 +575,7 @@ def test_options_of_a_subcommand_can_stand_in_the_file(vdeblur, server: Server, 
     assert vdeblur("--config", config, "models", "list").exit_code == ExitStatus.USAGE
 
 
-def test_prefixes_and_tensors_that_are_not_the_networks() -> None:
+def test_prefixes_and_ignored_tensors() -> None:
     state = {f"generator.{key}": value for key, value in official(TOY).items()}
     fitted, faults = checkpoint.fit({**state, "step": torch.zeros(1)}, Toy(), "generator.", ("step",))
     assert not faults
@@ -597,7 +595,7 @@ def test_start_weights_that_do_not_fit_are_refused(vdeblur, server: Server, tmp_
     for content, words in [
         ({"part.weight": torch.ones(3, 2)}, "1 of another shape, part.weight"),
         ({"body.weight": torch.ones(2, 3)}, "1 tensors missing, part.weight first"),
-        ({"part.weight": torch.full((2, 3), torch.nan)}, "values that are not numbers"),
+        ({"part.weight": torch.full((2, 3), torch.nan)}, "holds NaN"),
     ]:
         file.write_bytes(saved(content))
         server.places["/start.pth"] = Place(saved(content))
@@ -613,10 +611,10 @@ def test_start_weights_that_do_not_fit_are_refused(vdeblur, server: Server, tmp_
 def test_start_weights_under_both_of_their_names(tmp_path: Path, name: str, part: str, word: str) -> None:
     network = networks.PARTS[part]()
     theirs = {network.official_name(key): value for key, value in network.state_dict().items()}
-    entry = cache.find_entry(name)
+    entry = registry.find_entry(name)
     given = {f"{key.replace('module', word)}": value for key, value in theirs.items()}
     assert all(key.startswith(word) for key in given)
-    fitted = cache._fitted_start(given, entry, "file")
+    fitted = checkpoint.fit_start(given, entry, "file")
     assert fitted.keys() == theirs.keys()
     assert all(torch.equal(fitted[key], value) for key, value in theirs.items())
 
@@ -629,7 +627,7 @@ def test_a_file_without_a_published_digest_is_not_called_verified(vdeblur, serve
     said = [line for line in result.stderr.splitlines() if line.startswith("warning")]
     assert said == [
         "warning: other-name.pth fits toy, but is not verified: its authors published no digest, "
-        "and is not called unpinned.pth as theirs is"
+        "and its name is not theirs, unpinned.pth"
     ]
     assert vdeblur("models", "import", file, "--as", "toy@mine").stderr.count("warning") == 0
     assert vdeblur("models", "download", "toy", "toy@partly").exit_code == 0
@@ -678,7 +676,7 @@ def test_removing_a_model_keeps_what_the_user_imported(vdeblur, server: Server, 
     assert "removed toy@mine" in vdeblur("models", "remove", "toy@mine").stderr
 
 
-def test_a_refusal_tells_what_binds_and_a_hint_what_runs(vdeblur, server: Server) -> None:
+def test_a_refusal_shows_the_licence_note_and_a_hint_lists_models_that_run(vdeblur, server: Server) -> None:
     assert "Note: for tests only" in last_line(vdeblur("models", "download", "toy@unpinned"))
     line = last_line(vdeblur("models", "show", "nothing"))
     assert "or best" in line
@@ -697,7 +695,7 @@ def test_the_source_that_is_tried_is_the_one_named(vdeblur, server: Server, tmp_
     assert f"from {server.url}/unpinned.pth" in result.stderr
 
 
-def test_a_reader_that_has_enough_is_no_fault() -> None:
+def test_a_closed_pipe_is_not_an_internal_error() -> None:
     """`vdeblur models list | head -1` once ended in an internal error."""
     command = [sys.executable, "-m", "vdeblur", "models", "list"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

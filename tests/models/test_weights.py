@@ -1,7 +1,8 @@
-"""Weights: the right ones are loaded, everything else is refused with a reason."""
+"""Weights: the right ones load, everything else is refused with a reason."""
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -13,13 +14,14 @@ from vdeblur import networks
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.fetch import http, sources
 from vdeblur.models import cache, registry, weights
+from vdeblur.models.registry import Entry
 from vdeblur.networks.lite import Lite
 
 UNPINNED = {"cdvd-tsp", "pvdnet", "pvdnet-large", "pwc-net", "dstnet-plus", "dstnet-plus-l"}
 
 
-def test_every_entry_that_is_there_loads() -> None:
-    for name, entry in cache.known_models().items():
+def test_every_model_loads_that_needs_no_download() -> None:
+    for name, entry in registry.known_models().items():
         weights_there = [one.name for one in entry.weights.values() if one.in_package]
         if not weights_there and (entry.weights or entry.no_weights):
             continue
@@ -33,7 +35,7 @@ def test_the_weights_in_the_package_are_small_and_whole() -> None:
 
 
 def test_the_registry_is_whole() -> None:
-    """Models whose networks do not exist yet included."""
+    """Checked with models whose networks do not exist yet."""
     everything = type("Everything", (), {"__contains__": lambda self, name: bool(name)})()
     entries = registry.read_registry(everything)
     assert {"cdvd-tsp", "pvdnet", "pvdnet-large", "dstnet", "dstnet-l", "spn", "spgan", "flow-rnn", "lite"} <= set(
@@ -44,11 +46,13 @@ def test_the_registry_is_whole() -> None:
         assert entry.weights or entry.no_weights or entry.name == "identity"
         for one in entry.weights.values():
             assert one.in_package or one.remote.page.startswith("https://")
-            # Nobody may write a digest here that its authors did not publish.
+            # Only digests that the authors published may be in weights.toml.
             assert bool(one.remote.pins) != (entry.name in UNPINNED)
     assert entries["dstnet"].weights.keys() == {"gopro", "dvd", "bsd-1ms8ms"}
     assert entries["cdvd-tsp"].default == "gopro"
-    assert not any(entry.network not in networks.NETWORKS for entry in cache.known_models().values() if entry.network)
+    assert not any(
+        entry.network not in networks.NETWORKS for entry in registry.known_models().values() if entry.network
+    )
 
 
 def test_the_entry_in_contributing_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,14 +60,38 @@ def test_the_entry_in_contributing_is_understood(tmp_path: Path, monkeypatch: py
     text = text.replace('sha256 = "..."', f'sha256 = "{"0" * 64}"').replace("key-of-NETWORKS", "lite")
     (tmp_path / "registry.toml").write_text(text)
     monkeypatch.setenv("VDEBLUR_REGISTRY", str(tmp_path / "registry.toml"))
-    entry = cache.find_entry("name@gopro")
+    entry = registry.find_entry("name@gopro")
     assert {source.kind for source in entry.weights["gopro"].remote.sources} | {"package"} == set(registry.SOURCES)
     assert (entry.prefix, entry.ignored, entry.default) == ("generator.", ("step_counter",), "gopro")
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+def test_a_registry_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    parse = registry._parse_entry
+
+    def counted(name: str, table: dict[str, Any]) -> Entry:
+        parsed.append(name)
+        return parse(name, table)
+
+    monkeypatch.setattr(registry, "_parse_entry", counted)
+    path = tmp_path / "registry.toml"
+    monkeypatch.setenv("VDEBLUR_REGISTRY", str(path))
+    text = '[mine]\nnetwork = "identity"\ndescription = "first"\nlicense = "MIT"\n'
+    path.write_text(text)
+    for _ in range(3):
+        assert registry.find_entry("mine").description == "first"
+    assert parsed.count("mine") == 1
+    path.write_text(text.replace("first", "the second"))
+    assert registry.find_entry("mine").description == "the second"
+    monkeypatch.delenv("VDEBLUR_REGISTRY")
+    with pytest.raises(ModelError, match="unknown model 'mine'"):
+        registry.find_entry("mine")
+    assert parsed.count("mine") == 2
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".pytorch"])
 @pytest.mark.parametrize("wrap", [None, "state_dict", "params_ema", "module."])
-def test_a_checkpoint_of_ours_loads(tmp_path: Path, suffix: str, wrap: str | None) -> None:
+def test_our_own_checkpoints_load(tmp_path: Path, suffix: str, wrap: str | None) -> None:
     network = Lite()
     torch.nn.init.normal_(network.reconstruct.bias)
     state = network.half().state_dict()
@@ -79,7 +107,7 @@ def test_a_checkpoint_of_ours_loads(tmp_path: Path, suffix: str, wrap: str | Non
 
 
 class Malice:
-    """A pickle that writes a file when it is read carelessly."""
+    """A pickle that writes a file if it is read without weights_only."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -107,27 +135,27 @@ def test_faulty_checkpoints(vdeblur, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "whole.pt")
     cut = tmp_path / "cut.pt"
     cut.write_bytes((tmp_path / "whole.pt").read_bytes()[:100_000])
-    assert "not a whole PyTorch checkpoint" in refused(cut)
+    assert "not a complete PyTorch checkpoint" in refused(cut)
     safetensors.torch.save_file(state, tmp_path / "whole.safetensors")
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((tmp_path / "whole.safetensors").read_bytes()[:100_000])
-    assert "not a whole safetensors file" in refused(cut)
+    assert "not a complete safetensors file" in refused(cut)
     evil = tmp_path / "evil.pt"
     torch.save({"state_dict": Malice(tmp_path / "owned")}, evil)
-    assert "was not run" in refused(evil)
+    assert "did not run it" in refused(evil)
     evil.write_bytes(pickle.dumps(Malice(tmp_path / "owned")))
-    assert "was not run" in refused(evil)
+    assert "did not run it" in refused(evil)
     assert not (tmp_path / "owned").exists()
     for size in (10, 1000, 20_000, 100_000):  # the layout before PyTorch 1.6
         cut = tmp_path / "cut.pt"
         torch.save(state, cut, _use_new_zipfile_serialization=False)
         cut.write_bytes(cut.read_bytes()[:size])
-        assert "not a whole PyTorch checkpoint" in refused(cut)
+        assert "not a complete PyTorch checkpoint" in refused(cut)
     noise = tmp_path / "noise.pt"
     noise.write_bytes(bytes(range(256)) * 40)
-    assert "not a whole PyTorch checkpoint" in refused(noise)
+    assert "not a complete PyTorch checkpoint" in refused(noise)
     noise.write_bytes(b"")
-    assert "not a whole PyTorch checkpoint" in refused(noise)
+    assert "not a complete PyTorch checkpoint" in refused(noise)
     torch.save(state, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
     weights.load_model("lite", tmp_path / "legacy.pth")
     other = tmp_path / "other.pt"
@@ -138,7 +166,7 @@ def test_faulty_checkpoints(vdeblur, tmp_path: Path) -> None:
     torch.save(Lite(channels=16).state_dict(), other)
     assert "of another shape" in refused(other)
     torch.save([1, 2], other)
-    assert "no tensors by name" in refused(other)
+    assert "no named tensors" in refused(other)
 
 
 def odd_tensors(like: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -175,10 +203,10 @@ def test_tensors_that_are_not_plain_are_refused_in_one_line(tmp_path: Path, kind
 @pytest.mark.parametrize(
     ("bias", "words"),
     [
-        (torch.zeros(208, dtype=torch.int32), "1 of integers instead of fractions, reconstruct.bias first"),
+        (torch.zeros(208, dtype=torch.int32), "1 of integers instead of floats, reconstruct.bias first"),
         (
             torch.full((208,), 1e300, dtype=torch.float64),
-            "reconstruct.bias holds values that are not numbers, or too large",
+            "reconstruct.bias holds NaN, or values too large for float32",
         ),
     ],
 )

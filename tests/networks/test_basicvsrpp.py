@@ -29,7 +29,9 @@ def shallow() -> BasicVSRPP:
 
 def stream(network: BasicVSRPP, clip: Tensor, tile: tuple[int, int] | None = None, **window: int) -> Tensor:
     height, width = clip.shape[-2:]
-    plan = tiles.cut_tiles(height, width, tile, network.overlap, network.multiple, padding=network.padding)
+    plan = tiles.cut_tiles(
+        height, width, tile, network.overlap, tiles.TileNeeds(network.multiple, padding=network.padding)
+    )
     frames = (plan.pad(frame) for frame in clip.unbind(1))
     with torch.inference_mode():
         return torch.stack(
@@ -132,7 +134,7 @@ def test_the_steps(case: Case, tmp_path: Path) -> None:
     assert isinstance(network, BasicVSRPP)
     frames = parity.as_tensor(case.frames()[: case.chunk])
     height, width = frames.shape[2:]
-    plan = tiles.cut_tiles(height, width, None, 0, network.multiple, padding=network.padding)
+    plan = tiles.cut_tiles(height, width, None, 0, tiles.TileNeeds(network.multiple, padding=network.padding))
     parts = recorded(network, plan.pad(frames))
     found = {"spatial_f0_c0": parts["features"][0][0], "recon_f0_c0": parts["reconstruction"][0][0]}
     if len(frames) > 1:  # spynet gets both directions at once: to the frame before, then from there
@@ -223,7 +225,7 @@ def test_windows_are_what_they_would_be_alone(window: int) -> None:
 
 def test_chunks_share_nothing_and_the_last_is_shorter() -> None:
     network, clip = shallow(), moving_clip(5, 16, 16)
-    plan = tiles.cut_tiles(16, 16, None, 0, network.multiple)
+    plan = tiles.cut_tiles(16, 16, None, 0, tiles.TileNeeds(network.multiple))
     with torch.inference_mode():
         chunks = torch.stack(list(streams.stream_chunks(network, iter(clip.unbind(1)), plan, 3)), 1)
         expected = torch.cat((network(clip[:, :3]), network(clip[:, 3:])), 1)

@@ -183,7 +183,7 @@ def test_half_precision_sums_in_float32() -> None:
 def test_any_size(size: tuple[int, int], tlc: str) -> None:
     network = small(tlc=tlc)
     frame = texture(1, *size)
-    plan = tiles.cut_tiles(*size, None, 0, network.multiple, padding=network.padding)
+    plan = tiles.cut_tiles(*size, None, 0, tiles.TileNeeds(network.multiple, padding=network.padding))
     with torch.inference_mode():
         restored = plan.crop(network(plan.pad(frame)))
     assert restored.shape == frame.shape
@@ -250,7 +250,9 @@ def test_tiles_come_close_to_the_whole_frame() -> None:
     """With tiles larger than the window: both the tiles and the whole frame average over windows, though others."""
     network = build(BY_NAME["case-a"])
     frames = recipe.frames(1, 48, 832, 3)
-    plan = tiles.cut_tiles(48, 832, (48, 480), network.overlap, network.multiple, padding=network.padding)
+    plan = tiles.cut_tiles(
+        48, 832, (48, 480), network.overlap, tiles.TileNeeds(network.multiple, padding=network.padding)
+    )
     assert plan.count == 2
     with torch.inference_mode():
         tiled = torch.cat(list(streams.stream(network, iter(parity.as_tensor(frames).split(1)), plan)))

@@ -34,7 +34,9 @@ def moving_clip(frames: int, height: int = 48, width: int = 64) -> Tensor:
 def whole(network: Network, clip: Tensor) -> tiles.TilePlan:
     """Plan without tiles, and pad no more than the network needs."""
     height, width = clip.shape[-2:]
-    return tiles.cut_tiles(height, width, None, 0, network.multiple, min(network.smallest, 32), network.padding)
+    return tiles.cut_tiles(
+        height, width, None, 0, tiles.TileNeeds(network.multiple, min(network.smallest, 32), network.padding)
+    )
 
 
 def run(network: Network, clip: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ def test_tiles_in_half_precision(name: str) -> None:
         pytest.skip("runs in float32 only")
     network = network.to_precision(DTYPES[network.half_precision[-1]])
     facts = (network.multiple, network.smallest, network.padding)
-    plan = tiles.cut_tiles(64, 96, (64, 64), 32, *facts, tile_multiple=network.tile_multiple)
+    plan = tiles.cut_tiles(64, 96, (64, 64), 32, tiles.TileNeeds(*facts, tile_multiple=network.tile_multiple))
     assert plan.count > 1
     clip = moving_clip(2, 64, 96)
     with torch.inference_mode():

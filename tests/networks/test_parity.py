@@ -8,8 +8,7 @@ import torch
 
 from tests import clips, parity, recipe
 from tests.parity import Case
-from vdeblur.models import cache
-from vdeblur.networks import NETWORKS
+from vdeblur.models import registry
 from vdeblur.networks.dstnet import DSTNet
 from vdeblur.restore import device, streams, tiles
 
@@ -78,9 +77,9 @@ def test_tiles_come_close_to_the_whole_frame(case: Case, tmp_path: Path) -> None
 @pytest.mark.parametrize("case", parity.each(FIRST.values()))
 def test_every_key_has_one_place(case: Case) -> None:
     """Our tensors' official names are the reference's keys, and their sizes agree."""
-    entry = cache.find_entry(case.model)
+    entry = registry.find_entry(case.model)
     with torch.device("meta"):
-        network = NETWORKS[entry.network](**entry.arguments)
+        network = entry.build()
     ours = {network.official_name(name): tensor for name, tensor in network.state_dict().items()}
     manifest = case.manifest()
     theirs = {
@@ -128,7 +127,7 @@ def test_the_steps_of_dstnet(case: Case, tmp_path: Path) -> None:
     network = parity.load(case, tmp_path)
     assert isinstance(network, DSTNet)
     height, width = case.frames().shape[1:3]
-    plan = tiles.cut_tiles(height, width, None, 0, network.multiple)
+    plan = tiles.cut_tiles(height, width, None, 0, tiles.TileNeeds(network.multiple))
     frames = plan.pad(parity.as_tensor(case.frames()[: case.chunk]))
     with torch.inference_mode():
         features = list(network.features(iter(frames.split(1))))
@@ -161,7 +160,7 @@ def test_dstnet_streams_longer_clips_than_its_window(tmp_path: Path) -> None:
     assert isinstance(network, DSTNet)
     frames = parity.as_tensor(case.frames()).split(1)
     height, width = frames[0].shape[2:]
-    plan = tiles.cut_tiles(height, width, None, 0, network.multiple)
+    plan = tiles.cut_tiles(height, width, None, 0, tiles.TileNeeds(network.multiple))
 
     def stream(**window: int) -> torch.Tensor:
         with torch.inference_mode():

@@ -179,7 +179,7 @@ def test_a_whole_frames_motion_serves_its_tiles() -> None:
     torch.manual_seed(0)
     network, clip = PVDNet().eval(), moving_clip(4, 64, 320)
     expected = run(network, clip)
-    plan = tiles.cut_tiles(64, 320, (64, 192), network.overlap, network.multiple)
+    plan = tiles.cut_tiles(64, 320, (64, 192), network.overlap, tiles.TileNeeds(network.multiple))
     assert plan.count == 2
     with torch.inference_mode():
         cut = torch.stack(list(streams.stream(network, iter(clip.unbind(1)), plan)), 1)

@@ -112,7 +112,7 @@ def test_a_tile_is_exact_62_pixels_from_its_edge() -> None:
 def test_tiles_are_exact() -> None:
     # In float64, for in float32 either result is off by up to 2.5e-6 already (measured), by rounding alone.
     network, clip = busy_spn(blocks=6).double(), moving_clip(2, 32, 420).double()
-    plan = tiles.cut_tiles(32, 420, (32, 256), network.overlap, network.multiple, reach=network.reach)
+    plan = tiles.cut_tiles(32, 420, (32, 256), network.overlap, tiles.TileNeeds(network.multiple, reach=network.reach))
     assert plan.count > 1
     expected = run(network, clip)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Colour: what the network sees, and that only its changes return."""
+"""Colour: the network's RGB, and the difference that returns to the planes."""
 
 from fractions import Fraction
 
@@ -39,7 +39,7 @@ def test_no_difference_changes_no_sample(name: str) -> None:
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("bits", [8, 10])
 def test_rgb_by_the_definition(matrix: int, full: bool, bits: int) -> None:
-    """Against H.273's forward equations, written out here in the other direction."""
+    """Compare with H.273's equations, inverted here independently."""
     kr, kb = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}[matrix]
     rgb = torch.rand(3, 8, 8, dtype=torch.float64)
     y = kr * rgb[0] + (1 - kr - kb) * rgb[1] + kb * rgb[2]
@@ -59,7 +59,7 @@ def test_rgb_by_the_definition(matrix: int, full: bool, bits: int) -> None:
 
 
 def test_a_difference_arrives_whole() -> None:
-    """A constant change of colour comes back out as that change, on every chroma grid."""
+    """A constant change of RGB results in the same change of the decoded picture, on every chroma grid."""
     change = torch.tensor([0.10, -0.05, 0.02])[:, None, None].expand(3, 24, 36)
     for name in ("yuv444p16le", "yuv422p16le", "yuv420p16le", "gbrp16le"):
         frame = random_frame(name, 36, 24)

@@ -1,4 +1,4 @@
-"""Devices that are missing, busy, too small or lost; how much memory there is, and plans that fit into it."""
+"""Devices that are missing, busy, too small or lost; free memory, and plans that fit into it."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ import torch
 
 from tests import clips
 from vdeblur.errors import DeviceError, ExitStatus
-from vdeblur.models import cache, choice
+from vdeblur.models import choice, registry
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, memory, plan, streams
@@ -25,14 +25,14 @@ CPU = torch.device("cpu")
 
 @functools.cache
 def unfilled(name: str) -> Network:
-    """A network whose facts are asked for, not its weights."""
+    """Return a network on the meta device, for its declared facts."""
     with torch.device("meta"):
         return NETWORKS[name]()
 
 
 @pytest.fixture
 def busy_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CUDA device that is there, and fails whenever it is used."""
+    """Simulate a CUDA device that is present, but fails at every use."""
 
     def ones(*size: int, device: torch.device) -> torch.Tensor:
         if device.type == "cuda":
@@ -49,13 +49,13 @@ def busy_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_passes_over_a_gpu_that_fails_and_says_why() -> None:
     reasons: list[str] = []
     assert device.choose_device("auto", reasons.append) == CPU
-    assert reasons == ["cuda is there, but cannot be used: CUDA error: device busy or unavailable"]
+    assert reasons == ["cuda is present, but not usable: CUDA error: device busy or unavailable"]
 
 
 @pytest.mark.usefixtures("busy_gpu")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
 def test_a_gpu_asked_for_by_name_that_fails_is_an_error(name: str) -> None:
-    with pytest.raises(DeviceError, match=f"{name} is there, but cannot be used: CUDA error: device busy") as caught:
+    with pytest.raises(DeviceError, match=f"{name} is present, but not usable: CUDA error: device busy") as caught:
         device.choose_device(name)
     assert caught.value.status == ExitStatus.DEVICE
 
@@ -72,31 +72,31 @@ def test_a_missing_device_asked_for_by_name_is_an_error(vdeblur, tmp_path: Path,
 def test_run_falls_back_to_the_cpu_and_says_how_long_it_takes(
     vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frame = choice.seconds_per_frame(cache.find_entry("lite"), 48, 64, 1.0)  # on a machine that slow
+    frame = choice.seconds_per_frame(registry.find_entry("lite"), 48, 64, 1.0)  # on a machine that slow
     monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: frame / 7)
     source = clips.make(tmp_path / "in.mkv", frames=2)
     result = vdeblur("run", source, tmp_path / "out.mkv")
     assert result.exit_code == 0, result.output
-    assert "warning: cuda is there, but cannot be used: CUDA error: device busy or unavailable; " in result.output
+    assert "warning: cuda is present, but not usable: CUDA error: device busy or unavailable; " in result.output
     assert "computing on cpu instead, about 14 seconds for this file" in result.output
 
 
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
 def test_a_gpu_without_room_for_the_network(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
-    """`auto` falls back to the CPU, with the network as it was loaded."""
+    """`auto` falls back to the CPU, with the network's loaded weights."""
     network = NETWORKS["lite"]().eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     move = Network.to
 
     def to(self: Network, *arguments: object, **named: object) -> object:
         if arguments and getattr(arguments[0], "type", "") == "cuda":
-            self.half()  # it is not left in the midst of it
+            self.half()  # half converted when it fails
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has...")
         return move(self, *arguments, **named)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Network, "to", to)
     monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: 1e9)
-    settings, entry = Settings(device=asked, precision="fp32"), cache.find_entry("lite")
+    settings, entry = Settings(device=asked, precision="fp32"), registry.find_entry("lite")
 
     def settle() -> loading.Placed:
         return loading.settle(network, entry, torch.device("cuda"), settings, [], (720, 1280, 600))
@@ -165,14 +165,14 @@ def test_limits_of_control_groups_count(tmp_path: Path) -> None:
     assert list(memory.control_groups(tmp_path / "elsewhere")) == []
 
 
-def test_there_is_memory_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_machine_has_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1e7 < memory.free_bytes(CPU) <= memory.total_bytes(CPU) < 1e14
     monkeypatch.setattr(memory, "control_groups", lambda: iter([(10**9, 4 * 10**8)]))
     assert memory.free_bytes(CPU) == 6 * 10**8
     assert memory.total_bytes(CPU) == 10**9
 
 
-def test_pytorch_may_use_again_what_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytorchs_cache_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {"mem_get_info": (100, 1000), "memory_reserved": 70, "memory_allocated": 30}
     for name, value in kept.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
@@ -183,7 +183,7 @@ def test_pytorch_may_use_again_what_it_keeps(monkeypatch: pytest.MonkeyPatch) ->
 def planned(
     name: str, monkeypatch: pytest.MonkeyPatch, gigabytes: float, kind: str = "cpu", **told: object
 ) -> TilePlan:
-    """Plan for 1280x720 with so much memory free."""
+    """Plan for 1280x720 with this much free memory."""
     monkeypatch.setattr(memory, "free_bytes", lambda device: gigabytes * 1e9)
     monkeypatch.setattr(memory, "total_bytes", lambda device: 2 * gigabytes * 1e9)
     return plan.plan_tiles(Settings(**told), 720, 1280, unfilled(name), torch.device(kind))
@@ -244,7 +244,7 @@ def test_very_large_frames_and_strips_can_be_planned(
     for gigabytes in (0, 4, 64):
         monkeypatch.setattr(memory, "free_bytes", lambda device, gigabytes=gigabytes: gigabytes * 1e9)
         found: TilePlan | None = plan.plan_tiles(Settings(), *size, network, CPU)
-        while found is not None:  # every step is smaller, and there is an end
+        while found is not None:  # every step is smaller, and the steps end
             next_one = plan.smaller(found, network.overlap, network)
             if next_one is not None:
                 assert plan.needed_bytes(network, next_one) < plan.needed_bytes(network, found)

@@ -1,4 +1,4 @@
-"""Restoring goes on where memory does not suffice, half precision overflows or the device fails."""
+"""Recovery if memory runs out, half precision overflows or the device fails."""
 
 import math
 import subprocess
@@ -30,14 +30,14 @@ Look = Callable[[Tensor, torch.dtype], Tensor]
 
 
 class Stub(Network):
-    """Smears a little; `look`, told the precision, may raise, or give something else than what it is shown."""
+    """Blurs a little; `look` gets the input and the precision, and may raise or replace the input."""
 
     overlap, reach, multiple = 8, 1, 4
 
     def __init__(self, look: Look = lambda x, dtype: x) -> None:
         super().__init__()
         self.look = look
-        self.weight = nn.Parameter(torch.tensor(1 / 3))  # in half precision it is another
+        self.weight = nn.Parameter(torch.tensor(1 / 3))  # rounded in half precision
 
     def smear(self, *pictures: Tensor | None) -> Tensor:
         there = [picture for picture in pictures if picture is not None]
@@ -137,7 +137,7 @@ STUBS = [*STATELESS, WithState, BothWays, OfClips]
 def frames(
     count: int, brightness: Callable[[int], float] = lambda index: 0.5, size: tuple[int, int] = (HEIGHT, WIDTH)
 ) -> Iterator[Frame]:
-    """A texture that pans, from black to `brightness`; frame `index` is shown at index / 25 s."""
+    """Yield a panning texture, from black to `brightness`; frame `index` is shown at index / 25 s."""
     texture = numpy.random.default_rng(0).random((size[0], size[1] + 2 * count))
     for index in range(count):
         part = texture[:, 2 * index : 2 * index + size[1]] * brightness(index) * 255
@@ -146,14 +146,14 @@ def frames(
 
 
 def pictures(restored: Iterable[Frame]) -> numpy.ndarray:
-    """Look whether every frame came once, in order; gives int (T, H, W)."""
+    """Check that every frame came once, in order; return int (T, H, W)."""
     done = list(restored)
     assert [frame.pts for frame in done] == list(range(len(done)))
     return numpy.stack([frame.picture.to_ndarray() for frame in done]).astype(int)
 
 
 class Run:
-    """What comes of a clip through a network, and what is said meanwhile."""
+    """Restores a clip with a network; records the results and the warnings."""
 
     def __init__(self, network: Network, source: Iterable[Frame], tile: str = "none", **told: object) -> None:
         settings = Settings(tile=tile, scene_detect=False, **told)
@@ -170,7 +170,7 @@ class Run:
 
 
 def too_large(pixels: int, after: int = 0) -> Look:
-    """Run out of memory at tiles of more pixels, from the call after so many on."""
+    """Return a `look` that runs out of memory at more than `pixels`, from call `after` + 1 on."""
     calls = 0
 
     def look(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -204,8 +204,8 @@ def test_out_of_memory_shrinks_tiles_and_loses_no_frame(kind: type[Stub], after:
 
 
 @pytest.mark.parametrize("kind", STATELESS)
-def test_a_stream_begun_again_goes_on_where_the_other_ended(kind: type[Stub]) -> None:
-    """To the bit, where tiles stay as they were; for a network with a state, nearly (see above)."""
+def test_a_new_stream_continues_where_the_last_one_ended(kind: type[Stub]) -> None:
+    """Bit-exact if the tiles stay the same; with a state, nearly (see above)."""
     calls = 0
 
     def look(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -223,7 +223,7 @@ def test_a_stream_begun_again_goes_on_where_the_other_ended(kind: type[Stub]) ->
     assert (pictures(run.restore(frames(20))) == Run(kind(), frames(20), tile="64").pictures).all()
 
 
-def test_what_a_cpu_really_says_is_understood() -> None:
+def test_real_errors_of_a_cpu_are_recognised() -> None:
     def look(x: Tensor, dtype: torch.dtype) -> Tensor:
         if x.shape[3] > 64:
             torch.empty(1 << 60, dtype=torch.uint8)
@@ -256,7 +256,7 @@ def test_a_real_network_with_too_little_memory() -> None:
     """lite takes 140 MB for 640x360 pixels."""
     done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "W_OUT_OF_MEMORY cpu was out of memory; going on with tiles of 320x320" in done.stdout
+    assert "W_OUT_OF_MEMORY cpu was out of memory; continuing with tiles of 320x320" in done.stdout
 
 
 @pytest.mark.parametrize(("kind", "most"), [(BothWays, 10), (OfClips, 12)])
@@ -277,7 +277,7 @@ def test_a_window_that_is_too_long_is_shortened(kind: type[Stub], most: int) -> 
     assert (run.restorer.plan.window or 99) <= most
 
 
-def test_after_every_fallback_it_is_an_error() -> None:
+def test_without_a_smaller_plan_it_is_an_error() -> None:
     with pytest.raises(DeviceError, match="out of memory, even with tiles of 32x32") as caught:
         Run(OfFrames(too_large(0)), frames(3))
     assert caught.value.status == ExitStatus.DEVICE
@@ -298,8 +298,8 @@ def test_a_frame_that_cannot_be_uploaded_is_tried_again(monkeypatch: pytest.Monk
     assert len(Run(OfNeighbours(), frames(12)).pictures) == 12
 
 
-def test_want_of_memory_while_reading_does_not_end_the_video() -> None:
-    """A reader that failed cannot be asked again: it would say that there are no more frames."""
+def test_out_of_memory_while_reading_does_not_end_the_video() -> None:
+    """A reader that failed cannot continue: as a generator, it would end the video silently."""
 
     def reading() -> Iterator[Frame]:
         yield from frames(5)
@@ -314,13 +314,13 @@ def bright(*where: int) -> Callable[[int], float]:
 
 
 def overflowing(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Overflow where the picture is brighter than 0.655: float16 does by itself, bfloat16 holds more."""
+    """Overflow if the picture is brighter than 0.655: float16 does so by itself, bfloat16 has more range."""
     beyond = (x.to(dtype) * 1e5).isinf() if dtype == torch.float16 else (x > 0.655) & (dtype == torch.bfloat16)
     return torch.where(beyond, math.inf, x)
 
 
 def broken(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Give no numbers where the picture is bright, whatever the precision."""
+    """Return NaN where the picture is bright, in every precision."""
     return torch.where(x > 0.655, math.nan, x)
 
 
@@ -334,7 +334,7 @@ def test_what_overflows_in_half_precision_is_restored_in_float32(kind: type[Stub
     assert "at 0.6" in run.warnings[0][1], "when it was"
     assert 2 <= run.restorer.redone < 30
     assert run.restorer.unrestored == 0
-    if kind in STATELESS:  # every frame is exactly one or the other
+    if kind in STATELESS:  # every frame equals one of the two exactly
         equal = [(run.pictures == other.pictures).all((1, 2)) for other in (exact, half)]
         assert (equal[0] | equal[1]).all()
         assert equal[0][17:19].all()
@@ -360,7 +360,7 @@ def test_half_precision_that_overflows_always_is_given_up() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("kind", STUBS)
-def test_what_is_no_picture_even_in_float32_stays_as_it_was(kind: type[Stub], precision: str) -> None:
+def test_a_frame_that_is_invalid_even_in_float32_stays_unchanged(kind: type[Stub], precision: str) -> None:
     source = pictures(frames(48, bright(8, 9, 10)))
     network = device.place(kind(broken), CPU, precision)
     run = Run(network, frames(48, bright(8, 9, 10)))
@@ -371,12 +371,12 @@ def test_what_is_no_picture_even_in_float32_stays_as_it_was(kind: type[Stub], pr
     assert not any(kept[40:]), "a state that was no number is forgotten"
     assert set(run.codes) == {"W_NON_FINITE"}
     assert len(run.codes) <= 2
-    assert "stay as they were" in run.warnings[-1][1]
-    with pytest.raises(DeviceError, match="gave no picture at"):
+    assert "stay unchanged" in run.warnings[-1][1]
+    with pytest.raises(DeviceError, match="returned no valid picture at"):
         Run(network, frames(48, bright(8, 9, 10)), strict=True)
 
 
-def test_nothing_but_black_is_no_picture_unless_it_was_black() -> None:
+def test_a_black_result_is_invalid_unless_the_frame_was_black() -> None:
     def blackening(x: Tensor, dtype: torch.dtype) -> Tensor:
         return x * 0
 
@@ -388,7 +388,7 @@ def test_nothing_but_black_is_no_picture_unless_it_was_black() -> None:
 
 
 def test_overflow_while_memory_is_short() -> None:
-    """The copy in float32 is one thing that memory may not suffice for."""
+    """The float32 copy of the network may be what does not fit into memory."""
 
     def look(x: Tensor, dtype: torch.dtype) -> Tensor:
         return overflowing(x if dtype != torch.float32 else too_large(33 * 33)(x, dtype), dtype)
@@ -398,17 +398,17 @@ def test_overflow_while_memory_is_short() -> None:
     assert abs(run.pictures - Run(OfNeighbours(), frames(30, bright(11, 12))).pictures).max() <= 1
 
 
-def test_a_lost_device_is_an_error_that_says_how_to_go_on() -> None:
+def test_a_lost_device_is_an_error_that_says_how_to_continue() -> None:
     def look(x: Tensor, dtype: torch.dtype) -> Tensor:
         raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might be...")
 
-    with pytest.raises(DeviceError, match="does not answer any more: CUDA error: unspecified launch failure") as caught:
+    with pytest.raises(DeviceError, match="no longer responds: CUDA error: unspecified launch failure") as caught:
         Run(OfFrames(look), frames(3))
     assert caught.value.status == ExitStatus.DEVICE
     assert "run the same command again" in caught.value.hint
 
 
-def test_other_errors_are_not_ours_to_mend() -> None:
+def test_other_errors_pass_through() -> None:
     def look(x: Tensor, dtype: torch.dtype) -> Tensor:
         return x[..., :3] + x
 
@@ -416,7 +416,7 @@ def test_other_errors_are_not_ours_to_mend() -> None:
         Run(OfFrames(look), frames(3))
 
 
-def test_the_command_line_says_so(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_reports_it(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = NETWORKS["lite"].forward
 
     def limited(self: Network, previous: Tensor | None, frame: Tensor, following: Tensor | None) -> Tensor:
@@ -429,7 +429,7 @@ def test_the_command_line_says_so(vdeblur, tmp_path: Path, monkeypatch: pytest.M
     most = 80
     result = vdeblur("run", source, tmp_path / "out.mkv")
     assert result.exit_code == 0, result.output
-    assert "cpu was out of memory; going on with tiles of 80x80" in result.output
+    assert "cpu was out of memory; continuing with tiles of 80x80" in result.output
     assert clips.facts(tmp_path / "out.mkv").seconds == clips.facts(source).seconds
     most = 0
     result = vdeblur("run", source, tmp_path / "none.mkv")

@@ -1,4 +1,4 @@
-"""Scenes: cuts are found, motion is not taken for one."""
+"""Scenes: cuts are found, and motion does not count as a cut."""
 
 import torch
 from torch.nn import functional as F

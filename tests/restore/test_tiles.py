@@ -5,14 +5,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from vdeblur.restore.tiles import cut_tiles, pad_to
+from vdeblur.restore.tiles import TileNeeds, cut_tiles, pad_to
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (64, 64), (65, 97), (150, 200), (480, 854), (1, 10000), (2160, 33)])
 @pytest.mark.parametrize("tile", [None, (64, 64), (96, 128)])
 @pytest.mark.parametrize("multiple", [1, 4, 32])
 def test_split_and_join_are_the_identity(size: tuple[int, int], tile: tuple[int, int] | None, multiple: int) -> None:
-    plan = cut_tiles(*size, tile, 32, multiple)
+    plan = cut_tiles(*size, tile, 32, TileNeeds(multiple))
     picture = torch.rand(1, 3, *size)
     tiles = plan.split(plan.pad(picture))
     assert tiles.shape == (plan.count, 3, *plan.tile)
@@ -26,7 +26,7 @@ def test_split_and_join_are_the_identity(size: tuple[int, int], tile: tuple[int,
 def test_no_holes_and_at_least_the_overlap(multiple: int, side: int, overlap: int) -> None:
     """With 64-pixel steps, rounding once left columns without a tile."""
     for width in (1, 63, 200, 399, 400, 401, 854, 1920):
-        plan = cut_tiles(50, width, (64, side), overlap, multiple)
+        plan = cut_tiles(50, width, (64, side), overlap, TileNeeds(multiple))
         assert plan.lefts[0] == 0
         assert plan.padded[1] >= width
         room = plan.tile[1] - overlap >= multiple
@@ -35,13 +35,13 @@ def test_no_holes_and_at_least_the_overlap(multiple: int, side: int, overlap: in
 
 
 def test_joined_tiles_keep_their_type() -> None:
-    plan = cut_tiles(64, 160, (64, 96), 32, 4)
+    plan = cut_tiles(64, 160, (64, 96), 32, TileNeeds(4))
     assert plan.join([torch.rand(plan.count, 3, 64, 96, dtype=torch.bfloat16)]).dtype == torch.bfloat16
 
 
 def test_blending_has_no_seams() -> None:
-    """Where tiles disagree, the joined picture moves from one to the other without a step."""
-    plan = cut_tiles(64, 160, (64, 96), 32, 4)
+    """Between tiles that differ, the blended picture changes without a step."""
+    plan = cut_tiles(64, 160, (64, 96), 32, TileNeeds(4))
     tiles = torch.stack([torch.full((3, 64, 96), float(index)) for index in range(plan.count)])
     joined = plan.join([tiles])
     assert joined.diff(dim=3).abs().max() < 0.1
@@ -56,7 +56,7 @@ def test_padding_mirrors_repeats_or_is_black() -> None:
 
 
 def test_a_function_is_applied_tile_by_tile_at_any_scale() -> None:
-    plan = cut_tiles(90, 150, (64, 64), 16, 8, at_once=3)
+    plan = cut_tiles(90, 150, (64, 64), 16, TileNeeds(8), at_once=3)
     picture = plan.pad(torch.rand(1, 3, 90, 150))
     halves = torch.nn.functional.avg_pool2d(picture, 2)
     restored = plan.apply(lambda full, half, none: full[..., ::2, ::2] + half, picture, halves, None)

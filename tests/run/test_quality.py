@@ -65,7 +65,7 @@ def test_lite_restores_what_is_blurred_here() -> None:
         torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float(), scale_factor=0.5, mode="area"
     )[0]
     network = weights.load_model("lite")
-    plan = tiles.cut_tiles(96, 96, None, 0, network.multiple)
+    plan = tiles.cut_tiles(96, 96, None, 0, tiles.TileNeeds(network.multiple))
     gains = []
     for seed in range(24):
         generator = torch.Generator().manual_seed(seed * 7919)

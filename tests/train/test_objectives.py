@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from tests import parity, recipe
 from vdeblur.errors import UsageError
-from vdeblur.models import cache
-from vdeblur.networks import NETWORKS
+from vdeblur.models import registry
 from vdeblur.networks.basicvsrpp import BasicVSRPP
 from vdeblur.networks.cdvd_tsp import CDVDTSP
 from vdeblur.networks.dstnet import DSTNet
@@ -412,13 +411,13 @@ def test_recipes_fit_their_models_and_objectives(name: str) -> None:
     assert name.split(".")[0] == recipe["model"]
     assert paper.keys() <= recipe.keys()
     for table in (recipe, merged(recipe, paper)):
-        entry = cache.find_entry(table["model"])
+        entry = registry.find_entry(table["model"])
         with torch.device("meta"):
-            objective = OBJECTIVES[table["objective"]](NETWORKS[entry.network](**entry.arguments), table["loss"])
+            objective = OBJECTIVES[table["objective"]](entry.build(), table["loss"])
         names = [parameter for parameter, _ in objective.parameters_of("network")]
         parts = {**table["optimiser"].get("rates", {}), **table["optimiser"].get("frozen", {})}
         assert all(any(name.startswith(f"{part}.") for name in names) for part in parts)
         for part, start in table.get("start", {}).items():
-            assert cache.find_entry(start).start_of == entry.network
+            assert registry.find_entry(start).start_of == entry.network
             assert hasattr(objective.network, part)
         assert table["training"]["iterations"] > table["training"]["validate_every"]

@@ -8,7 +8,7 @@ import torch
 
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.events import Talk
-from vdeblur.models import cache
+from vdeblur.models import registry
 from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.train import recipes, start
 
@@ -127,7 +127,7 @@ def begin(model: str, *values: tuple[str, str]) -> PVDNet:
     """Give a network of other sizes than what its BIMNet comes from, with the weights that its training begins with."""
     torch.manual_seed(2)
     network = PVDNet(channels=16, blocks=1)
-    entry = cache.find_entry(model)
+    entry = registry.find_entry(model)
     start.begin(network, entry, recipes.load_recipe(entry, values=values), None, Talk(offline=True))
     return network
 

@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 from vdeblur.datasets import pictures
 from vdeblur.errors import ExitStatus
 from vdeblur.events import Talk
-from vdeblur.models import cache, weights
+from vdeblur.models import registry, weights
 from vdeblur.networks import NETWORKS
 from vdeblur.train import data, distributed, loop, recipes
 from vdeblur.train.objectives import OBJECTIVES
@@ -248,7 +248,7 @@ from vdeblur.train.distributed import joined
 
 model, dataset, out = sys.argv[1:4]
 values = [tuple(value.split("=")) for value in sys.argv[4:]]
-recipe = recipes.load(weights.find_entry(model), values=values)
+recipe = recipes.load(registry.find_entry(model), values=values)
 with joined("cpu") as group:
     task = loop.Task(recipe, dataset, Path(out), device="cpu", workers=0)
     trainer = loop.Trainer(task, group, lambda event, facts: None, Talk())
@@ -277,7 +277,7 @@ def test_two_processes_give_the_gradients_of_the_double_batch(
     ]
     told = (model, pairs, tmp_path / "two", *(f"{key}={value}" for key, value in values))
     subprocess.run(torchrun(script, *told), check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
-    recipe = recipes.load_recipe(cache.find_entry(model), values=values)
+    recipe = recipes.load_recipe(registry.find_entry(model), values=values)
     with distributed.joined("cpu") as group:
         trainer = trainer_of(recipe, pairs, tmp_path / "one", group)
         trainer.before = 0
@@ -316,7 +316,7 @@ LESSONS = {
 def test_every_objective_goes_through_the_loop(tmp_path: Path, pairs64: Path, objective: str) -> None:
     """Two batches: turns, counts, what changes and what must not, statistics of batch normalisation among it."""
     model, stage, turns, prefix = LESSONS[objective]
-    entry = cache.find_entry(model)
+    entry = registry.find_entry(model)
     numbers = recipes.load_recipe(entry, stage)
     values = [("data.crop", "64"), ("training.batch", "1"), ("training.accumulate", "1"), ("data.augment", "[]")]
     values += [("data.frames", str(min(numbers["data"]["frames"], 2)))] if objective in ("clip", "pvdnet") else []
@@ -468,7 +468,7 @@ def test_a_group_of_one_needs_no_engine() -> None:
 
 @pytest.mark.parametrize("name", recipes.trainable())
 def test_every_recipe_is_whole(name: str) -> None:
-    entry = cache.find_entry(name)
+    entry = registry.find_entry(name)
     for stage in recipes.stages_of(entry):
         recipe = recipes.load_recipe(entry, stage)
         assert recipe.objective in OBJECTIVES
@@ -486,8 +486,8 @@ def _text(name: str, stage: str) -> str:
 
 
 def test_every_network_that_can_be_trained_has_a_recipe() -> None:
-    wanted = {entry.name for entry in cache.known_models().values() if entry.network and entry.network != "identity"}
-    for entry in map(cache.find_entry, wanted):
+    wanted = {entry.name for entry in registry.known_models().values() if entry.network and entry.network != "identity"}
+    for entry in map(registry.find_entry, wanted):
         assert recipes.stages_of(entry), entry.name
 
 

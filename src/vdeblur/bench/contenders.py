@@ -20,7 +20,7 @@ from vdeblur.datasets import pictures
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
 from vdeblur.measure.protocols import Protocol
-from vdeblur.models import cache, weights
+from vdeblur.models import cache, registry, weights
 from vdeblur.models.registry import Entry, PublishedScore, Weights
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, streams
@@ -59,7 +59,7 @@ def check_names(names: tuple[str, ...]) -> None:
                 "best is no model of its own, so bench cannot measure it", "name models: vdeblur models list"
             )
         if name not in BASELINES:
-            cache.choose_weights(name)
+            registry.choose_weights(name)
 
 
 def obtain_contenders(names: tuple[str, ...], talk: Talk) -> None:
@@ -69,7 +69,7 @@ def obtain_contenders(names: tuple[str, ...], talk: Talk) -> None:
     """
     for name in names:
         if name not in BASELINES:
-            entry, chosen = cache.choose_weights(name)
+            entry, chosen = registry.choose_weights(name)
             if chosen is not None:
                 cache.obtain_weights(entry, chosen, talk)
             else:
@@ -116,7 +116,7 @@ class Model:
 
     def __init__(self, name: str, chosen: torch.device, precision: str, talk: Talk) -> None:
         self.name, self.device = name, chosen
-        self.entry, self.chosen = cache.choose_weights(name)
+        self.entry, self.chosen = registry.choose_weights(name)
         network = weights.load_model(name, talk=talk)
         self.precision = device.choose_precision(precision, chosen, network)
         if self.precision != "fp32" and self.precision not in network.half_precision:

@@ -18,8 +18,7 @@ from vdeblur.bench.baselines import BASELINES
 from vdeblur.bench.speed_results import NetworkSeconds, NetworkSpeed
 from vdeblur.events import ignore
 from vdeblur.frame import Copier, Frame
-from vdeblur.models import cache, weights
-from vdeblur.networks import NETWORKS
+from vdeblur.models import cache, registry, weights
 from vdeblur.networks.layers import Network
 from vdeblur.restore import color, device, scenes, streams
 from vdeblur.restore.memory import resident_peak
@@ -43,12 +42,12 @@ def load_network(model: str) -> tuple[Network, bool]:
 
     Raises: ModelError if there is no such model.
     """
-    entry, chosen = cache.choose_weights(model)
+    entry, chosen = registry.choose_weights(model)
     is_cached = chosen is not None and cache.is_cached(entry, chosen)
-    if is_cached or not entry.network or not NETWORKS[entry.network](**entry.arguments).state_dict():
+    if is_cached or not entry.network or not entry.build().state_dict():
         return weights.load_model(model), True
     torch.manual_seed(0)
-    network = NETWORKS[entry.network](**entry.arguments).eval()
+    network = entry.build().eval()
     for parameter in network.parameters():
         parameter.data.mul_(0.5)  # keeps untrained recurrences from running away
     return network, False

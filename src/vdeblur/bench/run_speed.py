@@ -17,7 +17,7 @@ from vdeblur.bench.network_speed import WARM_UP, frames_of, load_network
 from vdeblur.bench.speed_results import CodecSpeed, PipelineSpeed
 from vdeblur.events import ignore
 from vdeblur.frame import Frame
-from vdeblur.models import cache
+from vdeblur.models import registry
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.restore import device
 from vdeblur.restore.memory import resident_peak
@@ -36,7 +36,7 @@ def time_pipeline(model: str, device_name: str, precision: str, clip: str, outpu
     if not trained:
         strength, checkpoint = INVISIBLE, Path(output).with_suffix(".safetensors")
         safetensors.torch.save_file(network.state_dict(), checkpoint)
-        model = cache.find_entry(model).name
+        model = registry.find_entry(model).name
     del network
 
     def restore(cut: settings.Cut) -> pipeline.RunResult:

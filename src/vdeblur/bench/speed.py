@@ -35,7 +35,7 @@ from vdeblur.bench.speed_results import (
 )
 from vdeblur.errors import DeviceError, InterruptedRunError, UsageError
 from vdeblur.events import Notify, Stop, ignore, never
-from vdeblur.models import cache
+from vdeblur.models import registry
 from vdeblur.restore import device
 
 POLL_SECONDS = 0.2  # between questions whether a signal arrived
@@ -63,7 +63,7 @@ def measure_speed(
     width, height = parse_size(size)
     for model in models:
         if model not in BASELINES:
-            cache.find_entry(model)  # raises for a misspelt name before anything is measured
+            registry.find_entry(model)  # raises for a misspelt name before anything is measured
     chosen = device.choose_device(device_name)
     pairs = [(model, precision) for model in models for precision in precisions]
     rows: list[list[ModelSpeed]] = [[] for _ in pairs]

@@ -43,11 +43,11 @@ def list_models(json: bool) -> None:
       vdeblur models list --json
     """
     with reported(HumanReporter(), ["models list"]):
-        from vdeblur.models import cache
+        from vdeblur.models import registry
 
         rows: list[tuple[Entry, Weights | None]] = []
-        for entry in cache.known_models().values():
-            rows += [(entry, one) for one in cache.weights_of(entry).values()] or [(entry, None)]
+        for entry in registry.known_models().values():
+            rows += [(entry, one) for one in registry.weights_of(entry).values()] or [(entry, None)]
         seconds = _speeds()
         if json:
             facts = [{**_facts(entry, one), "seconds_per_720p_frame": seconds.get(entry.name)} for entry, one in rows]
@@ -59,16 +59,15 @@ def list_models(json: bool) -> None:
 
 def _speeds() -> dict[str, float]:
     """Estimate how long each model takes for a 1280x720 frame on this machine, in seconds."""
-    from vdeblur.models import cache, choice
-    from vdeblur.networks import NETWORKS
+    from vdeblur.models import choice, registry
     from vdeblur.restore import device
 
     chosen = device.choose_device("auto")
     rates: dict[str, float] = {}
     seconds = {}
-    for entry in cache.known_models().values():
+    for entry in registry.known_models().values():
         if entry.gmacs and entry.network:
-            precision = device.choose_precision("auto", chosen, NETWORKS[entry.network])
+            precision = device.choose_precision("auto", chosen, entry.network_class)
             if precision not in rates:
                 rates[precision] = choice.multiply_adds_per_second(chosen, precision)
             seconds[entry.name] = round(choice.seconds_per_frame(entry, 720, 1280, rates[precision]), 3)
@@ -104,10 +103,10 @@ def show(name: str, json: bool) -> None:
       vdeblur models show lite --json
     """
     with reported(HumanReporter(), [name]):
-        from vdeblur.models import cache
+        from vdeblur.models import registry
 
-        entry, chosen = cache.choose_weights(name)
-        several = [chosen] if "@" in name and chosen else list(cache.weights_of(entry).values())
+        entry, chosen = registry.choose_weights(name)
+        several = [chosen] if "@" in name and chosen else list(registry.weights_of(entry).values())
         facts = {**_entry_facts(entry), "weights": [_weights_facts(entry, one) for one in several]}
         facts["bibtex"] = entry.bibtex
         if json:
@@ -192,11 +191,11 @@ def download(names: tuple[str, ...], yes: bool, offline: bool) -> None:
     reporter = HumanReporter()
     with reported(reporter, [names[0]]) as stop:
         from vdeblur.events import Talk
-        from vdeblur.models import cache
+        from vdeblur.models import cache, registry
 
         talk = Talk(offline, yes, reporter.notify, question(), stop)
         for name in names:
-            entry, chosen = cache.choose_weights(name)
+            entry, chosen = registry.choose_weights(name)
             if chosen is None:
                 raise ModelError(f"{name} has no weights to fetch", entry.no_weights or "it needs none")
             click.echo(cache.obtain_weights(entry, chosen, talk))
@@ -240,12 +239,12 @@ def verify(names: tuple[str, ...]) -> None:
       vdeblur models verify lite dstnet@dvd
     """
     with reported(HumanReporter(), [names[0] if names else "models verify"]):
-        from vdeblur.models import cache
+        from vdeblur.models import cache, registry
 
         bad = []
-        for name in names or cache.known_models():
-            entry, chosen = cache.choose_weights(name)
-            several = [chosen] if "@" in name and chosen else list(cache.weights_of(entry).values())
+        for name in names or registry.known_models():
+            entry, chosen = registry.choose_weights(name)
+            several = [chosen] if "@" in name and chosen else list(registry.weights_of(entry).values())
             for one in several:
                 state = cache.verification_of(entry, one)
                 if state != "absent" or names:

@@ -82,14 +82,14 @@ def train(model: str, json: bool, print_config: bool, **given: Any) -> None:
     if int(os.environ.get("RANK", "0")):
         reporter = ErrorReporter()  # of several processes, one tells how it goes
     with reported(reporter, [model]) as stop:
-        from vdeblur.models import cache
+        from vdeblur.models import registry
         from vdeblur.train import recipes
 
         short = [(SHORT[name], str(given[name])) for name in SHORT if given[name] is not None]
         name, at, _ = model.partition("@")
         if at:
             raise UsageError(f"{model} names weights, and training makes them", f"-m {name} --init {model}")
-        entry = cache.find_entry(name)
+        entry = registry.find_entry(name)
         recipe = recipes.load_recipe(
             entry,
             given["stage"],

@@ -12,19 +12,19 @@ from vdeblur.errors import ModelError
 from vdeblur.events import Talk
 
 CHUNK_BYTES = 1 << 18
-RANGE_BYTES = 1 << 20  # read at once out of a zip that stays on its server
+RANGE_BYTES = 1 << 20  # per request, from a zip on its server
 TIMEOUT_SECONDS = 30.0  # without a byte
-ATTEMPTS = 5  # in a row that bring nothing
-ATTEMPTS_ALTOGETHER = 100  # for one file, whatever they bring
-WAIT_SECONDS = 1.0  # before the second attempt, doubled for each further one
+ATTEMPTS = 5  # in a row that bring no new bytes
+ATTEMPTS_ALTOGETHER = 100  # for one file
+WAIT_SECONDS = 1.0  # before the second attempt, doubled for each later one
 
 
 class FetchError(ModelError):
-    """One source did not give the file; another one may."""
+    """A source failed; another one may work."""
 
 
 class DigestError(FetchError):
-    """A file is not what it should be."""
+    """A file is not the expected one."""
 
 
 def first_sentence(error: Exception) -> str:
@@ -34,14 +34,15 @@ def first_sentence(error: Exception) -> str:
 
 
 class _GoneError(FetchError):
-    """The server will not give the file, however often it is asked."""
+    """The server refuses the file; trying again is useless."""
 
 
 def download_file(url: str, part: Path, name: str, talk: Talk, pinned: bool, size: int | None = None) -> bool:
-    """Get a whole file into part, beginning with what is there already; tells whether anything was.
+    """Download a file to `part` and resume an earlier download; return whether there was one.
 
-    pinned: that a digest will show if the old part belongs to another version. Otherwise old bytes are kept only where
-    the server can tell that they still fit.
+    pinned: a digest will show if the old bytes belong to another version. Without it, they are kept only if the server
+    can confirm that they still fit.
+    Raises: FetchError; InterruptedRunError if a signal arrived.
     """
     import requests
 
@@ -71,7 +72,7 @@ def download_file(url: str, part: Path, name: str, talk: Talk, pinned: bool, siz
 
 
 def _download_rest(session: Any, url: str, part: Path, name: str, talk: Talk, size: int | None) -> None:
-    """Ask once for what is missing, and append it."""
+    """Request the missing bytes once, and append them."""
     talk.check_stop()
     have = part.stat().st_size if part.is_file() else 0
     headers = {"Accept-Encoding": "identity"}  # offsets count the file's bytes, not compressed ones
@@ -85,11 +86,11 @@ def _download_rest(session: Any, url: str, part: Path, name: str, talk: Talk, si
             if answer.headers.get("Content-Range") == f"bytes */{have}":
                 return
             part.unlink(missing_ok=True)
-            raise FetchError("the server has another file than before")
+            raise FetchError("the file on the server has changed")
         _check_answer(answer, url)
         begins, total = _content_range(answer)
         if begins not in (0, have):
-            raise _GoneError("the server does not keep to the part that was asked for")
+            raise _GoneError("the server ignored the requested range")
         if size is not None and total is not None and total != size:
             raise _GoneError(f"the server offers {total} bytes instead of {size}")
         _write_validator(part, url, answer)
@@ -106,18 +107,21 @@ def _download_rest(session: Any, url: str, part: Path, name: str, talk: Talk, si
 
 
 def _check_answer(answer: Any, url: str) -> None:
-    """Refuse errors, pages and addresses that lost their encryption on the way."""
+    """Refuse errors, web pages, and redirects from https to http.
+
+    Raises: FetchError.
+    """
     if answer.status_code >= 400:
         error = _GoneError if answer.status_code < 500 and answer.status_code not in (408, 429) else FetchError
         raise error(f"{answer.status_code} {answer.reason}")
     if url.startswith("https:") and not str(answer.url).startswith("https:"):
-        raise _GoneError(f"led to {answer.url}, which is not encrypted")
+        raise _GoneError(f"redirects to {answer.url}, which is not encrypted")
     if answer.headers.get("Content-Type", "").startswith("text/html"):
-        raise _GoneError("gave a web page instead of the file (moved, or over its quota?)")
+        raise _GoneError("sent a web page instead of the file (moved, or over its quota?)")
 
 
 def _content_range(answer: Any) -> tuple[int, int | None]:
-    """Give the first byte of an answer and the size of the whole file, as far as it tells."""
+    """Return the offset of an answer in its file, and the file's size if the answer says it."""
     if answer.status_code != 206:
         length = answer.headers.get("Content-Length")
         return 0, int(length) if length and length.isdigit() else None
@@ -125,17 +129,17 @@ def _content_range(answer: Any) -> tuple[int, int | None]:
     span, _, total = rest.partition("/")
     begins = span.partition("-")[0]
     if unit != "bytes" or not begins.isdigit():
-        raise _GoneError("the server's answer has no place in the file")
+        raise _GoneError("the server's answer does not say which part of the file it is")
     return int(begins), int(total) if total.isdigit() else None
 
 
 def validator_path(part: Path) -> Path:
-    """Return the file that remembers which version a partial download belongs to."""
+    """Return the path that records which version of a file a partial download belongs to."""
     return part.with_name(part.name + ".json")
 
 
 def _read_validator(part: Path, url: str) -> str:
-    """Give what identifies the version that part belongs to; empty where nothing does."""
+    """Return the validator of the version that `part` belongs to; empty if unknown."""
     try:
         facts = json.loads(validator_path(part).read_text("utf-8"))
         return str(facts["validator"]) if facts["url"] == url else ""
@@ -157,7 +161,7 @@ def _wait(seconds: float, talk: Talk) -> None:
 
 
 def request_reason(error: Exception) -> str:
-    """Say in a few words why a request failed; requests repeats the address and objects' numbers at length."""
+    """Return in a few words why a request failed; the texts of requests repeat the address at length."""
     import requests
 
     if isinstance(error, FetchError):
@@ -172,16 +176,16 @@ def request_reason(error: Exception) -> str:
 
 
 class RangeFile(io.RawIOBase):
-    """A file on a server that answers ranges, to be read and sought in."""
+    """A seekable file on a server that supports ranges."""
 
     def __init__(self, session: Any, asked: str, url: str, size: int, validator: str, talk: Talk) -> None:
         self.session, self.size, self.validator, self.talk = session, size, validator, talk
-        self.asked, self.url = asked, url  # what was asked for, and where that led
+        self.asked, self.url = asked, url  # the requested address, and where it redirects
         self.position = 0
 
     @classmethod
     def open_url(cls, url: str, name: str, talk: Talk) -> "RangeFile | None":
-        """Open it, asking several times if need be; None where the server gives whole files only."""
+        """Open a file, in several attempts; return None if the server does not support ranges."""
         import requests
 
         headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
@@ -202,28 +206,28 @@ class RangeFile(io.RawIOBase):
                     _wait(WAIT_SECONDS * 2**attempt, talk)
             if size is None:
                 return None
-            stack.pop_all()  # the session goes on with the file
+            stack.pop_all()  # the file keeps the session
         return cls(session, url, location, size, "" if etag.startswith("W/") else etag, talk)
 
     def readable(self) -> bool:
-        """Tell that it is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Tell that it is."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place; nothing is asked of the server yet."""
+        """Set the position, without a request; return it."""
         self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
         return self.position
 
     def tell(self) -> int:
-        """Give the place, in bytes."""
+        """Return the position in bytes."""
         return self.position
 
     def readinto(self, buffer: Any) -> int:
-        """Ask for as many bytes as there is room for, several times if need be; gives how many came."""
+        """Fill the buffer with one request, in several attempts; return how many bytes were read."""
         import requests
 
         last = min(self.position + len(buffer), self.size) - 1
@@ -247,7 +251,7 @@ class RangeFile(io.RawIOBase):
                 gone = isinstance(error, _GoneError) and self.url == self.asked
                 if gone or attempt == ATTEMPTS - 1:
                     raise FetchError(request_reason(error)) from error
-                if isinstance(error, _GoneError):  # stores sign the addresses they lead to for an hour or so
+                if isinstance(error, _GoneError):  # redirects to file stores are signed for about an hour
                     self.url = self.asked
                     continue
                 _wait(WAIT_SECONDS * 2**attempt, self.talk)

@@ -1,9 +1,8 @@
-"""Files of weights from where their authors put them, whole and verified, or a reason.
+"""Files from their authors' servers, complete and verified.
 
 A source is a file on the Hub, at an https address, in a zip at an https address, in a public Google Drive folder, or
-one that only a person can fetch. Each kind but the last is a function in FETCHERS; `fetch` tries a file's sources in
-their order and gives the first result that agrees with what is known of the file. What was fetched in part is gone on
-with the next time.
+one that must be downloaded by hand. Each kind but the last is a function in FETCHERS. `fetch` tries a file's sources in
+order and returns the first file that passes verification. Interrupted downloads resume.
 """
 
 import contextlib
@@ -40,7 +39,7 @@ from vdeblur.fetch.http import (
 from vdeblur.files import cache_error, hub_folder
 
 DIGESTS = {"sha256": 64, "sha256_prefix": 8, "git_blob_sha1": 40}  # kinds of pins and their hex digits
-# What zipfile raises over archives that are damaged, encrypted, made up, or packed in a way it does not know.
+# What zipfile raises for archives that are damaged, encrypted, forged, or compressed by an unknown method.
 BAD_ZIP = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(ValueError, OverflowError, EOFError, RuntimeError, OSError),
@@ -49,14 +48,14 @@ BAD_ZIP = (
 
 @dataclass(frozen=True)
 class DownloadSource:
-    """Where a file may be had: its kind, a key of FETCHERS or "manual", and that kind's facts from weights.toml."""
+    """A source of a file: its kind, a key of FETCHERS or "manual", and the other keys of its table in weights.toml."""
 
     kind: str
     facts: dict[str, str]
 
     @property
     def place(self) -> str:
-        """Give the address to show to people."""
+        """Return the address to show."""
         if self.kind == "hub":
             endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
             return f"{endpoint}/{self.facts['repo']}"
@@ -68,10 +67,10 @@ class DownloadSource:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of weights: its name, where it may be had, and what is known of its content.
+    """A file to fetch: its name, its sources, and what is known of its content.
 
-    pins: digests by kind (DIGESTS), hex. size: bytes, where they are known exactly. remembered: that the pin is what
-    was fetched the first time, since nobody published one.
+    pins: digests by kind (DIGESTS), hex. size: bytes, if known exactly. remembered: the pin is the digest of the first
+    download, because nobody published one.
     """
 
     name: str
@@ -82,14 +81,14 @@ class RemoteFile:
 
     @property
     def page(self) -> str:
-        """Give the page where a person finds the file."""
+        """Return the page from which to download the file by hand."""
         by_hand = [source for source in self.sources if source.kind == "manual"]
         return (by_hand or list(self.sources))[0].place if self.sources else ""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A verified file: where it lies, where it came from, and its digests by their kind."""
+    """A verified file: its path, the address it came from, and its digests by kind."""
 
     path: Path
     place: str
@@ -97,21 +96,21 @@ class Fetched:
 
 
 def digests(path: Path) -> dict[str, str]:
-    """Compute a file's digests, by their kind."""
+    """Compute a file's digests by kind."""
     sha256 = hashlib.sha256()
     blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             sha256.update(chunk)
             blob.update(chunk)
-    whole = sha256.hexdigest()
-    return {"sha256": whole, "sha256_prefix": whole[:8], "git_blob_sha1": blob.hexdigest()}
+    full = sha256.hexdigest()
+    return {"sha256": full, "sha256_prefix": full[:8], "git_blob_sha1": blob.hexdigest()}
 
 
 def verify_file(path: Path, file: RemoteFile) -> dict[str, str]:
-    """Compare a file with what is known of it; gives its digests.
+    """Compare a file with its pins and size; return its digests.
 
-    Raises: DigestError where they differ, or the file is a page or a stand-in.
+    Raises: DigestError if they differ, or the file is a web page or a Git LFS pointer.
     """
     size = path.stat().st_size
     with path.open("rb") as opened:
@@ -122,18 +121,18 @@ def verify_file(path: Path, file: RemoteFile) -> dict[str, str]:
     found = digests(path)
     for kind, wanted in file.pins.items():
         if found[kind] != wanted:
-            other = "has changed since it was first fetched" if file.remembered else "is not the published file"
-            raise DigestError(f"{file.name} {other}: its {kind} is {found[kind]} instead of {wanted}")
+            fault = "has changed since it was first fetched" if file.remembered else "is not the published file"
+            raise DigestError(f"{file.name} {fault}: its {kind} is {found[kind]} instead of {wanted}")
     return found
 
 
 def text_kind(head: bytes) -> str:
-    """Say what a file that begins so is, where servers send it instead of weights; empty for anything else."""
+    """Return what servers send instead of weights if a file begins with `head`; empty for anything else."""
     head = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if head.lower().startswith((b"<!doctype html", b"<html")):
         return "a web page"
     if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer (the place of the file, not its content)"
+        return "a Git LFS pointer (the address of the file, not its content)"
     if b"\0" in head:
         return ""
     if head.startswith(b"<"):
@@ -144,16 +143,15 @@ def text_kind(head: bytes) -> str:
 def fetch(
     file: RemoteFile, folder: Path, talk: Talk, announce: Callable[[DownloadSource], None] = lambda source: None
 ) -> Fetched:
-    """Get a file from the first of its sources that has it, verified; it lies in folder, or in the Hub's cache.
+    """Fetch a file from its first working source, verified, into folder or the Hub's cache.
 
-    announce: is told each source before it is tried.
-
-    Raises: FetchError with each source's reason; InterruptedRunError where a signal came.
+    announce: called with each source before it is tried.
+    Raises: FetchError with the reason of each source; InterruptedRunError if a signal arrived.
     """
     target = folder / file.name
     reasons = []
     try:
-        if target.is_file() and file.pins:  # fetched whole by a process that was stopped before it used the file
+        if target.is_file() and file.pins:  # complete, from a process that stopped before it used the file
             with contextlib.suppress(DigestError):
                 return Fetched(target, file.sources[0].place, verify_file(target, file))
         target.unlink(missing_ok=True)
@@ -175,7 +173,7 @@ def fetch(
 
 
 def _fetch_from(source: DownloadSource, file: RemoteFile, target: Path, talk: Talk) -> Fetched:
-    """Fetch and verify; where a cached or resumed file proves wrong, once more from its first byte."""
+    """Fetch and verify; if a cached or resumed file is wrong, fetch it again from the start."""
     fetcher = FETCHERS[source.kind]
     for fresh in (False, True):
         try:
@@ -194,21 +192,19 @@ def _fetch_from(source: DownloadSource, file: RemoteFile, target: Path, talk: Ta
 
 
 def hub_address(repo: str, revision: str, file: str) -> str:
-    """Give the https address of a file of a data set on the Hub, which answers ranges."""
+    """Return the https address of a file of a data set on the Hub, which supports ranges."""
     import huggingface_hub
 
     return huggingface_hub.hf_hub_url(repo, file, repo_type="dataset", revision=revision)
 
 
-# The Hub: its library has a cache, locks and resuming of its own.
-
-
 def _fetch_hub(source: DownloadSource, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
+    """Fetch from the Hub, whose library has a cache, locks and resuming of its own."""
     import huggingface_hub
     from huggingface_hub.utils import logging as hub_logging
 
     talk.check_stop()
-    hub_logging.set_verbosity_error()  # its warnings of retries; what fails in the end is told below
+    hub_logging.set_verbosity_error()  # hides its warnings of retries; the final error is reported below
     try:
         path = huggingface_hub.hf_hub_download(
             source.facts["repo"],
@@ -223,26 +219,26 @@ def _fetch_hub(source: DownloadSource, file: RemoteFile, target: Path, talk: Tal
         raise
     except Exception as error:  # the library's own, its HTTP client's, and the system's
         raise FetchError(first_sentence(error)) from error
-    talk.check_stop()  # the library may have met the signal in a thread where exceptions end
+    talk.check_stop()  # in the library's threads, exceptions get lost
     return Path(path), not fresh
 
 
 def _progress_class(name: str, talk: Talk) -> Any:
-    """Make what huggingface_hub believes to be a progress bar."""
+    """Return a progress bar for huggingface_hub that reports to talk."""
     from tqdm import tqdm
 
     class Progress(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self.done = int(kwargs.get("initial") or 0)
-            self.whole = kwargs.get("total")
+            self.size = kwargs.get("total")
             super().__init__(*args, **{**kwargs, "disable": True})
 
         def update(self, n: float | None = 1) -> bool | None:
             self.done += int(n or 0)
-            talk.show_progress(name, self.done, self.whole)
+            talk.show_progress(name, self.done, self.size)
             return None
 
-        # With these two, the library's other way of fetching counts each byte once.
+        # Overridden so that the library's Xet downloads do not count bytes twice.
         def update_transfer(self, n: float) -> None:
             pass
 
@@ -252,10 +248,8 @@ def _progress_class(name: str, talk: Talk) -> Any:
     return Progress
 
 
-# https
-
-
 def _fetch_https(source: DownloadSource, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
+    """Fetch from an https address."""
     part = target.with_name(target.name + ".part")
     if fresh:
         part.unlink(missing_ok=True)
@@ -265,10 +259,8 @@ def _fetch_https(source: DownloadSource, file: RemoteFile, target: Path, talk: T
     return target, reused
 
 
-# One member of a zip
-
-
 def _fetch_zip(source: DownloadSource, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
+    """Fetch one member of a zip, alone if the server supports ranges."""
     url = source.facts["url"]
     member = source.facts.get("member", file.name)
     remote = RangeFile.open_url(url, file.name, talk)
@@ -276,8 +268,8 @@ def _fetch_zip(source: DownloadSource, file: RemoteFile, target: Path, talk: Tal
         with contextlib.closing(remote), io.BufferedReader(remote, RANGE_BYTES) as opened:
             _extract(opened, member, target, talk)
         return target, False
-    # The server gives the archive only as a whole. It is put together by the server, so every answer may differ, and
-    # only a digest of the member could tell whether two halves fit together.
+    # The server sends only the complete archive. It may build the archive anew for each request, and the digest of a
+    # member does not show whether two halves of the archive fit together.
     part = target.with_name(target.name + ".zip.part")
     if fresh:
         part.unlink(missing_ok=True)
@@ -292,10 +284,10 @@ def _fetch_zip(source: DownloadSource, file: RemoteFile, target: Path, talk: Tal
 
 
 def _extract(opened: Any, member: str, target: Path, talk: Talk) -> None:
-    """Copy the member of this name, in whichever folder of the archive, to target."""
-    temporary = target.with_name(target.name + ".member")
+    """Copy the member of this name, in any folder of the archive, to target."""
+    draft = target.with_name(target.name + ".member")
     try:
-        file = temporary.open("wb")
+        file = draft.open("wb")
     except OSError as error:
         raise cache_error(error) from error
     try:
@@ -310,16 +302,16 @@ def _extract(opened: Any, member: str, target: Path, talk: Talk) -> None:
                     done += len(chunk)
                     talk.show_progress(member, done, found[0].file_size)
     except BAD_ZIP as error:
-        temporary.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise FetchError(f"not a usable zip ({first_sentence(error)})") from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
-    temporary.replace(target)
+    draft.replace(target)
 
 
 def _write(file: Any, chunk: bytes) -> None:
-    """Write at once, so that a full cache is not taken for a fault of the archive."""
+    """Write without buffering, so that a full disk is not mistaken for a damaged archive."""
     try:
         file.write(chunk)
         file.flush()
@@ -327,15 +319,13 @@ def _write(file: Any, chunk: bytes) -> None:
         raise cache_error(error) from error
 
 
-# Google Drive
-
-
 def _fetch_drive(source: DownloadSource, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
+    """Fetch from a public Google Drive folder, or a file by its id."""
     import gdown
     import requests
 
     talk.check_stop()
-    # In a folder of its own, since gdown names its unfinished file itself.
+    # In a folder of its own, because gdown chooses the name of the unfinished file.
     folder = target.parent / "drive"
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
@@ -343,16 +333,16 @@ def _fetch_drive(source: DownloadSource, file: RemoteFile, target: Path, talk: T
     reused = any(folder.iterdir())
     common: dict[str, Any] = {"quiet": True, "use_cookies": False, "timeout": TIMEOUT_SECONDS}
     try:
-        number = source.facts.get("id")
-        if number is None:
+        file_id = source.facts.get("id")
+        if file_id is None:
             listed: Any = gdown.download_folder(id=source.facts["folder"], skip_download=True, **common)
             name = source.facts.get("file", file.name)
-            numbers = [item.id for item in listed if Path(item.path).name == name]
-            if len(numbers) != 1:
-                raise FetchError(f"the folder holds {len(numbers) or 'no'} files called {name}")
-            number = numbers[0]
+            ids = [item.id for item in listed if Path(item.path).name == name]
+            if len(ids) != 1:
+                raise FetchError(f"the folder holds {len(ids) or 'no'} files called {name}")
+            file_id = ids[0]
         gdown.download(
-            id=number,
+            id=file_id,
             output=str(folder / file.name),
             resume=True,
             retries=ATTEMPTS - 1,
@@ -365,7 +355,7 @@ def _fetch_drive(source: DownloadSource, file: RemoteFile, target: Path, talk: T
         raise FetchError(request_reason(error)) from error
     except OSError:
         raise
-    except Exception as error:  # gdown's own, and whatever a changed page makes its parser raise
+    except Exception as error:  # gdown's own, and its parser's on a changed page
         raise FetchError(_drive_reason(error)) from error
     (folder / file.name).replace(target)
     shutil.rmtree(folder, ignore_errors=True)

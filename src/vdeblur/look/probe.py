@@ -11,8 +11,7 @@ from vdeblur.errors import OutputError, UsageError
 from vdeblur.frame import layout_of
 from vdeblur.look.frames import SHARP, SLIGHT, FrameSample, sample_frames
 from vdeblur.models import choice
-from vdeblur.models.cache import find_entry
-from vdeblur.networks import NETWORKS
+from vdeblur.models.registry import find_entry
 from vdeblur.output import carry, tracks
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.restore import device
@@ -262,5 +261,5 @@ def _measured() -> tuple[str, str, float]:
     chosen = device.choose_device("auto")
     entry = find_entry(choice.ALWAYS)
     assert entry.network is not None
-    precision = device.choose_precision("auto", chosen, NETWORKS[entry.network])
+    precision = device.choose_precision("auto", chosen, entry.network_class)
     return str(chosen), precision, choice.multiply_adds_per_second(chosen, precision)

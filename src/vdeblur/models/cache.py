@@ -2,16 +2,12 @@
 
 import contextlib
 import dataclasses
-import json
-import re
 import shutil
-from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from vdeblur import files
@@ -19,175 +15,50 @@ from vdeblur.errors import ModelError
 from vdeblur.events import Talk
 from vdeblur.fetch import http, sources
 from vdeblur.fetch.sources import DownloadSource, RemoteFile
-from vdeblur.models.checkpoint import fit, read_checkpoint
-from vdeblur.models.registry import NAME, Entry, Weights, read_registry
-from vdeblur.networks import NETWORKS, PARTS
-from vdeblur.networks.layers import Network
+from vdeblur.models import own
+from vdeblur.models.checkpoint import fit_model, fit_start, read_checkpoint
+from vdeblur.models.records import WeightsRecord, cached_path, read_record, record_path, write_record
+from vdeblur.models.registry import NAME, Entry, Weights, choose_weights, find_entry, known_models, weights_of
 
 QUIET = Talk()
 UNREADABLE = "not readable by you"
 
 
-def known_models() -> dict[str, Entry]:
-    """Read the models whose networks there are, by name."""
-    return read_registry(NETWORKS)
-
-
-def find_entry(name: str) -> Entry:
-    """Look up a model, NAME or NAME@WEIGHTS.
-
-    Raises: ModelError where there is none of this name.
-    """
-    return choose_weights(name)[0]
-
-
-def choose_weights(name: str) -> tuple[Entry, Weights | None]:
-    """Look up a model and its weights: NAME takes the default, NAME@WEIGHTS one of several; None if it has none.
-
-    Raises: ModelError where there are none of these names.
-    """
-    plain, at, wanted = name.partition("@")
-    known = known_models()
-    if plain not in known:
-        runnable = sorted(name for name, entry in known.items() if entry.network)
-        raise ModelError(f"unknown model {plain!r}", f"choose from {', '.join(runnable)}, or best")
-    entry = known[plain]
-    if not at:
-        return entry, entry.weights[entry.default] if entry.default else None
-    weights = weights_of(entry)
-    if wanted not in weights:
-        choices = f"choose from {', '.join(f'{plain}@{key}' for key in weights)}"
-        raise ModelError(f"{plain} has no weights {wanted!r}", choices if weights else "it has none at all")
-    return entry, weights[wanted]
-
-
-def weights_of(entry: Entry) -> dict[str, Weights]:
-    """Give all weights of a model by name: those of the registry, then those that the user imported."""
-    found = dict(entry.weights)
-    for path in sorted((files.cache_folder() / "models" / entry.name).glob("*.json")):
-        record = _read_record(path)
-        if record is not None and record.imported and path.stem not in found:
-            remote = RemoteFile(record.file, (), {"sha256": record.digests["sha256"]}, remembered=True)
-            found[path.stem] = Weights(path.stem, remote, megabytes=round(record.size / 1e6, 1), imported=True)
-    return found
-
-
-def read_cached(path: Path) -> dict[str, Tensor]:
-    """Read converted weights; None where they are damaged."""
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read: {error}", "see vdeblur models verify") from error
-
-
-def fitted(tensors: dict[str, Tensor], network: Network, entry: Entry, source: str) -> dict[str, Tensor]:
-    """Give a network's state dict out of a checkpoint's tensors.
-
-    Raises: ModelError saying what does not fit, and which model the file is for if there is one.
-    """
-    state, faults = fit(tensors, network, entry.prefix, entry.ignored)
-    if not faults:
-        return state
-    # Where names and shapes fit, the values are at fault, and no other network will do better.
-    others = () if _fits(tensors, entry) else known_models().values()
-    for other in others:
-        if other.network and other.name != entry.name and _fits(tensors, other):
-            message = f"{source} holds the weights of {other.name}, not of {entry.name}"
-            raise ModelError(message, f"use it with {other.name}")
-    raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
-
-
-def _fitted_start(tensors: dict[str, Tensor], entry: Entry, source: str) -> dict[str, Tensor]:
-    """Give the tensors of start weights under their authors' names, all that the part has and nothing else.
-
-    Raises: ModelError saying what does not fit.
-    """
-    if entry.part not in PARTS:
-        raise ModelError(f"{entry.name} is for {entry.part!r}, which is no part here", f"parts: {', '.join(PARTS)}")
-    # Later ports of these networks call "net..." what was "module..." before.
-    tensors = {re.sub(r"(?:^|(?<=\.))net(?=[A-Z])", "module", name): value for name, value in tensors.items()}
-    part = PARTS[entry.part]
-    state, faults = fit(tensors, part(), entry.prefix, entry.ignored)
-    if faults:
-        raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
-    return {part.official_name(name): value for name, value in state.items()}  # type: ignore[attr-defined]
-
-
-def _fits(tensors: dict[str, Tensor], entry: Entry) -> bool:
-    """Tell whether tensors have the names and shapes of a model, without giving it memory."""
-    try:
-        with torch.device("meta"):
-            network = NETWORKS[entry.network](**entry.arguments)
-        return bool(network.state_dict()) and not fit(tensors, network, entry.prefix, entry.ignored)[1]
-    except Exception:  # a constructor that computes with its tensors cannot be built so; then it is only not named
-        return False
-
-
-@dataclass(frozen=True)
-class WeightsRecord:
-    """What is known of a cached file: the original's name, source, digests and size, and the converted file's SHA-256.
-
-    imported: that the user gave it a name of its own.
-    """
-
-    file: str
-    source: str
-    digests: dict[str, str]
-    size: int
-    converted_sha256: str
-    imported: bool = False
-
-
-def _place(entry: Entry, weights: Weights) -> Path:
-    return files.cache_folder() / "models" / entry.name / f"{weights.name}.safetensors"
-
-
-def _read_record(path: Path) -> WeightsRecord | None:
-    try:
-        record = WeightsRecord(**json.loads(path.read_text("utf-8")))
-        return record if isinstance(record.digests.get("sha256"), str) else None
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
-
-
-def _write_record(path: Path, record: WeightsRecord) -> None:
-    files.write_whole(path, (json.dumps(asdict(record), indent=1) + "\n").encode())
-
-
 def is_cached(entry: Entry, weights: Weights) -> bool:
-    """Tell whether weights are there, without reading them."""
-    return weights.in_package or _place(entry, weights).is_file()
+    """Return whether weights are on this machine, without reading them."""
+    return weights.in_package or cached_path(entry.name, weights.name).is_file()
 
 
 def check_cached(entry: Entry, weights: Weights) -> str:
-    """Read weights that are there and compare them: "whole", "damaged", "absent", or "not readable by you"."""
+    """Compare cached weights with their digests: "whole", "damaged", "absent", or "not readable by you"."""
     if weights.in_package:
-        return (
-            "whole" if sources.digests(_in_package(weights))["sha256"] == weights.remote.pins["sha256"] else "damaged"
-        )
-    place = _place(entry, weights)
+        found = sources.digests(_packaged_path(weights))["sha256"]
+        return "whole" if found == weights.remote.pins["sha256"] else "damaged"
+    path = cached_path(entry.name, weights.name)
     try:
-        if not place.is_file():
+        if not path.is_file():
             return "absent"
-        for path in (place, place.with_suffix(".json")):
-            if path.exists():
-                path.open("rb").close()
+        for each in (path, record_path(path)):
+            if each.exists():
+                each.open("rb").close()
     except PermissionError:
         return UNREADABLE
-    record = _read_record(place.with_suffix(".json"))
+    record = read_record(path)
     if record is None or any(record.digests.get(kind) != pin for kind, pin in weights.remote.pins.items()):
         return "damaged"
     try:
-        return "whole" if sources.digests(place)["sha256"] == record.converted_sha256 else "damaged"
+        return "whole" if sources.digests(path)["sha256"] == record.converted_sha256 else "damaged"
     except OSError:
         return "damaged"
 
 
 def verification_of(entry: Entry, weights: Weights) -> str:
-    """Say what `check` found, and how much that tells."""
+    """Return what check_cached found, and how much that proves."""
     state = check_cached(entry, weights)
-    if state != "whole" or weights.imported:
-        return f"{state}, imported by you" if state == "whole" else state
+    if state != "whole":
+        return state
+    if weights.imported:
+        return f"{state}, imported by you"
     return {
         "pinned": state,
         "partly": f"{state}, partly verified: by 8 digits of its SHA-256",
@@ -195,14 +66,25 @@ def verification_of(entry: Entry, weights: Weights) -> str:
     }[weights.verification]
 
 
-def _in_package(weights: Weights) -> Path:
+def _packaged_path(weights: Weights) -> Path:
     return Path(str(resources.files("vdeblur.models") / weights.remote.name))
 
 
-def obtain_weights(entry: Entry, weights: Weights, talk: Talk = QUIET) -> Path:
-    """Give the safetensors file of weights, verified; fetch and convert it where it is not there.
+def read_cached(path: Path) -> dict[str, Tensor]:
+    """Read converted weights.
 
-    Raises: ModelError where it cannot be had, with what to do by hand.
+    Raises: ModelError if they are damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", "see vdeblur models verify") from error
+
+
+def obtain_weights(entry: Entry, weights: Weights, talk: Talk = QUIET) -> Path:
+    """Return the safetensors file of weights, verified; download and convert it if it is not cached.
+
+    Raises: ModelError if that fails, with what to do by hand.
     """
     full_name = f"{entry.name}@{weights.name}"
     if weights.in_package:
@@ -210,73 +92,80 @@ def obtain_weights(entry: Entry, weights: Weights, talk: Talk = QUIET) -> Path:
             raise ModelError(
                 f"the weights of {entry.name} are damaged: their SHA-256 is wrong", "install vdeblur again"
             )
-        return _in_package(weights)
-    place = _place(entry, weights)
+        return _packaged_path(weights)
+    path = cached_path(entry.name, weights.name)
     state = check_cached(entry, weights)
-    if state == "whole":  # before the lock, so that a cache which cannot be written to serves as well
-        return place
+    if state == "whole":  # before the lock, so that a read-only cache works, too
+        return path
     if state == UNREADABLE:
-        message = f"{place} cannot be read: permission denied"
-        raise ModelError(message, "have its owner allow it, or name another folder in VDEBLUR_CACHE")
-    with files.locked(place.with_suffix(".lock"), talk):
+        message = f"{path} cannot be read: permission denied"
+        raise ModelError(message, "ask its owner for access, or set VDEBLUR_CACHE to another folder")
+    with files.locked(path.with_suffix(".lock"), talk):
         state = check_cached(entry, weights)
         if state == "whole":  # another process has just fetched it
-            return place
+            return path
         if weights.imported:
             raise ModelError(
                 f"the imported file of {full_name} is {state}", f"vdeblur models import FILE --as {full_name}"
             )
         if state == "damaged":
-            message = f"{full_name} in the cache is damaged or not the one wanted, and is fetched again"
+            message = f"{full_name} in the cache is damaged or not the expected file; downloading it again"
             talk.notify("warning", {"code": "W_CACHE", "message": message})
-        return _fetch(entry, weights, place, talk)
+        return _fetch(entry, weights, path, talk)
 
 
-def _fetch(entry: Entry, weights: Weights, place: Path, talk: Talk) -> Path:
-    """Fetch, verify and convert; the caller holds the lock."""
+def _fetch(entry: Entry, weights: Weights, path: Path, talk: Talk) -> Path:
+    """Fetch, verify and convert weights to path; the caller holds the lock."""
     full_name = f"{entry.name}@{weights.name}"
-    remote = _with_remembered(weights.remote, place)
+    remote = _with_remembered(weights.remote, path)
     if not weights.is_fetchable:
-        raise ModelError(f"{remote.name} cannot be fetched without a person", by_hand(entry, weights))
+        raise ModelError(f"{remote.name} has no automatic download", by_hand(entry, weights))
     if not talk.is_offline and not remote.pins:
         _ask_for_unpinned(entry, weights, talk)
-    folder = files.cache_folder() / "downloads" / full_name
+    folder = _download_folder(full_name)
     try:
         fetched = sources.fetch(remote, folder, talk, lambda source: _announce(entry, weights, source, talk))
     except http.FetchError as error:
         if remote.remembered and "has changed since" in error.message:
-            hint = f"vdeblur models remove {full_name} --forget accepts the new one; at once: {models_at_hand()}"
+            accept = f"vdeblur models remove {full_name} --forget accepts the new one"
+            hint = f"{accept}; without a download: {models_at_hand()}"
         elif talk.is_offline:
             hint = f"with a network: vdeblur models download {full_name}; or {by_hand(entry, weights)}"
         else:
             hint = by_hand(entry, weights)
         raise ModelError(error.message, hint) from error
     try:
-        _convert(fetched.path, entry, weights.name, place, fetched.digests, fetched.place)
+        tensors = _read_original(fetched.path, entry)
     except ModelError as error:
         if not weights.remote.pins:
             shutil.rmtree(folder, ignore_errors=True)
-        raise ModelError(
-            f"{fetched.place} gave a file that cannot be used: {error.message}", by_hand(entry, weights)
-        ) from error
+        message = f"the file from {fetched.place} is not usable: {error.message}"
+        raise ModelError(message, by_hand(entry, weights)) from error
+    size = fetched.path.stat().st_size
+    record = WeightsRecord(fetched.path.name, fetched.place, fetched.digests, size, converted_sha256="")
+    _store(tensors, entry, weights.name, record)
     shutil.rmtree(folder, ignore_errors=True)
     facts = {"model": entry.name, "weights": weights.name, "file": remote.name, "sha256": fetched.digests["sha256"]}
-    talk.notify("download_done", {**facts, "verification": weights.verification, "path": str(place)})
-    return place
+    talk.notify("download_done", {**facts, "verification": weights.verification, "path": str(path)})
+    return path
 
 
-def _with_remembered(remote: RemoteFile, place: Path) -> RemoteFile:
-    """Take the digest of the first download for a pin, where nobody published one."""
-    record = _read_record(place.with_suffix(".json"))
+def _download_folder(full_name: str) -> Path:
+    return files.cache_folder() / "downloads" / full_name
+
+
+def _with_remembered(remote: RemoteFile, cached: Path) -> RemoteFile:
+    """Pin a file without a published digest to the digest of its first download, if there was one."""
+    record = read_record(cached)
     if remote.pins or record is None:
         return remote
     return dataclasses.replace(remote, pins={"sha256": record.digests["sha256"]}, remembered=True)
 
 
 def _ask_for_unpinned(entry: Entry, weights: Weights, talk: Talk) -> None:
-    """Have a download accepted whose authors published no digest.
+    """Ask the user to accept a download whose authors published no digest.
 
-    Raises: ModelError where it is not.
+    Raises: ModelError if the user declines, or nobody can be asked.
     """
     if talk.yes:
         return
@@ -291,11 +180,11 @@ def _ask_for_unpinned(entry: Entry, weights: Weights, talk: Talk) -> None:
     notice = f" Note: {entry.notice}." if entry.notice else ""
     if talk.ask is None:
         raise ModelError(
-            f"{full_name} has no digest from its authors to verify it with: {text}.{notice}",
-            f"to accept it: vdeblur models download {full_name} --yes; at once: {models_at_hand()}",
+            f"{full_name} has no digest from its authors to verify it: {text}.{notice}",
+            f"to accept it: vdeblur models download {full_name} --yes; without a download: {models_at_hand()}",
         )
-    if not talk.ask(f"{text}: its authors published no digest to verify it with.{notice} Download it?"):
-        raise ModelError(f"{full_name} was not downloaded", f"at once: {models_at_hand()}")
+    if not talk.ask(f"{text}: its authors published no digest to verify it.{notice} Download it?"):
+        raise ModelError(f"{full_name} was not downloaded", f"without a download: {models_at_hand()}")
 
 
 def _announce(entry: Entry, weights: Weights, source: DownloadSource, talk: Talk) -> None:
@@ -315,16 +204,16 @@ def _announce(entry: Entry, weights: Weights, source: DownloadSource, talk: Talk
 
 
 def by_hand(entry: Entry, weights: Weights) -> str:
-    """Say how a person gets a file of weights, and what runs without it."""
+    """Return how to get a file of weights by hand, and which models run without a download."""
     full_name = f"{entry.name}@{weights.name}"
     name = weights.remote.name
     text = next((source.facts.get("text") for source in weights.remote.sources if source.kind == "manual"), None)
     page = f"get {name} from {weights.remote.page}{f' ({text})' if text else ''}"
-    return f"{page}, then: vdeblur models import {name} --as {full_name}; at once: {models_at_hand()}"
+    return f"{page}, then: vdeblur models import {name} --as {full_name}; without a download: {models_at_hand()}"
 
 
 def models_at_hand() -> str:
-    """Name the models that need no download."""
+    """Return the options that choose the models which need no download."""
     names = [
         f"-m {entry.name}"
         for entry in known_models().values()
@@ -333,158 +222,182 @@ def models_at_hand() -> str:
     return " or ".join(names)
 
 
-def _convert(
-    path: Path,
-    entry: Entry,
-    weights: str,
-    place: Path,
-    digests: dict[str, str],
-    source: str,
-    imported: bool = False,
-) -> None:
-    """Write a checkpoint to its place in the cache under our names, with its record; it appears whole or not at all."""
+def _read_original(path: Path, entry: Entry) -> dict[str, Tensor]:
+    """Read an original checkpoint as the cache keeps it: fitted to its network or part.
+
+    Raises: ModelError if it cannot be read, or does not fit.
+    """
     tensors = read_checkpoint(path)
-    if entry.network:
-        tensors = fitted(tensors, NETWORKS[entry.network](**entry.arguments), entry, path.name)
-    else:
-        tensors = _fitted_start(tensors, entry, path.name)
+    if not entry.network:
+        return fit_start(tensors, entry, path.name)
+    return fit_model(tensors, entry.build(), entry, path.name)
+
+
+def _store(tensors: dict[str, Tensor], entry: Entry, weights: str, record: WeightsRecord) -> None:
+    """Write weights and their record to the cache; they appear complete or not at all.
+
+    record: what is known of the original; converted_sha256 is computed here.
+    Raises: ModelError if the cache cannot be written.
+    """
+    path = cached_path(entry.name, weights)
     # Tensors that share memory cannot be stored in safetensors.
     tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-    metadata = {"model": entry.name, "weights": weights, "source": source, "sha256": digests["sha256"], "format": "pt"}
+    sha256 = record.digests["sha256"]
+    metadata = {"model": entry.name, "weights": weights, "source": record.source, "sha256": sha256, "format": "pt"}
     try:
-        with files.drafted(place) as draft:
+        with files.drafted(path) as draft:
             safetensors.torch.save_file(tensors, draft, metadata)
-            converted = sources.digests(draft)["sha256"]
-            record = WeightsRecord(path.name, source, digests, path.stat().st_size, converted, imported)
-            _write_record(place.with_suffix(".json"), record)
-            # safetensors keeps its files from other users; the record was written by the user's umask.
-            draft.chmod(place.with_suffix(".json").stat().st_mode & 0o666)
+            write_record(path, dataclasses.replace(record, converted_sha256=sources.digests(draft)["sha256"]))
+            # safetensors makes files that other users cannot read; the record has the user's umask.
+            draft.chmod(record_path(path).stat().st_mode & 0o666)
     except (OSError, safetensors.SafetensorError) as error:
         raise files.cache_error(error if isinstance(error, OSError) else OSError(str(error))) from error
 
 
 def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[Entry, Weights]:
-    """Take a file that the user has into the cache as NAME[@WEIGHTS]; a new WEIGHTS registers it under that name.
+    """Copy the user's file into the cache as NAME[@WEIGHTS]; a new WEIGHTS registers it under that name.
 
-    Raises: ModelError where it is not what that name stands for, or does not fit the model.
+    Raises: ModelError if it is not the file that the name stands for, or does not fit the model.
     """
-    plain, _, wanted = name.partition("@")
-    entry = find_entry(plain)
-    wanted = wanted or entry.default or ""
-    if not entry.weights and not NETWORKS[entry.network](**entry.arguments).state_dict():
-        raise ModelError(f"{plain} has no weights", "it needs none")
-    if not wanted:
-        raise ModelError(f"{plain} has no weights of its own", f"give the file a name: --as {plain}@mine")
-    if not NAME.fullmatch(wanted):
-        raise ModelError(f"{wanted!r} is no name for weights", "use small letters, digits and . _ + - only")
-    if not entry.network and wanted not in entry.weights:
-        raise ModelError(f"{plain} is not a model to have weights of one's own", f"choose {plain}@{entry.default}")
+    entry, wanted = _import_target(name)
     if path.is_dir():
-        raise ModelError(f"{path} is a folder, not a checkpoint", "give the file in it")
+        raise ModelError(f"{path} is a folder, not a checkpoint", "name the file in it")
     if not path.is_file():
         raise ModelError(f"{path}: no such file", "check the path")
     weights = entry.weights.get(wanted)
-    if weights is not None and weights.in_package:
-        raise ModelError(f"{plain}@{wanted} is in the package", f"give the file a name of its own: --as {plain}@mine")
-    place = files.cache_folder() / "models" / entry.name / f"{wanted}.safetensors"
-    with files.locked(place.with_suffix(".lock"), talk):
-        if weights is None:
-            found = sources.digests(path)
-        else:
-            remote = _with_remembered(weights.remote, place)
-            try:
-                found = sources.verify_file(path, dataclasses.replace(remote, name=path.name))
-            except http.DigestError as error:
-                forget = f"if you trust the new one: vdeblur models remove {entry.name}@{wanted} --forget"
-                hint = forget if remote.remembered else _other_name(entry, wanted, path)
-                raise ModelError(error.message, hint) from error
-        _convert(path, entry, wanted, place, found, str(path.absolute()), imported=weights is None)
+    cached = cached_path(entry.name, wanted)
+    with files.locked(cached.with_suffix(".lock"), talk):
+        digests = sources.digests(path) if weights is None else _verify_import(path, entry, weights)
+        tensors = _read_original(path, entry)
+        size = path.stat().st_size
+        record = WeightsRecord(path.name, str(path.absolute()), digests, size, "", imported=weights is None)
+        _store(tensors, entry, wanted, record)
     if weights is not None and not weights.remote.pins:
-        called = f", and is not called {weights.remote.name} as theirs is" if path.name != weights.remote.name else ""
-        message = f"{path.name} fits {entry.name}, but is not verified: its authors published no digest{called}"
+        theirs = weights.remote.name
+        renamed = f", and its name is not theirs, {theirs}" if path.name != theirs else ""
+        message = f"{path.name} fits {entry.name}, but is not verified: its authors published no digest{renamed}"
         talk.notify("warning", {"code": "W_UNVERIFIED", "message": message})
     return entry, weights_of(entry)[wanted]
 
 
+def _import_target(name: str) -> tuple[Entry, str]:
+    """Return the model and the name of the weights that a file can be imported as.
+
+    Raises: ModelError if there is no such model, or it takes no such weights.
+    """
+    if own.is_file_name(name):
+        raise ModelError(f"{name} is not in the registry", f"use the file directly: -m {name} --weights FILE")
+    plain, _, wanted = name.partition("@")
+    entry = find_entry(plain)
+    wanted = wanted or entry.default or ""
+    if not entry.weights and not entry.build().state_dict():
+        raise ModelError(f"{plain} has no weights", "it needs none")
+    if not wanted:
+        raise ModelError(f"{plain} has no published weights", f"name the file's weights: --as {plain}@mine")
+    if not NAME.fullmatch(wanted):
+        raise ModelError(f"{wanted!r} is not a valid name", "use only lowercase letters, digits and . _ + -")
+    if not entry.network and wanted not in entry.weights:
+        raise ModelError(f"{plain} takes no weights of your own", f"use {plain}@{entry.default}")
+    if wanted in entry.weights and entry.weights[wanted].in_package:
+        raise ModelError(f"{plain}@{wanted} is in the package", f"choose another name: --as {plain}@mine")
+    return entry, wanted
+
+
+def _verify_import(path: Path, entry: Entry, weights: Weights) -> dict[str, str]:
+    """Return the digests of a file that is to be imported as published weights.
+
+    Raises: ModelError if it is not the published file, or not the one of the first download.
+    """
+    remote = _with_remembered(weights.remote, cached_path(entry.name, weights.name))
+    try:
+        return sources.verify_file(path, dataclasses.replace(remote, name=path.name))
+    except http.DigestError as error:
+        forget = f"if you trust the new one: vdeblur models remove {entry.name}@{weights.name} --forget"
+        hint = forget if remote.remembered else _other_name(entry, weights.name, path)
+        raise ModelError(error.message, hint) from error
+
+
 def _other_name(entry: Entry, wanted: str, path: Path) -> str:
-    """Say under which name a file may be imported that is not what the user took it for."""
+    """Return the name under which a file can be imported that is not `wanted`."""
     for name, weights in entry.weights.items():
         if weights.remote.pins and name != wanted:
             with contextlib.suppress(http.DigestError):
                 sources.verify_file(path, weights.remote)
                 return f"it is {entry.name}@{name}: use --as {entry.name}@{name}"
-    return f"if it is a file of your own: --as {entry.name}@mine"
+    return f"if it is your own file: --as {entry.name}@mine"
 
 
 def path_of(name: str) -> Path:
-    """Give where a model's weights are.
+    """Return the file of a model's weights on this machine.
 
-    Raises: ModelError where they are not there.
+    Raises: ModelError if there is none.
     """
     entry, weights = choose_weights(name)
     if weights is None:
         raise ModelError(f"{name} has no weights", entry.no_weights or "it needs none")
     if not is_cached(entry, weights):
         raise ModelError(f"{entry.name}@{weights.name} is not in the cache", f"vdeblur models download {name}")
-    return _in_package(weights) if weights.in_package else _place(entry, weights)
+    return _packaged_path(weights) if weights.in_package else cached_path(entry.name, weights.name)
 
 
 def digest_of(entry: Entry, weights: Weights) -> str:
-    """Give the SHA-256 of the file that weights came in, which are there; of the authors' file, where it is theirs."""
+    """Return the SHA-256 of the original file of cached weights, before it was converted."""
     if weights.in_package:
         return weights.remote.pins["sha256"]
-    record = _read_record(_place(entry, weights).with_suffix(".json"))
+    record = read_record(cached_path(entry.name, weights.name))
     return record.digests["sha256"] if record else ""
 
 
 def remove_weights(name: str, forget: bool = False, talk: Talk = QUIET) -> list[str]:
-    """Take weights out of the cache: those named, or a model's fetched ones; gives the names of what was there.
+    """Remove weights from the cache, those of NAME@WEIGHTS or all fetched ones of NAME; return the removed names.
 
-    What the user imported under a name of its own goes only by NAME@WEIGHTS.
+    Weights that the user imported under a new name are removed only by NAME@WEIGHTS.
 
-    forget: the digest, too, that was remembered of a file without a published one.
-
-    Raises: ModelError where weights are in the package.
+    forget: also forget the digest of the first download of a file without a published digest.
+    Raises: ModelError if the weights are in the package.
     """
     entry, chosen = choose_weights(name)
-    several = [chosen] if "@" in name and chosen is not None else list(entry.weights.values())
-    removed = []
-    for weights in several:
-        if weights.in_package:
-            if len(several) == 1:
-                raise ModelError(f"{entry.name} is in the package", _kept_hint(name))
-            continue
-        place = _place(entry, weights)
-        if not place.parent.is_dir():
-            continue
-        with files.locked(place.with_suffix(".lock"), talk):
-            try:
-                if place.is_file():
-                    place.unlink()
-                    removed.append(f"{entry.name}@{weights.name}")
-                if forget or weights.imported:
-                    place.with_suffix(".json").unlink(missing_ok=True)
-                shutil.rmtree(files.cache_folder() / "downloads" / f"{entry.name}@{weights.name}", ignore_errors=True)
-            except OSError as error:
-                raise files.cache_error(error) from error
-    return removed
+    candidates = [chosen] if "@" in name and chosen is not None else list(entry.weights.values())
+    if len(candidates) == 1 and candidates[0].in_package:
+        kept = imported_of(name)
+        hint = f"remove your own by their full names: {', '.join(kept)}" if kept else "there is nothing to remove"
+        raise ModelError(f"{entry.name} is in the package", hint)
+    return [
+        f"{entry.name}@{weights.name}"
+        for weights in candidates
+        if not weights.in_package and _remove_one(entry, weights, forget, talk)
+    ]
+
+
+def _remove_one(entry: Entry, weights: Weights, forget: bool, talk: Talk) -> bool:
+    """Remove weights and unfinished downloads of them; return whether there were weights."""
+    path = cached_path(entry.name, weights.name)
+    if not path.parent.is_dir():
+        return False
+    with files.locked(path.with_suffix(".lock"), talk):
+        try:
+            was_cached = path.is_file()
+            path.unlink(missing_ok=True)
+            if forget or weights.imported:
+                record_path(path).unlink(missing_ok=True)
+            shutil.rmtree(_download_folder(f"{entry.name}@{weights.name}"), ignore_errors=True)
+        except OSError as error:
+            raise files.cache_error(error) from error
+    return was_cached
 
 
 def imported_of(name: str) -> list[str]:
-    """Give the full names of what the user imported for a model; nothing for NAME@WEIGHTS."""
+    """Return the full names of the weights that the user imported for a model; none for NAME@WEIGHTS."""
     if "@" in name:
         return []
-    return [f"{name}@{one.name}" for one in weights_of(find_entry(name)).values() if one.imported]
-
-
-def _kept_hint(name: str) -> str:
-    kept = imported_of(name)
-    return f"your own go by their full names: {', '.join(kept)}" if kept else "there is nothing to remove"
+    return [f"{name}@{weights.name}" for weights in weights_of(find_entry(name)).values() if weights.imported]
 
 
 def state_of(entry: Entry, weights: Weights | None) -> str:
-    """Say in a few words where a model's weights are."""
+    """Return in a few words where a model's weights are."""
     if weights is None:
+        if entry.own is not None:
+            return "needs --weights" if own.needs_weights(entry.own) else "needs none"
         return "none to be had" if entry.no_weights else "needs none"
     if weights.in_package:
         return "in the package"

@@ -1,9 +1,11 @@
-"""Checkpoints: read without running anything in them, and fitted to a network strictly."""
+"""Checkpoints: read without running code in them, and fitted to a network strictly."""
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -12,76 +14,89 @@ from torch import Tensor, nn
 
 from vdeblur.errors import ModelError
 from vdeblur.fetch.sources import text_kind
+from vdeblur.models.registry import Entry, known_models
+from vdeblur.networks import PARTS
+from vdeblur.networks.layers import Network
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model")  # keys under which checkpoints keep their tensors
 DTYPES = {  # that weights may have
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
 }
+HEAD_BYTES = 512  # enough to recognise a web page or a pickle
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint, out of whatever they are wrapped in, without a leading `module.`.
+    """Read the tensors of a checkpoint by name, without wrappers and without a leading `module.`.
 
-    Raises: ModelError where there are none to be had, or some are of a kind that no network here has.
+    path: safetensors if its suffix says so, else what torch.save wrote (.pt, .pth, .pytorch, .ckpt), old or new.
+    Raises: ModelError if it holds no tensors, or some of a kind that no network takes.
     """
     if path.is_dir():
-        raise ModelError(f"{path} is a folder, not a checkpoint", "give the file in it")
+        raise ModelError(f"{path} is a folder, not a checkpoint", "name the file in it")
     if not path.is_file():
         raise ModelError(f"{path}: no such file", "check the path")
     try:
         with path.open("rb") as file:
-            head = file.read(512)
+            head = file.read(HEAD_BYTES)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
     if kind := text_kind(head):
         raise ModelError(f"{path} is {kind}, not a checkpoint", "download the file itself")
-    if path.suffix == ".safetensors":
-        try:
-            return _plain(safetensors.torch.load_file(path), path)
-        except ModelError:
-            raise
-        except Exception as error:  # a header can lie in many ways
-            raise ModelError(f"{path} is not a whole safetensors file: {error}", "download it again") from error
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _unwrapped(_read_pickle(path, head), path)
+    _check_kinds(tensors, path)
+    return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except Exception as error:  # a damaged header fails in many ways
+        raise ModelError(f"{path} is not a complete safetensors file: {error}", "download it again") from error
+
+
+def _read_pickle(path: Path, head: bytes) -> Any:
+    """Read what torch.save wrote, a zip or the plain pickles before PyTorch 1.6, and run nothing in it."""
     try:
         with warnings.catch_warnings(action="ignore"):  # about its pickle protocol, which users cannot change
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         # The restricted reader names what it would have to import, or meets an instruction that tensors do not need. In
         # a file that is neither a pickle nor a zip, such an "instruction" is only a byte of something else.
         is_pickle = head.startswith((b"\x80", b"PK"))
         if "GLOBAL" in str(error) or (is_pickle and "Unsupported" in str(error)):
             raise ModelError(
-                f"{path} holds more than tensors; it was not run", "take checkpoints from their authors only"
+                f"{path} holds more than tensors; vdeblur did not run it", "take checkpoints from their authors only"
             ) from error
-        raise ModelError(f"{path} is not a whole PyTorch checkpoint", "download it again") from error
+        raise ModelError(f"{path} is not a complete PyTorch checkpoint", "download it again") from error
     except Exception as error:
-        raise ModelError(f"{path} is not a whole PyTorch checkpoint", "download it again") from error
+        raise ModelError(f"{path} is not a complete PyTorch checkpoint", "download it again") from error
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the tensors in what a checkpoint holds, which may keep them under one of WRAPPERS."""
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
             break
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"{path} holds no tensors by name", "give a state dict")
-    tensors = {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
-    return _plain(tensors, path)
+        raise ModelError(f"{path} holds no named tensors", "use a state dict")
+    return {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
-def _plain(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Give the tensors back.
+def _check_kinds(tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are not dense, or of a type that weights do not have.
 
-    Raises: ModelError where one is more than numbers in a row, or of numbers that weights are not made of.
+    Raises: ModelError.
     """
     for name, value in tensors.items():
-        kind = _odd_kind(value)
-        if kind:
-            message = f"{path} holds {name} as a {kind} tensor, which no network here can take"
+        if kind := _odd_kind(value):
+            message = f"{path} holds {name} as a {kind} tensor, which no network supports"
             raise ModelError(message, "save it as a plain float tensor")
-    return tensors
 
 
 def _odd_kind(value: Tensor) -> str:
-    """Name what a tensor is that weights are not; empty where there is nothing of the kind."""
+    """Name what makes a tensor unusable as weights; empty if nothing does."""
     if value.is_nested:
         return "nested"
     if value.layout != torch.strided:
@@ -95,15 +110,60 @@ def _odd_kind(value: Tensor) -> str:
     return "" if value.dtype in DTYPES else str(value.dtype).removeprefix("torch.")
 
 
+def fit_model(tensors: dict[str, Tensor], network: Network, entry: Entry, source: str) -> dict[str, Tensor]:
+    """Return the state dict of a model's network from a checkpoint's tensors.
+
+    source: the checkpoint's name, for the error.
+    Raises: ModelError saying what does not fit, and which model the file is for, if there is one.
+    """
+    state, faults = fit(tensors, network, entry.prefix, entry.ignored)
+    if not faults:
+        return state
+    # If names and shapes fit, the values are wrong, and the file fits no other network.
+    others = () if _fits(tensors, entry) else known_models().values()
+    for other in others:
+        if other.network and other.name != entry.name and _fits(tensors, other):
+            message = f"{source} holds the weights of {other.name}, not of {entry.name}"
+            raise ModelError(message, f"use it with {other.name}")
+    raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
+
+
+def fit_start(tensors: dict[str, Tensor], entry: Entry, source: str) -> dict[str, Tensor]:
+    """Return start weights under their authors' names: all tensors of the part, and no others.
+
+    source: the checkpoint's name, for the error.
+    Raises: ModelError saying what does not fit.
+    """
+    if entry.part not in PARTS:
+        raise ModelError(f"{entry.name} is for the unknown part {entry.part!r}", f"parts: {', '.join(PARTS)}")
+    # Later ports of these networks say "net..." instead of "module...".
+    tensors = {re.sub(r"(?:^|(?<=\.))net(?=[A-Z])", "module", name): value for name, value in tensors.items()}
+    part = PARTS[entry.part]
+    state, faults = fit(tensors, part(), entry.prefix, entry.ignored)
+    if faults:
+        raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
+    return {part.official_name(name): value for name, value in state.items()}  # type: ignore[attr-defined]
+
+
+def _fits(tensors: dict[str, Tensor], entry: Entry) -> bool:
+    """Return whether tensors have the names and shapes of a model, whose network gets no memory."""
+    try:
+        with torch.device("meta"):
+            network = entry.build()
+        return bool(network.state_dict()) and not fit(tensors, network, entry.prefix, entry.ignored)[1]
+    except Exception:  # constructors that compute with their tensors cannot be built like this: such models go unnamed
+        return False
+
+
 def fit(
     tensors: dict[str, Tensor], network: nn.Module, prefix: str = "", ignored: tuple[str, ...] = ()
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Turn a checkpoint's tensors into a network's state dict; gives it with a list of what does not fit.
+    """Return a checkpoint's tensors as a network's state dict, and a list of what does not fit.
 
-    The tensors may have our names or their authors', before which these may have put prefix; ignored ones are left
-    out. Shapes may differ by sides of length 1. The network may be on the meta device: then values are not compared.
+    The tensors have our names, or the authors' names with `prefix` before them; ignored ones are left out. Shapes may
+    differ by sides of length 1. If the network is on the meta device, values are not compared.
     """
-    official_name: Callable[[str], str] = type(network).official_name  # type: ignore[attr-defined]  # as parts have, too
+    official_name: Callable[[str], str] = type(network).official_name  # type: ignore[attr-defined]  # parts have it, too
     constant_buffers: tuple[str, ...] = getattr(network, "constant_buffers", ())
     official = {name: official_name(name) for name in (*network.state_dict(), *constant_buffers)}
     state = network.state_dict()
@@ -129,7 +189,7 @@ def fit(
         if name in state and state[name].is_floating_point() and not value.is_floating_point()
     ]
     if integers:
-        faults.append(f"{len(integers)} of integers instead of fractions, {official[integers[0]]} first")
+        faults.append(f"{len(integers)} of integers instead of floats, {official[integers[0]]} first")
     faults += _unfit_values(fitted, constants, official)
     constants_of_state = {name: value for name, value in constants.items() if name in state}
     return {name: value for name, value in fitted.items() if name in state} | constants_of_state, faults
@@ -138,7 +198,7 @@ def fit(
 def _in_our_names(
     tensors: dict[str, Tensor], official: dict[str, str], prefix: str, ignored: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Give a checkpoint's tensors under our names, and the keys that mean nothing, whichever names it uses."""
+    """Return a checkpoint's tensors under our names, and the unknown keys, whichever names it uses."""
     tensors = {key: value for key, value in tensors.items() if key not in ignored}
     stripped = {key.removeprefix(prefix): value for key, value in tensors.items()}
     ours = {theirs: name for name, theirs in official.items()}
@@ -154,13 +214,13 @@ def _long_sides(tensor: Tensor) -> list[int]:
 
 
 def _unfit_values(fitted: dict[str, Tensor], constants: dict[str, Tensor], official: dict[str, str]) -> list[str]:
-    """Name values that cannot be right: constants of another network, and numbers that are none."""
+    """Name values that cannot be right: constants of another network, NaN, and values too large for float32."""
     faults = []
     for name, value in fitted.items():
         if name in constants and not constants[name].is_meta:
             if not torch.equal(constants[name].to(value.dtype), value):
-                faults.append(f"another {official[name]} than the network's")
+                faults.append(f"{official[name]} differs from the network's")
         elif value.is_floating_point() and not value.is_meta and not bool(value.float().isfinite().all()):
-            faults.append(f"{official[name]} holds values that are not numbers, or too large for float32")
+            faults.append(f"{official[name]} holds NaN, or values too large for float32")
             break
     return faults

@@ -1,8 +1,8 @@
-"""What a machine can do: `--model best`, the strongest model in reasonable time, and where a network computes.
+"""`--model best`: the strongest model that finishes within an hour on this machine.
 
-Strong is who has the highest published PSNR on GoPro; the papers' protocols differ by some tenths of a decibel, so
-neighbours in this order may be equals. How long a model takes is its multiply-adds over what the device does in a
-second, which a short convolution tells.
+Models are ranked by their published PSNR on GoPro. The papers' protocols differ by some tenths of a decibel, so
+neighbours in this order may be equally good. A model's time is its multiply-adds divided by the rate of the device,
+which short convolutions measure.
 """
 
 import time
@@ -12,84 +12,82 @@ import torch
 from torch.nn import functional as F
 
 from vdeblur.events import Talk
-from vdeblur.models import cache
+from vdeblur.models import cache, registry
 from vdeblur.models.registry import Entry
-from vdeblur.networks import NETWORKS
 from vdeblur.restore import device
 
-ALWAYS = "lite"  # in the package, and quick
+ALWAYS = "lite"  # in the package, and fast
 REASONABLE_SECONDS = 3600.0  # for a file
-UNKNOWN_FRAMES = 1800  # a minute, where a file does not say how long it is
-COST_SIDE = 256  # pixels; costs in weights.toml are for a frame of this side
-EFFICIENCY = 0.5  # of a whole network beside a few residual blocks; measured 0.4 to 0.7 on two CPU cores
+UNKNOWN_FRAMES = 1800  # a minute at 30 fps, for files of unknown length
+COST_SIDE = 256  # pixels; side of the frames that the costs in weights.toml are for
+EFFICIENCY = 0.5  # a network's rate over that of a few residual blocks; measured 0.4 to 0.7 on two CPU cores
 CHANNELS, HEIGHT, WIDTH, BLOCKS = 64, 180, 320, 4  # of those blocks
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A model, and why it was chosen."""
+    """A model, and the reason for choosing it."""
 
     model: str
     reason: str
 
 
 def strongest(chosen: torch.device, precision: str, height: int, width: int, frames: int | None, talk: Talk) -> Choice:
-    """Choose a model for a video of so many frames (None: not known) of this size.
+    """Choose a model for a video of this size and number of frames (None: unknown).
 
-    precision: as asked for, "auto" among others.
-    Models whose weights would have to be accepted first are passed over unless --yes was given, and without a network
-    all that are not in the cache.
+    precision: as --precision takes it. Models whose download the user would have to confirm are skipped without --yes;
+    offline, all that are not in the cache.
     """
     rates: dict[str, float] = {}
-    passed_over: list[str] = []
+    skipped: list[str] = []
     for entry in ranking():
         if not is_at_hand(entry, talk):
-            passed_over.append(f"{entry.name} wants its download accepted" if not talk.is_offline else entry.name)
+            skipped.append(f"{entry.name} asks before its download" if not talk.is_offline else entry.name)
             continue
-        own = device.choose_precision(precision, chosen, NETWORKS[entry.network])
-        if own not in rates:
-            rates[own] = multiply_adds_per_second(chosen, own)
-        seconds = seconds_per_frame(entry, height, width, rates[own]) * (frames or UNKNOWN_FRAMES)
+        used = device.choose_precision(precision, chosen, entry.network_class)
+        if used not in rates:
+            rates[used] = multiply_adds_per_second(chosen, used)
+        seconds = seconds_per_frame(entry, height, width, rates[used]) * (frames or UNKNOWN_FRAMES)
         if seconds <= REASONABLE_SECONDS:
             reason = (
                 f"{published_psnr(entry):.2f} dB on GoPro as published, about {time_in_words(seconds)} for this file"
             )
-            aside = f"; {passed_over[0]} (--yes)" if passed_over and not talk.is_offline else ""
+            aside = f"; {skipped[0]} (--yes)" if skipped and not talk.is_offline else ""
             return Choice(entry.name, reason + aside)
     return Choice(
-        ALWAYS, f"all others would take more than {time_in_words(REASONABLE_SECONDS)} here, or are not at hand"
+        ALWAYS, f"all others would take more than {time_in_words(REASONABLE_SECONDS)} here, or need a download first"
     )
 
 
 def ranking() -> list[Entry]:
-    """Give the models with a published PSNR on GoPro and a known cost, the strongest first."""
-    known = [entry for entry in cache.known_models().values() if entry.gmacs and published_psnr(entry)]
+    """Return the models with a published PSNR on GoPro and a known cost, the strongest first."""
+    known = [entry for entry in registry.known_models().values() if entry.gmacs and published_psnr(entry)]
     return sorted(known, key=lambda entry: -(published_psnr(entry) or 0))
 
 
 def published_psnr(entry: Entry) -> float | None:
-    """Give the published PSNR on GoPro, in dB, of a model's default weights."""
-    one = entry.weights.get(entry.default or "")
-    return next((score.psnr for score in one.scores if score.data == "GoPro"), None) if one else None
+    """Return the published PSNR on GoPro, in dB, of a model's default weights."""
+    weights = entry.weights.get(entry.default or "")
+    return next((score.psnr for score in weights.scores if score.data == "GoPro"), None) if weights else None
 
 
 def is_at_hand(entry: Entry, talk: Talk) -> bool:
-    """Tell whether a model's default weights are there, or can be fetched without asking."""
-    one = entry.weights[entry.default or ""]
-    if cache.is_cached(entry, one):
+    """Return whether a model's default weights are cached, or download without a question."""
+    weights = entry.weights[entry.default or ""]
+    if cache.is_cached(entry, weights):
         return True
-    return not talk.is_offline and one.is_fetchable and (talk.yes or one.verification != "unpinned")
+    return not talk.is_offline and weights.is_fetchable and (talk.yes or weights.verification != "unpinned")
 
 
 def seconds_per_frame(entry: Entry, height: int, width: int, rate: float) -> float:
-    """Estimate from a rate in multiply-adds a second."""
+    """Estimate the seconds for a frame. rate: multiply-adds per second."""
     assert entry.gmacs is not None
     return entry.gmacs * 1e9 * height * width / COST_SIDE**2 / (rate * EFFICIENCY)
 
 
 @torch.inference_mode()
 def multiply_adds_per_second(chosen: torch.device, precision: str) -> float:
-    """Measure what a device does in residual blocks, as the networks have them, in a fraction of a second."""
+    """Measure a device on residual blocks like those of the networks, within a fraction of a second."""
     dtype = device.DTYPES[precision]
     x = torch.rand(1, CHANNELS, HEIGHT, WIDTH, device=chosen, dtype=dtype).to(memory_format=torch.channels_last)
     kernel = torch.rand(CHANNELS, CHANNELS, 3, 3, device=chosen, dtype=dtype).to(memory_format=torch.channels_last)

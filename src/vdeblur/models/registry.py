@@ -1,5 +1,9 @@
-"""What weights.toml says: the models, their weights, and where those are to be had."""
+"""The models and their weights: weights.toml, the user's registry, imported weights, and the user's own networks.
 
+`choose_weights` resolves every model name of the command line and the Python API.
+"""
+
+import functools
 import os
 import re
 import tomllib
@@ -11,9 +15,12 @@ from typing import Any
 
 from vdeblur.errors import ModelError
 from vdeblur.fetch.sources import DIGESTS, DownloadSource, RemoteFile
+from vdeblur.models import own, records
+from vdeblur.networks import NETWORKS
+from vdeblur.networks.layers import Network
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
-# What a source of each kind must tell, and what it may.
+# The required and the allowed keys of each kind of source.
 SOURCES: dict[str, tuple[set[str], set[str]]] = {
     "package": (set(), set()),
     "hub": ({"repo"}, {"file", "revision"}),
@@ -43,9 +50,9 @@ WEIGHTS_KEYS = {"file", "size", "megabytes", "sources", "trained_on", "blur", "s
 
 @dataclass(frozen=True)
 class PublishedScore:
-    """A published result: the set, PSNR in dB, SSIM of a kind (2D, 3D, Koehler), and how it was measured.
+    """A published result: the data set, PSNR in dB, SSIM of a kind (2D, 3D, Koehler), and how it was measured.
 
-    bench: the protocols of `vdeblur bench` that measure the same.
+    bench: the protocols of `vdeblur bench` that measure the same way.
     """
 
     data: str
@@ -60,7 +67,7 @@ class PublishedScore:
 class Weights:
     """One file of weights of a model.
 
-    trained_on, blur: the data set, and how its blur came about. imported: a user's own file, known to the cache only.
+    trained_on, blur: the data set, and how its blur was made. imported: the user's own file, known to the cache only.
     """
 
     name: str
@@ -73,17 +80,17 @@ class Weights:
 
     @property
     def in_package(self) -> bool:
-        """Tell whether the file comes with vdeblur."""
+        """Return whether the file comes with vdeblur."""
         return any(source.kind == "package" for source in self.remote.sources)
 
     @property
     def is_fetchable(self) -> bool:
-        """Tell whether the file can be had without a person."""
+        """Return whether the file can be downloaded automatically."""
         return any(source.kind not in ("package", "manual") for source in self.remote.sources)
 
     @property
     def verification(self) -> str:
-        """Say how well a file of these weights is known: "pinned", "partly" (a few digits), or "unpinned"."""
+        """Return how well digests identify the file: "pinned", "partly" (a few digits), or "unpinned" (none)."""
         if self.remote.pins.keys() - {"sha256_prefix"}:
             return "pinned"
         return "partly" if self.remote.pins else "unpinned"
@@ -91,12 +98,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of weights.toml.
+    """One model of weights.toml, or the user's own network.
 
-    network: a key of NETWORKS, with its arguments; empty for start weights that are trained from, never run (start_of
-    says of which model, part is a key of PARTS). prefix, ignored: what the authors' checkpoints put before each
-    tensor's name, and tensors that do not belong to the network. no_weights: why none are to be had. gmacs: the cost of
-    a 256x256 frame in a long stream, in 10^9 multiply-adds. bibtex: the entry to cite the paper with.
+    network: a key of NETWORKS, with its arguments. It is empty for start weights, which only training uses: start_of
+    is their model, part a key of PARTS. own: the class of the user's own network, which NETWORKS lacks. prefix,
+    ignored: what the authors' checkpoints put before each tensor's name, and tensors that are not the network's.
+    no_weights: why no weights are published. gmacs: the cost of a 256x256 frame in a long stream, in 10^9
+    multiply-adds. bibtex: the entry to cite the paper with.
     """
 
     name: str
@@ -117,39 +125,117 @@ class Entry:
     part: str = ""
     prefix: str = ""
     ignored: tuple[str, ...] = ()
+    own: type[Network] | None = None
+
+    @property
+    def network_class(self) -> type[Network]:
+        """Return the class of the model's network."""
+        return NETWORKS[self.network] if self.own is None else self.own
+
+    def build(self) -> Network:
+        """Construct the network with its arguments, without weights."""
+        return self.network_class(**self.arguments)
+
+
+def known_models() -> dict[str, Entry]:
+    """Return the models of the registry whose networks exist, by name."""
+    return read_registry(NETWORKS)
+
+
+def find_entry(name: str) -> Entry:
+    """Return the model that NAME or NAME@WEIGHTS stands for.
+
+    Raises: ModelError if there is no such model, or no such weights.
+    """
+    return choose_weights(name)[0]
+
+
+def choose_weights(name: str) -> tuple[Entry, Weights | None]:
+    """Resolve a model name to its entry and weights; the weights are None if the model has none.
+
+    name: NAME for a model's default weights, NAME@WEIGHTS for others, or the user's own network: FILE.py:CLASS or the
+    name of an entry point (see own.py).
+    Raises: ModelError if there is no such model, or no such weights.
+    """
+    if own.is_file_name(name):
+        return _own_entry(name, own.load_file(name)), None
+    plain, at, wanted = name.partition("@")
+    known = known_models()
+    entry = known.get(plain)
+    if entry is None and plain in own.plugin_names():
+        entry = _own_entry(plain, own.load_plugin(plain))
+    if entry is None:
+        runnable = sorted(name for name, entry in known.items() if entry.network)
+        raise ModelError(
+            f"unknown model {plain!r}", f"choose from {', '.join([*runnable, *own.plugin_names()])}, or best"
+        )
+    if not at:
+        return entry, entry.weights[entry.default] if entry.default else None
+    weights = weights_of(entry)
+    if wanted not in weights:
+        choices = f"choose from {', '.join(f'{plain}@{key}' for key in weights)}"
+        raise ModelError(f"{plain} has no weights {wanted!r}", choices if weights else "it has no weights at all")
+    return entry, weights[wanted]
+
+
+def weights_of(entry: Entry) -> dict[str, Weights]:
+    """Return all weights of a model by name: first those of the registry, then those that the user imported."""
+    found = dict(entry.weights)
+    for name, record in records.imported_records(entry.name):
+        if name not in found:
+            remote = RemoteFile(record.file, (), {"sha256": record.digests["sha256"]}, remembered=True)
+            found[name] = Weights(name, remote, megabytes=round(record.size / 1e6, 1), imported=True)
+    return found
+
+
+def _own_entry(name: str, network: type[Network]) -> Entry:
+    description = (network.__doc__ or "").strip().partition("\n")[0]
+    return Entry(name=name, network=name, description=description, license="", own=network)
 
 
 def read_registry(networks: Collection[str]) -> dict[str, Entry]:
-    """Read weights.toml, and the file that VDEBLUR_REGISTRY names; models whose network is missing are left out.
+    """Read weights.toml and the file that VDEBLUR_REGISTRY names, without models whose network is missing.
 
-    Raises: ModelError where the user's file is not understood, or names a model that exists.
+    Each file is parsed once, until it changes.
+    Raises: ModelError if the user's file is not valid, or has a model of the same name.
     """
-    places: list[Any] = [_packaged()]
+    paths = [_packaged()]
     if os.environ.get("VDEBLUR_REGISTRY"):
-        places.append(Path(os.environ["VDEBLUR_REGISTRY"]).expanduser())
+        paths.append(Path(os.environ["VDEBLUR_REGISTRY"]).expanduser())
     entries: dict[str, Entry] = {}
-    for place in places:
+    for path in paths:
         try:
-            tables = tomllib.loads(place.read_text("utf-8"))
+            status = path.stat()
+            parsed = _parse_file(path, (status.st_ino, status.st_mtime_ns, status.st_size))
         except OSError as error:
-            raise ModelError(f"{place} cannot be read: {error.strerror}", "check VDEBLUR_REGISTRY") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ModelError(f"{place} cannot be read as TOML: {error}", "check VDEBLUR_REGISTRY") from error
-        for name, table in tables.items():
-            if name in entries:
-                raise ModelError(f"{place}: there is a model {name!r} already", "give it another name")
-            try:
-                entries[name] = _parse_entry(name, table)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise ModelError(f"{place}: [{name}] is not understood: {error}", "see CONTRIBUTING.md") from error
+            raise ModelError(f"{path} cannot be read: {error.strerror}", "check VDEBLUR_REGISTRY") from error
+        if repeated := entries.keys() & parsed.keys():
+            raise ModelError(f"{path}: there is already a model {min(repeated)!r}", "give it another name")
+        entries |= parsed
     found = {name: entry for name, entry in entries.items() if entry.network in networks}
     starts = {name: entry for name, entry in entries.items() if entry.start_of in found}
     return found | starts
 
 
-def _packaged() -> Any:
+@functools.lru_cache(maxsize=8)
+def _parse_file(path: Path, version: tuple[int, int, int]) -> dict[str, Entry]:
+    """Parse a registry. version: identifies the file's content, so that a changed file is parsed again."""
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} cannot be read as TOML: {error}", "check VDEBLUR_REGISTRY") from error
+    entries = {}
+    for name, table in tables.items():
+        try:
+            entries[name] = _parse_entry(name, table)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"{path}: [{name}] is not valid: {error}", "see CONTRIBUTING.md") from error
+    return entries
+
+
+def _packaged() -> Path:
     """Return the package's weights.toml. A checkout has it at its top, and the build copies it."""
-    packaged = resources.files("vdeblur.models") / "weights.toml"
+    packaged = Path(str(resources.files("vdeblur.models") / "weights.toml"))
     return packaged if packaged.is_file() else Path(__file__).parents[3] / "weights.toml"
 
 
@@ -159,7 +245,7 @@ def _parse_entry(name: str, table: dict[str, Any]) -> Entry:
     weights = {key: _parse_weights(key, value) for key, value in table.get("weights", {}).items()}
     default = table.get("default", next(iter(weights), None))
     if default is not None and default not in weights:
-        raise ValueError(f"the default {default!r} is not among its weights")
+        raise ValueError(f"its default {default!r} is not one of its weights")
     plain = {key: value for key, value in table.items() if key not in ("weights", "default", "scores", "ignored")}
     return Entry(
         name=name,
@@ -175,13 +261,13 @@ def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
     _check_name(name)
     _check_keys(table, {"file", "sources"}, WEIGHTS_KEYS)
     if Path(table["file"]).name != table["file"]:
-        raise ValueError(f"{table['file']!r} is not a file's name")
+        raise ValueError(f"{table['file']!r} is not a file name")
     sources = []
     for facts in table["sources"]:
         facts = dict(facts)
         kind = facts.pop("kind", None)
         if kind not in SOURCES:
-            raise ValueError(f"a source of kind {kind!r}; choose from {', '.join(SOURCES)}")
+            raise ValueError(f"unknown kind of source {kind!r}; choose from {', '.join(SOURCES)}")
         needed, allowed = SOURCES[kind]
         _check_keys(facts, needed, needed | allowed)
         if kind == "drive" and not facts.keys() & {"folder", "id"}:
@@ -224,4 +310,4 @@ def _check_keys(table: dict[str, Any], needed: set[str], allowed: set[str]) -> N
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name: small letters, digits and . _ + - only")
+        raise ValueError(f"{name!r} is not a valid name: use only lowercase letters, digits and . _ + -")

@@ -38,6 +38,7 @@ class Network(nn.Module):
     affect another, if it is known. whole_pixels: up to this many pixels, a frame is better not cut into tiles.
     memory, half_memory: memory in float32 and in half precision.
     exact_weights: the weights in float32, if the network runs in half precision.
+    trained: the constructor sets the trained parameters itself, so that the user's own network runs without weights.
     """
 
     feeding: ClassVar[str]
@@ -52,6 +53,7 @@ class Network(nn.Module):
     overlap: ClassVar[int] = 32
     reach: ClassVar[int | None] = None
     whole_pixels: ClassVar[int] = 3_000_000
+    trained: ClassVar[bool] = False
     memory: Memory = Memory()
     half_memory: Memory = Memory()
     exact_weights: dict[str, Tensor] | None = None

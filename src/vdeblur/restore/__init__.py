@@ -1,1 +1,1 @@
-"""Frames restored by a network on a device."""
+"""Frames become restored frames on a device."""

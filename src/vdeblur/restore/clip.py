@@ -1,4 +1,7 @@
-"""A clip of RGB pictures restored as a stream, without a file."""
+"""A clip of RGB tensors restored as a stream, without a file.
+
+Bench, training and the Python API restore their clips here; `run` restores the frames of a file in restorer.py.
+"""
 
 from collections import deque
 from collections.abc import Iterator
@@ -15,25 +18,33 @@ from vdeblur.settings import Settings
 
 @torch.inference_mode()
 def restored_pictures(
-    network: Network, chosen: torch.device, blurry: Iterator[Tensor], feed: streams.Feeding = streams.stream
+    network: Network,
+    chosen: torch.device,
+    blurry: Iterator[Tensor],
+    feed: streams.Feeding = streams.stream,
+    settings: Settings | None = None,
 ) -> Iterator[Tensor]:
-    """Give each picture of a scene restored, on the device: (3, H, W) float32, 0 to 255, neither rounded nor clamped.
+    """Yield each picture of a scene restored, on the device: (3, H, W) float32, neither rounded nor clamped.
 
-    network: placed on the device, for evaluation. blurry: (3, H, W) uint8.
+    network: on the device, for evaluation. blurry: RGB pictures of one size, (3, H, W), uint8 or float in [0, 1];
+    results have their scale, 0 to 255 or 0 to 1. settings: choose tiles and strength. Reads ahead only as far as the
+    network needs.
     """
+    settings = settings or Settings()
     first = next(blurry, None)
     if first is None:
         return
-    plan = plan_tiles(Settings(), first.shape[1], first.shape[2], network, chosen)
+    scale = 1.0 if first.is_floating_point() else 255.0
+    plan = plan_tiles(settings, first.shape[1], first.shape[2], network, chosen)
     waiting: deque[Tensor] = deque()
 
     def padded() -> Iterator[Tensor]:
         for picture in chain([first], blurry):
             waiting.append(picture.to(chosen))
-            yield plan.pad(waiting[-1][None].float() / 255)
+            yield plan.pad(waiting[-1][None].float() / scale)
 
     for restored in feed(network, padded(), plan):
         before = waiting.popleft().float()
-        # As in restore.py: what the network changed is added to the picture, so that both round alike.
-        difference = plan.crop(restored)[0].float() - before / 255
-        yield before + difference * 255
+        # As in restorer.py, the network's change is added to the picture, so that both round alike.
+        change = plan.crop(restored)[0].float() - before / scale
+        yield before + change * (settings.strength * scale)

@@ -1,12 +1,11 @@
 """Y'CbCr planes to RGB and, only as a difference, back.
 
-The network sees RGB made from a frame with the frame's own matrix and range. What returns to the frame is not its
-output but what it changed: output minus input in RGB, turned into differences of Y', Cb and Cr, averaged onto the
-chroma grid, and added to the original planes at their own depth. Where the network changes nothing, nothing changes,
-to the bit.
+The network gets RGB, converted with the frame's own matrix and range. Its output does not replace the frame: output
+minus input in RGB becomes differences of Y', Cb and Cr, which are averaged onto the chroma grid and added to the
+original planes at their own depth. Samples that the network leaves alone stay bit-exact.
 
-Matrices: ITU-T H.273, table 4 (Kr, Kb). Ranges: H.273, equations 26-31 of Sec. 8.3. Chroma sits on the left of its
-pixel pair and between its lines, the default of MPEG-2, H.264 and HEVC for 4:2:0.
+Matrices: ITU-T H.273, table 4 (Kr, Kb). Ranges: H.273, equations 26-31 of Sec. 8.3. Chroma is sited left in
+its pixel pair and between its lines, the default of MPEG-2, H.264 and HEVC for 4:2:0.
 """
 
 from dataclasses import dataclass
@@ -20,15 +19,15 @@ from torch.nn import functional as F
 from vdeblur.frame import Frame, PlaneLayout, layout_of, plane_array
 
 BT709, BT601 = (0.2126, 0.0722), (0.299, 0.114)
-# FFmpeg's number of the matrix (AVCOL_SPC_*): (Kr, Kb). YCgCo (8) and constant luminance (10) are close enough to
-# their neighbours for a difference; the network's picture is then off in hue, the frame is not.
+# FFmpeg's number of the matrix (AVCOL_SPC_*): (Kr, Kb). For a difference, the nearest matrix is good enough for YCgCo
+# (8) and constant luminance (10): the network's picture is then off in hue, but the frame is not.
 MATRICES = {1: BT709, 4: (0.30, 0.11), 5: BT601, 6: BT601, 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
 @dataclass(frozen=True)
 class ColorSpace:
-    """What numbers in the planes mean."""
+    """The meaning of the samples in the planes: format, matrix and range."""
 
     layout: PlaneLayout
     kr: float
@@ -37,9 +36,9 @@ class ColorSpace:
 
     @classmethod
     def of(cls, picture: av.VideoFrame) -> "ColorSpace":
-        """Read it off a picture in a planar format.
+        """Return the colour space of a picture in a planar format.
 
-        Untagged pictures: BT.709 from 1280 pixels of width or more than 576 lines on, BT.601 below, as players do.
+        Untagged pictures: BT.709 from 1280 pixels of width or above 576 lines, else BT.601, as in players.
         """
         layout = layout_of(picture.format.name)
         assert layout is not None, picture.format.name
@@ -50,21 +49,21 @@ class ColorSpace:
 
     @property
     def luma(self) -> tuple[float, float]:
-        """Code of black, and codes from black to white."""
+        """Return the code of black, and the number of codes from black to white."""
         step = 1 << (self.layout.bits - 8)
         return (0.0, float(self.layout.peak)) if self.full_range else (16.0 * step, 219.0 * step)
 
     @property
     def chroma(self) -> tuple[float, float]:
-        """Code of no colour, and codes from -0.5 to 0.5."""
+        """Return the code of no colour, and the number of codes from -0.5 to 0.5."""
         step = 1 << (self.layout.bits - 8)
         return 128.0 * step, float(self.layout.peak) if self.full_range else 224.0 * step
 
 
 def planes_of(frame: Frame, space: ColorSpace, device: torch.device) -> list[Tensor]:
-    """Upload the colour planes as they are: uint8 or uint16 (h, w) tensors in the layout's order.
+    """Upload the colour planes unchanged: uint8 or uint16 (h, w) tensors in the layout's order.
 
-    From pinned memory a GPU fetches them itself, and nothing waits for that.
+    Copies to a CUDA device are asynchronous.
     """
     arrays = [numpy.ascontiguousarray(plane_array(frame.picture, index)) for index in space.layout.colors]
     if device.type == "cuda":
@@ -73,7 +72,7 @@ def planes_of(frame: Frame, space: ColorSpace, device: torch.device) -> list[Ten
 
 
 def to_rgb(planes: list[Tensor], space: ColorSpace) -> Tensor:
-    """Make the network's picture: float32 (3, H, W) RGB in [0, 1] (clipped) from planes (see planes_of)."""
+    """Convert planes (see planes_of) to RGB: float32 (3, H, W), clipped to [0, 1]."""
     black, extent = space.luma
     first = (planes[0].float() - black) / extent
     if space.layout.gray:
@@ -90,7 +89,7 @@ def to_rgb(planes: list[Tensor], space: ColorSpace) -> Tensor:
 
 
 def add_difference(planes: list[Tensor], difference: Tensor, space: ColorSpace) -> list[Tensor]:
-    """Add a difference of RGB pictures, float32 (3, H, W), to planes; gives planes of the same shapes and types."""
+    """Add a difference of RGB pictures, float32 (3, H, W), to planes; return planes of the same shapes and types."""
     extent = space.luma[1]
     if space.layout.gray:
         return [_added(planes[0], difference.mean(0) * extent, space.layout.peak)]
@@ -109,7 +108,7 @@ def _added(plane: Tensor, change: Tensor, peak: int) -> Tensor:
 
 
 def _upsample(chroma: Tensor, layout: PlaneLayout, size: torch.Size) -> Tensor:
-    """Bring (2, h, w) to the luma grid, bilinearly: lines lie between, columns on the left of the luma samples."""
+    """Upsample chroma, (2, h, w), to the luma grid, bilinearly: sited between luma lines, and left in luma columns."""
     height, width = size
     if layout.log2_height:
         scale = 1 << layout.log2_height
@@ -140,7 +139,7 @@ def _downsample(chroma: Tensor, layout: PlaneLayout) -> Tensor:
 
 
 def with_planes(picture: av.VideoFrame, planes: list[Tensor], space: ColorSpace) -> av.VideoFrame:
-    """Put colour planes into a picture, which is written to, and give it; all else that it carries stays."""
+    """Write colour planes into a picture, in place, and return it; its metadata stays."""
     for index, plane in zip(space.layout.colors, planes, strict=True):
         plane_array(picture, index)[:] = plane.cpu().numpy()
     picture.pict_type = av.video.frame.PictureType.NONE  # the input's choice of keyframes is not the encoder's

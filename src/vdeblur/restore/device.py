@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision."""
+"""The device and the precision to compute with."""
 
 import copy
 import os
@@ -11,15 +11,15 @@ from vdeblur.events import ignore
 from vdeblur.networks.layers import Network
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What a GPU's first use can end with: busy or broken, out of memory; not known to this build of PyTorch.
+# Errors of a GPU's first use: it is busy, broken, out of memory, or unknown to this build of PyTorch.
 FAULTS = (RuntimeError, AssertionError)
 
 
 def choose_device(name: str, passed_over: Callable[[str], None] = ignore) -> torch.device:
-    """Give the device of this name; `auto` is the first GPU there is that works, else the CPU.
+    """Return the device of this name; `auto` is the first GPU that works, else the CPU.
 
-    passed_over: takes why `auto` does not use a GPU that is there.
-    Raises: DeviceError where the device asked for is not there, or fails at its first use.
+    passed_over: called with the reason if `auto` skips a GPU.
+    Raises: DeviceError if the named device is missing, or fails at its first use.
     """
     if name == "auto":
         backends = {"cuda": torch.cuda, "mps": torch.backends.mps, "xpu": torch.xpu}
@@ -27,28 +27,28 @@ def choose_device(name: str, passed_over: Callable[[str], None] = ignore) -> tor
             fault = fault_of(torch.device(kind))
             if fault is None:
                 return torch.device(kind)
-            passed_over(f"{kind} is there, but cannot be used: {fault}")
+            passed_over(f"{kind} is present, but not usable: {fault}")
         return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise DeviceError(f"unknown device {name!r}", "choose from auto, cpu, cuda, cuda:1, mps, xpu") from error
-    there = {
+    available = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
         "xpu": torch.xpu.is_available(),
     }
-    if not there.get(device.type, False):
-        raise DeviceError(f"there is no device {name!r} here", "leave out --device, or use --device cpu")
+    if not available.get(device.type, False):
+        raise DeviceError(f"there is no device {name!r}", "leave out --device, or use --device cpu")
     fault = fault_of(device)
     if fault is not None:
-        raise DeviceError(f"{name} is there, but cannot be used: {fault}", "leave out --device, or use --device cpu")
+        raise DeviceError(f"{name} is present, but not usable: {fault}", "leave out --device, or use --device cpu")
     return device
 
 
 def fault_of(device: torch.device) -> str | None:
-    """Give why a device fails at its first use: another program keeps it busy or full, its driver does not fit."""
+    """Return why a device fails at its first use, such as another program or a wrong driver; None if it works."""
     try:
         torch.ones(1, device=device).add_(1).item()
     except FAULTS as error:
@@ -57,41 +57,40 @@ def fault_of(device: torch.device) -> str | None:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Tell whether an error means that a GPU does not answer any more; memory.is_lacking is to be asked first."""
+    """Return whether an error means that a GPU no longer responds; check memory.is_lacking first."""
     return isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
 
 
 def in_a_line(error: BaseException) -> str:
-    """Give what an error says first; PyTorch's go on with advice for programmers."""
+    """Return the first line of an error's text; PyTorch adds advice for programmers."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def choose_precision(name: str, device: torch.device, network: Network | type[Network]) -> str:
-    """Give fp32, bf16 or fp16; `auto` is half precision where the network bears it and the device is made for it."""
+    """Return fp32, bf16 or fp16; `auto` is half precision if network and device support it well."""
     if name != "auto":
         return name
     if device.type == "cuda":
         return "fp16" if "fp16" in network.half_precision else "fp32"
-    good = device.type == "cpu" and "bf16" in network.half_precision and computes_bf16()
-    return "bf16" if good else "fp32"
+    is_fast = device.type == "cpu" and "bf16" in network.half_precision and computes_bf16()
+    return "bf16" if is_fast else "fp32"
 
 
 def computes_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 itself; emulated it is slower than float32."""
+    """Return whether this processor multiplies bfloat16 in hardware; emulation is slower than float32."""
     facts = torch.cpu.get_capabilities()  # since torch 2.11
     return bool(facts.get("avx512_bf16") or facts.get("amx_bf16") or facts.get("arm_bf16") or facts.get("bf16"))
 
 
 def place(network: Network, device: torch.device, precision: str) -> Network:
-    """Move a network to a device in a precision, laid out as convolutions like it best.
+    """Move a network to a device, convert it to a precision, and lay out its weights channels last.
 
-    In half precision it keeps its weights as they were, see exact_copy. Where the device fails, the network is what it
-    was before.
+    In half precision it keeps its float32 weights for exact_copy. If the device fails, the network stays unchanged.
     """
-    if device.type == "cuda":  # TF32 has fp16's ten bits, so it is for those who asked for no more
+    if device.type == "cuda":  # TF32 has a mantissa of ten bits, as fp16, so fp32 must not use it
         torch.backends.cudnn.allow_tf32 = precision != "fp32"
         torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
-    loaded = dict(network.state_dict())  # moving replaces what these refer to, and leaves them alone
+    loaded = dict(network.state_dict())  # moving replaces the network's tensors, but not these
     try:
         moved: Network = network.to(device).to_precision(DTYPES[precision])
         moved = moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -103,24 +102,24 @@ def place(network: Network, device: torch.device, precision: str) -> Network:
 
 
 def exact_copy(network: Network, device: torch.device) -> Network:
-    """Give a network in float32 beside one that was placed in half precision, from the weights before that."""
+    """Return a float32 copy, with the original weights, of a network that was placed in half precision."""
     weights = network.exact_weights
     assert weights is not None, "only for networks that were placed in half precision"
-    twin = copy.deepcopy(network, {id(weights): {}})  # they need not be copied
+    twin = copy.deepcopy(network, {id(weights): {}})  # without copying the weights
     twin.exact_weights = None
     twin.load_state_dict({name: tensor.to(device) for name, tensor in weights.items()}, assign=True)
     return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def make_deterministic() -> None:
-    """Have PyTorch give the same bytes for the same input on the same machine, at some cost in speed on GPUs.
+    """Make PyTorch return the same bytes for the same input on the same machine; GPUs become somewhat slower.
 
-    On a CPU that holds for one number of threads: sums are split among them. PyTorch takes as many as there are cores
-    unless OMP_NUM_THREADS says otherwise, so that is to stay the same. Call it before a GPU is used first: cuBLAS reads
-    its workspace's size then. An operation that has no such way warns, and goes on.
+    On a CPU this holds for one number of threads, because threads split sums. That number is the number of cores, or
+    OMP_NUM_THREADS. Call this before the first use of a GPU: cuBLAS reads the size of its workspace then. Operations
+    without a deterministic variant warn, and run.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads what was not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no code here reads uninitialised memory
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True

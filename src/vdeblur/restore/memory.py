@@ -1,4 +1,4 @@
-"""How much memory a device has left, how its lack shows, and how much this process has taken."""
+"""Free and total memory of a device, the signs of running out of it, and the peak of this process."""
 
 import contextlib
 import gc
@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-# What allocators, and the libraries above them, say where it is no torch.OutOfMemoryError; the last is oneDNN's.
+# Texts of allocators and libraries that raise no torch.OutOfMemoryError; the last is oneDNN's.
 SIGNS = (
     "can't allocate memory",
     "not enough memory",
@@ -24,10 +24,10 @@ RESET_PEAK = "5"  # proc(5): sets the peak resident set size to the current one
 
 
 def free_bytes(device: torch.device) -> int:
-    """Give what can be had now: of a GPU's memory, or of the machine's within the limits of its control groups."""
+    """Return the free memory of a GPU, or of the machine within the limits of its control groups."""
     if device.type in ("cuda", "xpu"):
         backend = torch.cuda if device.type == "cuda" else torch.xpu
-        kept = backend.memory_reserved(device) - backend.memory_allocated(device)  # by PyTorch, for itself
+        kept = backend.memory_reserved(device) - backend.memory_allocated(device)  # PyTorch's own cache
         return int(backend.mem_get_info(device)[0] + kept)
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
@@ -35,7 +35,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def total_bytes(device: torch.device) -> int:
-    """Give what there is in all, of which free_bytes is a part; it is the same in every run."""
+    """Return the total memory, of which free_bytes is a part; it is the same in every run."""
     if device.type in ("cuda", "xpu"):
         backend = torch.cuda if device.type == "cuda" else torch.xpu
         return int(backend.mem_get_info(device)[1])
@@ -45,15 +45,15 @@ def total_bytes(device: torch.device) -> int:
 
 
 def control_groups(root: Path = Path("/")) -> Iterator[tuple[int, int]]:
-    """Give the limits on memory that Linux sets this process, and how much of each is used, in bytes.
+    """Yield the memory limits that Linux sets this process, and how much of each is used, in bytes.
 
-    A group's limit holds for all groups in it, so those above this process's own count, too; there are two versions of
-    them, and containers see theirs as the topmost. Pages of files that were read lately are not counted as used: they
-    make room when room is needed. root: where /proc and /sys are.
+    A group's limit covers the groups inside it, so those above this process's own count, too. Control groups have two
+    versions, and a container sees its own as the topmost. Inactive pages of files do not count as used: the kernel
+    drops them when it needs room. root: where /proc and /sys are.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         lines = []
     top = root / "sys/fs/cgroup"
     for line in lines:
@@ -74,21 +74,21 @@ def _limit_and_use(group: Path, limit: str, used: str) -> Iterator[tuple[int, in
         most = (group / limit).read_text().strip()
         now = int((group / used).read_text())
         facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except OSError:  # the topmost group has no limit, and containers do not see those above their own
+    except OSError:  # the topmost group has no limit, and containers do not see groups above their own
         return
     if most != "max":
         yield int(most), now - int(facts.get("total_inactive_file", facts.get("inactive_file", 0)))
 
 
 def is_lacking(error: BaseException) -> bool:
-    """Tell whether an error means that there was not enough memory."""
+    """Return whether an error means that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
 def release(device: torch.device) -> None:
-    """Give back what nothing uses any more."""
+    """Free memory that nothing uses."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -99,8 +99,8 @@ def release(device: torch.device) -> None:
 
 
 def resident_peak() -> int | None:
-    """Give the most bytes that this process has had resident; None where the system does not tell."""
-    if STATUS.exists():  # getrusage would count what the parent held, too, when it began this process
+    """Return the peak resident memory of this process in bytes; None if the system does not report it."""
+    if STATUS.exists():  # getrusage would include what the parent held when it started this process
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     try:
@@ -111,6 +111,6 @@ def resident_peak() -> int | None:
 
 
 def reset_resident_peak() -> None:
-    """Let that peak begin anew; only Linux can, elsewhere it stays that of all that the process did."""
-    with contextlib.suppress(OSError):  # where there is no such file, or it is out of bounds
+    """Reset that peak, which only Linux can; elsewhere it covers the life of the process."""
+    with contextlib.suppress(OSError):  # the file is missing or read-only
         RESET.write_text(RESET_PEAK)

@@ -1,8 +1,8 @@
-"""How frames are cut up, so that what is computed at once fits into memory.
+"""Tiles and windows that fit into memory.
 
-A network says what it takes for a pixel (layers.Memory); the device, how much it has (memory.py). The plan is made
-before the first frame. It depends on what other programs leave free, but coarsely: tiles and windows come in few sizes.
-With --deterministic it depends on how much there is in all, and so is the same in every run.
+A network declares its memory per pixel (layers.Memory), memory.py measures what the device has. The plan is made before
+the first frame. It depends on the free memory, but coarsely, because tiles and windows come in few sizes. With
+--deterministic it depends on the total memory, and so is the same in every run.
 """
 
 from collections.abc import Iterator
@@ -12,59 +12,60 @@ import torch
 
 from vdeblur.errors import UsageError
 from vdeblur.networks.layers import Network
-from vdeblur.restore import memory, tiles
+from vdeblur.restore import memory
 from vdeblur.restore.streams import WINDOWS
-from vdeblur.restore.tiles import TilePlan
+from vdeblur.restore.tiles import TileNeeds, TilePlan, cut_tiles
 from vdeblur.settings import Settings
 
 AUTO_TILE = 1024
 LEAST_TILE = 32
-STACK = 8  # tiles that a GPU computes together; one at a time keeps a CPU's caches warm
-NEARLY = 1.1  # times the least is as good as the least, where nothing fits
+STACK = 8  # tiles that a GPU computes together; a CPU's caches prefer one at a time
+NEARLY = 1.1  # if nothing fits, plans within this factor of the least memory count as equal
 LEAST_WINDOW = 6  # frames; fewer leave next to no look-ahead
-# Of what is free the rest is left to fragmentation, and on the CPU to the codecs and to what else is going on.
+# Shares of the free memory; the rest is for fragmentation and, on the CPU, for codecs and other programs.
 CPU_SHARE, GPU_SHARE = 0.6, 0.85
-# Beside the network, bytes per pixel of a frame: what it takes to upload it, to add the difference and to hand it on
-# (measured with identity, 1920x1080 on a CPU: 121 in 8-bit 4:2:0, 116 in 10-bit 4:4:4); and, for each frame that waits
-# in a window, its planes and, where frames are padded, its picture without padding.
+# Bytes per pixel of a frame beside the network: to upload it, to add the difference and to pass it on (measured with
+# identity, 1920x1080 on a CPU: 121 in 8-bit 4:2:0, 116 in 10-bit 4:4:4); and, for each frame that waits in a window,
+# its planes and, if frames are padded, its picture without padding.
 FRAME_BYTES, WAITING_BYTES = 125, 18
 
 
 def plan_tiles(
     settings: Settings, height: int, width: int, network: Network, chosen: torch.device, window: int | None = None
 ) -> TilePlan:
-    """Plan tiles as --tile says, and how many frames a window holds, as memory allows.
+    """Plan tiles as --tile says, and the frames of a window, to fit into memory.
 
-    window: what an earlier plan came to, where this one must not be another.
-    Where nothing fits, the plan is about the smallest there is.
-    Raises: UsageError where the value makes no sense.
+    window: the window of an earlier plan, if this one must keep it.
+    If nothing fits, return about the smallest plan.
+    Raises: UsageError if --tile is not valid, or too small for the overlap.
     """
     overlap = overlap_of(settings, network)
+    needs = TileNeeds.of(network)
     sizes = _sizes(settings, height, width, network, overlap)
-    there = memory.total_bytes(chosen) / 2 if settings.deterministic else memory.free_bytes(chosen)
-    room = there * (CPU_SHARE if chosen.type == "cpu" else GPU_SHARE)
+    available = memory.total_bytes(chosen) / 2 if settings.deterministic else memory.free_bytes(chosen)
+    room = available * (CPU_SHARE if chosen.type == "cpu" else GPU_SHARE)
     most = 1 if chosen.type == "cpu" else STACK
     plans = []
     for length in _windows(network) if window is None else (window,):
         for tile in sizes:
-            plan = replace(_cut(height, width, tile, overlap, network, most), window=length)
+            plan = replace(cut_tiles(height, width, tile, overlap, needs, most), window=length)
             while needed_bytes(network, plan) > room and plan.at_once > 1:
                 plan = replace(plan, at_once=plan.at_once // 2)
             if needed_bytes(network, plan) <= room:
                 return plan
             plans.append(plan)
-    # It may suffice even so. Much of what some networks take is for whole frames; smaller tiles would only cost time.
+    # This may be enough all the same. Some networks need most memory for whole frames; smaller tiles only cost time.
     least = min(needed_bytes(network, plan) for plan in plans)
     return next(plan for plan in plans if needed_bytes(network, plan) <= NEARLY * least)
 
 
 def overlap_of(settings: Settings, network: Network) -> int:
-    """Give what neighbouring tiles share, in pixels."""
+    """Return how many pixels neighbouring tiles share."""
     return network.overlap if settings.tile_overlap is None else settings.tile_overlap
 
 
 def needed_bytes(network: Network, plan: TilePlan) -> float:
-    """Estimate the most that restoring by this plan takes beside the loaded network."""
+    """Estimate the peak memory of restoring by this plan, in bytes, without the network's weights."""
     cost = network.memory if network.exact_weights is None else network.half_memory
     held = plan.window or WINDOWS.get(network.feeding, 0)
     frame = FRAME_BYTES + cost.frame + held * (WAITING_BYTES + cost.frame_held)
@@ -74,15 +75,15 @@ def needed_bytes(network: Network, plan: TilePlan) -> float:
 
 
 def smaller(plan: TilePlan, overlap: int, network: Network) -> TilePlan | None:
-    """Give the plan to go on with where this one did not fit: fewer tiles together, smaller ones, a shorter window.
+    """Return the next smaller plan: fewer tiles together, then smaller tiles, then a shorter window.
 
-    None where nothing sensible is left.
+    None if no useful plan is left.
     """
     if min(plan.at_once, plan.count) > 1:
         return replace(plan, at_once=1)
     side = max(plan.tile) // 2
     if side >= max(LEAST_TILE, 2 * overlap):
-        cut = replace(_cut(*plan.size, (side, side), overlap, network, 1), window=plan.window)
+        cut = replace(cut_tiles(*plan.size, (side, side), overlap, TileNeeds.of(network)), window=plan.window)
         if cut.tile[0] * cut.tile[1] < plan.tile[0] * plan.tile[1]:
             return cut
     window = (plan.window or WINDOWS.get(network.feeding, 0)) // 2
@@ -90,14 +91,14 @@ def smaller(plan: TilePlan, overlap: int, network: Network) -> TilePlan | None:
 
 
 def in_words(plan: TilePlan) -> str:
-    """Say how frames are cut up."""
+    """Describe a plan in words."""
     rows, columns = plan.tile
     words = f"tiles of {columns}x{rows}" if plan.count > 1 else "whole frames"
     return words if plan.window is None else f"{words}, {plan.window} frames at once"
 
 
 def _sizes(settings: Settings, height: int, width: int, network: Network, overlap: int) -> list[tuple[int, int] | None]:
-    """Give the sizes of tiles to choose from, the best first; None is the whole frame."""
+    """Return the sizes of tiles to choose from, the best first; None is the whole frame."""
     if settings.tile == "none":
         return [None]
     if settings.tile == "auto":
@@ -109,7 +110,7 @@ def _sizes(settings: Settings, height: int, width: int, network: Network, overla
         return sizes
     sides = settings.tile.lower().split("x")
     if len(sides) > 2 or not all(side.isdigit() for side in sides):
-        raise UsageError(f"--tile {settings.tile} is not understood", "use auto, none, N or WxH, in pixels")
+        raise UsageError(f"--tile {settings.tile} is not valid", "use auto, none, N or WxH, in pixels")
     tile = (int(sides[-1]), int(sides[0]))
     if min(tile) < LEAST_TILE or min(tile) < 2 * overlap:
         raise UsageError(
@@ -120,7 +121,7 @@ def _sizes(settings: Settings, height: int, width: int, network: Network, overla
 
 
 def _windows(network: Network) -> Iterator[int | None]:
-    """Give the lengths of windows to choose from, the best first; None where there is nothing to choose."""
+    """Yield the lengths of windows to choose from, the best first; None if the network needs no window."""
     window = WINDOWS.get(network.feeding)
     if window is None:
         yield None
@@ -128,20 +129,3 @@ def _windows(network: Network) -> Iterator[int | None]:
     while window >= LEAST_WINDOW:
         yield window
         window = window * 2 // 3
-
-
-def _cut(
-    height: int, width: int, tile: tuple[int, int] | None, overlap: int, network: Network, at_once: int
-) -> TilePlan:
-    return tiles.cut_tiles(
-        height,
-        width,
-        tile,
-        overlap,
-        network.multiple,
-        network.smallest,
-        network.padding,
-        at_once,
-        network.reach,
-        network.tile_multiple,
-    )

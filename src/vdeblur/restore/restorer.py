@@ -1,8 +1,8 @@
-"""Frames to restored frames, on the device: the stages between decoding and encoding, and what to do when one fails.
+"""Frames to restored frames on the device: the stages between decoding and encoding, and recovery from failures.
 
-A scene goes through the network as a stream. Where that fails, for want of memory or because half precision overflows,
-another stream is begun, by a smaller plan or in float32: it is shown the last frames that are done, so that a state can
-build up again, and then the first that is not. So every frame comes out once, in order.
+A scene passes through the network as a stream. If the stream fails, because memory runs out or half precision
+overflows, a new stream starts with a smaller plan or in float32. It gets the last finished frames again, so that a
+recurrent state can build up, and then the first unfinished one. So every frame comes out once, in order.
 """
 
 import math
@@ -23,17 +23,17 @@ from vdeblur.restore.tiles import TilePlan
 from vdeblur.restore.watch import OFF, Watch
 from vdeblur.settings import Settings
 
-BLACK = 0.5 / 255  # of the range; a picture that is nowhere brighter is black in 8 bits
-DARK = 0.02  # mean of a picture that may well be restored to black
-MOST_OVERFLOWS = 3  # in one go, until half precision is given up
+BLACK = 0.5 / 255  # of the range; a picture with no brighter pixel is black in 8 bits
+DARK = 0.02  # mean of a picture that may be restored to black
+MOST_OVERFLOWS = 3  # in one call of restore; after more, half precision is given up
 
 
 class Restorer:
-    """Frames to restored frames, on the device.
+    """Restores frames on the device.
 
-    plan: how frames are cut up; where memory does not suffice, a smaller one takes its place for good. warn: takes
-    W_OUT_OF_MEMORY, W_NON_FINITE and W_PRECISION. redone: frames that were restored in float32 because half precision
-    overflowed. unrestored: frames that stayed as they were. watch: times color, scenes, network and difference.
+    plan: the tiles; if memory runs out, a smaller plan replaces it for good. warn: gets W_OUT_OF_MEMORY, W_NON_FINITE
+    and W_PRECISION. redone: how many frames were restored in float32 because half precision overflowed. unrestored: how
+    many frames stayed unchanged. watch: times color, scenes, network and difference.
     """
 
     def __init__(
@@ -51,28 +51,28 @@ class Restorer:
         self.is_half = network.exact_weights is not None
         self.exact: Network | None = None if self.is_half else network
         self.redone = self.unrestored = 0
-        self.said: set[str] = set()
-        self.has_shrunk = False  # and nobody was told yet
-        # A GPU goes on with the next frame while the last one travels back.
+        self.warned: set[str] = set()
+        self.has_shrunk = False  # the plan, without a warning yet
+        # A GPU computes the next frame while the last one is copied back.
         self.delay = 1 if chosen.type == "cuda" else 0
         self.copier = Copier()
 
     def check_stop(self) -> None:
-        """Ask whether a signal came."""
+        """Raise InterruptedRunError if a signal arrived."""
         status = self.stop()
         if status is not None:
             raise InterruptedRunError(status)
 
     @torch.inference_mode()
     def restore(self, frames: Iterator[Frame]) -> Generator[Frame]:
-        """Give every frame restored, in order, scene by scene.
+        """Yield every frame restored, in order, scene by scene.
 
-        Raises: DeviceError where memory does not suffice for the smallest plan, the device is lost, or, with --strict,
-        the network gives no picture even in float32.
+        Raises: DeviceError if memory is too small for the smallest plan, the device is lost, or, with --strict, the
+        network returns no valid picture even in float32.
         """
         detector = scenes.SceneDetector() if self.settings.scene_detect else None
         source = _Source(frames, self._upload, detector, self.watch)
-        # Begun anew with every call, so that what comes of a segment does not depend on those before it.
+        # New for every call, so that a segment's result does not depend on earlier segments.
         trust = _Trust(0 if self.is_half else math.inf)
         try:
             while source.has_more():
@@ -81,7 +81,7 @@ class Restorer:
             if memory.is_lacking(error) or not device.is_lost(error):
                 raise
             raise DeviceError(
-                f"{self.device} does not answer any more: {device.in_a_line(error)}",
+                f"{self.device} no longer responds: {device.in_a_line(error)}",
                 "finished segments are kept: run the same command again",
             ) from error
 
@@ -94,24 +94,24 @@ class Restorer:
                 if scene.source.is_reading or not memory.is_lacking(error):
                     raise
                 self._shrink(error)
-            # By now the error is gone, and with it what the failed stream held.
+            # The except block has ended, so nothing refers to the tensors of the failed stream.
             memory.release(self.device)
 
     def _stream(self, scene: "_Scene", trust: "_Trust") -> Iterator[Frame]:
-        """Begin a stream for the frames that are not done; it ends with the scene, or where another has to begin."""
+        """Restore unfinished frames with one stream; it ends with the scene, or where a new stream has to start."""
         is_exact = trust.exact_frames > 0
         network = self._exact_network() if is_exact else self.network
         known = len(scene.done)
-        left = math.inf  # frames until this stream is not to be trusted any more
+        left = math.inf  # frames until this stream must end
         for uploaded, result in self._results(network, scene):
-            if known:  # done before, and shown again for the state only
+            if known:  # finished before, and shown again only for the state
                 known -= 1
                 continue
             with self.watch.stage("difference"):
                 is_picture = result.is_picture()
             if not is_picture and not is_exact:
                 self._note_overflow(uploaded.frame, trust)
-                # So many that the next stream in half precision is not shown again what overflowed.
+                # Enough frames that the next stream in half precision does not get the overflowing frame again.
                 trust.exact_frames = max(trust.exact_frames, len(scene.todo) + (scene.done.maxlen or 0))
                 return
             if not is_picture:
@@ -119,19 +119,19 @@ class Restorer:
                 left = min(left, len(scene.todo))
             with self.watch.stage("difference"):
                 restored = result.frame(uploaded, self.copier) if is_picture else uploaded.frame
-            self._say_plan()
+            self._warn_of_plan()
             scene.advance()
             self.redone += is_picture and is_exact and self.is_half
             trust.exact_frames, left = max(trust.exact_frames - 1, 0), left - 1
             yield restored
-            if not left:  # what broke the state is not to be shown to the next stream
+            if not left:  # the next stream must not see the frame that broke the state
                 scene.done.clear()
             if not left or (is_exact and not trust.exact_frames):
                 return
         scene.is_over = True
 
     def _results(self, network: Network, scene: "_Scene") -> "Iterator[tuple[_Uploaded, _Result]]":
-        """Give frames with what the network made of them; those that are done come first."""
+        """Yield frames with their results, first the finished frames."""
         given: deque[_Uploaded] = deque()
         results: deque[_Result] = deque()
 
@@ -156,11 +156,11 @@ class Restorer:
             return _Uploaded(frame, space, planes, color.to_rgb(planes, space))
 
     def _finish(self, item: "_Uploaded", restored: Tensor) -> "_Result":
-        """Add what the network changed to the frame's own planes, look whether it is a picture, and fetch both."""
+        """Add the network's change to the frame's planes, compute what is_picture needs, and start copying both."""
         picture = self.plan.crop(restored)[0].float()
-        look = torch.stack((*picture.aminmax(), item.rgb.mean()))  # not numbers where any pixel is none
+        extremes = torch.stack((*picture.aminmax(), item.rgb.mean()))  # NaN if any pixel is
         planes = color.add_difference(item.planes, (picture - item.rgb) * self.settings.strength, item.space)
-        return _Result.fetch(look, planes)
+        return _Result.fetch(extremes, planes)
 
     def _exact_network(self) -> Network:
         if self.exact is None:
@@ -168,50 +168,55 @@ class Restorer:
         return self.exact
 
     def _shrink(self, error: BaseException) -> None:
-        """Take the next smaller plan."""
+        """Switch to the next smaller plan.
+
+        Raises: DeviceError if there is none.
+        """
         plan = plans.smaller(self.plan, plans.overlap_of(self.settings, self.network), self.network)
         if plan is None:
             on_cpu = "" if self.device.type == "cpu" else ", or use --device cpu"
             raise DeviceError(
                 f"{self.device} is out of memory, even with {plans.in_words(self.plan)}",
-                f"close other programs, take a smaller model such as -m lite{on_cpu}",
+                f"close other programs, use a smaller model such as -m lite{on_cpu}",
             ) from error
         self.plan, self.has_shrunk = plan, True
 
-    def _say_plan(self) -> None:
-        """Tell of a smaller plan, now that memory suffices."""
+    def _warn_of_plan(self) -> None:
+        """Warn of a smaller plan, once it has worked."""
         if self.has_shrunk:
             self.has_shrunk = False
-            self.warn("W_OUT_OF_MEMORY", f"{self.device} was out of memory; going on with {plans.in_words(self.plan)}")
+            self.warn(
+                "W_OUT_OF_MEMORY", f"{self.device} was out of memory; continuing with {plans.in_words(self.plan)}"
+            )
 
     def _note_overflow(self, frame: Frame, trust: "_Trust") -> None:
-        """Take note that half precision did not do, and give it up where it does not do again and again."""
+        """Warn that half precision overflowed, and give it up after MOST_OVERFLOWS."""
         seconds = f"{float(frame.seconds):.3f} s"
         message = f"half precision overflowed at {seconds}: such frames are restored in float32"
         self._warn_once("overflow", "W_NON_FINITE", message)
         trust.overflows += 1
         if trust.overflows > MOST_OVERFLOWS:
             trust.exact_frames = math.inf
-            message = f"half precision overflowed again and again: float32 from {seconds} on"
+            message = f"half precision keeps overflowing: using float32 from {seconds} on"
             self._warn_once("no half", "W_PRECISION", message)
 
     def _note_failure(self, frame: Frame) -> None:
-        """Take note that a frame cannot be restored; raises DeviceError with --strict."""
+        """Warn that a frame cannot be restored; raise DeviceError with --strict."""
         self.unrestored += 1
-        message = f"the network gave no picture at {float(frame.seconds):.3f} s"
+        message = f"the network returned no valid picture at {float(frame.seconds):.3f} s"
         if self.settings.strict:
-            raise DeviceError(message, "take another model, or leave out --strict to keep such frames as they were")
-        self._warn_once("failure", "W_NON_FINITE", f"{message}: such frames stay as they were")
+            raise DeviceError(message, "use another model, or leave out --strict to keep such frames unchanged")
+        self._warn_once("failure", "W_NON_FINITE", f"{message}: such frames stay unchanged")
 
     def _warn_once(self, what: str, code: str, message: str) -> None:
-        if what not in self.said:
-            self.said.add(what)
+        if what not in self.warned:
+            self.warned.add(what)
             self.warn(code, message)
 
 
 @dataclass
 class _Trust:
-    """How far half precision is to be trusted: frames yet to be restored in float32, and overflows so far."""
+    """Trust in half precision: how many frames must still be restored in float32, and overflows so far."""
 
     exact_frames: float
     overflows: int = 0
@@ -227,46 +232,46 @@ class _Uploaded:
 
 @dataclass
 class _Result:
-    """What the network made of a frame, on its way back from the device.
+    """A restored frame on its way back from the device.
 
-    look: lowest and highest value, and the mean of the blurry picture. planes: the restored ones. arrival: when a GPU
-    has copied both.
+    extremes: lowest and highest value, and the mean of the blurry picture. planes: the restored planes. arrival:
+    when a GPU has copied both.
     """
 
-    look: Tensor
+    extremes: Tensor
     planes: list[Tensor]
     arrival: torch.cuda.Event | None
 
     @classmethod
-    def fetch(cls, look: Tensor, planes: list[Tensor]) -> "_Result":
-        """Begin to copy; nothing waits for the device until is_picture does."""
-        if look.device.type != "cuda":
-            return cls(look.cpu(), [plane.cpu() for plane in planes], None)
+    def fetch(cls, extremes: Tensor, planes: list[Tensor]) -> "_Result":
+        """Start copying; only is_picture waits for the device."""
+        if extremes.device.type != "cuda":
+            return cls(extremes.cpu(), [plane.cpu() for plane in planes], None)
         copies = [
             torch.empty(part.shape, dtype=part.dtype, pin_memory=True).copy_(part, non_blocking=True)
-            for part in (look, *planes)
+            for part in (extremes, *planes)
         ]
         arrival = torch.cuda.Event()
-        arrival.record(torch.cuda.current_stream(look.device))
+        arrival.record(torch.cuda.current_stream(extremes.device))
         return cls(copies[0], copies[1:], arrival)
 
     def is_picture(self) -> bool:
-        """Tell whether all of it are numbers, and whether anything is left of a picture that was not black."""
+        """Return whether the result is finite, and not black unless the blurry picture was dark."""
         if self.arrival is not None:
             self.arrival.synchronize()
-        lowest, highest, before = self.look.tolist()
+        lowest, highest, before = self.extremes.tolist()
         return math.isfinite(lowest) and math.isfinite(highest) and (highest > BLACK or before < DARK)
 
     def frame(self, item: _Uploaded, copier: Copier) -> Frame:
-        """Give the restored frame; the original may still be looked at."""
+        """Return the restored frame, a copy of the original with new planes."""
         picture = color.with_planes(copier.copy(item.frame.picture), self.planes, item.space)
         return Frame(picture, item.frame.pts, item.frame.time_base, item.frame.name)
 
 
 class _Source:
-    """Frames, uploaded one after the other; where that fails, the frame is still there to be tried again.
+    """Uploads frames one after the other; if an upload fails, it can be repeated.
 
-    is_reading: whether an error is one of the frames' own; they cannot be asked again then.
+    is_reading: whether an error comes from the iterator of frames, which cannot be repeated.
     """
 
     def __init__(
@@ -278,11 +283,11 @@ class _Source:
     ) -> None:
         self.frames, self.upload, self.detector, self.watch = frames, upload, detector, watch
         self.is_reading = False
-        self.read: Frame | None = None  # and not uploaded yet
+        self.read: Frame | None = None  # but not uploaded yet
         self.first: _Uploaded | None = None  # of the next scene
 
     def has_more(self) -> bool:
-        """Tell whether there is another frame."""
+        """Return whether there is another frame."""
         if self.read is None and self.first is None:
             self.is_reading = True
             self.read = next(self.frames, None)
@@ -290,7 +295,7 @@ class _Source:
         return self.read is not None or self.first is not None
 
     def next_of_scene(self, begins: bool) -> _Uploaded | None:
-        """Give the next frame; None where another scene begins with it, unless it `begins` this one."""
+        """Return the next frame; None if another scene begins with it, unless it `begins` this one."""
         if self.first is not None:
             item, self.first = (self.first, None) if begins else (None, self.first)
             return item
@@ -310,7 +315,7 @@ class _Source:
 class _Scene:
     """The frames up to the next cut.
 
-    done: the last that are, as many as bring a state back. todo: those that were read and are not done.
+    done: the last finished frames, as many as a state needs to build up. todo: frames that were read, but not finished.
     """
 
     def __init__(self, source: _Source, warm_up: int) -> None:
@@ -320,7 +325,7 @@ class _Scene:
         self.has_begun = self.is_over = False
 
     def items(self) -> Iterator[_Uploaded]:
-        """Give the last frames that are done, those that are not, and then what is left of the scene."""
+        """Yield the last finished frames, the unfinished ones, and then the rest of the scene."""
         for frame in (*self.done, *self.todo):
             yield self.source.upload(frame)
         while (item := self.source.next_of_scene(begins=not self.has_begun)) is not None:
@@ -329,5 +334,5 @@ class _Scene:
             yield item
 
     def advance(self) -> None:
-        """Count the first frame that was not done as done."""
+        """Mark the first unfinished frame as finished."""
         self.done.append(self.todo.popleft())

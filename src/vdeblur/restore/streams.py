@@ -1,9 +1,9 @@
-"""Frames of one scene through a network, in the way the network wants them.
+"""Feeding a network: the frames of one scene in, restored frames out, one function for each kind of network.
 
-Each function here takes a network, an iterator of padded frames, (1, 3, H, W) RGB in [0, 1] float32, and the plan by
-which they are cut up, and gives an iterator of as many restored frames, in order, not clamped. How far it reads ahead
-is its own business, and which of the network's steps see whole frames and which see tiles. With a plan of one tile,
-several clips of one length can go through together, along B.
+Each function takes a network, an iterator of padded frames, (1, 3, H, W) RGB in [0, 1] float32, and a plan of tiles. It
+yields as many restored frames, in order, not clamped. It decides how far it reads ahead, and which of the network's
+steps see whole frames and which see tiles. With a plan of one tile, several clips of one length can be fed together,
+along B.
 """
 
 from collections import deque
@@ -17,26 +17,26 @@ from torch import Tensor
 from vdeblur.networks.layers import Network
 from vdeblur.restore.tiles import TilePlan
 
-# Where memory allows, and in proportion where it does not:
-WINDOW, AHEAD = 30, 10  # frames held by a bidirectional network, and those of them that only serve as look-ahead
-CLIP, CLIP_OVERLAP = 30, 5  # frames of a clip restored as one, as many as training saw, and those beside it left unused
+# If memory allows; a plan for less memory scales them down:
+WINDOW, AHEAD = 30, 10  # frames that a bidirectional network holds, and how many of them are only look-ahead
+CLIP, CLIP_OVERLAP = 30, 5  # frames restored as one clip, as many as training saw, and the frames at its ends not used
 WINDOWS = {"bidirectional": WINDOW, "clip": CLIP}  # feedings that hold a window
-RUNAWAY = 8.0  # a state that grows beyond so many times its size after the first window is not to be trusted
+RUNAWAY = 8.0  # a state larger than this many times its size after the first window has diverged
 
 
 def stream(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
-    """Feed a scene to a network by its own kind of feeding."""
+    """Feed a scene to a network in the way that it declares."""
     return FEEDINGS[network.feeding](network, frames, plan)
 
 
 def stream_frames(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
-    """Feed a network that looks at one frame at a time."""
+    """Feed a network that takes one frame at a time."""
     for frame in frames:
         yield plan.apply(network, frame)
 
 
 def stream_neighbours(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
-    """Feed a network that looks at a frame and its two neighbours; it gets None for those beyond the scene's ends."""
+    """Feed a network that takes a frame and its two neighbours, which are None beyond the scene's ends."""
     previous: Tensor | None = None
     current = next(frames, None)
     while current is not None:
@@ -46,7 +46,7 @@ def stream_neighbours(network: Network, frames: Iterator[Tensor], plan: TilePlan
 
 
 def stream_windows(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
-    """Feed a network that restores the middle frame of a window (B, T, 3, H, W); edge frames are repeated."""
+    """Feed a network that restores the middle frame of a window (B, T, 3, H, W); end frames are repeated."""
     length = 2 * network.radius + 1
     window: deque[Tensor] = deque(maxlen=length)
 
@@ -63,7 +63,7 @@ def stream_windows(network: Network, frames: Iterator[Tensor], plan: TilePlan) -
 
 
 def stream_pairs(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
-    """Feed a network that looks at a frame and the next; the last one is paired with the one before it, if any."""
+    """Feed a network that takes a frame and the next one; the last frame is paired with the one before it, if any."""
     previous: Tensor | None = None
     current = next(frames, None)
     while current is not None:
@@ -74,38 +74,38 @@ def stream_pairs(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> 
 
 
 class Cascade(Protocol):
-    """A network that restores the middle one of three frames, in as many stages as it says."""
+    """A network that restores the middle one of three frames, in several stages."""
 
     stages: int
 
     def pyramid(self, frame: Tensor) -> Any:
-        """Give what a frame brings to every window it is in."""
+        """Return the features of a frame that all its windows share."""
 
     def align(self, frames: tuple[Tensor, ...], pyramids: tuple[Any, ...]) -> Tensor:
-        """Give what there is to restore from, of three frames."""
+        """Return the input of `restore`, from three whole frames and their pyramids."""
 
     def restore(self, aligned: Tensor) -> Tensor:
-        """Give the restored middle frame, whole or in tiles."""
+        """Return the restored middle frame, whole or in tiles."""
 
 
 def stream_cascade(network: Cascade, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
     """Feed a network that restores the middle one of three frames, stage after stage (CDVD-TSP).
 
-    A stage gives one frame less at each end than it gets, and stages follow one another as iterators do, so each
-    frame passes every stage once. The clip is lengthened by its own first and last frames, in forward order, as the
-    reference does: before frames 0, 1, ... come 0, 1 again, and after ..., n-2, n-1 come n-2, n-1.
+    A stage yields one frame less at each end than it gets. Stages are chained iterators, so each frame passes every
+    stage once. As in the reference, the clip is extended by its own first and last frames, in forward order: 0, 1 come
+    before 0, 1, ..., and n-2, n-1 after ..., n-2, n-1.
     """
-    restored = _lengthened(frames, network.stages)
+    restored = _extended(frames, network.stages)
     for _ in range(network.stages):
         restored = _cascade_stage(network, restored, plan)
     return restored
 
 
-def _lengthened(frames: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+def _extended(frames: Iterator[Tensor], count: int) -> Iterator[Tensor]:
     first = list(islice(frames, count))
     if not first:
         return
-    missing = count - len(first)  # of a clip that is shorter than that
+    missing = count - len(first)  # in a clip that is shorter
     yield from [first[0]] * missing + first
     last: deque[Tensor] = deque(maxlen=len(first))
     for frame in chain(first, frames):
@@ -121,24 +121,24 @@ def _cascade_stage(network: Cascade, frames: Iterator[Tensor], plan: TilePlan) -
         window.append((frame, network.pyramid(frame)))
         if len(window) == 3:
             pictures, pyramids = zip(*window, strict=True)
-            # Flow and prior see the whole frame; only what is left to do is tiled.
+            # Flow and prior need the whole frame; only the rest is tiled.
             yield plan.apply(network.restore, network.align(pictures, pyramids))
 
 
 class Bidirectional(Protocol):
-    """A network that lets features travel through a clip in both directions; see dstnet.DSTNet."""
+    """A network that propagates features through a clip in both directions; see dstnet.DSTNet."""
 
     def features(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Give each frame's features, of whole frames."""
+        """Yield the features of each whole frame."""
 
     def propagate_backward(self, features: Sequence[Tensor], keep: int | None = None) -> list[Tensor]:
-        """Let features, whole or in tiles, travel from the last frame to the first."""
+        """Propagate features, whole or in tiles, from the last frame to the first; return the first `keep`."""
 
     def propagate_forward(self, backward: list[Tensor], state: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-        """Let them travel onwards from a state; give the last one, too."""
+        """Propagate them forward from a state; return them and the last state."""
 
     def reconstruct(self, frame: Tensor, propagated: Tensor) -> Tensor:
-        """Give the restored frame, whole or in tiles."""
+        """Return the restored frame, whole or in tiles."""
 
 
 def stream_bidirectional(
@@ -148,12 +148,12 @@ def stream_bidirectional(
     window: int | None = None,
     ahead: int | None = None,
 ) -> Iterator[Tensor]:
-    """Feed a network that lets features travel through a clip, backward and then forward (DSTNet).
+    """Feed a network that propagates features through a clip, backward and then forward (DSTNet).
 
-    window: so many frames' features are held, by default the plan's, and the backward pass begins at the last of them.
-    Unless that is the clip's last frame, the results for the last `ahead` of them, by default a third, are left for
-    the next window, where more is known. The forward state is carried on from window to window. A clip of at most
-    `window` frames is restored as one.
+    window: how many frames' features are held, by default the plan's number. The backward pass begins at the last of
+    them. Unless that ends the clip, the last `ahead` of them, by default a third, are left to the next window, which
+    sees further. The forward state continues from window to window. A clip of at most `window` frames is restored as
+    one.
     """
     window = window or plan.window or WINDOW
     ahead = min(AHEAD, window // 3) if ahead is None else ahead
@@ -181,18 +181,18 @@ def stream_bidirectional(
         del held[:ready]
         for tiles in zip(*parts, strict=True):
             yield plan.apply(network.reconstruct, waiting.popleft(), plan.join(tiles))
-        # Each step is quadratic in the state, and training saw short clips only: begin anew rather than run away.
+        # Each step is quadratic in the state, and training saw only short clips: reset a state that diverges.
         strength = max(float(state.detach().abs().amax()) for state in states if state is not None)
         limit = RUNAWAY * strength if limit is None else limit
-        if not strength <= limit:  # not a number, too
+        if not strength <= limit:  # also if it is NaN
             states = [None] * len(states)
 
 
 def stream_chunks(network: Network, frames: Iterator[Tensor], plan: TilePlan, chunk: int) -> Iterator[Tensor]:
-    """Feed a bidirectional or a clip network as its reference does: in chunks that share nothing.
+    """Feed a bidirectional or a clip network as its reference does: in independent chunks.
 
-    Of a clip network (BasicVSR++) the last chunk is what is left. Of a bidirectional one (DSTNet) it is the clip's last
-    `chunk` frames, of which those are given that were not yet.
+    For a clip network (BasicVSR++) the last chunk is the rest of the clip. For a bidirectional one (DSTNet) it is the
+    clip's last `chunk` frames, and only those that are new are yielded.
     """
     feed: Feeding = stream_clip if network.feeding == "clip" else stream_bidirectional
     recent: list[Tensor] = []
@@ -203,19 +203,19 @@ def stream_chunks(network: Network, frames: Iterator[Tensor], plan: TilePlan, ch
 
 
 class Recurrent(Protocol):
-    """A network that also looks at what it made of the frame before, moved by the motion of whole frames."""
+    """A network that also takes its result for the frame before, aligned by the motion between whole frames."""
 
     def align(self, restored: Tensor, current: Tensor, seen: Any) -> tuple[Tensor, Any]:
-        """Give the frame before as restored, moved onto the current one, and what the next step can use again."""
+        """Return the last restored frame aligned to the current one, and what the next step can reuse."""
 
     def __call__(self, aligned: Tensor, previous: Tensor, current: Tensor, following: Tensor) -> Tensor:
-        """Give the restored frame, whole or in tiles."""
+        """Return the restored frame, whole or in tiles."""
 
 
 def stream_recurrent(network: Recurrent, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
-    """Feed a network that looks at a frame, its neighbours, and what it made of the one before (PVDNet).
+    """Feed a network that takes a frame, its neighbours, and its result for the frame before (PVDNet).
 
-    At the ends of a clip a frame is its own neighbour, and the first one is taken for restored.
+    At the ends of a clip a frame is its own neighbour, and the first frame stands in for the last result.
     """
     current = next(frames, None)
     previous, restored, seen = current, current, None
@@ -229,13 +229,13 @@ def stream_recurrent(network: Recurrent, frames: Iterator[Tensor], plan: TilePla
 
 
 class Clipwise(Protocol):
-    """A network that sees a clip as one; see basicvsrpp.BasicVSRPP."""
+    """A network that restores a clip as one; see basicvsrpp.BasicVSRPP."""
 
     def analyse(self, frames: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-        """Give what is needed of each frame, itself among it, from whole frames."""
+        """Yield each whole frame with what `restore` needs of it."""
 
     def restore(self, clip: Sequence[tuple[Tensor, ...]], first: int = 0, last: int | None = None) -> Iterator[Tensor]:
-        """Give the restored frames from `first` to the one before `last`, whole or in tiles."""
+        """Yield the restored frames from `first` to the one before `last`, whole or in tiles."""
 
 
 def stream_clip(
@@ -245,11 +245,11 @@ def stream_clip(
     window: int | None = None,
     overlap: int | None = None,
 ) -> Iterator[Tensor]:
-    """Feed a network for which every frame depends on the whole clip (BasicVSR++).
+    """Feed a network in which every frame depends on the whole clip (BasicVSR++).
 
-    window: so many frames are restored as one, by default the plan's. Windows share 2 `overlap` frames, by default a
-    third, and each gives its own share of them: none of the outer `overlap` frames where the clip goes on. A clip of
-    at most `window` frames is restored as one.
+    window: how many frames are restored as one, by default the plan's number. Windows share 2 `overlap` frames, by
+    default a third, and each yields the half of them next to its middle. A clip of at most `window` frames is restored
+    as one.
     """
     window = window or plan.window or CLIP
     overlap = min(CLIP_OVERLAP, window // 6) if overlap is None else overlap
@@ -257,15 +257,15 @@ def stream_clip(
     held: list[tuple[Tensor, ...]] = []
     first, ended = 0, False
     while not ended:
-        held += islice(analysed, window + 1 - len(held))  # one more, to know whether the clip goes on
+        held += islice(analysed, window + 1 - len(held))  # one more, to know whether the clip continues
         ended = len(held) <= window
-        assert ended or window > 2 * overlap, "windows have to go on"
+        assert ended or window > 2 * overlap, "windows must advance"
         last = len(held) if ended else window - overlap
         parts: list[Iterator[Tensor]] = []
         for group in plan.groups():
             tiles = [tuple(plan.split(part, group) for part in frame) for frame in held[:window]]
             part = network.restore(tiles, first, last)
-            # What is restored takes less than what it is restored from, so tiles follow one another.
+            # Results need less memory than the analysed frames, so one tile after another is restored.
             parts.append(part if plan.count == 1 else iter(list(part)))
         for restored in zip(*parts, strict=True):
             yield plan.join(restored)
@@ -273,7 +273,7 @@ def stream_clip(
         del held[: last - overlap]
 
 
-Feeding = Callable[..., Iterator[Tensor]]  # of a network, an iterator of frames and a plan
+Feeding = Callable[..., Iterator[Tensor]]  # takes a network, an iterator of frames and a plan
 FEEDINGS: dict[str, Feeding] = {
     "frame": stream_frames,
     "neighbours": stream_neighbours,
@@ -287,10 +287,10 @@ FEEDINGS: dict[str, Feeding] = {
 
 
 def context(network: Network) -> tuple[int, int]:
-    """Give how many frames before a part of a scene, and after it, it takes to restore that part as within the scene.
+    """Return how many frames before and after a part of a scene are needed to restore it as within the scene.
 
-    For networks that carry a state on it is as many as they are given anyway to find their state; the others give the
-    very same result.
+    With them, networks without a state return the very same result. Networks with a state need all earlier frames for
+    that; they get as many as bring the state close.
     """
     reach = network.radius if network.feeding == "window" else getattr(network, "stages", 0)
     return {

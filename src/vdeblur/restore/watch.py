@@ -1,10 +1,10 @@
-"""Where a run's time goes, for `--profile`: seconds by stage, and the most memory.
+"""The time of a run by stage, and its peak memory, for `--profile`.
 
-    with watch.stage("color"): ...          # the time of what is done within
-    for item in watch.each(items, "decode"): ...   # the time that each item takes to come
+    with watch.stage("color"): ...  # times the block
+    for item in watch.each(items, "decode"): ...  # times the wait for each item
 
-Stages nest, as iterators ask each other: one that begins within another stops that one's time, so every moment counts
-once. A watch is for one thread. Where nobody asked for a profile, a Watch that measures nothing stands in its place.
+Stages nest, because iterators call each other: an inner stage pauses the clock of the outer one, so every moment counts
+once. A watch belongs to one thread. Without --profile, a Watch that measures nothing takes its place.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import torch
 from vdeblur.restore import memory
 from vdeblur.threads import Worker
 
-# In the order in which they are shown; those in threads of their own go on beside the others.
+# In the order of the report; those in BESIDE run in threads of their own.
 STAGES = ("start", "wait_decode", "color", "scenes", "network", "difference", "wait_encode", "assemble")
 BESIDE = ("decode", "encode")
 
@@ -30,11 +30,11 @@ class Watch:
     """Measures nothing."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """Time what is done within."""
+        """Time the block."""
         return contextlib.nullcontext()
 
     def each(self, items: Iterator[T], name: str) -> Iterator[T]:
-        """Give items, timing how long each one takes to come."""
+        """Yield items, and time the wait for each."""
         return items
 
 
@@ -43,7 +43,7 @@ OFF = Watch()
 
 @dataclass
 class Stopwatch(Watch):
-    """Seconds by stage. chosen: the device that is waited for where a stage begins or ends, so that its work counts."""
+    """Seconds by stage. chosen: the device to synchronise with at the ends of a stage, so that its work counts."""
 
     chosen: torch.device
     totals: dict[str, float] = field(default_factory=dict)
@@ -52,17 +52,17 @@ class Stopwatch(Watch):
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what is done within; a stage that begins within another one stops that one's time."""
-        self._turn()
+        """Time the block; a stage within another pauses the clock of the outer one."""
+        self._switch()
         self.running.append(name)
         try:
             yield
         finally:
-            self._turn()
+            self._switch()
             self.running.pop()
 
     def each(self, items: Iterator[T], name: str) -> Iterator[T]:
-        """Give items, timing how long each one takes to come."""
+        """Yield items, and time the wait for each."""
         while True:
             with self.stage(name):
                 try:
@@ -71,7 +71,7 @@ class Stopwatch(Watch):
                     return
             yield item
 
-    def _turn(self) -> None:
+    def _switch(self) -> None:
         synchronize(self.chosen)
         now = time.perf_counter()
         if self.running:
@@ -80,16 +80,13 @@ class Stopwatch(Watch):
 
 
 def synchronize(chosen: torch.device) -> None:
-    """Wait until a device has done all that it was given."""
+    """Wait until a device has finished its work."""
     if chosen.type != "cpu":
         getattr(torch, chosen.type).synchronize()
 
 
 class Profile:
-    """The watches of a run's threads.
-
-    main: of the thread in which frames are restored, decoding and encoding: of the threads beside it.
-    """
+    """The watches of a run's threads: main restores frames, decoding and encoding run beside it."""
 
     def __init__(self, on: bool) -> None:
         self.on = on
@@ -100,21 +97,21 @@ class Profile:
             memory.reset_resident_peak()
 
     def use(self, chosen: torch.device) -> None:
-        """Wait for this device from now on, and count its memory; nothing where the profile is off."""
+        """Measure this device from now on, if the profile is on."""
         if isinstance(self.main, Stopwatch):
             self.device = self.main.chosen = chosen
             if chosen.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(chosen)
 
     def worker(self, depth: int) -> Worker:
-        """Make a worker whose work, and the waiting for it, is timed."""
+        """Return a worker; if the profile is on, it times its work, and the wait for it."""
         return _WatchedWorker(depth, self) if self.on else Worker(depth)
 
     def facts(self) -> dict[str, object]:
-        """Give what was measured, once all threads have ended.
+        """Return the measurements, after all threads have ended.
 
-        seconds: by stage, those that did not occur left out. peak_memory_bytes: that the process had resident, None
-        where the system does not tell. peak_device_bytes: of tensors on a CUDA device, else None.
+        seconds: by stage, without stages that did not occur. peak_memory_bytes: resident memory of the process, None if
+        the system does not report it. peak_device_bytes: of tensors on a CUDA device, else None.
         """
         totals: dict[str, float] = {}
         for watch in (self.main, self.decoding, self.encoding):
@@ -128,7 +125,7 @@ class Profile:
 
 
 class _WatchedWorker(Worker):
-    """Times what it does as `encode`, and how long others wait for it as `wait_encode`."""
+    """Times its work as `encode`, and the wait for it as `wait_encode`."""
 
     def __init__(self, depth: int, profile: Profile) -> None:
         self.profile = profile

@@ -25,7 +25,7 @@ import torch
 
 from vdeblur import __version__, files
 from vdeblur.errors import ExitStatus, OutputError, VdeblurError
-from vdeblur.models import cache
+from vdeblur.models import registry
 from vdeblur.restore import device, memory
 from vdeblur.run.pipeline import restore_file
 from vdeblur.settings import EncodeOptions, Settings
@@ -236,7 +236,7 @@ def _caches() -> Iterator[Check]:
             yield Check("caches", name, found)
         else:
             yield Check("caches", name, f"{found}; {existing} is not writable", CheckState.WARNING, hint)
-    yield _guarded("caches", "models", lambda: f"{len(cache.known_models())} are known", ExitStatus.MODEL)
+    yield _guarded("caches", "models", lambda: f"{len(registry.known_models())} are known", ExitStatus.MODEL)
 
 
 def _hub_home() -> Path:

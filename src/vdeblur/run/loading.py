@@ -7,7 +7,7 @@ import torch
 
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
-from vdeblur.models import cache, choice, weights
+from vdeblur.models import choice, own, registry, weights
 from vdeblur.models.registry import Entry
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device
@@ -49,7 +49,7 @@ def check_model(settings: Settings) -> None:
     Raises: ModelError for an unknown model, UsageError for `best` with a checkpoint.
     """
     if settings.model != BEST:
-        cache.find_entry(settings.model)
+        registry.find_entry(settings.model)
     elif settings.checkpoint is not None:
         raise UsageError("--weights needs the model it is for", f"name it with -m; {BEST} uses published weights only")
 
@@ -76,7 +76,7 @@ def prepare_network(context: Context, info: SourceInfo) -> Loaded:
     network = weights.load_model(model, settings.checkpoint, context.talk)
     digest = checksum(network)
     size = (info.height, info.width, info.frames_estimate)
-    placed = settle(network, cache.find_entry(model), chosen, settings, faults, size)
+    placed = settle(network, registry.find_entry(model), chosen, settings, faults, size)
     precision = placed.precision
     if placed.fallback:
         context.warn("W_DEVICE", placed.fallback)
@@ -126,8 +126,8 @@ def _expected_time(entry: Entry, chosen: torch.device, precision: str, size: tup
 
 
 def checksum(network: Network) -> str:
-    """Return the CRC-32 of a network's tensors and their names, as eight hex digits."""
-    crc = 0
+    """Return the CRC-32 of a network's tensors and their names, and of a user's own code, as eight hex digits."""
+    crc = own.code_checksum(network)
     for name, tensor in sorted(network.state_dict().items()):
         crc = zlib.crc32(
             tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc)

@@ -45,8 +45,7 @@ from vdeblur.errors import (
     VdeblurError,
 )
 from vdeblur.events import Ask, Notify, Stop, Talk, Warn, ignore, never
-from vdeblur.models.cache import find_entry
-from vdeblur.networks import NETWORKS
+from vdeblur.models.registry import find_entry
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, memory
 from vdeblur.train import data, optimisers, start
@@ -221,7 +220,7 @@ class Trainer:
         """Give the network with its losses, on the device, with the weights that a training begins with."""
         entry = find_entry(self.recipe.model)
         torch.manual_seed(self.seed)
-        network = NETWORKS[entry.network](**entry.arguments)
+        network = entry.build()
         objective = OBJECTIVES[self.recipe.objective](network, self.recipe.numbers)
         objective.initialise()
         if fresh:

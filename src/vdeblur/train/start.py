@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vdeblur.errors import ModelError, UsageError
 from vdeblur.events import Talk
-from vdeblur.models import cache, weights
+from vdeblur.models import registry, weights
 from vdeblur.models.checkpoint import fit, read_checkpoint
 from vdeblur.models.registry import Entry
 from vdeblur.networks.layers import Network
@@ -36,7 +36,7 @@ def _initial(init: str, entry: Entry, talk: Talk) -> dict[str, Tensor]:
     path = Path(init)
     if path.is_file() or path.suffix or "/" in init:
         return weights.load_model(entry.name, path, talk).state_dict()
-    other = cache.find_entry(init)
+    other = registry.find_entry(init)
     if (other.network, other.arguments) != (entry.network, entry.arguments):
         raise ModelError(f"{init} is another network than {entry.name}", f"begin with weights of {entry.name}")
     return weights.load_model(init, talk=talk).state_dict()
