@@ -36,7 +36,7 @@ CHROMA = {(0, 0): "4:4:4", (1, 0): "4:2:2", (1, 1): "4:2:0", (2, 0): "4:1:1", (0
 METHOD = "blur effect (Crete et al. 2007) of sampled frames, 0 to 1; depends on the scene, too: a rough guide"
 
 
-def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
+def probe(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
     """Examine a video file or a folder of pictures; gives what README.md lists, ready for JSON.
 
     suffix: of the output that is planned, such as ".mp4"; None for what suits the input. Streams are planned, packets'
@@ -44,6 +44,7 @@ def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
 
     Raises: InputError where it cannot be read, OutputError where no container has this suffix, UsageError for a pipe.
     """
+    path = Path(path)
     if path == demux.PIPE:
         raise UsageError("a pipe can be read only once, and not by probe", "save it to a file first")
     warnings: dict[str, str] = {}
