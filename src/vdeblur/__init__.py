@@ -30,7 +30,7 @@ from vdeblur.errors import (
     VerificationError,
 )
 from vdeblur.events import Ask, Notify, Stop, ignore, never
-from vdeblur.settings import Cut, EncodeOptions, Settings, exact_seconds
+from vdeblur.settings import Cut, EncodeOptions, Settings
 
 if TYPE_CHECKING:
     from vdeblur.look.probe import probe
@@ -236,19 +236,13 @@ def _settings(settings: Settings, options: dict[str, Any], pictures: bool) -> Se
             raise UsageError(f"unknown option {name!r}", hint)
     if options.get("checkpoint") is not None:
         options["checkpoint"] = Path(options["checkpoint"])
-    for name in ("start", "stop", "segment"):
-        if name in options:
-            options[name] = exact_seconds(options[name])
-    if options.get("segment") == 0:  # as on the command line: one segment
-        options["segment"] = None
     if isinstance(options.get("options"), Mapping):
-        options["options"] = tuple((str(key), str(value)) for key, value in options["options"].items())
-    parts = {
-        kind: {name: value for name, value in options.items() if name in names[kind]}
+        options["options"] = tuple(options["options"].items())
+    for_settings, for_encoding, for_cut = (
+        {name: value for name, value in options.items() if name in names[kind]}
         for kind in (Settings, EncodeOptions, Cut)
-    }
-    whole = replace(settings, **parts[Settings])
-    whole = replace(
-        whole, encoding=replace(whole.encoding, **parts[EncodeOptions]), cut=replace(whole.cut, **parts[Cut])
     )
-    return replace(whole, pictures=True) if pictures else whole
+    if pictures:
+        for_settings["pictures"] = True
+    settings = replace(settings, **for_settings)
+    return replace(settings, encoding=replace(settings.encoding, **for_encoding), cut=replace(settings.cut, **for_cut))

@@ -4,21 +4,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from vdeblur.errors import UsageError
-
-
-def exact_seconds(seconds: float | Fraction | None) -> Fraction | None:
-    """Return a number of seconds as it is written in decimal: 0.1 becomes 1/10.
-
-    Raises: UsageError if it is not a finite number.
-    """
-    if seconds is None or isinstance(seconds, Fraction):
-        return seconds
-    try:
-        return Fraction(str(seconds))
-    except ValueError as error:
-        raise UsageError(f"{seconds!r} is not a time", "use a number of seconds, such as 1.5") from error
-
 
 @dataclass(frozen=True)
 class EncodeOptions:

@@ -16,7 +16,7 @@ from vdeblur.errors import UsageError
 from vdeblur.events import Notify, ignore
 from vdeblur.frame import Frame
 from vdeblur.restore import color
-from vdeblur.settings import Cut, exact_seconds
+from vdeblur.settings import Cut
 from vdeblur.source.deinterlace import deinterlaced
 from vdeblur.source.demux import PIPE
 from vdeblur.source.video import open_source
@@ -126,4 +126,4 @@ def open_video(
     """
     if Path(path) == PIPE:
         raise UsageError("vdeblur.open does not read pipes", "save the video to a file first")
-    return OpenedVideo(Path(path), Cut(exact_seconds(start), exact_seconds(stop), frames), notify)
+    return OpenedVideo(Path(path), Cut(start, stop, frames), notify)  # type: ignore[arg-type]  # which it makes exact
