@@ -113,6 +113,11 @@ def test_every_name_is_there_and_documented() -> None:
         api.deblurr  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_type_checkers_read_the_annotations() -> None:
+    """PEP 561; without the marker they take every name of an installed package for Any."""
+    assert Path(api.__file__).with_name("py.typed").is_file()
+
+
 def test_a_star_import_leaves_the_builtin_open() -> None:
     names: dict = {}
     exec("from vdeblur import *", names)
@@ -315,7 +320,7 @@ def test_tensors_come_back_as_they_were(dtype: torch.dtype, batch: int | None) -
 def test_arrays_come_back_as_they_were(dtype: type, batch: int | None) -> None:
     model = model_of(Mean())
     tensor = moving_clip() if dtype is numpy.uint8 else moving_clip().float() / 255
-    clip = tensor.permute(0, 2, 3, 1).numpy().astype(dtype)
+    clip: numpy.ndarray = tensor.permute(0, 2, 3, 1).numpy().astype(dtype)
     clip.flags.writeable = False
     clip = numpy.stack((clip, clip[:, ::-1])) if batch else clip
     restored = model(clip)
