@@ -81,7 +81,7 @@ def load_contender(name: str, chosen: torch.device, precision: str, talk: Talk) 
 
     Raises: ModelError if its weights are not available.
     """
-    return Filter(name) if name in BASELINES else Model(name, chosen, precision, talk)
+    return Filter(name) if name in BASELINES else MeasuredModel(name, chosen, precision, talk)
 
 
 class Filter:
@@ -111,7 +111,7 @@ def _timed(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         yield frame
 
 
-class Model:
+class MeasuredModel:
     """A network with its weights on a device."""
 
     def __init__(self, name: str, chosen: torch.device, precision: str, talk: Talk) -> None:
@@ -148,7 +148,7 @@ class Model:
         return count_flops(self.network, self.device, height, width)
 
 
-Contender = Model | Filter
+Contender = MeasuredModel | Filter
 
 
 def published_score(contender: Contender, title: str, protocol: Protocol) -> PublishedScore | None:

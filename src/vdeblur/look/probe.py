@@ -36,7 +36,7 @@ CHROMA = {(0, 0): "4:4:4", (1, 0): "4:2:2", (1, 1): "4:2:0", (2, 0): "4:1:1", (0
 METHOD = "blur effect (Crete et al. 2007) of sampled frames, 0 to 1; depends on the scene, too: a rough guide"
 
 
-def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
+def probe(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
     """Examine a video file or a folder of pictures; return the object that docs/json.md describes.
 
     It plans the streams, reads the packets' times, and decodes a few frames of every part. suffix: of the planned
@@ -44,6 +44,7 @@ def probe(path: Path, suffix: str | None = None) -> dict[str, Any]:
 
     Raises: InputError if it cannot be read, OutputError if no container has this suffix, UsageError for a pipe.
     """
+    path = Path(path)
     if path == demux.PIPE:
         raise UsageError("probe cannot read a pipe", "save it to a file first")
     warnings: dict[str, str] = {}
