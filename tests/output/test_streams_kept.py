@@ -263,7 +263,9 @@ def test_video_encoded_elsewhere_beside_the_rest_of_the_input(full: Clips, tmp_p
         def add_video(container: av.container.OutputContainer) -> av.VideoStream:
             return container.add_stream_from_template(encoded.streams.video[0], opaque=True)
 
-        muxer = Muxer(output, container_format(output), source, add_video, MuxOptions())
+        form = container_format(output)
+        plans = plan_streams(source, form, MuxOptions(), add_video)
+        muxer = Muxer(str(output), form, source, plans, add_video, MuxOptions())
         muxer.take_others(other_packets(source, None, None))
         for packet in encoded.demux(video=0):
             if packet.size:

@@ -7,7 +7,7 @@ with each stream alone, then with all of them and the video together. `Muxer` do
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import cast
 
 import av
 import av.error
-from av.container import InputContainer
 from av.stream import Stream
 
 from vdeblur.errors import OutputError
@@ -34,7 +33,7 @@ from vdeblur.output.tracks import (
     is_time_code,
     open_track,
 )
-from vdeblur.source.demux import is_cover, open_container
+from vdeblur.source.demux import demux, is_cover, open_container
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source, VideoSource
 
@@ -46,11 +45,7 @@ EXACT_PCM = {"pcm_u8", "pcm_s8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24
 # Decoders that share a codec, by the name of one of them.
 SAME_CODEC = {"srt": "subrip", "ssa": "ass", "libvorbis": "vorbis", "libopus": "opus", "libdav1d": "av1"}
 SAME_CODEC |= dict.fromkeys(("mp1", "mp2", "mp2float", "mp3float", "mp3adu"), "mp3")  # MPEG-TS tells them not apart
-CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # say how the input was written
-# Of the video: no longer true once it is encoded anew (mkvmerge's statistics), or written by the muxer itself.
-VIDEO_TAGS = {"encoder", "alpha_mode", "duration", "bps", "number_of_frames", "number_of_bytes"}
 FIRST_PACKETS_BYTES = 8_000_000  # how far a first packet of each stream is looked for
-DAMAGED_PACKET = (av.error.InvalidDataError, av.error.ArgumentError)  # what muxers say of a packet, not of the disk
 
 
 def container_format(path: Path) -> str:
@@ -228,16 +223,6 @@ def container_options(form: str, options: MuxOptions, clocks: Sequence[Fraction]
     return chosen
 
 
-def packets_until_damage(container: InputContainer) -> Iterator[av.Packet]:
-    """Give packets as far as the file can be read."""
-    packets = container.demux()
-    while True:
-        try:
-            yield next(packets)
-        except (StopIteration, av.error.FFmpegError):
-            return
-
-
 def first_packets(source: VideoSource) -> dict[int, av.Packet]:
     """Read the first packet of each stream but the video, as far as they stand near the beginning."""
     wanted = {stream.index for stream in source.extras}
@@ -246,7 +231,9 @@ def first_packets(source: VideoSource) -> dict[int, av.Packet]:
         return found
     size = 0
     with open_container(source.path) as container:
-        for packet in packets_until_damage(container):
+        for packet in demux(container):
+            if packet is None:
+                break
             size += packet.size
             if packet.size and packet.stream.index in wanted:
                 stream = source.container.streams[packet.stream.index]

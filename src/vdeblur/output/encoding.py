@@ -14,6 +14,7 @@ from vdeblur.frame import Frame
 from vdeblur.output.carry import container_format, plan_streams
 from vdeblur.output.codecs import Coding, choose_encoder, choose_format
 from vdeblur.output.encoders import VideoEncoder, open_encoder
+from vdeblur.output.muxer import Muxer
 from vdeblur.output.pictures import convert_picture
 from vdeblur.output.tracks import CONVERT, DROP, MuxOptions, StreamPlan
 from vdeblur.settings import EncodeOptions
@@ -65,6 +66,7 @@ class VideoEncoding:
         self.coding = Coding(
             encoder, self.format, options.crf, options.preset, options.options, options.lossless, fields
         )
+        self.plans: list[StreamPlan] | None = None
 
     def open(self) -> VideoEncoder:
         """Make an encoder.
@@ -82,13 +84,13 @@ class VideoEncoding:
         return picture
 
     def try_container(self, source: Source) -> list[StreamPlan]:
-        """Try the header with everything in it, in memory; gives what becomes of the input's other streams.
+        """Write the header with everything in it to memory; return, and keep in `plans`, the plan of each other stream.
 
         Raises: OutputError where the container or the encoder refuses.
         """
         encoder = self.open()
         try:
-            plans = plan_streams(source, self.form, self.muxing, encoder.add_to)
+            self.plans = plan_streams(source, self.form, self.muxing, encoder.add_to)
             with av.open(io.BytesIO(), "w", format=self.form) as trial:
                 encoder.add_to(trial)
                 trial.start_encoding()
@@ -98,7 +100,16 @@ class VideoEncoding:
             raise OutputError(f"{self.form} with {self.coding.encoder.name} refused: {error}", hint) from error
         finally:
             encoder.close()
-        return plans
+        return self.plans
+
+    def open_muxer(self, target: str, source: Source, encoder: VideoEncoder, *, end: Fraction | None = None) -> Muxer:
+        """Open the container and write its header, as try_container planned it.
+
+        end: where the part ends, in seconds on the input's clock.
+        """
+        assert self.plans is not None, "try_container comes first"
+        offset = source.cut_begin or Fraction(0)
+        return Muxer(target, self.form, source, self.plans, encoder.add_to, self.muxing, offset=offset, end=end)
 
 
 def warn_of_plans(plans: list[StreamPlan], options: EncodeOptions, warn: Warn) -> None:

@@ -1,6 +1,5 @@
 """The container itself: video packets and other streams written in order."""
 
-import io
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -8,26 +7,23 @@ from typing import Any
 import av
 import av.error
 
-from vdeblur.output.carry import (
-    CONTAINER_TAGS,
-    DAMAGED_PACKET,
-    VIDEO_TAGS,
-    container_options,
-    first_packets,
-    packets_until_damage,
-    plan_streams,
-)
-from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, Track, open_track, without_tags
-from vdeblur.source.demux import SECONDS_BEYOND, Rebase, is_cover, open_container, packet_seconds
+from vdeblur.output.carry import container_options, first_packets
+from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, StreamPlan, Track, open_track, without_tags
+from vdeblur.source.demux import Rebase, demux, is_cover, open_container, packet_seconds
+from vdeblur.source.excerpt import SECONDS_BEYOND, is_within
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source, VideoSource
+
+CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # say how the input was written
+# Of the video: no longer true once it is encoded anew (mkvmerge's statistics), or written by the muxer itself.
+VIDEO_TAGS = {"encoder", "alpha_mode", "duration", "bps", "number_of_frames", "number_of_bytes"}
+DAMAGED_PACKET = (av.error.InvalidDataError, av.error.ArgumentError)  # what muxers say of a packet, not of the disk
 
 
 class Muxer:
     """An output container: its video stream, and the input's other streams as planned.
 
-    plans: what becomes of them. misplaced: how many packets of them no container takes. Nothing of the target is
-    touched before everything together was tried in memory.
+    misplaced: number of their packets that the container does not take.
     """
 
     def __init__(
@@ -35,6 +31,7 @@ class Muxer:
         target: str,
         form: str,
         source: Source,
+        plans: list[StreamPlan],
         add_video: AddVideo,
         options: MuxOptions,
         *,
@@ -43,10 +40,10 @@ class Muxer:
     ) -> None:
         """Open the target and write its header.
 
-        form: FFmpeg's name of the container. offset: seconds on the input's clock that become zero, for parts that
-        are cut out; end: the same clock's at which they end.
+        form: FFmpeg's name of the container. plans: from plan_streams, which tried them in memory. offset, end: where
+        the part begins and ends, in seconds on the input's clock; the part begins at zero in the output.
 
-        Raises: OutputError, and whatever av says where the video alone is refused.
+        Raises: whatever PyAV raises where the container refuses the video.
         """
         self.offset, self.misplaced = offset, 0
         self.counted, self.frames = form == "yuv4mpegpipe", 0  # y4m knows no times, only how many frames there are
@@ -54,14 +51,11 @@ class Muxer:
         self.next: av.Packet | None = None
         self.last_dts: dict[int, int] = {}
         self.covers: list[av.Packet] = []
-        self.plans = plan_streams(source, form, options, add_video)
-        if isinstance(source, PictureSource):
-            _try_video(form, add_video)
         clocks = [source.info.time_base, *(stream.time_base or Fraction(1, 1000) for stream in source.extras)]
         self.container = av.open(target, "w", format=form, container_options=container_options(form, options, clocks))
         try:
             self.video = add_video(self.container)
-            self.tracks = self._add_tracks(source)
+            self.tracks = self._add_tracks(source, plans)
             self._copy_tags(source, end)
             self.container.start_encoding()
             for cover in self.covers:
@@ -70,12 +64,12 @@ class Muxer:
             self.container.close()
             raise
 
-    def _add_tracks(self, source: Source) -> dict[int, Track]:
+    def _add_tracks(self, source: Source, plans: list[StreamPlan]) -> dict[int, Track]:
         if isinstance(source, PictureSource):
             return {}
         first = first_packets(source)
         tracks = {}
-        for plan in self.plans:
+        for plan in plans:
             track = None if plan.action == DROP else open_track(self.container, source, plan, first)
             if track is not None:
                 tracks[plan.index] = track
@@ -158,12 +152,6 @@ class Muxer:
         self.container.close()
 
 
-def _try_video(form: str, add_video: AddVideo) -> None:
-    with av.open(io.BytesIO(), "w", format=form) as trial:
-        add_video(trial)
-        trial.start_encoding()
-
-
 def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | None) -> Iterator[av.Packet]:
     """Read a source's file once more, for the packets of all streams but its video, in the order of the file.
 
@@ -174,8 +162,8 @@ def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | N
         if begin is not None and source.seekable:
             container.seek(int(begin * av.time_base))
         rebase = Rebase()
-        for packet in packets_until_damage(container):
-            if packet.dts is None:
+        for packet in demux(container):
+            if packet is None or packet.dts is None:
                 continue
             rebase.move(packet)
             if packet.stream.index == source.video.index:
@@ -183,7 +171,7 @@ def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | N
             seconds = packet_seconds(packet)
             if seconds is not None and end is not None and seconds > end + SECONDS_BEYOND:
                 return
-            if seconds is None or ((begin is None or seconds >= begin) and (end is None or seconds < end)):
+            if is_within(seconds, begin, end):
                 yield packet
 
 

@@ -43,6 +43,8 @@ class VideoFile:
         self.encoding = encoding.VideoEncoding(
             info, path.suffix, options, warn, pictures=pictures, deterministic=deterministic
         )
+        if beside is not None:
+            encoding.warn_of_plans(self.encoding.try_container(beside), options, warn)
         self.encoder = self.encoding.open()
         self.offset = (beside.cut_begin if beside is not None else None) or Fraction(0)
         try:
@@ -52,19 +54,9 @@ class VideoFile:
             hint = "choose another container; .mkv takes nearly everything"
             name = self.encoding.coding.encoder.name
             raise OutputError(f"{name} in *{path.suffix} was refused: {error}", hint) from error
-        if isinstance(self.muxer, Muxer):
-            encoding.warn_of_plans(self.muxer.plans, options, warn)
 
     def _muxer_beside(self, path: Path, beside: Source) -> Muxer:
-        muxer = Muxer(
-            str(path),
-            self.encoding.form,
-            beside,
-            self.encoder.add_to,
-            self.encoding.muxing,
-            offset=self.offset,
-            end=beside.cut_end,
-        )
+        muxer = self.encoding.open_muxer(str(path), beside, self.encoder, end=beside.cut_end)
         if isinstance(beside, VideoSource):
             muxer.take_others(other_packets(beside, beside.cut_begin, beside.cut_end))
         return muxer

@@ -36,7 +36,7 @@ from vdeblur.models import cache, choice, weights
 from vdeblur.networks.layers import Network
 from vdeblur.output import carry, tracks
 from vdeblur.output.encoding import VideoEncoding, warn_of_plans
-from vdeblur.output.muxer import Muxer, other_packets
+from vdeblur.output.muxer import other_packets
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.restore import device, tiles
 from vdeblur.restore.plan import plan_tiles
@@ -297,7 +297,7 @@ class FileRun:
         self._tell_plan(loaded, plan, info, plans)
         encoder = encoding.open()
         offset = source.cut_begin or Fraction(0)
-        muxer = Muxer("pipe:1", encoding.form, source, encoder.add_to, encoding.muxing, offset=offset)
+        muxer = encoding.open_muxer("pipe:1", source, encoder)
         restorer = Restorer(loaded.network, plan, loaded.device, settings, self.stop, self.warn, self.profile.main)
         worker = self.profile.worker(QUEUE_FRAMES)
         progressive = deinterlace.deinterlaced(source.items(), options.deinterlace)

@@ -12,13 +12,11 @@ from vdeblur.errors import InputError
 from vdeblur.events import Warn
 from vdeblur.source.info import SourceInfo
 
-SECONDS_BEYOND = 10  # how far past the end of a cut-out part the other streams are read
 SEEKABLE = {
     "mov,mp4,m4a,3gp,3g2,mj2",
     "matroska,webm",
     "avi",
 }  # formats with an index; others are read from their start
-BACKWARD_SLACK = Fraction(1, 1000)
 JUMP_SECONDS = 1  # decoding times that go back further than this are those of another file, joined to the first
 PIPE = Path("-")  # standard input, or output
 
