@@ -83,23 +83,26 @@ class VideoEncoding:
         picture.pts, picture.time_base = frame.pts - round(offset / frame.time_base), frame.time_base
         return picture
 
-    def try_container(self, source: Source) -> list[StreamPlan]:
+    def try_container(self, source: Source, encoder: VideoEncoder | None = None) -> list[StreamPlan]:
         """Write the header with everything in it to memory; return, and keep in `plans`, the plan of each other stream.
+
+        encoder: the one to try; None opens one for the trial.
 
         Raises: OutputError where the container or the encoder refuses.
         """
-        encoder = self.open()
+        tried = encoder or self.open()
         try:
-            self.plans = plan_streams(source, self.form, self.muxing, encoder.add_to)
+            self.plans = plan_streams(source, self.form, self.muxing, tried.add_to)
             with av.open(io.BytesIO(), "w", format=self.form) as trial:
-                encoder.add_to(trial)
+                tried.add_to(trial)
                 trial.start_encoding()
-                encoder.check_options()
+                tried.check_options()
         except (ValueError, av.error.FFmpegError, OSError) as error:
             hint = "try another container (.mkv takes nearly everything) or another --codec"
             raise OutputError(f"{self.form} with {self.coding.encoder.name} refused: {error}", hint) from error
         finally:
-            encoder.close()
+            if encoder is None:
+                tried.close()
         return self.plans
 
     def open_muxer(self, target: str, source: Source, encoder: VideoEncoder, *, end: Fraction | None = None) -> Muxer:

@@ -43,17 +43,22 @@ class VideoFile:
         self.encoding = encoding.VideoEncoding(
             info, path.suffix, options, warn, pictures=pictures, deterministic=deterministic
         )
-        if beside is not None:
-            encoding.warn_of_plans(self.encoding.try_container(beside), options, warn)
         self.encoder = self.encoding.open()
         self.offset = (beside.cut_begin if beside is not None else None) or Fraction(0)
         try:
-            self.muxer = _Alone(path, self) if beside is None else self._muxer_beside(path, beside)
+            if beside is None:
+                self.muxer: Muxer | _Alone = _Alone(path, self)
+            else:
+                encoding.warn_of_plans(self.encoding.try_container(beside, self.encoder), options, warn)
+                self.muxer = self._muxer_beside(path, beside)
         except (ValueError, av.error.FFmpegError, OSError) as error:
             self.encoder.close()
             hint = "choose another container; .mkv takes nearly everything"
             name = self.encoding.coding.encoder.name
             raise OutputError(f"{name} in *{path.suffix} was refused: {error}", hint) from error
+        except OutputError:
+            self.encoder.close()
+            raise
 
     def _muxer_beside(self, path: Path, beside: Source) -> Muxer:
         muxer = self.encoding.open_muxer(str(path), beside, self.encoder, end=beside.cut_end)
