@@ -1,4 +1,4 @@
-"""How frames are encoded, as a video or as pictures; and whether the output's container takes all that goes into it."""
+"""Choose how a video is encoded, and try the output's container before the work."""
 
 import dataclasses
 import io
@@ -22,13 +22,14 @@ from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source
 
 Y4M = "yuv4mpegpipe"
-CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # FFmpeg's names of what people call otherwise
+CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # common name to FFmpeg's
 
 
 class VideoEncoding:
-    """How a video is encoded, and into which container: decided once, used for each of its parts.
+    """The encoding and container of a video; one object serves all its parts.
 
-    form: FFmpeg's name of the container.
+    form: FFmpeg's name of the container. format: the pixel format. plans: of the input's other streams, after
+    try_container.
 
     Raises: OutputError where there is no such encoder, or it does not take the size or the pixel format.
     """
@@ -43,7 +44,7 @@ class VideoEncoding:
         pictures: bool = False,
         deterministic: bool = False,
     ) -> None:
-        """Decide; pictures: whether the input is a folder of them, whose codec is not to be followed."""
+        """Choose encoder and pixel format. pictures: the input is a folder of pictures, whose codec does not count."""
         self.info, self.warn = info, warn
         named = options.format and CONTAINERS.get(options.format, options.format)
         self.form = named or container_format(Path(f"output{suffix}"))
@@ -51,7 +52,7 @@ class VideoEncoding:
         if self.form == Y4M:
             options, suffix = dataclasses.replace(options, codec=options.codec or "rawvideo"), ".y4m"
             if self.info.variable_rate:
-                warn("W_TIMING", "y4m knows one frame rate only, so uneven times are lost; -f nut keeps them")
+                warn("W_TIMING", "y4m has one constant frame rate, so uneven frame times are lost; -f nut keeps them")
         encoder = choose_encoder(
             self.info,
             suffix,
@@ -69,14 +70,14 @@ class VideoEncoding:
         self.plans: list[StreamPlan] | None = None
 
     def open(self) -> VideoEncoder:
-        """Make an encoder.
+        """Open a new encoder.
 
-        Raises: OutputError where an option is not known.
+        Raises: OutputError where an option is unknown.
         """
         return open_encoder(self.info, self.coding, self.warn)
 
     def prepare(self, frame: Frame, offset: Fraction = Fraction(0)) -> av.VideoFrame:
-        """Give a frame's picture as the encoder takes it, with the frame's time, `offset` seconds earlier."""
+        """Return a frame's picture in the encoder's pixel format, with the frame's time, `offset` seconds earlier."""
         picture = frame.picture
         if picture.format.name != self.format:
             picture = convert_picture(picture, self.format)
@@ -116,17 +117,19 @@ class VideoEncoding:
 
 
 def warn_of_plans(plans: list[StreamPlan], options: EncodeOptions, warn: Warn) -> None:
-    """Say which streams are not kept as they are; what was left out as asked goes without saying."""
+    """Warn of streams that are dropped or converted, but not of those that the user left out."""
     for plan in plans:
-        asked = (plan.type == "audio" and not options.audio) or (plan.type == "subtitle" and not options.subtitles)
-        if plan.action == DROP and not asked:
+        is_requested = (plan.type == "audio" and not options.audio) or (
+            plan.type == "subtitle" and not options.subtitles
+        )
+        if plan.action == DROP and not is_requested:
             warn("W_STREAM_DROPPED", f"{plan.name} {plan.reason}; left out")
         elif plan.action == CONVERT:
             warn("W_STREAM_CONVERTED", f"{plan.name} {plan.reason}")
 
 
 def is_container(suffix: str) -> bool:
-    """Tell whether a suffix stands for a container that can be written."""
+    """Return whether a suffix stands for a container that FFmpeg can write."""
     try:
         return bool(container_format(Path(f"output{suffix}")))
     except OutputError:

@@ -1,4 +1,4 @@
-"""The container itself: video packets and other streams written in order."""
+"""Write the video's packets and those of the other streams into a container, in order."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -14,10 +14,10 @@ from vdeblur.source.excerpt import SECONDS_BEYOND, is_within
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source, VideoSource
 
-CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # say how the input was written
-# Of the video: no longer true once it is encoded anew (mkvmerge's statistics), or written by the muxer itself.
+CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # describe how the input was written
+# Tags of the video that encoding makes wrong (mkvmerge's statistics), or that the muxer writes itself.
 VIDEO_TAGS = {"encoder", "alpha_mode", "duration", "bps", "number_of_frames", "number_of_bytes"}
-DAMAGED_PACKET = (av.error.InvalidDataError, av.error.ArgumentError)  # what muxers say of a packet, not of the disk
+DAMAGED_PACKET = (av.error.InvalidDataError, av.error.ArgumentError)  # raised for a bad packet, not for the disk
 
 
 class Muxer:
@@ -46,7 +46,7 @@ class Muxer:
         Raises: whatever PyAV raises where the container refuses the video.
         """
         self.offset, self.misplaced = offset, 0
-        self.counted, self.frames = form == "yuv4mpegpipe", 0  # y4m knows no times, only how many frames there are
+        self.counted, self.frames = form == "yuv4mpegpipe", 0  # y4m has no times, only a sequence of frames
         self.others: Iterator[av.Packet] = iter(())
         self.next: av.Packet | None = None
         self.last_dts: dict[int, int] = {}
@@ -89,12 +89,12 @@ class Muxer:
             self.container.set_chapters(chapters)
 
     def take_others(self, packets: Iterable[av.Packet]) -> None:
-        """Copy these packets, in their order, between those of the video that are muxed from now on."""
+        """Interleave these packets, in their order, with the video packets from now on."""
         self.others = iter(packets)
         self.next = next(self.others, None)
 
     def mux_video(self, packets: Iterable[av.Packet]) -> None:
-        """Add encoded video, and before each packet what is due of the others."""
+        """Add encoded video, and before each packet the other streams' packets up to its time."""
         for packet in packets:
             packet.stream = self.video
             if self.counted:
@@ -115,7 +115,7 @@ class Muxer:
             self.next = next(self.others, None)
 
     def copy(self, packet: av.Packet) -> None:
-        """Add a packet of one of the input's other streams; of those that are dropped nothing is added."""
+        """Add a packet of one of the input's other streams, unless the stream is dropped."""
         if packet.stream.index in self.tracks:
             track = self.tracks[packet.stream.index]
             try:
@@ -126,13 +126,13 @@ class Muxer:
             self._mux(track, made)
 
     def _mux(self, track: Track, packets: list[av.Packet]) -> None:
-        # Two texts may begin at one time; two pieces of sound cannot, unless Matroska's millisecond makes it one.
+        # Two subtitles may begin at the same time; audio packets may only after Matroska rounds to milliseconds.
         equal = track.stream.type in ("subtitle", "data") or self.container.format.name in MATROSKA_LIKE
         step = 0 if equal else 1
         for packet in packets:
             if packet.dts is not None:
                 if packet.dts < self.last_dts.get(track.stream.index, packet.dts - step) + step:
-                    self.misplaced += 1  # a jump back, as where two files were joined: no container takes it
+                    self.misplaced += 1  # a jump back, as in joined files: no container takes it
                     continue
                 self.last_dts[track.stream.index] = packet.dts
             try:
@@ -141,22 +141,22 @@ class Muxer:
                 self.misplaced += 1
 
     def close(self) -> None:
-        """Add what is left of the other streams, and finish the file."""
+        """Add the rest of the other streams, and finish the file."""
         self._copy_until(None)
         for track in self.tracks.values():
             self._mux(track, track.rest())
         self.container.close()
 
     def abort(self) -> None:
-        """Close the file as it is."""
+        """Close the unfinished file."""
         self.container.close()
 
 
 def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | None) -> Iterator[av.Packet]:
-    """Read a source's file once more, for the packets of all streams but its video, in the order of the file.
+    """Read a source's file again and yield the packets of all streams but its video, in the order of the file.
 
-    begin, end: seconds on the file's clock; packets that begin there are given, None for no bound. Times that jump
-    back, where files were joined, are moved on as VideoSource does.
+    begin, end: seconds on the file's clock, None for no bound; yield the packets that begin in between. Rebase shifts
+    times that jump back, as in VideoSource.
     """
     with open_container(source.path) as container:
         if begin is not None and source.seekable:
@@ -176,7 +176,7 @@ def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | N
 
 
 def _cut_chapters(chapters: list[Any], offset: Fraction, end: Fraction | None) -> list[Any]:
-    """Give the chapters of a part, in its own time; offset and end in seconds on the input's clock."""
+    """Return the chapters of a part, in its own time. offset, end: seconds on the input's clock."""
     cut = []
     for chapter in chapters:
         base = Fraction(chapter["time_base"])

@@ -1,4 +1,4 @@
-"""Frames, and if wanted a copy of another file's sound, into a video file, encoded as `vdeblur run` would."""
+"""Write frames to a video file, encoded as by `vdeblur run`, optionally with another file's audio and other streams."""
 
 import contextlib
 from collections.abc import Callable, Iterable
@@ -21,10 +21,10 @@ DEFAULT = settings.EncodeOptions()
 
 
 class VideoFile:
-    """A video file in the making.
+    """A video file being written.
 
-    info: of the frames that will be written. beside: whose other streams are copied, if the container takes them; None:
-    there are none. pictures: whether the frames come from a folder of them, whose codec is not to be followed.
+    info: of the frames to write. beside: the source whose other streams are copied if the container takes them.
+    pictures: whether the frames come from a folder of pictures, whose codec does not count.
 
     Raises: OutputError where there is no such container, or the encoder refuses.
     """
@@ -67,17 +67,17 @@ class VideoFile:
         return muxer
 
     def write(self, frame: Frame) -> None:
-        """Add a frame, and the sound up to it."""
+        """Add a frame, and the other streams up to it."""
         self.muxer.mux_video(self.encoder.encode(self.encoding.prepare(frame, self.offset)))
 
     def finish(self) -> None:
-        """Add what is left, and close the file."""
+        """Add the rest, and close the file."""
         self.muxer.mux_video(self.encoder.encode(None))
         self.muxer.close()
         self.encoder.close()
 
     def abort(self) -> None:
-        """Close the file as it is."""
+        """Close the unfinished file."""
         with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
             self.muxer.abort()
         self.encoder.close()
@@ -95,7 +95,7 @@ def write_frames(frames: Iterable[Frame], open_file: Callable[[Frame], VideoFile
             file = file or open_file(frame)
             file.write(frame)
             count += 1
-        assert file is not None, "there are frames"
+        assert file is not None, "there is at least one frame"
         file.finish()
     except BaseException as error:
         if file is not None:
@@ -107,7 +107,7 @@ def write_frames(frames: Iterable[Frame], open_file: Callable[[Frame], VideoFile
 
 
 class _Alone:
-    """A container of the video alone; see mux.Muxer."""
+    """A container of the video alone, with the methods of Muxer."""
 
     def __init__(self, path: Path, file: VideoFile) -> None:
         form, muxing = file.encoding.form, file.encoding.muxing

@@ -60,20 +60,20 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
 
 
 class VideoSource:
-    """A video file: its first real video stream decoded, the packets of the other streams passed on."""
+    """A video file: decodes its first video stream that is no cover, and passes on the packets of the other streams."""
 
     pictures = False
 
     def __init__(self, path: Path, cut: Cut, warn: Warn) -> None:
         self.path, self.cut, self.warn = path, cut, warn
-        self.damaged = 0  # places where packets could not be decoded, or only in part
+        self.damaged = 0  # number of packets that could not be decoded, or only in part
         self.was_read = False
-        self.held: list[av.VideoFrame | av.Packet] = []  # read of a pipe, but not given yet
+        self.held: list[av.VideoFrame | av.Packet] = []  # read from a pipe, but not yet yielded
         self.container = open_container(path)
         try:
             self.video = choose_video(self.container, self.path)
             self.decoder = decoder_of(self.video)
-            first = self._peek()  # rotation and colour stand on frames, and not always on the stream
+            first = self._peek()  # rotation and colour are on frames, and not always on the stream
             self.info = self._describe(first)
             self.first_frame_seconds = (first.pts or 0) * self.info.time_base
         except BaseException:
@@ -81,7 +81,7 @@ class VideoSource:
             raise
 
     def _peek(self) -> av.VideoFrame:
-        """Decode one frame; what was read of a pipe on the way to it is kept."""
+        """Decode one frame; of a pipe, keep what was read on the way."""
         container = self.container if self.is_pipe else open_container(self.path)
         video = choose_video(container, self.path)
         decoder = self.decoder if self.is_pipe else decoder_of(video)
@@ -152,22 +152,22 @@ class VideoSource:
 
     @property
     def extras(self) -> list[av.stream.Stream]:
-        """The streams that are not decoded."""
+        """All streams but the video."""
         return [stream for stream in self.container.streams if stream.index != self.video.index]
 
     @property
     def start_seconds(self) -> Fraction:
-        """When the video's first frame is shown, on the container's clock."""
+        """The video's start time in its header, on the container's clock."""
         return (self.video.start_time or 0) * self.info.time_base
 
     @property
     def first_seconds(self) -> Fraction:
-        """From when on segments are counted: the first frame's time, or where the part asked for begins."""
+        """The time from which segments count: of the first frame, or where the part asked for begins."""
         begin = self.cut_begin
         return self.first_frame_seconds if begin is None else begin
 
     def _rewind(self) -> None:
-        """Open the file again if it was read before: not every format finds back to its beginning."""
+        """Open the file again if it was read before: not every format can seek to its beginning."""
         if self.was_read:
             assert not self.is_pipe, "a pipe is read once"
             self.container.close()
@@ -178,21 +178,21 @@ class VideoSource:
 
     @property
     def is_pipe(self) -> bool:
-        """Whether it can be read only once."""
+        """Return whether the input is standard input, which can be read only once."""
         return self.path == PIPE
 
     @property
     def seekable(self) -> bool:
-        """Whether reading can begin in the middle, because the format has an index."""
+        """Return whether the format has an index, so that reading can begin in the middle."""
         return self.container.format.name in SEEKABLE and not self.is_pipe
 
     def frames(self, seek: Fraction | None = None) -> Iterator[Frame]:
-        """Give the frames alone.
+        """Yield the frames alone.
 
-        seek: begin at any frame not after this time, on the container's clock, where the format allows; the number of
-        frames is not limited then.
+        seek: begin at some frame not after this time, on the container's clock; the cut's number of frames is then
+        ignored.
 
-        Raises: InputError where the part asked for holds no frame, or the picture changes its size or format.
+        Raises: InputError where the part asked for holds no frame, or the picture's size or format changes.
         """
         for item in self.items(seek, others=False):
             assert isinstance(item, Frame)
@@ -200,7 +200,7 @@ class VideoSource:
 
     @property
     def wanted_seconds(self) -> Fraction | None:
-        """How long the part asked for is, as far as that is known."""
+        """The duration of the part asked for; None if unknown."""
         begin, end = self.cut.start or Fraction(0), self.cut.stop
         length = self.info.duration_seconds
         ends = [each for each in (length, end) if each is not None]
@@ -211,12 +211,12 @@ class VideoSource:
 
     @property
     def cut_begin(self) -> Fraction | None:
-        """Where the part asked for begins, on the container's clock."""
+        """The begin of the part asked for, on the container's clock; None: the first frame."""
         return None if self.cut.start is None else self.start_seconds + self.cut.start
 
     @property
     def cut_end(self) -> Fraction | None:
-        """Where it ends."""
+        """The end of the part asked for, on the container's clock; None: the file's end."""
         return None if self.cut.stop is None else self.start_seconds + self.cut.stop
 
     def items(self, seek: Fraction | None = None, others: bool = True) -> Iterator[Frame | av.Packet]:
@@ -255,20 +255,20 @@ class VideoSource:
             self.container.seek(math.floor(target / self.info.time_base), stream=self.video)
 
     def _decoded(self, others: bool) -> Iterator[av.VideoFrame | av.Packet]:
-        """Give pictures as they are decoded and, with others, packets; what was read to look at comes first."""
+        """Yield pictures and, with others, packets; first those that `_peek` read from a pipe."""
         rebase = Rebase(self.warn)
         for item in self.held:
             if isinstance(item, av.Packet):
                 rebase.move(item)
             yield item
         self.held = []
-        for packet in demux(self.container):  # all streams, since they jump together where files were joined
+        for packet in demux(self.container):  # all streams: Rebase needs them together
             if packet is None:
                 self.damaged += 1
                 continue
             rebase.move(packet)
             self.last_seconds = max(self.last_seconds, packet_end(packet) or self.last_seconds)
-            if packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty ones at the end
+            if packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty packets at the end
                 if others:
                     yield packet
                 continue
@@ -283,22 +283,20 @@ class VideoSource:
             yield from self.decoder.decode(None)  # after an error, pictures may still be in the decoder
 
     def _check_end(self) -> None:
-        """Compare when the last packet ended with the length that the file announced; demuxers do not complain."""
+        """Warn if the file ends before the time in its header; demuxers do not report this."""
         if not self.container.duration:
             return
         last = self.last_seconds
         start = Fraction(self.container.start_time or 0, av.time_base)
         announced = Fraction(self.container.duration, av.time_base)
-        if not self.container.format.name.startswith("matroska"):  # which announces the end, not the length
+        if not self.container.format.name.startswith("matroska"):  # whose header has the end, not the length
             announced += start
         if announced - last > max(MISSING_SECONDS, 3 / self.info.rate):
-            there, said = float(last - start), float(announced - start)
-            message = (
-                f"{self.path} ends after {there:.2f} s of {said:.2f} s; it is incomplete, and what there is was done"
-            )
+            read, length = float(last - start), float(announced - start)
+            message = f"{self.path} is incomplete: it ends after {read:.2f} s of {length:.2f} s"
             self.warn("W_INPUT_TRUNCATED", message)
 
-    def _frame(self, picture: av.VideoFrame, stamper: "Stamper") -> Frame:
+    def _frame(self, picture: av.VideoFrame, stamper: Stamper) -> Frame:
         if (picture.width, picture.height) != (self.info.width, self.info.height):
             found = f"{picture.width}x{picture.height}"
             raise InputError(
