@@ -16,7 +16,7 @@ from vdeblur.events import Talk
 
 
 def check_output(path: Path, source: Path, overwrite: bool) -> None:
-    """Refuse an output that must not or cannot be written, before anything else is done.
+    """Refuse an output that must not or cannot be written; call this before the work.
 
     Raises: OutputError.
     """
@@ -40,12 +40,12 @@ def _check_output(path: Path, source: Path, overwrite: bool) -> None:
         raise OutputError(f"the folder {folder} is not writable", "check its permissions")
 
 
-def write_error(path: Path, error: BaseException) -> OutputError:
-    """Say why a path cannot be written."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    what = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
-    hint = "free some space and run the same command again; what is finished is kept" if full else ""
-    return OutputError(f"{path} cannot be written: {what}", hint)
+def write_error(path: Path, error: Exception) -> OutputError:
+    """Return the error that says why a path cannot be written."""
+    is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    reason = "the disk is full" if is_full else getattr(error, "strerror", None) or str(error)
+    hint = "free some space and run the same command again; what is finished is kept" if is_full else ""
+    return OutputError(f"{path} cannot be written: {reason}", hint)
 
 
 LOCK_POLL_SECONDS = 0.5
@@ -73,7 +73,10 @@ def hub_folder() -> str | None:
 
 @contextlib.contextmanager
 def locked(path: Path, talk: Talk) -> Iterator[None]:
-    """Hold a lock file in the cache, so that a second process waits instead of fetching the same."""
+    """Hold a lock file in the cache; a second process waits instead of fetching the same file.
+
+    Raises: ModelError where the cache cannot be used; InterruptedRunError.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = wait_for_lock(path, talk, "fetches the same")
@@ -84,9 +87,11 @@ def locked(path: Path, talk: Talk) -> Iterator[None]:
 
 
 def wait_for_lock(path: Path, talk: Talk, doing: str) -> contextlib.ExitStack:
-    """Take a lock file as soon as nobody else holds it; gives what releases it on leaving.
+    """Wait for a lock file and acquire it; the returned context releases it.
 
-    doing: what another process does meanwhile, for the warning. Raises: OSError; InterruptedRunError.
+    doing: what the other process does, for the warning.
+
+    Raises: OSError; InterruptedRunError.
     """
     import filelock
 
@@ -105,15 +110,17 @@ def wait_for_lock(path: Path, talk: Talk, doing: str) -> contextlib.ExitStack:
 
 
 def cache_error(error: OSError) -> ModelError:
-    """Say that the cache cannot be used."""
+    """Return the error that says why the cache cannot be used."""
     return ModelError(
         f"the cache {cache_folder()} cannot be used: {error.strerror or error}",
-        "make room, or name another folder in VDEBLUR_CACHE",
+        "free some space, or name another folder in VDEBLUR_CACHE",
     )
 
 
 def write_whole(path: Path, data: bytes | memoryview | Callable[[BinaryIO], object]) -> None:
-    """Write a file such that it appears complete or not at all, see drafted. data: its bytes, or what writes them.
+    """Write a file by `drafted`, so that it appears complete or not at all.
+
+    data: the bytes, or a function that writes them to a file.
 
     Raises: OSError.
     """
@@ -126,10 +133,10 @@ def write_whole(path: Path, data: bytes | memoryview | Callable[[BinaryIO], obje
 
 @contextlib.contextmanager
 def drafted(path: Path) -> Iterator[Path]:
-    """Yield a draft's path beside a file; on leaving, the draft replaces the file, or goes where an error was raised.
+    """Yield the path of a draft beside a file; the draft then replaces the file, or is removed after an error.
 
-    Makes the folder. The draft's name is the file's with ".PID.draft" added, so no "*.suffix" finds one that a killed
-    process left.
+    Makes the folder. The draft's name is the file's with ".PID.draft" added, so searches for "*.suffix" miss the drafts
+    of killed processes.
 
     Raises: OSError.
     """
@@ -142,9 +149,9 @@ def drafted(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def drafted_output(output: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a hidden draft's path beside an output, with its suffix; on leaving, the draft becomes the output.
+    """Yield the path of a hidden draft beside an output, with its suffix; the draft then becomes the output.
 
-    Raises: OutputError where it cannot be written, or an output has appeared that must not be overwritten.
+    Raises: OutputError where the output cannot be written, or exists by now and must not be overwritten.
     """
     draft = output.absolute().with_name(f".vdeblur-{os.getpid()}-{uuid.uuid4().hex[:8]}{output.suffix}")
     try:
@@ -160,14 +167,14 @@ def _removed(draft: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # an error that was raised before says more
+        with contextlib.suppress(OSError):  # an earlier error says more
             draft.unlink(missing_ok=True)
 
 
 def put_in_place(draft: Path, path: Path, overwrite: bool = True) -> None:
-    """Bring a closed draft to the disk and rename it to path in one step.
+    """Sync a closed draft to the disk, rename it to path, and sync the folder.
 
-    Raises: OSError; OutputError where the path exists and must not be overwritten.
+    Raises: OSError; OutputError where path exists by now and must not be overwritten.
     """
     with draft.open("r+b") as file:  # Windows syncs only files that are open for writing
         os.fsync(file.fileno())
@@ -178,7 +185,7 @@ def put_in_place(draft: Path, path: Path, overwrite: bool = True) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, where the system can."""
+    """Sync a folder's list of files to the disk, where the system can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

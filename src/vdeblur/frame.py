@@ -10,11 +10,11 @@ from av.filter import Graph
 
 @dataclass(frozen=True)
 class PlaneLayout:
-    """How a planar pixel format lays out a picture.
+    """The layout of a picture in a planar pixel format.
 
     name: FFmpeg's name. bits: depth of a sample. colors: indices of the planes that hold Y, Cb, Cr, or R, G, B, or
-    Y alone, in that order. rgb: whether they are R, G, B. log2_width, log2_height: chroma subsampling. An alpha plane
-    is in none of these and travels untouched; alpha says that there is one.
+    Y alone, in that order. rgb: whether they are R, G, B. log2_width, log2_height: chroma subsampling. alpha: whether
+    there is an alpha plane; `colors` leaves it out, since it passes through unchanged.
     """
 
     name: str
@@ -27,12 +27,12 @@ class PlaneLayout:
 
     @property
     def gray(self) -> bool:
-        """Whether there is only Y."""
+        """Return whether Y is the only colour plane."""
         return len(self.colors) == 1
 
     @property
     def peak(self) -> int:
-        """The largest code of a sample."""
+        """The largest value of a sample."""
         return (1 << self.bits) - 1
 
 
@@ -96,14 +96,14 @@ PLANAR = {
 
 
 def planar_name(name: str) -> str:
-    """Give the planar, little-endian format that holds the samples of the format of this name without loss."""
+    """Return the planar, little-endian format that holds a format's samples without loss; both by FFmpeg's names."""
     if name in PLANAR:
         return PLANAR[name]
     return name[:-2] + "le" if name.endswith("be") else name
 
 
 def layout_of(name: str) -> PlaneLayout | None:
-    """Describe the planar format of this name; None where it is not one that can be worked on."""
+    """Return the layout of a pixel format; None for packed, big-endian, float or unknown ones."""
     try:
         form = av.VideoFormat(name, 64, 64)
     except ValueError:
@@ -120,14 +120,14 @@ def layout_of(name: str) -> PlaneLayout | None:
     )
     if packed or len(bits) != 1 or max(bits) > 16 or len(color) not in (1, 3) or name.endswith(("f32le", "f16le")):
         return None
-    # VideoFormat tells sizes as ceilings of 64, so subsampling by 2 is 32.
+    # The chroma planes of a 64x64 picture: 32 is subsampling by 2.
     widths, heights = 64 // form.chroma_width(64), 64 // form.chroma_height(64)
     alpha = len(color) < len(parts)
     return PlaneLayout(name, bits.pop(), planes, form.is_rgb, widths.bit_length() - 1, heights.bit_length() - 1, alpha)
 
 
 def plane_array(frame: av.VideoFrame, index: int) -> numpy.ndarray:
-    """View plane `index` of a frame without a copy: uint8 or uint16 (height, width)."""
+    """Return a view of plane `index` of a frame: uint8 or uint16 (height, width)."""
     plane = frame.planes[index]
     data: numpy.ndarray = numpy.frombuffer(plane, numpy.uint8)  # type: ignore[call-overload]
     data = data.reshape(-1, plane.line_size)[: plane.height]
@@ -136,13 +136,13 @@ def plane_array(frame: av.VideoFrame, index: int) -> numpy.ndarray:
 
 
 class Copier:
-    """Copies of pictures with all that they carry: tags, field flags, captions. For one thread."""
+    """Copy pictures with their side data: tags, field flags, captions. Not thread-safe."""
 
     def __init__(self) -> None:
         self.kind: tuple[int, int, str] | None = None
 
     def copy(self, picture: av.VideoFrame) -> av.VideoFrame:
-        """Give a picture of its own, of the same samples; its time is not kept."""
+        """Return a copy with samples of its own; its time is not kept."""
         kind = (picture.width, picture.height, picture.format.name)
         if kind != self.kind:
             self.kind, self.graph = kind, Graph()
@@ -156,7 +156,7 @@ class Copier:
         self.graph.push(picture)
         copy = self.graph.pull()
         assert isinstance(copy, av.VideoFrame)
-        copy.make_writable()  # until then it shares its memory with the original
+        copy.make_writable()  # before, it shares its memory with the original
         return copy
 
 
@@ -164,8 +164,8 @@ class Copier:
 class Frame:
     """A picture with its time.
 
-    picture: in a planar format, with its colour tags.
-    pts: when it is shown, in units of time_base seconds. name: of the file it was read from, for folders of pictures.
+    picture: in a planar format, with its colour tags. pts: presentation time in units of time_base seconds. name: of
+    its file, where the source is a folder of pictures.
     """
 
     picture: av.VideoFrame
@@ -175,7 +175,7 @@ class Frame:
 
     @property
     def seconds(self) -> Fraction:
-        """When it is shown."""
+        """The presentation time."""
         return self.pts * self.time_base
 
 

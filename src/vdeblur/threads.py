@@ -1,4 +1,4 @@
-"""Iterators and calls in threads of their own, behind bounded queues."""
+"""Run iterators and calls in threads, behind bounded queues."""
 
 import queue
 import threading
@@ -17,7 +17,7 @@ class _Failure:
 
 
 def threaded(items: Iterator[T], depth: int) -> Generator[T]:
-    """Run an iterator in a thread of its own, at most `depth` items ahead; its errors arrive where they occurred.
+    """Run an iterator in a thread, at most `depth` items ahead; its errors are raised in their place between the items.
 
     Closing the generator stops the thread and waits for it.
     """
@@ -55,9 +55,9 @@ def threaded(items: Iterator[T], depth: int) -> Generator[T]:
 
 
 class Worker:
-    """Do what it is told in a thread of its own, one thing after the other, behind a bounded queue.
+    """Run calls one after another in a thread, behind a bounded queue.
 
-    What fails there comes out at the next call here, and nothing more is done.
+    After an error it skips the remaining calls; the next `do` or `finish` raises the error.
     """
 
     def __init__(self, depth: int) -> None:
@@ -72,22 +72,22 @@ class Worker:
                 try:
                     task()
                 except BaseException as error:
-                    self.error = error  # the queue is emptied all the same, so that nobody waits for room
+                    self.error = error  # go on emptying the queue, or `do` would wait for room forever
 
     def do(self, function: Callable[..., object], *arguments: object) -> None:
-        """Hand over something to do; waits while the queue is full."""
+        """Queue a call; wait while the queue is full."""
         if self.error is not None:
             raise self.error
         self.queue.put(partial(function, *arguments))
 
     def finish(self) -> None:
-        """Wait until everything handed over is done."""
+        """Wait until all calls are done."""
         self._join()
         if self.error is not None:
             raise self.error
 
     def drain(self) -> None:
-        """Wait as `finish` does, but tell of nothing: something else went wrong before."""
+        """Wait as `finish` does, but raise nothing; for use after another error."""
         self._join()
 
     def _join(self) -> None:

@@ -191,7 +191,7 @@ def test_converted_subtitles_say_the_same_at_the_same_time(
 
 
 def _subtitles(path: Path) -> list[str]:
-    """Give the texts with their times, as the independent ffmpeg reads them, without a format's own colours."""
+    """Return the texts with their times, as the independent ffmpeg reads them, without a format's own colours."""
     text = clips.ffmpeg("-copyts", "-i", path, "-map", "0:s:0", "-f", "srt", "-")
     return [line for line in text.replace("\r", "").splitlines() if line]
 
@@ -263,7 +263,9 @@ def test_video_encoded_elsewhere_beside_the_rest_of_the_input(full: Clips, tmp_p
         def add_video(container: av.container.OutputContainer) -> av.VideoStream:
             return container.add_stream_from_template(encoded.streams.video[0], opaque=True)
 
-        muxer = Muxer(output, container_format(output), source, add_video, MuxOptions())
+        form = container_format(output)
+        plans = plan_streams(source, form, MuxOptions(), add_video)
+        muxer = Muxer(str(output), form, source, plans, add_video, MuxOptions())
         muxer.take_others(other_packets(source, None, None))
         for packet in encoded.demux(video=0):
             if packet.size:
@@ -420,7 +422,7 @@ def test_odd_files(vdeblur, shared: Path, tmp_path: Path, name: str) -> None:
 
 
 def _first_frames(path: Path) -> list[tuple[object, ...]]:
-    """Give time, size, rotation, pixel shape and colour of a file's first frames."""
+    """Return time, size, rotation, pixel shape and colour of a file's first frames."""
     frames: list[tuple[object, ...]] = []
     with av.open(str(path)) as container:
         aspect = container.streams.video[0].sample_aspect_ratio or 1

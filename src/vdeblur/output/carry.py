@@ -1,13 +1,13 @@
-"""The output's container, but for encoding its video: which of the input's other streams it takes, and how.
+"""Plan which of the input's other streams the output's container takes, and how.
 
-`plan_streams` says beforehand what becomes of each stream: kept (its packets are copied), converted without losing what
-it says, or dropped, with the reason. Nothing is believed that was not tried: the header is written to memory, first
-with each stream alone, then with all of them and the video together. `Muxer` does what the plan says.
+`plan_streams` decides for each stream whether to keep it (copy its packets), convert it without losing its content, or
+drop it, with the reason. Containers are tried, not looked up in a table: plan_streams writes the header to memory,
+first with each stream alone, then with all of them and the video together. `Muxer` carries the plan out.
 """
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import cast
 
 import av
 import av.error
-from av.container import InputContainer
 from av.stream import Stream
 
 from vdeblur.errors import OutputError
@@ -34,32 +33,30 @@ from vdeblur.output.tracks import (
     is_time_code,
     open_track,
 )
-from vdeblur.source.demux import is_cover, open_container
+from vdeblur.source.demux import demux, is_cover, open_container
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source, VideoSource
 
 SUFFIXES = {"matroska": ".mkv", "webm": ".webm", "mp4": ".mp4", "mov": ".mov", "ipod": ".m4v", "mpegts": ".ts"}
 TEXT = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text", "stl", "sami", "subviewer", "microdvd", "mpl2"}
-STYLED = {"ass", "ssa"}  # say where text stands and in which font, which the others cannot
+STYLED = {"ass", "ssa"}  # have positions and fonts, which the others have not
 TEXT_CODECS = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "subrip", "webm": "webvtt"}
 EXACT_PCM = {"pcm_u8", "pcm_s8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_dvd", "pcm_bluray"}
-# Decoders that share a codec, by the name of one of them.
+# Decoders of the same codec: name to common name.
 SAME_CODEC = {"srt": "subrip", "ssa": "ass", "libvorbis": "vorbis", "libopus": "opus", "libdav1d": "av1"}
-SAME_CODEC |= dict.fromkeys(("mp1", "mp2", "mp2float", "mp3float", "mp3adu"), "mp3")  # MPEG-TS tells them not apart
-CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # say how the input was written
-# Of the video: no longer true once it is encoded anew (mkvmerge's statistics), or written by the muxer itself.
-VIDEO_TAGS = {"encoder", "alpha_mode", "duration", "bps", "number_of_frames", "number_of_bytes"}
-FIRST_PACKETS_BYTES = 8_000_000  # how far a first packet of each stream is looked for
-DAMAGED_PACKET = (av.error.InvalidDataError, av.error.ArgumentError)  # what muxers say of a packet, not of the disk
+SAME_CODEC |= dict.fromkeys(
+    ("mp1", "mp2", "mp2float", "mp3float", "mp3adu"), "mp3"
+)  # MPEG-TS does not distinguish them
+FIRST_PACKETS_BYTES = 8_000_000  # how far first_packets reads
 
 
 def container_format(path: Path) -> str:
-    """Give FFmpeg's name of the container that a file's name asks for.
+    """Return FFmpeg's name of the container for a file's suffix.
 
-    Raises: OutputError where its suffix is not known.
+    Raises: OutputError where the suffix is unknown.
     """
     try:
-        with av.open(f"x{path.suffix}", "w") as container:  # nothing is written before the header is
+        with av.open(f"x{path.suffix}", "w") as container:  # creates no file: PyAV opens it with the header
             return container.format.name
     except (ValueError, av.error.FFmpegError) as error:
         hint = "name it *.mp4, *.mkv, *.mov or *.webm"
@@ -67,9 +64,11 @@ def container_format(path: Path) -> str:
 
 
 def plan_streams(source: Source, form: str, options: MuxOptions, add_video: AddVideo | None = None) -> list[StreamPlan]:
-    """Plan what becomes of every stream of a source but the video that is encoded; writes nothing.
+    """Plan what becomes of every stream of a source but its video; write nothing.
 
-    form: FFmpeg's name of the container. add_video: makes the last trial one of everything together.
+    form: FFmpeg's name of the container. add_video: try all streams together with this video, too.
+
+    Raises: whatever PyAV raises where the container refuses the video alone.
     """
     if isinstance(source, PictureSource):
         return []
@@ -92,7 +91,7 @@ def _plan(
     kind = "cover" if is_cover(stream) else stream.type
     plan = StreamPlan(stream.index, kind, codec_name(stream), stream.metadata.get("language"), KEEP)
     if (kind == "audio" and not options.audio) or (kind == "subtitle" and not options.subtitles):
-        return replace(plan, action=DROP, reason="left out as asked")
+        return replace(plan, action=DROP, reason="left out as requested")
     if is_time_code(stream, source):
         return _plan_time_code(plan, form)
     if is_chapter_track(stream, source):
@@ -113,7 +112,7 @@ def _plan(
 
 
 def _plan_time_code(plan: StreamPlan, form: str) -> StreamPlan:
-    """Plan what becomes of a track that only repeats the video's tag `timecode`, which is copied."""
+    """Plan a track that repeats the video's tag `timecode`; the tag is copied."""
     if form in MP4_LIKE:
         return replace(plan, codec="tmcd")  # these containers write the track anew from the tag
     if form == "matroska":
@@ -122,18 +121,18 @@ def _plan_time_code(plan: StreamPlan, form: str) -> StreamPlan:
 
 
 def _conversion(plan: StreamPlan, stream: Stream, form: str) -> StreamPlan | None:
-    """Give a plan that converts a stream without losing what it says; None where there is none."""
+    """Return a plan that converts a stream without losing its content; None where there is none."""
     if plan.type == "subtitle" and plan.codec in TEXT and form in TEXT_CODECS:
-        lost = ", without its places and fonts (.mkv keeps them)" if plan.codec in STYLED else ""
+        lost = ", without its positions and fonts (.mkv keeps them)" if plan.codec in STYLED else ""
         target = TEXT_CODECS[form]
         return replace(plan, action=CONVERT, target=target, reason=f"becomes {target}{lost}")
     if plan.type == "audio" and _is_exact(stream) and form in MP4_LIKE:
-        return replace(plan, action=CONVERT, target="alac", reason="becomes alac, which is without loss, too")
+        return replace(plan, action=CONVERT, target="alac", reason="becomes alac, which is lossless, too")
     return None
 
 
 def _is_exact(stream: Stream) -> bool:
-    """Whether sound has no loss, and at most 24 bits."""
+    """Return whether audio is lossless, with at most 24 bits."""
     name = codec_name(stream)
     if name == "flac":
         header = cast(av.AudioCodecContext, stream.codec_context).extradata or bytes(34)
@@ -144,15 +143,17 @@ def _is_exact(stream: Stream) -> bool:
 def _fitting(
     source: VideoSource, form: str, plans: list[StreamPlan], first: dict[int, av.Packet], add_video: AddVideo
 ) -> list[StreamPlan]:
-    """Find those that fit together, in their order.
+    """Return the plans with those dropped that do not fit beside the streams before them.
 
-    Raises: OutputError where not even the video alone does.
+    Raises: whatever PyAV raises where the container refuses the video alone.
     """
     _try(source, form, [], first, add_video)
     fitting: list[StreamPlan] = []
     for plan in plans:
         if plan.action != DROP and not _fits(source, form, [*fitting, plan], first, add_video):
-            plan = replace(plan, action=DROP, reason=f"does not fit into {SUFFIXES.get(form, form)} beside the others")
+            plan = replace(
+                plan, action=DROP, reason=f"does not fit into {SUFFIXES.get(form, form)} beside the other streams"
+            )
         fitting.append(plan)
     return fitting
 
@@ -178,9 +179,11 @@ def _try(
     first: dict[int, av.Packet],
     add_video: AddVideo | None = None,
 ) -> None:
-    """Write a file with these streams, and the first packet of each, to memory.
+    """Write a file with these streams to memory; without add_video, with the first packet of each.
 
-    Without add_video it is read, too: MPEG-TS takes what it does not know, and nobody knows it afterwards.
+    A file of one stream is read back: MPEG-TS takes unknown codecs, but they cannot be read afterwards.
+
+    Raises: ValueError, FFmpegError or OSError where the container refuses them.
     """
     file = io.BytesIO()
     with av.open(file, "w", format=form, container_options=container_options(form, MuxOptions())) as trial:
@@ -190,17 +193,17 @@ def _try(
         trial.start_encoding()
         if add_video is not None:
             return
-        written = 0
+        streams_written = 0
         for index, track in tracks.items():
             packet = first.get(index)
             if track is not None and packet is not None:
-                made = [*track.packets(copy_packet(packet, packet.stream), Fraction(0)), *track.rest()]
-                written += bool(made)
-                trial.mux(made)
-    if written == len(plans) == 1:
+                packets = [*track.packets(copy_packet(packet, packet.stream), Fraction(0)), *track.rest()]
+                streams_written += bool(packets)
+                trial.mux(packets)
+    if streams_written == len(plans) == 1:
         _read_back(file, form, plans[0])
     elif len(plans) == 1 and plans[0].type == "data":
-        raise ValueError("nobody knows whether a data stream without a packet survives")
+        raise ValueError("without a packet, a data stream cannot be tried")
 
 
 def _read_back(file: io.BytesIO, form: str, plan: StreamPlan) -> None:
@@ -208,45 +211,37 @@ def _read_back(file: io.BytesIO, form: str, plan: StreamPlan) -> None:
         found = [codec_name(stream) for stream in result.streams]
     expected = plan.target or plan.codec
     if not any(SAME_CODEC.get(name, name) == SAME_CODEC.get(expected, expected) for name in found):
-        raise ValueError(f"{form} gives {found} back for {expected}")
+        raise ValueError(f"{form} reads {expected} back as {found}")
 
 
 def container_options(form: str, options: MuxOptions, clocks: Sequence[Fraction] = ()) -> dict[str, str]:
-    """Give FFmpeg's options of a container; clocks: time bases of its streams."""
+    """Return FFmpeg's options for a container. clocks: time bases of its streams."""
     chosen = {}
     if form in MP4_LIKE:
-        # When each stream begins is written in this unit, a millisecond by itself; then all that follows would be off.
+        # The unit of each stream's start time. FFmpeg's default, a millisecond, would shift whole streams by rounding.
         common = math.lcm(1000, *(clock.denominator for clock in clocks))
         chosen["movie_timescale"] = str(common if common < 1 << 31 else clocks[0].denominator)
     if form == "yuv4mpegpipe":
-        chosen["strict"] = "unofficial"  # more than 8 bits
+        chosen["strict"] = "unofficial"  # allows more than 8 bits
     if form in MATROSKA_LIKE:
-        # Matroska needs no decoding times; let FFmpeg not move late streams because of negative ones.
+        # Matroska stores no decoding times; without this, negative ones make FFmpeg shift late streams.
         chosen["avoid_negative_ts"] = "disabled"
     if options.deterministic:
         chosen["fflags"] = "+bitexact"
     return chosen
 
 
-def packets_until_damage(container: InputContainer) -> Iterator[av.Packet]:
-    """Give packets as far as the file can be read."""
-    packets = container.demux()
-    while True:
-        try:
-            yield next(packets)
-        except (StopIteration, av.error.FFmpegError):
-            return
-
-
 def first_packets(source: VideoSource) -> dict[int, av.Packet]:
-    """Read the first packet of each stream but the video, as far as they stand near the beginning."""
+    """Return the first packet of each stream but the video, if near the beginning; of a pipe, none."""
     wanted = {stream.index for stream in source.extras}
     found: dict[int, av.Packet] = {}
-    if not wanted or source.is_pipe:  # which can be read once only
+    if not wanted or source.is_pipe:
         return found
     size = 0
     with open_container(source.path) as container:
-        for packet in packets_until_damage(container):
+        for packet in demux(container):
+            if packet is None:
+                break
             size += packet.size
             if packet.size and packet.stream.index in wanted:
                 stream = source.container.streams[packet.stream.index]

@@ -1,7 +1,7 @@
-"""Which encoder writes the video, in which pixel format, and how it is spoken to.
+"""Choose the video's encoder, pixel format and options.
 
-Encoders are those of PyAV's libraries; where these have none, or none for the depth and chroma at hand, the ffmpeg of
-imageio-ffmpeg has some more (see external.py).
+Encoders are those of PyAV's libraries; where these have none, or none for the depth and chroma, imageio-ffmpeg's ffmpeg
+has more (see external.py).
 """
 
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ from vdeblur.source.info import SourceInfo
 
 @dataclass(frozen=True)
 class Encoder:
-    """How one of FFmpeg's encoders is spoken to.
+    """The options and limits of one of FFmpeg's encoders.
 
-    odd_sizes: whether it takes odd sizes in subsampled formats. presets: our word for speed to its option's value,
-    None where it takes ours. quality: its option for the quality, and what goes with it; `q` for the quantiser scale
-    of MPEG's older codecs. interlaced: whether it codes fields. counted: whether it knows frames by their number only,
-    at a constant rate. external: whether imageio-ffmpeg's ffmpeg runs it.
+    odd_sizes: whether it takes odd sizes in subsampled formats. quality: its option for --crf; `q` for the quantiser
+    scale of MPEG's older codecs. speed: its option for --preset. presets: the option's value for each --preset,
+    None where they are the same. options: always set. interlaced: whether it codes fields. counted: whether it numbers
+    frames at a constant rate instead of timing them. external: whether imageio-ffmpeg's ffmpeg runs it.
     """
 
     name: str
@@ -64,16 +64,16 @@ ENCODERS = {
     "libaom-av1": Encoder("libaom-av1", True, "crf", "cpu-used", VPX_PRESETS, {"b": "0", "row-mt": "1"}),
     "librav1e": Encoder("librav1e", True, "qp", "speed", RAV1E_PRESETS),
 }
-# What y4m can say; more than 8 bits are an extension of FFmpeg's.
+# Pixel formats of y4m; more than 8 bits are an extension of FFmpeg's.
 Y4M_DEPTHS = ("", "9le", "10le", "12le", "14le", "16le")
 Y4M_FORMATS = [
     *(f"yuv{chroma}p{depth}" for depth in Y4M_DEPTHS for chroma in ("420", "422", "444")),
     *("yuv411p", "gray", "gray9le", "gray10le", "gray12le", "gray16le"),
 ]
 RAW_FORMATS = [*Y4M_FORMATS, "gbrp", "gbrp10le", "gbrp12le", "gbrp16le", "gbrap", "yuva420p", "yuva422p", "yuva444p"]
-# Codecs without loss. FFV1 holds whatever they hold, in less room, so it follows them; asked for, they are themselves.
+# Lossless codecs. Input in one becomes FFV1, which is smaller and holds all their formats; --codec can choose them.
 LOSSLESS = ("huffyuv", "ffvhuff", "magicyuv", "rawvideo", "v210", "v410", "lagarith")
-# The encoder for an input's family, and for the family as a user may name it.
+# Codec of the input, or name that a user may give, to encoder.
 FAMILIES = {
     "h264": "libx264",
     "hevc": "libx265",
@@ -94,10 +94,15 @@ FAMILIES = {
     "mpeg2": "mpeg2video",
     **dict.fromkeys(LOSSLESS, "ffv1"),
 }
-# What a user may mean by a name; these are not followed by themselves: their quality is low for what they take.
+# Used only when requested: low quality for their size.
 ASKED_ONLY = {"mpeg2", "mpeg2video", "mpeg4", "mjpeg"}
-PICTURE_CODECS = {"png", "mjpeg", "tiff", "webp"}  # of folders of pictures; nobody expects a video in these
-# Containers in which few codecs are at home; the first is the default. Another one can still be asked for.
+PICTURE_CODECS = {
+    "png",
+    "mjpeg",
+    "tiff",
+    "webp",
+}  # of pictures in a folder; another codec in the output needs no warning
+# Usual encoders of containers; the first is the default. --codec may choose others.
 NEEDS = {
     ".webm": ("libvpx-vp9", "libvpx", "libsvtav1"),
     ".mp4": ("libx264", "libx265", "libsvtav1", "libvpx-vp9"),
@@ -109,11 +114,11 @@ NEEDS = {
     ".mpg": ("mpeg2video",),
     ".vob": ("mpeg2video",),
 }
-# Where an encoder cannot hold the depth or chroma of its own family, one of the ffmpeg beside us can.
+# Encoders of imageio-ffmpeg's ffmpeg that hold more depths or chroma formats.
 DEEPER = {"libsvtav1": "libaom-av1", "libvpx-vp9": "libvpx-vp9"}
 HDR_ENCODERS = {"libx265", "libsvtav1"}
 DNXHR_SMALLEST = (256, 120)  # width and height, SMPTE ST 2019-1
-TAG_PARTS = {
+LIBRARY_OPTIONS = {  # the option that passes on options of the encoder's library, "key=value:key=value"
     "libx265": "x265-params",
     "libsvtav1": "svtav1-params",
     "libx264": "x264-params",
@@ -123,10 +128,10 @@ TAG_PARTS = {
 
 @dataclass(frozen=True)
 class Coding:
-    """What is encoded, and how.
+    """The encoder and its settings.
 
-    crf, preset, options: as the user said. lossless: leave the quality alone. keep_fields: the frames are interlaced
-    and stay so.
+    format: the pixel format. crf, preset, options: from the user. lossless: set no quality. keep_fields: the frames are
+    interlaced and stay so.
     """
 
     encoder: Encoder
@@ -141,11 +146,11 @@ class Coding:
 def choose_encoder(
     info: SourceInfo, suffix: str, codec: str | None, *, lossless: bool, pictures: bool, keep: bool, warn: Warn
 ) -> Encoder:
-    """Choose the encoder: the one asked for, else that of the input's family, as far as the container takes it.
+    """Choose the encoder: the requested one, else that of the input's codec if usual in the container.
 
-    pictures: whether the input is a folder of them. keep: whether the input's pixel format is to be kept.
+    pictures: whether the input is a folder of pictures. keep: whether to keep the input's pixel format.
 
-    Raises: OutputError where it does not exist.
+    Raises: OutputError where the encoder does not exist.
     """
     if lossless:
         if suffix.lower() != ".mkv":
@@ -160,26 +165,28 @@ def choose_encoder(
         name = "libx264rgb"
     if _is_internal(name):
         if name not in ENCODERS:
-            warn("W_CODEC", f"--crf and --preset mean nothing to {name} here; use its own options with -e")
+            warn("W_CODEC", f"--crf and --preset have no effect on {name}; use its own options with -e")
         return ENCODERS.get(name, Encoder(name, quality="", speed=""))
     if not external_formats(name):
         known = ", ".join(sorted({*ENCODERS, *FAMILIES}))
-        raise OutputError(f"there is no encoder {name!r} here", f"some that there are: {known}")
-    known_one = ENCODERS.get(name, Encoder(name, quality="", speed=""))
-    return _outside(known_one)
+        raise OutputError(f"there is no encoder {name!r} here", f"choose one of: {known}")
+    return _run_outside(ENCODERS.get(name, Encoder(name, quality="", speed="")))
 
 
 def _family(info: SourceInfo, suffix: str, pictures: bool, warn: Warn) -> str:
-    """Name the encoder of the input's family, or the nearest that is at home in the container."""
+    """Return the encoder of the input's codec, or the container's default, with a warning."""
     known = info.codec in FAMILIES and info.codec not in ASKED_ONLY and not pictures
     name = FAMILIES[info.codec] if known else "libx264"
     if name == "dnxhd" and (info.width < DNXHR_SMALLEST[0] or info.height < DNXHR_SMALLEST[1]):
         name, known = "libx264", False
-    at_home = NEEDS.get(suffix)
-    if at_home is not None and name not in at_home:
-        name, known = at_home[0], known and name in HDR_ENCODERS | {"libvpx", "libvpx-vp9", "libx264"}
+    usual = NEEDS.get(suffix)
+    if usual is not None and name not in usual:
+        name, known = usual[0], known and name in HDR_ENCODERS | {"libvpx", "libvpx-vp9", "libx264"}
     if not known and not (pictures and info.codec in PICTURE_CODECS):
-        warn("W_CODEC", f"{info.codec} is not written by itself; using {name} (--codec chooses another)")
+        warn(
+            "W_CODEC",
+            f"the input's codec {info.codec} is not used for the output, but {name} (--codec chooses another)",
+        )
     return name
 
 
@@ -191,24 +198,24 @@ def _is_internal(name: str) -> bool:
     return True
 
 
-def _outside(encoder: Encoder) -> Encoder:
+def _run_outside(encoder: Encoder) -> Encoder:
     return Encoder(
         encoder.name, encoder.odd_sizes, encoder.quality, encoder.speed, encoder.presets, encoder.options, external=True
     )
 
 
 def choose_format(info: SourceInfo, encoder: Encoder, suffix: str, wanted: str, warn: Warn) -> tuple[Encoder, str]:
-    """Choose the pixel format: the input's where the encoder takes it, else the nearest, with a warning.
+    """Return encoder and pixel format: the input's format where the encoder takes it, else the nearest, with a warning.
 
-    Gives the encoder, too: another one of its family where only that holds what the input has.
+    The encoder changes to an external one of the same codec where only that holds the format.
 
-    Raises: OutputError where the encoder does not take the format asked for, or the size in it.
+    Raises: OutputError where the encoder does not take the requested format, or the size in it.
     """
     source = info.picture_format
     names = _held_formats(encoder, suffix)
     chosen = wanted if wanted != "keep" else _same(source, names)
     if encoder.name in DEEPER and not encoder.external and (chosen is None or chosen not in names):
-        deeper = _outside(ENCODERS[DEEPER[encoder.name]])
+        deeper = _run_outside(ENCODERS[DEEPER[encoder.name]])
         deep_names = _held_formats(deeper, suffix)
         found = wanted if wanted in deep_names else _same(source, deep_names) if wanted == "keep" else None
         if found is not None:
@@ -229,37 +236,37 @@ def choose_format(info: SourceInfo, encoder: Encoder, suffix: str, wanted: str, 
 
 
 def _held_formats(encoder: Encoder, suffix: str) -> list[str]:
-    """Give the names of the pixel formats that an encoder takes and its packets hold in such a container."""
+    """Return the pixel formats that an encoder takes and the container keeps."""
     if encoder.external:
         names = external_formats(encoder.name)
     elif encoder.name == "rawvideo":
         names = Y4M_FORMATS if suffix == ".y4m" else RAW_FORMATS
     else:
         names = [form.name for form in av.Codec(encoder.name, "w").video_formats or []]
-    beside = encoder.name.startswith("libvpx")  # its alpha stands beside the packets, where only Matroska keeps it
+    beside = encoder.name.startswith("libvpx")  # its alpha is side data of packets, which only Matroska keeps
     if encoder.name == "libx265" or (beside and suffix.lower() not in (".webm", ".mkv")):
         names = [name for name in names if not has_alpha(name)]
     return names
 
 
 def _same(source: str, names: list[str]) -> str | None:
-    """Find the format that holds the same samples."""
+    """Return the format that holds the same samples; None where there is none."""
     chosen = next((name for name in names if name == source.replace("yuvj", "yuv")), None)
     return chosen or next((name for name in names if planar_name(name) == source), None)
 
 
 def _nearest(source: str, names: list[str], encoder: Encoder, warn: Warn) -> str:
-    have = layout_of(source)
-    assert have is not None
+    wanted = layout_of(source)
+    assert wanted is not None
     options = {name: layout_of(planar_name(name)) for name in names}
     usable = {name: layout for name, layout in options.items() if layout is not None and "j" not in name}
     if not usable:
-        raise OutputError(f"{encoder.name} takes no pixel format that is known here", "choose another with -c")
-    chosen = min(usable, key=lambda name: _distance(have, usable[name]))
+        raise OutputError(f"{encoder.name} takes no pixel format that vdeblur knows", "choose another with --codec")
+    chosen = min(usable, key=lambda name: _distance(wanted, usable[name]))
     got = usable[chosen]
-    if have.alpha and not got.alpha:
-        warn("W_ALPHA", f"{encoder.name} holds no transparency; it is left out (ffv1 and png in .mkv hold it)")
-        if (have.bits, have.rgb, have.log2_width, have.log2_height) == (
+    if wanted.alpha and not got.alpha:
+        warn("W_ALPHA", f"{encoder.name} has no transparency, so it is lost (ffv1 and png in .mkv keep it)")
+        if (wanted.bits, wanted.rgb, wanted.log2_width, wanted.log2_height) == (
             got.bits, got.rgb, got.log2_width, got.log2_height
         ):  # fmt: skip
             return chosen
@@ -267,23 +274,26 @@ def _nearest(source: str, names: list[str], encoder: Encoder, warn: Warn) -> str
     return chosen
 
 
-def _distance(have: PlaneLayout, layout: PlaneLayout) -> tuple[int, ...]:
-    """Tell how far a format is from the one at hand: less depth, chroma or alpha, another kind first; then more."""
-    coarser = max(layout.log2_width - have.log2_width, 0) + max(layout.log2_height - have.log2_height, 0)
+def _distance(wanted: PlaneLayout, layout: PlaneLayout) -> tuple[int, ...]:
+    """Return a sort key: first what a format loses of the wanted depth, chroma and alpha, then what it adds."""
+    coarser = max(layout.log2_width - wanted.log2_width, 0) + max(layout.log2_height - wanted.log2_height, 0)
     size = layout.bits + 8 * (4 - layout.log2_width - layout.log2_height) + layout.alpha
-    less = (have.gray < layout.gray, have.alpha > layout.alpha, max(have.bits - layout.bits, 0), coarser)
-    return (*less, have.rgb != layout.rgb, layout.alpha, size)
+    less = (wanted.gray < layout.gray, wanted.alpha > layout.alpha, max(wanted.bits - layout.bits, 0), coarser)
+    return (*less, wanted.rgb != layout.rgb, layout.alpha, size)
 
 
 def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
-    """Give the encoder's options, those of the user last."""
+    """Return the encoder's options; those of the user come last.
+
+    Raises: OutputError where the preset is unknown.
+    """
     encoder = coding.encoder
     options = dict(encoder.options)
     if encoder.quality == "q":
         options |= _quantizer(coding.crf)
     elif encoder.quality and not coding.lossless:
-        value = round(coding.crf * 255 / 63) if encoder.name == "librav1e" else coding.crf
-        options[encoder.quality] = f"{value:g}"
+        quality = round(coding.crf * 255 / 63) if encoder.name == "librav1e" else coding.crf
+        options[encoder.quality] = f"{quality:g}"
     if encoder.speed and coding.preset:
         presets = encoder.presets
         if presets is not None and coding.preset not in presets and not coding.preset.isdigit():
@@ -291,23 +301,23 @@ def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
         options[encoder.speed] = (presets or {}).get(coding.preset, coding.preset)
     layout = layout_of(planar_name(coding.format))
     if has_alpha(coding.format) and encoder.name.startswith("libvpx"):
-        options["auto-alt-ref"] = "0"  # libvpx codes no transparency with it
+        options["auto-alt-ref"] = "0"  # libvpx cannot code transparency with it
     if encoder.name == "dnxhd" and layout is not None:
         deep = "dnxhr_444" if layout.log2_width == 0 else "dnxhr_hqx"
         options["profile"] = deep if layout.bits > 8 else "dnxhr_hq"
     _add_parts(options, encoder.name, _hdr_parts(info.hdr, encoder.name))
     if encoder.name in ("libx264", "libx264rgb") and get_cpu_capability() == "AVX512":
-        # With these instructions x264 lets memory that was never written decide: the same frames give other bytes now
-        # and then (seen with PyAV 18.1). Without them it is as fast.
+        # With AVX-512, x264 reads uninitialised memory: the same frames sometimes give different bytes (seen with PyAV
+        # 18.1). With AVX2 it is as fast.
         _add_parts(options, encoder.name, {"asm": "avx2"})
-    for key, told in coding.options:
-        parts = [options.get(key, ""), told] if key == TAG_PARTS.get(encoder.name) else [told]
+    for key, value in coding.options:
+        parts = [options.get(key, ""), value] if key == LIBRARY_OPTIONS.get(encoder.name) else [value]
         options[key] = ":".join(filter(None, parts))
     return options
 
 
 def _quantizer(crf: float) -> dict[str, str]:
-    """Give the quantiser scale of MPEG's older codecs for x264's measure.
+    """Return the quantiser scale of MPEG's older codecs for a CRF of x264.
 
     H.264's step is 2^((QP - 4) / 6), MPEG-2's is twice the scale.
     """
@@ -322,7 +332,7 @@ def _hdr_parts(hdr: Hdr, name: str) -> dict[str, str]:
 
 
 def _add_parts(options: dict[str, str], name: str, parts: dict[str, str]) -> None:
-    """Add to the option in which an encoder takes its library's own."""
+    """Add options of the encoder's library."""
     if parts:
-        key = TAG_PARTS[name]
+        key = LIBRARY_OPTIONS[name]
         options[key] = ":".join([*filter(None, [options.get(key, "")]), *(f"{k}={v}" for k, v in parts.items())])

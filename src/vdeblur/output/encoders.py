@@ -1,4 +1,4 @@
-"""Encoders: PyAV's own, behind one interface with external ones."""
+"""Open an encoder, of PyAV's libraries or an external one, behind one interface."""
 
 import os
 from typing import Protocol
@@ -14,37 +14,40 @@ from vdeblur.output.external import ExternalEncoder
 from vdeblur.source.hdr import HLG, PQ
 from vdeblur.source.info import SourceInfo
 
-GLOBAL_HEADER = 0x40  # FFmpeg's AVFMT_GLOBALHEADER, of containers that keep an encoder's headers beside the packets
+GLOBAL_HEADER = 0x40  # FFmpeg's AVFMT_GLOBALHEADER: the container stores the encoder's headers once, not in packets
 
 
 class VideoEncoder(Protocol):
-    """Pictures to packets."""
+    """Encodes pictures to packets."""
 
     def add_to(self, container: OutputContainer) -> av.VideoStream:
-        """Add the stream to a container; for trials more than once, the last one counts."""
+        """Add the stream to a container; trials call it repeatedly, and the last call counts."""
         ...
 
     def stand_alone(self, form: str) -> None:
-        """Encode as for a container of this format, by FFmpeg's name, but without one."""
+        """Encode as for a container of this format (FFmpeg's name), but without one."""
         ...
 
     def encode(self, picture: av.VideoFrame | None) -> list[av.Packet]:
-        """Encode a picture in the format agreed, None at the end; packets carry their time base."""
+        """Encode a picture, None at the end; return the packets that are ready, with their time base."""
         ...
 
     def check_options(self) -> None:
-        """Refuse options that the encoder did not take, once the container's header is written."""
+        """Refuse options that the encoder did not take; call this after the container's header is written.
+
+        Raises: OutputError.
+        """
         ...
 
     def close(self) -> None:
-        """Give up what is still held."""
+        """Free the encoder's resources."""
         ...
 
 
 def open_encoder(info: SourceInfo, coding: Coding, warn: Warn) -> VideoEncoder:
-    """Make the encoder, and name what of the input it cannot carry.
+    """Open an encoder, and warn of properties of the input that it loses.
 
-    Raises: OutputError where an option is not known.
+    Raises: OutputError where an option is unknown.
     """
     name = coding.encoder.name
     lost = list(info.hdr.dynamic) if name in HDR_ENCODERS and not coding.encoder.external else info.hdr.names
@@ -66,7 +69,7 @@ class InternalEncoder:
     def __init__(self, info: SourceInfo, coding: Coding, options: dict[str, str]) -> None:
         self.info, self.coding, self.options = info, coding, options
         self.context: av.VideoCodecContext | None = None
-        self.times: list[int] = []  # of the frames, for encoders that only count them
+        self.times: list[int] = []  # pts of the frames, for encoders that only count them
 
     def add_to(self, container: OutputContainer) -> av.VideoStream:
         """Add the stream to a container; see VideoEncoder."""
@@ -85,8 +88,8 @@ class InternalEncoder:
     def stand_alone(self, form: str) -> None:
         """Encode without a container; see VideoEncoder.
 
-        A container and its streams hold on to each other, so what an encoder keeps, some 15 MB for 640x360, would stay
-        until Python looks for such circles. An encoder by itself is gone with its last user.
+        A container and its streams refer to each other, so an encoder's memory, some 15 MB at 640x360, would stay until
+        Python's garbage collector finds the cycle. An encoder without a container is freed at once.
         """
         context = av.CodecContext.create(self.coding.encoder.name, "w")
         assert isinstance(context, av.VideoCodecContext)
@@ -95,7 +98,7 @@ class InternalEncoder:
 
     def _set_up(self, context: av.VideoCodecContext, form: av.ContainerFormat) -> None:
         info, coding = self.info, self.coding
-        os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 fills stderr otherwise: errors only
+        os.environ.setdefault("SVT_LOG", "1")  # errors only; otherwise SVT-AV1 fills stderr
         context.width, context.height, context.pix_fmt = info.width, info.height, coding.format
         context.time_base = 1 / info.rate if coding.encoder.counted else info.time_base
         context.thread_type = "AUTO"
@@ -110,7 +113,7 @@ class InternalEncoder:
             if coding.encoder.name != "ffv1":
                 context.flags |= av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.interlaced_me
         if coding.encoder.name == "libx265" and form.name in ("mp4", "mov", "ipod"):
-            context.codec_tag = "hvc1"  # without it Apple's players refuse the file
+            context.codec_tag = "hvc1"  # Apple's players refuse hev1
         self.context = context
 
     def encode(self, picture: av.VideoFrame | None) -> list[av.Packet]:
@@ -129,16 +132,16 @@ class InternalEncoder:
         return packets
 
     def _time(self, number: int | None) -> int | None:
-        """Give the time of the frame of this number; those before the first are spaced at the nominal rate."""
+        """Return the pts of a frame by its number; negative numbers are spaced at the nominal rate."""
         if number is None or number >= 0:
             return None if number is None else self.times[number]
         return self.times[0] + round(number / self.info.rate / self.info.time_base)
 
     def close(self) -> None:
-        """Nothing outlives the container."""
+        """Do nothing: the context is freed with its last user."""
 
     def check_options(self) -> None:
-        """Refuse options that the encoder did not take; FFmpeg leaves them behind without a word.
+        """Refuse options that the encoder did not take, since FFmpeg reports nothing.
 
         Raises: OutputError.
         """

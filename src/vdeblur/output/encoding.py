@@ -1,4 +1,4 @@
-"""How frames are encoded, as a video or as pictures; and whether the output's container takes all that goes into it."""
+"""Choose how a video is encoded, and try the output's container before the work."""
 
 import dataclasses
 import io
@@ -14,6 +14,7 @@ from vdeblur.frame import Frame
 from vdeblur.output.carry import container_format, plan_streams
 from vdeblur.output.codecs import Coding, choose_encoder, choose_format
 from vdeblur.output.encoders import VideoEncoder, open_encoder
+from vdeblur.output.muxer import Muxer
 from vdeblur.output.pictures import convert_picture
 from vdeblur.output.tracks import CONVERT, DROP, MuxOptions, StreamPlan
 from vdeblur.settings import EncodeOptions
@@ -21,13 +22,14 @@ from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source
 
 Y4M = "yuv4mpegpipe"
-CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # FFmpeg's names of what people call otherwise
+CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # common name to FFmpeg's
 
 
 class VideoEncoding:
-    """How a video is encoded, and into which container: decided once, used for each of its parts.
+    """The encoding and container of a video; one object serves all its parts.
 
-    form: FFmpeg's name of the container.
+    form: FFmpeg's name of the container. format: the pixel format. plans: of the input's other streams, after
+    try_container.
 
     Raises: OutputError where there is no such encoder, or it does not take the size or the pixel format.
     """
@@ -42,7 +44,7 @@ class VideoEncoding:
         pictures: bool = False,
         deterministic: bool = False,
     ) -> None:
-        """Decide; pictures: whether the input is a folder of them, whose codec is not to be followed."""
+        """Choose encoder and pixel format. pictures: the input is a folder of pictures, whose codec does not count."""
         self.info, self.warn = info, warn
         named = options.format and CONTAINERS.get(options.format, options.format)
         self.form = named or container_format(Path(f"output{suffix}"))
@@ -50,7 +52,7 @@ class VideoEncoding:
         if self.form == Y4M:
             options, suffix = dataclasses.replace(options, codec=options.codec or "rawvideo"), ".y4m"
             if self.info.variable_rate:
-                warn("W_TIMING", "y4m knows one frame rate only, so uneven times are lost; -f nut keeps them")
+                warn("W_TIMING", "y4m has one constant frame rate, so uneven frame times are lost; -f nut keeps them")
         encoder = choose_encoder(
             self.info,
             suffix,
@@ -65,54 +67,69 @@ class VideoEncoding:
         self.coding = Coding(
             encoder, self.format, options.crf, options.preset, options.options, options.lossless, fields
         )
+        self.plans: list[StreamPlan] | None = None
 
     def open(self) -> VideoEncoder:
-        """Make an encoder.
+        """Open a new encoder.
 
-        Raises: OutputError where an option is not known.
+        Raises: OutputError where an option is unknown.
         """
         return open_encoder(self.info, self.coding, self.warn)
 
     def prepare(self, frame: Frame, offset: Fraction = Fraction(0)) -> av.VideoFrame:
-        """Give a frame's picture as the encoder takes it, with the frame's time, `offset` seconds earlier."""
+        """Return a frame's picture in the encoder's pixel format, with the frame's time, `offset` seconds earlier."""
         picture = frame.picture
         if picture.format.name != self.format:
             picture = convert_picture(picture, self.format)
         picture.pts, picture.time_base = frame.pts - round(offset / frame.time_base), frame.time_base
         return picture
 
-    def try_container(self, source: Source) -> list[StreamPlan]:
-        """Try the header with everything in it, in memory; gives what becomes of the input's other streams.
+    def try_container(self, source: Source, encoder: VideoEncoder | None = None) -> list[StreamPlan]:
+        """Write the header with everything in it to memory; return, and keep in `plans`, the plan of each other stream.
+
+        encoder: the one to try; None opens one for the trial.
 
         Raises: OutputError where the container or the encoder refuses.
         """
-        encoder = self.open()
+        tried = encoder or self.open()
         try:
-            plans = plan_streams(source, self.form, self.muxing, encoder.add_to)
+            self.plans = plan_streams(source, self.form, self.muxing, tried.add_to)
             with av.open(io.BytesIO(), "w", format=self.form) as trial:
-                encoder.add_to(trial)
+                tried.add_to(trial)
                 trial.start_encoding()
-                encoder.check_options()
+                tried.check_options()
         except (ValueError, av.error.FFmpegError, OSError) as error:
             hint = "try another container (.mkv takes nearly everything) or another --codec"
             raise OutputError(f"{self.form} with {self.coding.encoder.name} refused: {error}", hint) from error
         finally:
-            encoder.close()
-        return plans
+            if encoder is None:
+                tried.close()
+        return self.plans
+
+    def open_muxer(self, target: str, source: Source, encoder: VideoEncoder, *, end: Fraction | None = None) -> Muxer:
+        """Open the container and write its header, as try_container planned it.
+
+        end: where the part ends, in seconds on the input's clock.
+        """
+        assert self.plans is not None, "try_container comes first"
+        offset = source.cut_begin or Fraction(0)
+        return Muxer(target, self.form, source, self.plans, encoder.add_to, self.muxing, offset=offset, end=end)
 
 
 def warn_of_plans(plans: list[StreamPlan], options: EncodeOptions, warn: Warn) -> None:
-    """Say which streams are not kept as they are; what was left out as asked goes without saying."""
+    """Warn of streams that are dropped or converted, but not of those that the user left out."""
     for plan in plans:
-        asked = (plan.type == "audio" and not options.audio) or (plan.type == "subtitle" and not options.subtitles)
-        if plan.action == DROP and not asked:
+        is_requested = (plan.type == "audio" and not options.audio) or (
+            plan.type == "subtitle" and not options.subtitles
+        )
+        if plan.action == DROP and not is_requested:
             warn("W_STREAM_DROPPED", f"{plan.name} {plan.reason}; left out")
         elif plan.action == CONVERT:
             warn("W_STREAM_CONVERTED", f"{plan.name} {plan.reason}")
 
 
 def is_container(suffix: str) -> bool:
-    """Tell whether a suffix stands for a container that can be written."""
+    """Return whether a suffix stands for a container that FFmpeg can write."""
     try:
         return bool(container_format(Path(f"output{suffix}")))
     except OutputError:

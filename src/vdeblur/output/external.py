@@ -1,7 +1,7 @@
-"""Encoders that PyAV's libraries lack, run by the ffmpeg of imageio-ffmpeg: raw pictures in, packets back.
+"""Run encoders that PyAV's libraries lack in imageio-ffmpeg's ffmpeg: raw pictures in, packets out.
 
-Both directions are NUT, which keeps every time stamp. What the container must know of the stream before the first
-picture comes (its header, its parameters) is read off a trial with one picture.
+Both directions use NUT, which keeps every timestamp. The output's container needs the stream's header and parameters
+before the first picture; they come from a trial with one picture.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ from av.container import InputContainer, OutputContainer
 from vdeblur.errors import OutputError
 from vdeblur.source.info import SourceInfo
 
-WAIT_SECONDS = 60  # for ffmpeg to end after it has everything
-# Theora gives no packet for a frame like its predecessor, and frames out must be frames in. NUT has no name for VVC,
-# and other containers that can be piped lose the times of its reordered frames.
+WAIT_SECONDS = 60  # for ffmpeg to end after the last picture
+# Theora writes no packet for a repeated frame, but every frame needs one. NUT has no tag for VVC, and other containers
+# that can be piped lose the times of its reordered frames.
 UNUSABLE = {"libtheora", "libvvenc"}
 COLOR_OPTIONS = {
     "primaries": "color_primaries",
@@ -36,22 +36,22 @@ COLOR_OPTIONS = {
 
 @functools.cache
 def external_formats(name: str) -> list[str]:
-    """Give the pixel formats that an encoder of the ffmpeg beside us takes; nothing where it has no such encoder."""
+    """Return the pixel formats of an encoder of imageio-ffmpeg's ffmpeg; empty where it has no such encoder."""
     if name in UNUSABLE or not re.fullmatch(r"[\w-]+", name):
         return []
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-h", f"encoder={name}"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
-    found = re.search(r"Supported pixel formats: (.*)", told)
-    return found[1].split() if found and f"Encoder {name} " in told else []
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    found = re.search(r"Supported pixel formats: (.*)", output)
+    return found[1].split() if found and f"Encoder {name} " in output else []
 
 
 class ExternalEncoder:
-    """Pictures through ffmpeg, in a process of its own; see VideoEncoder."""
+    """An encoder in a process of ffmpeg; see VideoEncoder."""
 
     def __init__(self, info: SourceInfo, name: str, form: str, options: dict[str, str]) -> None:
-        """Try it with one picture.
+        """Try the encoder with one picture. form: the pixel format.
 
-        Raises: OutputError with what ffmpeg says, where it refuses.
+        Raises: OutputError with ffmpeg's message where it refuses.
         """
         self.info, self.name, self.form, self.options = info, name, form, options
         self.template = self._try()
@@ -70,12 +70,12 @@ class ExternalEncoder:
         return [*command, "-fps_mode", "passthrough", "-enc_time_base", "demux", "-copyts", "-f", "nut", "pipe:1"]
 
     def _try(self) -> InputContainer:
-        """Encode one black picture; gives the result, opened."""
+        """Encode one black picture; return the opened result."""
         raw = io.BytesIO()
         with _RawWriter(raw, self.info, self.form) as writer:
             black = av.VideoFrame(self.info.width, self.info.height, self.form)
             for plane in black.planes:
-                plane.update(bytes(plane.buffer_size))  # what stood in the memory may be no picture
+                plane.update(bytes(plane.buffer_size))  # the memory is uninitialised
             writer.write(black, 0)
         done = subprocess.run(self._command(), input=raw.getvalue(), capture_output=True, check=False)  # noqa: S603
         if done.returncode:
@@ -87,7 +87,7 @@ class ExternalEncoder:
         return av.open(io.BytesIO(done.stdout), "r", format="nut")
 
     def add_to(self, container: OutputContainer) -> av.VideoStream:
-        """Add a stream like that of the trial; see VideoEncoder."""
+        """Add a stream with the trial's parameters; see VideoEncoder."""
         stream = container.add_stream_from_template(self.template.streams.video[0], opaque=True)
         assert isinstance(stream, av.VideoStream)
         stream.time_base = self.info.time_base
@@ -101,11 +101,11 @@ class ExternalEncoder:
         return stream
 
     def stand_alone(self, form: str) -> None:
-        """Encode without a container that anybody sees; see VideoEncoder."""
+        """Encode with a container in memory that is never written; see VideoEncoder."""
         self.add_to(av.open(io.BytesIO(), "w", format=form))
 
     def check_options(self) -> None:
-        """Do nothing: the trial has refused what is not known."""
+        """Do nothing: the trial has refused unknown options."""
 
     def _start(self) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
@@ -139,9 +139,9 @@ class ExternalEncoder:
             del self.errors[:-20]
 
     def encode(self, picture: av.VideoFrame | None) -> list[av.Packet]:
-        """Hand a picture over, and give the packets that have come back meanwhile; see VideoEncoder.
+        """Send a picture, and return the packets that are ready; see VideoEncoder.
 
-        Raises: OutputError where ffmpeg ends before its time.
+        Raises: OutputError where ffmpeg fails.
         """
         process = self.process or self._start()
         try:
@@ -169,11 +169,12 @@ class ExternalEncoder:
         return ready
 
     def _failure(self) -> OutputError:
-        said = b"".join(self.errors).decode(errors="replace").strip().splitlines()
-        return OutputError(f"{self.name} failed: {said[0] if said else 'its ffmpeg ended'}", "choose another --codec")
+        lines = b"".join(self.errors).decode(errors="replace").strip().splitlines()
+        reason = lines[0] if lines else "its ffmpeg ended early"
+        return OutputError(f"{self.name} failed: {reason}", "choose another --codec")
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the process."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -185,7 +186,7 @@ class ExternalEncoder:
 
 
 class _RawWriter:
-    """Raw pictures with their times, as NUT."""
+    """Writes raw pictures with their times as NUT."""
 
     def __init__(self, file: IO[bytes], info: SourceInfo, form: str) -> None:
         self.info = info
@@ -210,7 +211,7 @@ class _RawWriter:
 
 
 class _Unseekable:
-    """A file that can only be written on."""
+    """A file with `write` alone, so that PyAV does not seek."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -220,7 +221,7 @@ class _Unseekable:
 
 
 def _detached(packet: av.Packet) -> av.Packet:
-    """Copy a packet, so that it outlives the container that it was read from."""
+    """Return a copy of a packet that outlives its container."""
     copy = av.Packet(bytes(packet))
     copy.pts, copy.duration, copy.is_keyframe = packet.pts, packet.duration, packet.is_keyframe
     copy.dts = packet.dts if packet.dts is not None else packet.pts

@@ -1,6 +1,5 @@
-"""The container itself: video packets and other streams written in order."""
+"""Write the video's packets and those of the other streams into a container, in order."""
 
-import io
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -8,26 +7,23 @@ from typing import Any
 import av
 import av.error
 
-from vdeblur.output.carry import (
-    CONTAINER_TAGS,
-    DAMAGED_PACKET,
-    VIDEO_TAGS,
-    container_options,
-    first_packets,
-    packets_until_damage,
-    plan_streams,
-)
-from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, Track, open_track, without_tags
-from vdeblur.source.demux import SECONDS_BEYOND, Rebase, is_cover, open_container, packet_seconds
+from vdeblur.output.carry import container_options, first_packets
+from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, StreamPlan, Track, open_track, without_tags
+from vdeblur.source.demux import Rebase, demux, is_cover, open_container, packet_seconds
+from vdeblur.source.excerpt import SECONDS_BEYOND, is_within
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source, VideoSource
+
+CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # describe how the input was written
+# Tags of the video that encoding makes wrong (mkvmerge's statistics), or that the muxer writes itself.
+VIDEO_TAGS = {"encoder", "alpha_mode", "duration", "bps", "number_of_frames", "number_of_bytes"}
+DAMAGED_PACKET = (av.error.InvalidDataError, av.error.ArgumentError)  # raised for a bad packet, not for the disk
 
 
 class Muxer:
     """An output container: its video stream, and the input's other streams as planned.
 
-    plans: what becomes of them. misplaced: how many packets of them no container takes. Nothing of the target is
-    touched before everything together was tried in memory.
+    misplaced: number of their packets that the container does not take.
     """
 
     def __init__(
@@ -35,6 +31,7 @@ class Muxer:
         target: str,
         form: str,
         source: Source,
+        plans: list[StreamPlan],
         add_video: AddVideo,
         options: MuxOptions,
         *,
@@ -43,25 +40,22 @@ class Muxer:
     ) -> None:
         """Open the target and write its header.
 
-        form: FFmpeg's name of the container. offset: seconds on the input's clock that become zero, for parts that
-        are cut out; end: the same clock's at which they end.
+        form: FFmpeg's name of the container. plans: from plan_streams, which tried them in memory. offset, end: where
+        the part begins and ends, in seconds on the input's clock; the part begins at zero in the output.
 
-        Raises: OutputError, and whatever av says where the video alone is refused.
+        Raises: whatever PyAV raises where the container refuses the video.
         """
         self.offset, self.misplaced = offset, 0
-        self.counted, self.frames = form == "yuv4mpegpipe", 0  # y4m knows no times, only how many frames there are
+        self.counted, self.frames = form == "yuv4mpegpipe", 0  # y4m has no times, only a sequence of frames
         self.others: Iterator[av.Packet] = iter(())
         self.next: av.Packet | None = None
         self.last_dts: dict[int, int] = {}
         self.covers: list[av.Packet] = []
-        self.plans = plan_streams(source, form, options, add_video)
-        if isinstance(source, PictureSource):
-            _try_video(form, add_video)
         clocks = [source.info.time_base, *(stream.time_base or Fraction(1, 1000) for stream in source.extras)]
         self.container = av.open(target, "w", format=form, container_options=container_options(form, options, clocks))
         try:
             self.video = add_video(self.container)
-            self.tracks = self._add_tracks(source)
+            self.tracks = self._add_tracks(source, plans)
             self._copy_tags(source, end)
             self.container.start_encoding()
             for cover in self.covers:
@@ -70,12 +64,12 @@ class Muxer:
             self.container.close()
             raise
 
-    def _add_tracks(self, source: Source) -> dict[int, Track]:
+    def _add_tracks(self, source: Source, plans: list[StreamPlan]) -> dict[int, Track]:
         if isinstance(source, PictureSource):
             return {}
         first = first_packets(source)
         tracks = {}
-        for plan in self.plans:
+        for plan in plans:
             track = None if plan.action == DROP else open_track(self.container, source, plan, first)
             if track is not None:
                 tracks[plan.index] = track
@@ -95,12 +89,12 @@ class Muxer:
             self.container.set_chapters(chapters)
 
     def take_others(self, packets: Iterable[av.Packet]) -> None:
-        """Copy these packets, in their order, between those of the video that are muxed from now on."""
+        """Interleave these packets, in their order, with the video packets from now on."""
         self.others = iter(packets)
         self.next = next(self.others, None)
 
     def mux_video(self, packets: Iterable[av.Packet]) -> None:
-        """Add encoded video, and before each packet what is due of the others."""
+        """Add encoded video, and before each packet the other streams' packets up to its time."""
         for packet in packets:
             packet.stream = self.video
             if self.counted:
@@ -121,7 +115,7 @@ class Muxer:
             self.next = next(self.others, None)
 
     def copy(self, packet: av.Packet) -> None:
-        """Add a packet of one of the input's other streams; of those that are dropped nothing is added."""
+        """Add a packet of one of the input's other streams, unless the stream is dropped."""
         if packet.stream.index in self.tracks:
             track = self.tracks[packet.stream.index]
             try:
@@ -132,13 +126,13 @@ class Muxer:
             self._mux(track, made)
 
     def _mux(self, track: Track, packets: list[av.Packet]) -> None:
-        # Two texts may begin at one time; two pieces of sound cannot, unless Matroska's millisecond makes it one.
+        # Two subtitles may begin at the same time; audio packets may only after Matroska rounds to milliseconds.
         equal = track.stream.type in ("subtitle", "data") or self.container.format.name in MATROSKA_LIKE
         step = 0 if equal else 1
         for packet in packets:
             if packet.dts is not None:
                 if packet.dts < self.last_dts.get(track.stream.index, packet.dts - step) + step:
-                    self.misplaced += 1  # a jump back, as where two files were joined: no container takes it
+                    self.misplaced += 1  # a jump back, as in joined files: no container takes it
                     continue
                 self.last_dts[track.stream.index] = packet.dts
             try:
@@ -147,35 +141,29 @@ class Muxer:
                 self.misplaced += 1
 
     def close(self) -> None:
-        """Add what is left of the other streams, and finish the file."""
+        """Add the rest of the other streams, and finish the file."""
         self._copy_until(None)
         for track in self.tracks.values():
             self._mux(track, track.rest())
         self.container.close()
 
     def abort(self) -> None:
-        """Close the file as it is."""
+        """Close the unfinished file."""
         self.container.close()
 
 
-def _try_video(form: str, add_video: AddVideo) -> None:
-    with av.open(io.BytesIO(), "w", format=form) as trial:
-        add_video(trial)
-        trial.start_encoding()
-
-
 def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | None) -> Iterator[av.Packet]:
-    """Read a source's file once more, for the packets of all streams but its video, in the order of the file.
+    """Read a source's file again and yield the packets of all streams but its video, in the order of the file.
 
-    begin, end: seconds on the file's clock; packets that begin there are given, None for no bound. Times that jump
-    back, where files were joined, are moved on as VideoSource does.
+    begin, end: seconds on the file's clock, None for no bound; yield the packets that begin in between. Rebase shifts
+    times that jump back, as in VideoSource.
     """
     with open_container(source.path) as container:
         if begin is not None and source.seekable:
             container.seek(int(begin * av.time_base))
         rebase = Rebase()
-        for packet in packets_until_damage(container):
-            if packet.dts is None:
+        for packet in demux(container):
+            if packet is None or packet.dts is None:
                 continue
             rebase.move(packet)
             if packet.stream.index == source.video.index:
@@ -183,12 +171,12 @@ def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | N
             seconds = packet_seconds(packet)
             if seconds is not None and end is not None and seconds > end + SECONDS_BEYOND:
                 return
-            if seconds is None or ((begin is None or seconds >= begin) and (end is None or seconds < end)):
+            if is_within(seconds, begin, end):
                 yield packet
 
 
 def _cut_chapters(chapters: list[Any], offset: Fraction, end: Fraction | None) -> list[Any]:
-    """Give the chapters of a part, in its own time; offset and end in seconds on the input's clock."""
+    """Return the chapters of a part, in its own time. offset, end: seconds on the input's clock."""
     cut = []
     for chapter in chapters:
         base = Fraction(chapter["time_base"])

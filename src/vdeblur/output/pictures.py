@@ -1,4 +1,4 @@
-"""Frames written as picture files."""
+"""Encode frames as picture files."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +11,7 @@ from vdeblur.source.info import SourceInfo
 
 
 class PictureEncoding:
-    """How frames become numbered pictures: TIFF where they came from TIFF, else PNG; both without loss."""
+    """The encoding of frames as numbered pictures: TIFF where the input is TIFF, else PNG; both are lossless."""
 
     def __init__(self, info: SourceInfo) -> None:
         self.codec = "tiff" if info.codec == "tiff" else "png"
@@ -26,16 +26,16 @@ class PictureEncoding:
             self.format = f"{'rgba64' if alpha else 'rgb48'}{end}" if deep else "rgba" if alpha else "rgb24"
 
     def name_of(self, frame: Frame, number: int) -> str:
-        """Give a frame's file name: that of the picture it was, else its number, counted from 1."""
+        """Return a frame's file name: that of the input's picture, else its number, counted from 1."""
         return Path(frame.name).with_suffix(self.suffix).name if frame.name else f"{number:06}{self.suffix}"
 
     def encode(self, frame: Frame) -> bytes:
-        """Give a frame as a picture file."""
+        """Encode a frame; return the file's content."""
         return picture_bytes(convert_picture(frame.picture, self.format), self.codec)
 
 
 def picture_bytes(picture: av.VideoFrame, codec: str = "png") -> bytes:
-    """Encode one picture, in the pixel format that it has, as a file's content; codec: png or tiff."""
+    """Encode a picture in its own pixel format; return the file's content. codec: png or tiff."""
     encoder = av.CodecContext.create(codec, "w")
     assert isinstance(encoder, av.VideoCodecContext)
     encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, picture.format.name
@@ -45,12 +45,12 @@ def picture_bytes(picture: av.VideoFrame, codec: str = "png") -> bytes:
 
 
 def convert_picture(picture: av.VideoFrame, name: str) -> av.VideoFrame:
-    """Give the picture in another pixel format, by its own matrix and range; samples are kept where both hold them."""
+    """Convert a picture to another pixel format with its own matrix and range; equal samples are copied."""
     if planar_name(name) == picture.format.name.replace("yuvj", "yuv"):
         converted = picture.reformat(format=name)
     else:
-        untagged = int(picture.colorspace) == 2
-        matrix = (1 if picture.width >= 1280 or picture.height > 576 else 5) if untagged else int(picture.colorspace)
+        is_untagged = int(picture.colorspace) == 2
+        matrix = (1 if picture.width >= 1280 or picture.height > 576 else 5) if is_untagged else int(picture.colorspace)
         converted = picture.reformat(format=name, src_colorspace=matrix, dst_colorspace=matrix)
     converted.colorspace, converted.color_range = picture.colorspace, picture.color_range
     return converted

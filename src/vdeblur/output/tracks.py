@@ -1,4 +1,4 @@
-"""Streams other than the video on their way into a container: copied, or converted."""
+"""Copy or convert one of the input's other streams into a container."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,9 +16,9 @@ from vdeblur.source.video import VideoSource
 KEEP, CONVERT, DROP = "keep", "convert", "drop"
 MP4_LIKE = {"mp4", "mov", "ipod"}
 MATROSKA_LIKE = {"matroska", "webm"}
-# Samples that ALAC holds bit for bit, up to 24 bits of them, by the samples that they are decoded to.
+# Decoded sample format to the ALAC format that holds the samples exactly, up to 24 bits.
 ALAC_SAMPLES = {"u8": "s16p", "u8p": "s16p", "s16": "s16p", "s16p": "s16p", "s32": "s32p", "s32p": "s32p"}
-# QuickTime's own list of languages, as FFmpeg reads it, knows these by their other name of ISO 639-2.
+# FFmpeg's list of QuickTime's languages has these under their other code of ISO 639-2.
 MOV_LANGUAGES = {"deu": "ger", "nld": "dut", "ell": "gre", "isl": "ice", "zho": "chi", "ces": "cze", "fas": "per"}
 COVER_FILES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 COVERS = {"matroska": {"mjpeg", "png"}, "mp4": {"mjpeg", "png", "bmp"}, "ipod": {"mjpeg", "png", "bmp"}}
@@ -26,10 +26,10 @@ COVERS = {"matroska": {"mjpeg", "png"}, "mp4": {"mjpeg", "png", "bmp"}, "ipod": 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """What becomes of one of the input's streams.
+    """The decision for one of the input's streams.
 
-    type: FFmpeg's, or `cover`. codec: FFmpeg's name, `unknown codec` where it has none. action: `keep`, `convert` or
-    `drop`. target: the codec it is converted to. reason: why it is not kept as it is; for people.
+    type: FFmpeg's, or `cover`. codec: FFmpeg's name, or `unknown codec`. action: `keep`, `convert` or `drop`. reason:
+    why it is not kept unchanged, for messages. target: the codec to convert it to.
     """
 
     index: int
@@ -42,16 +42,16 @@ class StreamPlan:
 
     @property
     def name(self) -> str:
-        """Name the stream for people."""
+        """The stream's name in messages."""
         return f"stream {self.index} ({self.type}, {self.codec})"
 
 
 @dataclass(frozen=True)
 class MuxOptions:
-    """What a user may ask of the container.
+    """A user's options of the container.
 
-    audio, subtitles: whether such streams are wanted. deterministic: the same streams make the same bytes; Matroska's
-    identifiers are random otherwise.
+    audio, subtitles: whether to keep such streams. deterministic: make the same bytes of the same streams; otherwise
+    Matroska's identifiers are random.
     """
 
     audio: bool = True
@@ -60,7 +60,7 @@ class MuxOptions:
 
 
 class AddVideo(Protocol):
-    """Adds the video stream to a container that is being set up; called more than once, for trials."""
+    """Adds the video stream to a container before its header is written; trials call it repeatedly."""
 
     def __call__(self, container: OutputContainer) -> av.VideoStream:
         """Add the stream."""
@@ -68,7 +68,7 @@ class AddVideo(Protocol):
 
 
 def copy_packet(packet: av.Packet, stream: Stream) -> av.Packet:
-    """Copy a packet and say of which stream it is, since the one it was read from may be closed."""
+    """Copy a packet and assign it to a stream, since the container it was read from may be closed."""
     copy = av.Packet(bytes(packet))
     copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
     copy.time_base, copy.is_keyframe = packet.time_base, packet.is_keyframe
@@ -77,26 +77,29 @@ def copy_packet(packet: av.Packet, stream: Stream) -> av.Packet:
 
 
 class Track(Protocol):
-    """A stream of the output that is made from one of the input's."""
+    """A stream of the output, made from one of the input's."""
 
     @property
     def stream(self) -> Stream:
-        """The output's."""
+        """The output's stream."""
         ...
 
     def packets(self, packet: av.Packet, offset: Fraction) -> list[av.Packet]:
-        """Make the output's packets of one of the input's, `offset` seconds earlier."""
+        """Return the output's packets for one of the input's, `offset` seconds earlier."""
         ...
 
     def rest(self) -> list[av.Packet]:
-        """Give what is still to come at the end."""
+        """Return the packets that are left at the end."""
         ...
 
 
 def open_track(
     container: OutputContainer, source: VideoSource, plan: StreamPlan, first: dict[int, av.Packet]
 ) -> Track | None:
-    """Add what the plan asks for to a container; None where it needs no packets."""
+    """Add the stream of a plan to a container; return None where it needs no packets.
+
+    Raises: ValueError or FFmpegError where the container refuses it.
+    """
     template = source.container.streams[plan.index]
     form = container.format.name
     if plan.type == "attachment" and form != "matroska":
@@ -129,17 +132,17 @@ def _add_cover(
 
 
 class CopiedTrack:
-    """A stream as it is."""
+    """A stream whose packets are copied."""
 
     def __init__(self, container: OutputContainer, template: Stream) -> None:
         self.stream = container.add_stream_from_template(template, opaque=True)
-        _dress(self.stream, template, container.format.name)
+        _copy_description(self.stream, template, container.format.name)
         if codec_name(template) == "hevc" and container.format.name in MP4_LIKE:
-            self.stream.codec_context.codec_tag = "hvc1"  # Apple's players know no other name
+            self.stream.codec_context.codec_tag = "hvc1"  # Apple's players refuse hev1
         self.sent = False
 
     def packets(self, packet: av.Packet, offset: Fraction) -> list[av.Packet]:
-        """Move the packet in time; of a cover, give only one."""
+        """Shift the packet's times; of a cover, return only the first packet."""
         if is_cover(self.stream) and self.sent:
             return []
         self.sent = True
@@ -153,24 +156,24 @@ class CopiedTrack:
         return [packet]
 
     def rest(self) -> list[av.Packet]:
-        """Nothing is held back."""
+        """Return nothing: no packet is held back."""
         return []
 
 
 class TextTrack:
-    """Subtitles from one kind of text to another."""
+    """Subtitles converted from one text format to another."""
 
     def __init__(self, container: OutputContainer, template: Stream, codec: str) -> None:
         decoder = cast(SubtitleCodecContext, template.codec_context)
-        decoder.open(strict=False)  # only then is its header there
+        decoder.open(strict=False)  # reads its header
         self.stream: Any = container.add_stream(codec)
         context: Any = self.stream.codec_context
         context.subtitle_header = decoder.subtitle_header or b"[Script Info]\r\nScriptType: v4.00+\r\n"
         context.time_base = self.stream.time_base = Fraction(1, 1000)
-        _dress(self.stream, template, container.format.name)
+        _copy_description(self.stream, template, container.format.name)
 
     def packets(self, packet: av.Packet, offset: Fraction) -> list[av.Packet]:
-        """Translate a text; its time is the packet's own."""
+        """Convert a text; it keeps the packet's time."""
         if packet.pts is None or packet.time_base is None:
             return []
         made: list[av.Packet] = []
@@ -184,12 +187,12 @@ class TextTrack:
         return made
 
     def rest(self) -> list[av.Packet]:
-        """Nothing is held back."""
+        """Return nothing: no packet is held back."""
         return []
 
 
 class SoundTrack:
-    """Sound from one code without loss to another."""
+    """Audio converted from one lossless codec to another."""
 
     def __init__(self, container: OutputContainer, template: Stream, codec: str) -> None:
         assert isinstance(template, av.AudioStream)
@@ -199,7 +202,7 @@ class SoundTrack:
         context.layout = decoder.layout.name
         context.format = ALAC_SAMPLES[decoder.format.name]
         context.time_base = self.stream.time_base = Fraction(1, decoder.sample_rate)
-        _dress(self.stream, template, container.format.name)
+        _copy_description(self.stream, template, container.format.name)
 
     def packets(self, packet: av.Packet, offset: Fraction) -> list[av.Packet]:
         """Decode and encode; the encoder's packets are longer than the input's."""
@@ -211,12 +214,12 @@ class SoundTrack:
         return made
 
     def rest(self) -> list[av.Packet]:
-        """Give the samples that did not fill a packet."""
+        """Return the last samples, which did not fill a packet."""
         return list(self.stream.encode(None))
 
 
-def _dress(stream: Stream, template: Stream, form: str) -> None:
-    """Copy what a stream says of itself."""
+def _copy_description(stream: Stream, template: Stream, form: str) -> None:
+    """Copy a stream's metadata and disposition."""
     stream.metadata.update(template.metadata)
     if form == "mov" and template.metadata.get("language") in MOV_LANGUAGES:
         stream.metadata["language"] = MOV_LANGUAGES[template.metadata["language"]]
@@ -224,23 +227,23 @@ def _dress(stream: Stream, template: Stream, form: str) -> None:
 
 
 def codec_name(stream: Stream) -> str:
-    """Give FFmpeg's name of a stream's codec; of an attachment its file's name."""
+    """Return FFmpeg's name of a stream's codec, or an attachment's file name."""
     context = getattr(stream, "codec_context", None)
     name = getattr(context, "name", None) or getattr(stream, "name", None)
     return str(name) if name else "unknown codec"
 
 
 def is_time_code(stream: Stream, source: VideoSource) -> bool:
-    """Return whether a data stream is the time code of the video, which its tags hold too."""
+    """Return whether a data stream is the video's time code, which its tags have, too."""
     return stream.type == "data" and "timecode" in stream.metadata and "timecode" in source.video.metadata
 
 
 def is_chapter_track(stream: Stream, source: VideoSource) -> bool:
-    """Whether it is the text track in which MP4 keeps chapters, which are read as such already."""
+    """Return whether a stream is the text track of MP4's chapters, which FFmpeg reads as chapters already."""
     chapters = bool(source.container.chapters()) and source.container.format.name.startswith("mov")
     return chapters and stream.type == "data" and codec_name(stream) == "bin_data"
 
 
 def without_tags(tags: dict[str, str], names: set[str]) -> dict[str, str]:
-    """Return the tags without those of these names (lower case)."""
+    """Return the tags without some, by their lower-case names."""
     return {key: value for key, value in tags.items() if key.lower() not in names}

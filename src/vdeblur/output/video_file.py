@@ -1,4 +1,4 @@
-"""Frames, and if wanted a copy of another file's sound, into a video file, encoded as `vdeblur run` would."""
+"""Write frames to a video file, encoded as by `vdeblur run`, optionally with another file's audio and other streams."""
 
 import contextlib
 from collections.abc import Callable, Iterable
@@ -21,10 +21,10 @@ DEFAULT = settings.EncodeOptions()
 
 
 class VideoFile:
-    """A video file in the making.
+    """A video file being written.
 
-    info: of the frames that will be written. beside: whose other streams are copied, if the container takes them; None:
-    there are none. pictures: whether the frames come from a folder of them, whose codec is not to be followed.
+    info: of the frames to write. beside: the source whose other streams are copied if the container takes them.
+    pictures: whether the frames come from a folder of pictures, whose codec does not count.
 
     Raises: OutputError where there is no such container, or the encoder refuses.
     """
@@ -46,41 +46,38 @@ class VideoFile:
         self.encoder = self.encoding.open()
         self.offset = (beside.cut_begin if beside is not None else None) or Fraction(0)
         try:
-            self.muxer = _Alone(path, self) if beside is None else self._muxer_beside(path, beside)
+            if beside is None:
+                self.muxer: Muxer | _Alone = _Alone(path, self)
+            else:
+                encoding.warn_of_plans(self.encoding.try_container(beside, self.encoder), options, warn)
+                self.muxer = self._muxer_beside(path, beside)
         except (ValueError, av.error.FFmpegError, OSError) as error:
             self.encoder.close()
             hint = "choose another container; .mkv takes nearly everything"
             name = self.encoding.coding.encoder.name
             raise OutputError(f"{name} in *{path.suffix} was refused: {error}", hint) from error
-        if isinstance(self.muxer, Muxer):
-            encoding.warn_of_plans(self.muxer.plans, options, warn)
+        except OutputError:
+            self.encoder.close()
+            raise
 
     def _muxer_beside(self, path: Path, beside: Source) -> Muxer:
-        muxer = Muxer(
-            str(path),
-            self.encoding.form,
-            beside,
-            self.encoder.add_to,
-            self.encoding.muxing,
-            offset=self.offset,
-            end=beside.cut_end,
-        )
+        muxer = self.encoding.open_muxer(str(path), beside, self.encoder, end=beside.cut_end)
         if isinstance(beside, VideoSource):
             muxer.take_others(other_packets(beside, beside.cut_begin, beside.cut_end))
         return muxer
 
     def write(self, frame: Frame) -> None:
-        """Add a frame, and the sound up to it."""
+        """Add a frame, and the other streams up to it."""
         self.muxer.mux_video(self.encoder.encode(self.encoding.prepare(frame, self.offset)))
 
     def finish(self) -> None:
-        """Add what is left, and close the file."""
+        """Add the rest, and close the file."""
         self.muxer.mux_video(self.encoder.encode(None))
         self.muxer.close()
         self.encoder.close()
 
     def abort(self) -> None:
-        """Close the file as it is."""
+        """Close the unfinished file."""
         with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
             self.muxer.abort()
         self.encoder.close()
@@ -98,7 +95,7 @@ def write_frames(frames: Iterable[Frame], open_file: Callable[[Frame], VideoFile
             file = file or open_file(frame)
             file.write(frame)
             count += 1
-        assert file is not None, "there are frames"
+        assert file is not None, "there is at least one frame"
         file.finish()
     except BaseException as error:
         if file is not None:
@@ -110,7 +107,7 @@ def write_frames(frames: Iterable[Frame], open_file: Callable[[Frame], VideoFile
 
 
 class _Alone:
-    """A container of the video alone; see mux.Muxer."""
+    """A container of the video alone, with the methods of Muxer."""
 
     def __init__(self, path: Path, file: VideoFile) -> None:
         form, muxing = file.encoding.form, file.encoding.muxing

@@ -19,7 +19,6 @@ from vdeblur.errors import OutputError, VerificationError
 from vdeblur.events import Warn
 from vdeblur.files import put_in_place, write_error
 from vdeblur.output.encoding import VideoEncoding
-from vdeblur.output.muxer import Muxer
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.run.parts import Encoding, in_matroska
 from vdeblur.run.store import WHOLE, SegmentRecord, Store
@@ -71,8 +70,7 @@ def _join(
     shift = round((source.cut_begin or 0) / base)
     decoding, step = decoding_times(records)
     encoder = encoding.open()
-    offset = source.cut_begin or Fraction(0)
-    muxer = Muxer(str(draft), encoding.form, source, encoder.add_to, encoding.muxing, offset=offset, end=source.cut_end)
+    muxer = encoding.open_muxer(str(draft), source, encoder, end=source.cut_end)
     try:
         muxer.take_others(others)
         for number, packet in enumerate(_packets(store, records, encoding)):

@@ -15,7 +15,7 @@ from vdeblur import files
 from vdeblur.errors import InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.frame import Frame
 from vdeblur.output.encoding import VideoEncoding
-from vdeblur.output.muxer import Muxer, other_packets
+from vdeblur.output.muxer import other_packets
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
@@ -101,7 +101,7 @@ class PipeSink:
         context, encoding, source, loaded = self.context, self.encoding, self.source, self.loaded
         encoder = encoding.open()
         offset = source.cut_begin or Fraction(0)
-        muxer = Muxer("pipe:1", encoding.form, source, encoder.add_to, encoding.muxing, offset=offset)
+        muxer = encoding.open_muxer("pipe:1", source, encoder)
         watch = context.profile.main
         restorer = Restorer(
             loaded.network, self.tiles, loaded.device, context.settings, context.stop, context.warn, watch

@@ -1,7 +1,7 @@
-"""Interlaced frames to progressive ones: a frame for a frame, each with its own time.
+"""Deinterlace: one progressive frame for each interlaced frame, with the same time.
 
-The filter is FFmpeg's bwdif (Bob Weaver): the lines of one field are kept, the other's are made from their neighbours
-in space and time.
+The filter is FFmpeg's bwdif (Bob Weaver): it keeps the lines of one field and interpolates those of the other in space
+and time.
 """
 
 from collections import deque
@@ -19,10 +19,10 @@ from vdeblur.source.info import SourceInfo
 
 
 class Deinterlacer:
-    """Frames through bwdif, which holds one back to look ahead."""
+    """The filter bwdif, which delays frames by one to look ahead."""
 
     def __init__(self, first: Frame, every: bool) -> None:
-        """Make a filter for frames like the first; every: not only those that are flagged as interlaced."""
+        """Set the filter up for frames like the first. every: filter frames without the flag for interlacing, too."""
         picture = first.picture
         self.format = picture.format.name
         self.waiting: deque[Frame] = deque()
@@ -35,7 +35,7 @@ class Deinterlacer:
         self.graph.link_nodes(source, bwdif, self.graph.add("buffersink")).configure()
 
     def feed(self, frame: Frame | None) -> Iterator[Frame]:
-        """Take a frame, or None at the end; give those that are ready."""
+        """Filter a frame, or None at the end; yield the frames that are ready."""
         if frame is not None:
             self.waiting.append(frame)
             frame.picture.pts, frame.picture.time_base = frame.pts, frame.time_base
@@ -48,12 +48,12 @@ class Deinterlacer:
             assert isinstance(picture, av.VideoFrame)
             if picture.format.name != self.format:
                 raise InputError(f"{self.format} cannot be deinterlaced here", "use --deinterlace off")
-            frame = self.waiting.popleft()  # the filter doubles the time base; a frame's own time is better
+            frame = self.waiting.popleft()  # has the exact time; the filter doubles the time base
             yield Frame(picture, frame.pts, frame.time_base, frame.name)
 
 
 def warn_of_interlacing(info: SourceInfo, mode: str, warn: Warn) -> None:
-    """Say before the work what becomes of an interlaced video."""
+    """Warn of an interlaced video, and say whether it will be deinterlaced."""
     if info.interlaced and mode == "auto":
         warn("W_INTERLACED", f"{info.path} is interlaced; it is deinterlaced (--deinterlace off keeps it as it is)")
     elif info.interlaced and mode == "off":
@@ -65,10 +65,9 @@ def deinterlaced(items: Iterator[Frame], mode: str) -> Iterator[Frame]: ...
 @overload
 def deinterlaced(items: Iterator[Frame | av.Packet], mode: str) -> Iterator[Frame | av.Packet]: ...
 def deinterlaced(items: Iterator[Frame] | Iterator[Frame | av.Packet], mode: str) -> Iterator[Frame | av.Packet]:
-    """Give frames without interlacing, and packets between them as they come.
+    """Yield deinterlaced frames; packets between them pass through.
 
-    mode: `auto` works on frames that are flagged as interlaced, from the first such frame on; `on` on every frame;
-    `off` gives everything back as it is.
+    mode: `auto` filters the frames that are flagged as interlaced; `on` filters every frame; `off` filters none.
     """
     filtering: Deinterlacer | None = None
     for item in items:

@@ -1,4 +1,4 @@
-"""Containers opened, and packets with corrected times."""
+"""Open containers, and read their packets with corrected times."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,33 +12,31 @@ from vdeblur.errors import InputError
 from vdeblur.events import Warn
 from vdeblur.source.info import SourceInfo
 
-SECONDS_BEYOND = 10  # how far past the end of a cut-out part the other streams are read
 SEEKABLE = {
     "mov,mp4,m4a,3gp,3g2,mj2",
     "matroska,webm",
     "avi",
-}  # formats with an index; others are read from their start
-BACKWARD_SLACK = Fraction(1, 1000)
-JUMP_SECONDS = 1  # decoding times that go back further than this are those of another file, joined to the first
-PIPE = Path("-")  # standard input, or output
+}  # formats with an index; others are read from the start
+JUMP_SECONDS = 1  # a larger step back in decoding times means that another file was appended
+PIPE = Path("-")  # standard input or output
 
 
 class Rebase:
-    """Move packets on in time where a stream jumps back, as where two recordings were joined into one file.
+    """Shift packets where timestamps jump back, as in a file that was joined from two recordings.
 
-    All streams of the second recording are moved by the same time, so that they stay together. Shared by all
-    streams of a file; packets must come in its order.
+    All streams of the second recording shift by the same time, so they stay in sync. One object serves all streams of
+    a file; packets must come in the file's order.
     """
 
     def __init__(self, warn: Warn | None = None) -> None:
         self.warn = warn
         self.offsets = [Fraction(0)]  # of the first recording, the second, ...
-        self.recording: dict[int, int] = {}  # in which one each stream is
-        self.last: dict[int, Fraction] = {}  # the last decoding time of each stream, before it was moved
-        self.end = Fraction(0)  # of all that was seen, moved
+        self.recording: dict[int, int] = {}  # each stream's current recording
+        self.last: dict[int, Fraction] = {}  # each stream's last decoding time, before the shift
+        self.end = Fraction(0)  # of all packets so far, shifted
 
     def move(self, packet: av.Packet) -> None:
-        """Move a packet to where it belongs."""
+        """Shift a packet by its recording's offset."""
         if packet.dts is None or packet.time_base is None:
             return
         index, seconds = packet.stream.index, packet.dts * packet.time_base
@@ -58,7 +56,7 @@ class Rebase:
 
 
 class Stamper:
-    """Give every frame a time: its own, or for streams that carry none the next one at the nominal rate."""
+    """Time every frame: by its own timestamp, else one frame after the last at the nominal rate."""
 
     def __init__(self, info: SourceInfo, warn: Warn) -> None:
         self.step = max(round(1 / (info.rate * info.time_base)), 1)
@@ -68,7 +66,7 @@ class Stamper:
         self.warned = False
 
     def stamp(self, pts: int | None) -> int:
-        """Give the time of the next frame; times that do not advance are moved on by one frame."""
+        """Return the next frame's pts; a missing one, or one that does not advance, becomes the last plus a frame."""
         wrong = pts is None or (self.last is not None and pts <= self.last)
         if wrong and not self.warned:
             self.warned = True
@@ -95,7 +93,7 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 
 def demux(container: av.container.InputContainer) -> Iterator[av.Packet | None]:
-    """Demux all streams; None for a place that cannot be read. Ends at the end of what can."""
+    """Yield the packets of all streams, up to the first place that cannot be read; that yields None."""
     packets = container.demux()
     while True:
         try:
@@ -103,24 +101,24 @@ def demux(container: av.container.InputContainer) -> Iterator[av.Packet | None]:
         except StopIteration:
             return
         except av.error.FFmpegError:
-            yield None  # FFmpeg's demuxers do not go on after an error
+            yield None  # FFmpeg's demuxers cannot go on after an error
             return
         yield packet
 
 
 def is_cover(stream: Stream) -> bool:
-    """Whether a video stream is only a picture that belongs to the file."""
+    """Return whether a video stream is only a cover picture."""
     return bool(stream.disposition & Disposition.attached_pic)
 
 
 def packet_end(packet: av.Packet) -> Fraction | None:
-    """Return when a packet ends, in seconds; None where it has no time."""
+    """Return when a packet ends, in seconds; None without a timestamp."""
     seconds = packet_seconds(packet)
     return None if seconds is None else seconds + (packet.duration or 0) * packet.time_base
 
 
 def packet_seconds(packet: av.Packet) -> Fraction | None:
-    """Give when a packet is shown, or else decoded; None where it does not say."""
+    """Return a packet's presentation time, else its decoding time, in seconds; None without a timestamp."""
     time = packet.pts if packet.pts is not None else packet.dts
     return None if time is None or packet.time_base is None else time * packet.time_base
 

@@ -1,7 +1,7 @@
-"""HDR10's static metadata: read off a frame, and said to the encoders that can write it.
+"""HDR10's static metadata: read it from a frame, and write it as options of the encoders that support it.
 
-The transfer function (PQ, HLG) travels as a colour tag. What stands here goes beyond it: the display on which the video
-was graded (SMPTE ST 2086) and how bright its pixels and frames get at most (CTA-861.3).
+The transfer function (PQ, HLG) is a colour tag. Beyond it, HDR10 describes the display on which the video was graded
+(SMPTE ST 2086) and the maximum brightness of its pixels and frames (CTA-861.3).
 """
 
 import struct
@@ -39,7 +39,7 @@ class Mastering:
 
 @dataclass(frozen=True)
 class Hdr:
-    """What a frame says beyond its colour tags.
+    """HDR metadata of a frame beyond its colour tags; falsy without any.
 
     light: MaxCLL and MaxFALL in cd/m2. dynamic: names of metadata that change from frame to frame.
     """
@@ -52,7 +52,7 @@ class Hdr:
         return self != Hdr()
 
     def x265_params(self) -> dict[str, str]:
-        """Give what x265 is told: integers in the steps of HEVC's own message."""
+        """Return x265's parameters: integers in the steps of HEVC's own message."""
         params = {}
         if self.mastering is not None:
             display = self.mastering
@@ -65,7 +65,7 @@ class Hdr:
         return params
 
     def svtav1_params(self) -> dict[str, str]:
-        """Give what SVT-AV1 is told: decimal numbers."""
+        """Return SVT-AV1's parameters: decimal numbers."""
         params = {}
         if self.mastering is not None:
             display = self.mastering
@@ -78,13 +78,13 @@ class Hdr:
 
     @property
     def names(self) -> list[str]:
-        """Name what is there, for people."""
+        """Return the names of the metadata present, for messages."""
         static = ["mastering display"] if self.mastering else []
         return [*static, *(["content light level"] if self.light else []), *self.dynamic]
 
 
 def read_hdr(picture: av.VideoFrame) -> Hdr:
-    """Read what a decoded frame carries beside its samples."""
+    """Read the HDR metadata of a decoded frame."""
     mastering, light, dynamic = None, None, []
     for data in cast(Iterable[SideData], picture.side_data):  # iterates over values, though it calls itself a mapping
         kind = data.type.name
@@ -100,7 +100,7 @@ def read_hdr(picture: av.VideoFrame) -> Hdr:
 def _parse_mastering(data: bytes) -> Mastering | None:
     *numbers, has_colors, has_luminances = MASTERING.unpack_from(data)
     if not (has_colors and has_luminances) or not all(numbers[1::2]):
-        return None  # half of it cannot be written by any encoder
+        return None  # no encoder can write half of it
     values = [Fraction(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
     points = list(zip(values[0:8:2], values[1:8:2], strict=True))
     return Mastering(points[0], points[1], points[2], points[3], values[8], values[9])

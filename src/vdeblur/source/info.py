@@ -1,4 +1,4 @@
-"""What is known of a source before its first frame is decoded."""
+"""The properties of a source."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -9,11 +9,12 @@ from vdeblur.source.hdr import Hdr
 
 @dataclass
 class SourceInfo:
-    """What is known of a source before its first frame is decoded.
+    """The properties of a source, from its header and first frame.
 
-    frames_estimate: None where nothing is known. picture_format: planar, as the frames will have it. hdr: what there is
-    beyond the colour tags. display_matrix: FFmpeg's nine numbers of rotation and mirroring, or nothing. interlaced:
-    whether the first frame is. field_order: FFmpeg's number (AV_FIELD_*).
+    picture_format: planar, as the frames will have it. rate: frames per second. frames_estimate, duration_seconds: None
+    if unknown. rotation: degrees, counterclockwise. display_matrix: FFmpeg's nine numbers of rotation and mirroring, or
+    empty. variable_rate: as far as the header tells. streams: "type:codec" of each stream. color: FFmpeg's numbers of
+    primaries, transfer, matrix and range. interlaced: whether the first frame is. field_order: AV_FIELD_*.
     """
 
     path: Path
@@ -28,7 +29,7 @@ class SourceInfo:
     rotation: int = 0
     display_matrix: tuple[int, ...] = ()
     sample_aspect_ratio: Fraction | None = None
-    variable_rate: bool = False  # as far as the container tells
+    variable_rate: bool = False
     streams: list[str] = field(default_factory=list)
     color: dict[str, int] = field(default_factory=dict)
     hdr: Hdr = field(default_factory=Hdr)

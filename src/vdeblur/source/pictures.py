@@ -1,4 +1,4 @@
-"""A folder of numbered pictures as frames."""
+"""Read a folder of numbered pictures as frames."""
 
 import math
 import re
@@ -19,7 +19,7 @@ from vdeblur.source.demux import ffmpeg_reason
 from vdeblur.source.info import SourceInfo
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
-PICTURE_RATE = Fraction(25)  # frames a second of a folder of pictures, which has none of its own
+PICTURE_RATE = Fraction(25)  # frames per second, since a folder of pictures has no rate of its own
 
 
 class PictureSource:
@@ -68,7 +68,7 @@ class PictureSource:
 
     @property
     def first_seconds(self) -> Fraction:
-        """From when on segments are counted."""
+        """The time of the first frame of the part asked for; segments count from here."""
         return self.first / PICTURE_RATE
 
     seekable = True
@@ -76,15 +76,15 @@ class PictureSource:
 
     @property
     def wanted_seconds(self) -> Fraction:
-        """How long the part asked for is."""
+        """The duration of the part asked for."""
         return len(self.files) / PICTURE_RATE
 
     def items(self) -> Iterator[Frame | av.Packet]:
-        """Give a frame per picture."""
+        """Yield a frame per picture."""
         return self.frames()
 
     def frames(self, seek: Fraction | None = None) -> Iterator[Frame]:
-        """Give a frame per picture; see VideoSource.frames."""
+        """Yield a frame per picture; see VideoSource.frames."""
         skipped = 0 if seek is None else max(math.floor(seek * PICTURE_RATE) - self.first, 0)
         for index, file in enumerate(self.files[skipped:], self.first + skipped):
             picture, _ = read_picture(file)
@@ -104,17 +104,20 @@ class PictureSource:
             yield Frame(picture, index, self.info.time_base, file.name)
 
     def close(self) -> None:
-        """Nothing is open between pictures."""
+        """Do nothing: no file is open between pictures."""
 
 
 def natural_key(path: Path) -> list[tuple[int, str]]:
-    """Order names as people do: frame2 before frame10."""
+    """Return a sort key that orders names as people do: frame2 before frame10."""
     parts = re.findall(r"\d+|\D+", path.name)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def read_picture(path: Path) -> tuple[av.VideoFrame, str]:
-    """Decode one picture file; gives it with the name of its codec."""
+    """Decode a picture file; return the picture and its codec's name.
+
+    Raises: InputError.
+    """
     try:
         with av.open(str(path.absolute())) as container:
             picture = next(container.decode(video=0))
@@ -126,7 +129,7 @@ def read_picture(path: Path) -> tuple[av.VideoFrame, str]:
 
 
 def to_planar(picture: av.VideoFrame, name: str) -> av.VideoFrame:
-    """Lay the samples out in planes, without touching their values."""
+    """Convert to a planar format of the same samples; colour tags stay."""
     planar = picture.reformat(format=name)
     planar.colorspace, planar.color_range = picture.colorspace, picture.color_range
     planar.color_primaries, planar.color_trc = picture.color_primaries, picture.color_trc

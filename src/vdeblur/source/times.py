@@ -1,6 +1,6 @@
-"""When a video's frames are shown, as its packets say, which is more than its header knows: without decoding any.
+"""Read frame times and damage from a video's packets, which tell more than its header, without decoding.
 
-A file that is small is read as a whole; of a larger one a stretch at the beginning, two in between, and the end.
+Small files are read completely; larger ones at the beginning, at two places in between, and at the end.
 """
 
 from collections.abc import Iterator
@@ -13,22 +13,22 @@ import av.error
 
 from vdeblur.source import demux, video
 
-WHOLE_BYTES = 64_000_000  # read in a second or so
-WINDOW_PACKETS = 400  # of video, of a stretch
-WINDOWS = (0.35, 0.7)  # where in the duration they begin
-END_SECONDS = 3  # before the end, from where on the rest is read
-REORDERED = 16  # frames; no codec moves one past more, so the last of a stretch that is cut off may be incomplete
-EVEN = Fraction(1, 50)  # intervals that differ by less are equal; and so are those within two ticks of the clock
-LEAST_MISSING = Fraction(1, 2)  # seconds; sound and picture seldom end together
+WHOLE_BYTES = 64_000_000  # files up to this size are read completely, in about a second
+WINDOW_PACKETS = 400  # of video, read at each place
+WINDOWS = (0.35, 0.7)  # places in between, as shares of the duration
+END_SECONDS = 3  # read at the end
+REORDERED = 16  # frames; codecs reorder across no more, so earlier times of a window are complete
+EVEN = Fraction(1, 50)  # intervals that differ by less, or by up to two ticks of the clock, are equal
+LEAST_MISSING = Fraction(1, 2)  # seconds; less is normal, since sound and picture seldom end together
 
 
 @dataclass
 class PacketTimes:
-    """What the packets say.
+    """Frame times and damage.
 
-    frames: how many of video there are, None where not all were read. intervals: seconds between frames that follow
-    each other. damaged: packets that are marked so, and places that cannot be read. untimed: video packets without a
-    time. missing_seconds: between the last packet of any stream and where the header says that the file ends.
+    frames: the number of video packets, None where not all were read. intervals: seconds between consecutive frames.
+    tick: the clock's resolution in seconds. damaged: corrupt packets and unreadable places. untimed: video packets
+    without a timestamp. missing_seconds: between the last packet of any stream and the end in the header.
     """
 
     frames: int | None = None
@@ -40,27 +40,27 @@ class PacketTimes:
 
     @property
     def usual(self) -> Fraction | None:
-        """Give the interval in the middle of all, in seconds."""
+        """The median interval, in seconds."""
         return sorted(self.intervals)[len(self.intervals) // 2] if self.intervals else None
 
     @property
     def rate(self) -> Fraction | None:
-        """Give frames a second: the rhythm's, or where there is none, the average."""
+        """Frames per second: of the even intervals, or at a variable rate the average."""
         counted = self.intervals if self.variable else [i for i in self.intervals if self._near(i, self.usual or i)]
         return len(counted) / sum(counted, Fraction(0)) if counted else None
 
     @property
     def gaps(self) -> int:
-        """Count the places where one or more frames are left out of an even rhythm."""
+        """The number of places where frames are missing."""
         return sum(1 for interval in self._uneven() if interval > (self.usual or 0))
 
     @property
     def variable(self) -> bool:
-        """Whether frames are not evenly spaced; a rhythm that is even but for a few gaps counts as even."""
+        """Return whether intervals differ; those of an even rate with a few missing frames count as even."""
         uneven = self._uneven()
         usual = self.usual or Fraction(0)
-        whole = all(interval > usual and self._near(interval, round(interval / usual) * usual) for interval in uneven)
-        return bool(uneven) and not (whole and len(uneven) * 20 <= len(self.intervals))
+        is_gap = [interval > usual and self._near(interval, round(interval / usual) * usual) for interval in uneven]
+        return bool(uneven) and not (all(is_gap) and len(uneven) * 20 <= len(self.intervals))
 
     def _uneven(self) -> list[Fraction]:
         usual = self.usual
@@ -71,7 +71,7 @@ class PacketTimes:
 
 
 def read(source: video.VideoSource) -> PacketTimes:
-    """Read a video's packets; the file is opened once more for this."""
+    """Read a video's packets, through a container of its own."""
     size = source.path.stat().st_size
     with av.open(str(source.path.absolute()), metadata_errors="replace") as container:
         reader = _Reader(container, source.video.index)
@@ -101,9 +101,9 @@ class _Reader:
         self.reached_end = False
 
     def stretch(self, limit: int | None, begin: Fraction | None = None) -> int:
-        """Read so many packets of video, None for all, from the beginning or from a keyframe before `begin`.
+        """Read up to `limit` packets of video, None for all; return their number.
 
-        Gives how many there were.
+        begin: seconds; start at a keyframe before this, None: go on from the last packet.
         """
         if begin is not None:
             try:
@@ -122,20 +122,15 @@ class _Reader:
         return len(stamps)
 
     def _video_packets(self) -> Iterator[av.Packet]:
-        """Give the video's packets; those of all streams tell where the file ends."""
-        packets = self.container.demux()
-        while True:
-            try:
-                packet = next(packets)
-            except (StopIteration, av.error.FFmpegError) as end:
-                self.reached_end = True
-                self.times.damaged += not isinstance(end, StopIteration)
-                return
+        """Yield the video's packets; note where those of all streams end."""
+        for packet in demux.demux(self.container):
+            if packet is None:
+                self.times.damaged += 1
+                break
             if not packet.size:
                 continue
             self.times.damaged += packet.is_corrupt
-            time = packet.pts if packet.pts is not None else packet.dts
-            if time is not None and packet.time_base:
-                self.last_end = max(self.last_end, (time + (packet.duration or 0)) * packet.time_base)
+            self.last_end = max(self.last_end, demux.packet_end(packet) or self.last_end)
             if packet.stream.index == self.index:
                 yield packet
+        self.reached_end = True

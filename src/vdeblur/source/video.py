@@ -1,51 +1,41 @@
-"""A video file or a folder of pictures to frames, and to the packets that are copied, in presentation order.
+"""Read a video file or a folder of pictures as frames in presentation order, and the packets to copy.
 
-`open_source` gives a Source: what is known beforehand (`info`), then one pass of `items()`: frames in a planar format
-with their own times, and between them the packets of the other streams. `threaded` moves any such iterator into a
-thread of its own, with a bounded queue, so that decoding runs while the device works.
+`open_source` returns a Source: its properties (`info`), then one pass of `items()`, which yields frames in a planar
+format with their own times, and between them the packets of the other streams. `threads.threaded` runs such an
+iterator in a thread, so that decoding goes on while the device works.
 """
 
 import contextlib
 import math
-import re
-import subprocess
-from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
-from typing import cast
 
 import av
 import av.error
-import imageio_ffmpeg
 
 from vdeblur.errors import InputError
 from vdeblur.events import Warn
 from vdeblur.frame import Frame, layout_of, planar_name
 from vdeblur.settings import Cut
+from vdeblur.source.decoders import choose_video, decoder_of, refuse_encrypted
 from vdeblur.source.demux import (
-    BACKWARD_SLACK,
     PIPE,
-    SECONDS_BEYOND,
     SEEKABLE,
     Rebase,
     Stamper,
     demux,
     ffmpeg_reason,
-    is_cover,
     open_container,
     packet_end,
     packet_seconds,
 )
+from vdeblur.source.excerpt import Excerpt
 from vdeblur.source.hdr import read_hdr
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.pictures import PICTURE_RATE, PictureSource, display_matrix, to_planar
 
-MISSING_SECONDS = Fraction(1, 4)  # how much earlier than announced a file may end without being called cut off
-# Decoders that see transparency, which the ones FFmpeg takes by itself leave away.
-ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-ENCRYPTED_TAGS = {"encv", "drmi"}  # what MP4 calls video that only a licence opens: ISO/IEC 23001-7, FairPlay
+MISSING_SECONDS = Fraction(1, 4)  # how much earlier than announced a file may end without a warning
 
 
 def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSource":
@@ -70,20 +60,20 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
 
 
 class VideoSource:
-    """A video file: its first real video stream decoded, the packets of the other streams passed on."""
+    """A video file: decodes its first video stream that is no cover, and passes on the packets of the other streams."""
 
     pictures = False
 
     def __init__(self, path: Path, cut: Cut, warn: Warn) -> None:
         self.path, self.cut, self.warn = path, cut, warn
-        self.damaged = 0  # places where packets could not be decoded, or only in part
+        self.damaged = 0  # number of packets that could not be decoded, or only in part
         self.was_read = False
-        self.held: list[av.VideoFrame | av.Packet] = []  # read of a pipe, but not given yet
+        self.held: list[av.VideoFrame | av.Packet] = []  # read from a pipe, but not yet yielded
         self.container = open_container(path)
         try:
-            self.video = self._choose_video(self.container)
-            self.decoder = _decoder_for(self.video)
-            first = self._peek()  # rotation and colour stand on frames, and not always on the stream
+            self.video = choose_video(self.container, self.path)
+            self.decoder = decoder_of(self.video)
+            first = self._peek()  # rotation and colour are on frames, and not always on the stream
             self.info = self._describe(first)
             self.first_frame_seconds = (first.pts or 0) * self.info.time_base
         except BaseException:
@@ -91,18 +81,17 @@ class VideoSource:
             raise
 
     def _peek(self) -> av.VideoFrame:
-        """Decode one frame; what was read of a pipe on the way to it is kept."""
+        """Decode one frame; of a pipe, keep what was read on the way."""
         container = self.container if self.is_pipe else open_container(self.path)
-        video = self._choose_video(container)
-        decoder = self.decoder if self.is_pipe else _decoder_for(video)
+        video = choose_video(container, self.path)
+        decoder = self.decoder if self.is_pipe else decoder_of(video)
         held: list[av.VideoFrame | av.Packet] = []
         try:
             for packet in demux(container):
                 if packet is None or packet.stream.index != video.index:
                     held += [] if packet is None else [packet]
                     continue
-                if packet.has_sidedata("encryption_info"):
-                    raise InputError(f"{self.path} is encrypted", "only whoever has its key can read it")
+                refuse_encrypted(packet, self.path)
                 with contextlib.suppress(av.error.FFmpegError):
                     pictures = decoder.decode(packet if packet.size else None)
                     if pictures:
@@ -112,26 +101,6 @@ class VideoSource:
             if not self.is_pipe:
                 container.close()
         raise InputError(f"{self.path}: not one frame can be decoded", "the file is damaged")
-
-    def _choose_video(self, container: av.container.InputContainer) -> av.VideoStream:
-        streams = [stream for stream in container.streams.video if not is_cover(stream)]
-        if not streams:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            raise InputError(f"{self.path} has no video stream (only {kinds})", "give a file that holds video")
-        video = streams[0]
-        try:
-            video.codec_context  # noqa: B018 - absent where FFmpeg knows no decoder
-            known = video.codec_context is not None and video.codec_context.pix_fmt is not None
-        except (AttributeError, av.error.FFmpegError):
-            known = False
-        if not known:
-            if any(packet.has_sidedata("encryption_info") for packet in islice(container.demux(video), 1)):
-                raise InputError(f"{self.path} is encrypted", "only whoever has its key can read it")
-            name = _foreign_codec(self.path)
-            raise InputError(f"{self.path}: there is no decoder for its video ({name})", "convert it first")
-        if video.codec_context.codec_tag in ENCRYPTED_TAGS:
-            raise InputError(f"{self.path} is encrypted", "only whoever has its key can read it")
-        return video
 
     def _describe(self, first: av.VideoFrame) -> SourceInfo:
         name = planar_name(first.format.name)
@@ -183,47 +152,47 @@ class VideoSource:
 
     @property
     def extras(self) -> list[av.stream.Stream]:
-        """The streams that are not decoded."""
+        """All streams but the video."""
         return [stream for stream in self.container.streams if stream.index != self.video.index]
 
     @property
     def start_seconds(self) -> Fraction:
-        """When the video's first frame is shown, on the container's clock."""
+        """The video's start time in its header, on the container's clock."""
         return (self.video.start_time or 0) * self.info.time_base
 
     @property
     def first_seconds(self) -> Fraction:
-        """From when on segments are counted: the first frame's time, or where the part asked for begins."""
+        """The time from which segments count: of the first frame, or where the part asked for begins."""
         begin = self.cut_begin
         return self.first_frame_seconds if begin is None else begin
 
     def _rewind(self) -> None:
-        """Open the file again if it was read before: not every format finds back to its beginning."""
+        """Open the file again if it was read before: not every format can seek to its beginning."""
         if self.was_read:
             assert not self.is_pipe, "a pipe is read once"
             self.container.close()
             self.container = open_container(self.path)
-            self.video = self._choose_video(self.container)
-            self.decoder = _decoder_for(self.video)
+            self.video = choose_video(self.container, self.path)
+            self.decoder = decoder_of(self.video)
         self.was_read = True
 
     @property
     def is_pipe(self) -> bool:
-        """Whether it can be read only once."""
+        """Return whether the input is standard input, which can be read only once."""
         return self.path == PIPE
 
     @property
     def seekable(self) -> bool:
-        """Whether reading can begin in the middle, because the format has an index."""
+        """Return whether the format has an index, so that reading can begin in the middle."""
         return self.container.format.name in SEEKABLE and not self.is_pipe
 
     def frames(self, seek: Fraction | None = None) -> Iterator[Frame]:
-        """Give the frames alone.
+        """Yield the frames alone.
 
-        seek: begin at any frame not after this time, on the container's clock, where the format allows; the number of
-        frames is not limited then.
+        seek: begin at some frame not after this time, on the container's clock; the cut's number of frames is then
+        ignored.
 
-        Raises: InputError where the part asked for holds no frame, or the picture changes its size or format.
+        Raises: InputError where the part asked for holds no frame, or the picture's size or format changes.
         """
         for item in self.items(seek, others=False):
             assert isinstance(item, Frame)
@@ -231,7 +200,7 @@ class VideoSource:
 
     @property
     def wanted_seconds(self) -> Fraction | None:
-        """How long the part asked for is, as far as that is known."""
+        """The duration of the part asked for; None if unknown."""
         begin, end = self.cut.start or Fraction(0), self.cut.stop
         length = self.info.duration_seconds
         ends = [each for each in (length, end) if each is not None]
@@ -242,79 +211,64 @@ class VideoSource:
 
     @property
     def cut_begin(self) -> Fraction | None:
-        """Where the part asked for begins, on the container's clock."""
+        """The begin of the part asked for, on the container's clock; None: the first frame."""
         return None if self.cut.start is None else self.start_seconds + self.cut.start
 
     @property
     def cut_end(self) -> Fraction | None:
-        """Where it ends."""
+        """The end of the part asked for, on the container's clock; None: the file's end."""
         return None if self.cut.stop is None else self.start_seconds + self.cut.stop
 
     def items(self, seek: Fraction | None = None, others: bool = True) -> Iterator[Frame | av.Packet]:
-        """Give frames and, with others, between them the packets of the other streams; see `frames`."""
+        """Yield frames and, with others, between them the packets of the other streams; see `frames`."""
         self._rewind()
-        begin, end = self.cut_begin, self.cut_end
-        target = begin if seek is None else max(seek, begin or seek)
-        if target is not None and self.seekable:
-            self.container.seek(math.floor(target / self.info.time_base), stream=self.video)
-        limit = self.cut.frames if seek is None else None
+        self._seek(seek)
         self.last_seconds = Fraction(0)
-        count, over = 0, False
-        early: deque[av.Packet] = (
-            deque()
-        )  # with a number of frames the end is only known there: nothing may overtake it
+        part = Excerpt(self.cut_begin, self.cut_end, self.cut.frames if seek is None else None)
         stamper = Stamper(self.info, self.warn)
         for item in self._decoded(others):
             if isinstance(item, av.Packet):
-                seconds = packet_seconds(item)
-                if over and (seconds is None or seconds > (end or 0) + SECONDS_BEYOND):
+                if part.is_beyond(packet_seconds(item)):
                     break
-                inside = seconds is None or ((begin is None or seconds >= begin) and (end is None or seconds < end))
-                if inside and item.dts is not None:
-                    if limit is None:
-                        yield item
-                    else:
-                        early.append(item)
-                continue
-            if over:
-                if not others or (item.pts or 0) * self.info.time_base > (end or 0) + SECONDS_BEYOND:
+                yield from part.packets(item)
+            elif part.is_over:
+                if not others or part.is_beyond((item.pts or 0) * self.info.time_base):
                     break
-                continue
-            frame = self._frame(item, stamper)
-            if begin is not None and frame.seconds < begin - BACKWARD_SLACK:
-                continue
-            past = end is not None and frame.seconds >= end - BACKWARD_SLACK
-            if past or (limit is not None and count >= limit):
-                over = True
-                end = frame.seconds if end is None else min(end, frame.seconds)
-                continue
-            count += 1
-            yield frame
-            while early and (packet_seconds(early[0]) or 0) <= frame.seconds:
-                yield early.popleft()
-        yield from (packet for packet in early if end is None or (packet_seconds(packet) or 0) < end)
+            else:
+                frame = self._frame(item, stamper)
+                if part.takes(frame):
+                    yield frame
+                    yield from part.passed(frame)
+        yield from part.rest()
         if self.cut.whole:
             self._check_end()
-        if count == 0 and seek is None:
+        if part.count == 0 and seek is None:
             if self.cut.whole:
                 raise InputError(f"{self.path}: not one frame could be decoded", "the file is damaged")
             raise InputError(f"{self.path}: there is no frame in the part asked for", "check -ss, -t and --to")
 
+    def _seek(self, seek: Fraction | None) -> None:
+        """Move to a keyframe before the part asked for, or before `seek` in it, where the format has an index."""
+        begin = self.cut_begin
+        target = begin if seek is None else max(seek, begin or seek)
+        if target is not None and self.seekable:
+            self.container.seek(math.floor(target / self.info.time_base), stream=self.video)
+
     def _decoded(self, others: bool) -> Iterator[av.VideoFrame | av.Packet]:
-        """Give pictures as they are decoded and, with others, packets; what was read to look at comes first."""
+        """Yield pictures and, with others, packets; first those that `_peek` read from a pipe."""
         rebase = Rebase(self.warn)
         for item in self.held:
             if isinstance(item, av.Packet):
                 rebase.move(item)
             yield item
         self.held = []
-        for packet in demux(self.container):  # all streams, since they jump together where files were joined
+        for packet in demux(self.container):  # all streams: Rebase needs them together
             if packet is None:
                 self.damaged += 1
                 continue
             rebase.move(packet)
             self.last_seconds = max(self.last_seconds, packet_end(packet) or self.last_seconds)
-            if packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty ones at the end
+            if packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty packets at the end
                 if others:
                     yield packet
                 continue
@@ -329,22 +283,20 @@ class VideoSource:
             yield from self.decoder.decode(None)  # after an error, pictures may still be in the decoder
 
     def _check_end(self) -> None:
-        """Compare when the last packet ended with the length that the file announced; demuxers do not complain."""
+        """Warn if the file ends before the time in its header; demuxers do not report this."""
         if not self.container.duration:
             return
         last = self.last_seconds
         start = Fraction(self.container.start_time or 0, av.time_base)
         announced = Fraction(self.container.duration, av.time_base)
-        if not self.container.format.name.startswith("matroska"):  # which announces the end, not the length
+        if not self.container.format.name.startswith("matroska"):  # whose header has the end, not the length
             announced += start
         if announced - last > max(MISSING_SECONDS, 3 / self.info.rate):
-            there, said = float(last - start), float(announced - start)
-            message = (
-                f"{self.path} ends after {there:.2f} s of {said:.2f} s; it is incomplete, and what there is was done"
-            )
+            read, length = float(last - start), float(announced - start)
+            message = f"{self.path} is incomplete: it ends after {read:.2f} s of {length:.2f} s"
             self.warn("W_INPUT_TRUNCATED", message)
 
-    def _frame(self, picture: av.VideoFrame, stamper: "Stamper") -> Frame:
+    def _frame(self, picture: av.VideoFrame, stamper: Stamper) -> Frame:
         if (picture.width, picture.height) != (self.info.width, self.info.height):
             found = f"{picture.width}x{picture.height}"
             raise InputError(
@@ -363,28 +315,6 @@ class VideoSource:
     def close(self) -> None:
         """Close the file."""
         self.container.close()
-
-
-def _decoder_for(video: av.VideoStream) -> av.VideoCodecContext:
-    """Give the decoder: FFmpeg's choice, but where there is transparency one that sees it."""
-    decoder = video.codec_context
-    tags = {key.lower(): value for key, value in video.metadata.items()}
-    if tags.get("alpha_mode") == "1" and decoder.name in ALPHA_DECODERS:
-        usual = decoder
-        decoder = cast(av.VideoCodecContext, av.CodecContext.create(ALPHA_DECODERS[usual.name], "r"))
-        # What the container says of the colour.
-        decoder.color_primaries, decoder.color_trc = usual.color_primaries, usual.color_trc
-        decoder.colorspace, decoder.color_range = usual.colorspace, usual.color_range
-    decoder.thread_type = "AUTO"
-    return decoder
-
-
-def _foreign_codec(path: Path) -> str:
-    """Name the codec of a video that these libraries cannot decode; the ffmpeg beside them may know it."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path.absolute())]
-    told = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stderr  # noqa: S603
-    found = re.search(r"Video: (\S+)", told)
-    return found[1].rstrip(",") if found else "unknown codec"
 
 
 def _describe_stream(stream: av.stream.Stream) -> str:
