@@ -241,16 +241,16 @@ def torchrun(*arguments: object, processes: int = 2) -> list[str]:
 GRADIENTS = """
 import sys, torch
 from pathlib import Path
-from vdeblur import weights
-from vdeblur.download import Talk
+from vdeblur.events import Talk
+from vdeblur.models.cache import find_entry
 from vdeblur.train import loop, recipes
 from vdeblur.train.distributed import joined
 
 model, dataset, out = sys.argv[1:4]
 values = [tuple(value.split("=")) for value in sys.argv[4:]]
-recipe = recipes.load(weights.find_entry(model), values=values)
+recipe = recipes.load_recipe(find_entry(model), values=values)
 with joined("cpu") as group:
-    task = loop.Task(recipe, dataset, Path(out), device="cpu", workers=0)
+    task = loop.TrainingTask(recipe, dataset, Path(out), device="cpu", workers=0)
     trainer = loop.Trainer(task, group, lambda event, facts: None, Talk())
     trainer.before = 0
     parts = next(trainer._batches())
@@ -274,7 +274,9 @@ def test_two_processes_give_the_gradients_of_the_double_batch(
         ("data.frames", str(frames)),
     ]
     told = (model, pairs, tmp_path / "two", *(f"{key}={value}" for key, value in values))
-    subprocess.run(torchrun(script, *told), check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    two_processes = subprocess.run(torchrun(script, *told), env=environment, capture_output=True, text=True)
+    assert two_processes.returncode == 0, two_processes.stderr
     recipe = recipes.load_recipe(cache.find_entry(model), values=values)
     with distributed.joined("cpu") as group:
         trainer = trainer_of(recipe, pairs, tmp_path / "one", group)
