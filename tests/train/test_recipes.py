@@ -53,9 +53,9 @@ WRONG = (
     ("pvdnet", "schedule.weights", "[1.0]", "one for each of 5 periods"),
     ("lite", "loss.ends", "abc", "a number from 0 to 1"),
     ("pvdnet", "loss.joint", "1", "true or false"),
-    ("pvdnet", "loss.begin_with", "previuos", "choose from previous, current"),
-    ("pvdnet", "loss.distance", "l2", "choose from mse, l1"),
-    ("spgan", "loss.adversarial", "satturating", "choose from saturating, nonsaturating"),
+    ("pvdnet", "loss.begin_with", "previuos", "one of previous, current"),
+    ("pvdnet", "loss.distance", "l2", "one of mse, l1"),
+    ("spgan", "loss.adversarial", "satturating", "one of saturating, nonsaturating"),
     ("lite", "data.scale", "2", "choose from augment"),
 )
 

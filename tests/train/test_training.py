@@ -27,7 +27,7 @@ from vdeblur.errors import ExitStatus
 from vdeblur.events import Talk
 from vdeblur.models import cache, weights
 from vdeblur.networks import NETWORKS
-from vdeblur.train import data, distributed, loop, recipes
+from vdeblur.train import distributed, loop, recipes
 from vdeblur.train.objectives import OBJECTIVES
 
 TINY = """
@@ -251,11 +251,10 @@ values = [tuple(value.split("=")) for value in sys.argv[4:]]
 recipe = recipes.load_recipe(find_entry(model), values=values)
 with joined("cpu") as group:
     task = loop.TrainingTask(recipe, dataset, Path(out), device="cpu", workers=0)
-    trainer = loop.Trainer(task, group, lambda event, facts: None, Talk())
-    trainer.before = 0
+    trainer = loop.Trainer(task, group, Talk())
     parts = next(trainer._batches())
-    losses = trainer.backward(parts, 0, [None] * len(parts))
-    gradients = {name: p.grad for name, p in trainer.objective.named_parameters() if p.grad is not None}
+    trainer.learner.backward(parts, 0, [None] * len(parts))
+    gradients = {name: p.grad for name, p in trainer.learner.objective.named_parameters() if p.grad is not None}
     if group.leads:
         torch.save(gradients, Path(out) / "gradients.pt")
 """
@@ -280,12 +279,11 @@ def test_two_processes_give_the_gradients_of_the_double_batch(
     recipe = recipes.load_recipe(cache.find_entry(model), values=values)
     with distributed.joined("cpu") as group:
         trainer = trainer_of(recipe, pairs, tmp_path / "one", group)
-        trainer.before = 0
         parts = next(trainer._batches())
         assert len(parts[0]["blurry"]) == 8
-        trainer.backward(parts, 0, [None])
+        trainer.learner.backward(parts, 0, [None])
     two = torch.load(tmp_path / "two" / "gradients.pt", weights_only=True)
-    one = {name: p.grad for name, p in trainer.objective.named_parameters()}
+    one = {name: p.grad for name, p in trainer.learner.objective.named_parameters()}
     assert one.keys() == two.keys()
     largest = max(float(gradient.abs().max()) for gradient in one.values())
     for name, gradient in one.items():
@@ -295,7 +293,7 @@ def test_two_processes_give_the_gradients_of_the_double_batch(
 
 def trainer_of(recipe: recipes.Recipe, dataset: Path, out: Path, group: distributed.ProcessGroup) -> loop.Trainer:
     task = loop.TrainingTask(recipe, str(dataset), out, device="cpu", workers=0)
-    return loop.Trainer(task, group, lambda event, facts: None, Talk())
+    return loop.Trainer(task, group, Talk())
 
 
 # Turns of the first three batches, and what of the network changes in them.
@@ -317,10 +315,10 @@ def test_every_objective_goes_through_the_loop(tmp_path: Path, pairs64: Path, ob
     """Two batches: turns, counts, what changes and what must not, statistics of batch normalisation among it."""
     model, stage, turns, prefix = LESSONS[objective]
     entry = cache.find_entry(model)
-    numbers = recipes.load_recipe(entry, stage)
+    original = recipes.load_recipe(entry, stage)
     values = [("data.crop", "64"), ("training.batch", "1"), ("training.accumulate", "1"), ("data.augment", "[]")]
-    values += [("data.frames", str(min(numbers["data"]["frames"], 2)))] if objective in ("clip", "pvdnet") else []
-    values += [(f"start.{part}", '""') for part in numbers.starts]
+    values += [("data.frames", str(min(original.data.frames, 2)))] if objective in ("clip", "pvdnet") else []
+    values += [(f"start.{part}", '""') for part in original.starts]
     values += [("loss.discriminator_width", "4"), ("loss.discriminator_first", "1")] if objective == "spgan" else []
     values += [("loss.flow_warm_up", "1")] if objective == "flow-rnn" else []
     recipe = recipes.load_recipe(entry, stage, values=values)
@@ -328,18 +326,19 @@ def test_every_objective_goes_through_the_loop(tmp_path: Path, pairs64: Path, ob
         recipe.tables.pop("init_required")
     with distributed.joined("cpu") as group:
         trainer = trainer_of(recipe, pairs64, tmp_path / "out", group)
-        before = {name: value.clone() for name, value in trainer.objective.network.state_dict().items()}
+        learner = trainer.learner
+        before = {name: value.clone() for name, value in learner.objective.network.state_dict().items()}
         batches = trainer._batches()
-        first = trainer.objective.turns(0)
-        trainer.step(next(batches))
-        losses = trainer.step(next(batches))
-        assert trainer.objective.turns(trainer.before) == turns
+        first = learner.objective.turns(0)
+        learner.step(next(batches))
+        losses = learner.step(next(batches))
+        assert learner.objective.turns(learner.before) == turns
         assert first == (("discriminator",) if objective == "spgan" else turns)
-        assert trainer.update == (1 + turns.count("network") if objective == "spgan" else 2 * len(turns))
+        assert learner.update == (1 + turns.count("network") if objective == "spgan" else 2 * len(turns))
     assert all(math.isfinite(value) for value in losses.values())
-    after = trainer.objective.network.state_dict()
+    after = learner.objective.network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    trained = {name for name, p in trainer.objective.network.named_parameters() if p.requires_grad}
+    trained = {name for name, p in learner.objective.network.named_parameters() if p.requires_grad}
     assert all(name.startswith(prefix) for name in changed)
     assert changed & trained
     statistics = {name for name in before if "running" in name}
@@ -375,7 +374,7 @@ def test_weights_that_are_there_are_never_replaced(vdeblur, tmp_path: Path, tiny
     for options in ((), ("--resume",)):
         result = vdeblur(*told, *options)
         assert result.exit_code == ExitStatus.OUTPUT
-        assert "best.safetensors is there already" in result.output
+        assert "best.safetensors exists" in result.output
     assert (out / "best.safetensors").read_bytes() == kept
 
 
@@ -419,7 +418,7 @@ def test_a_signal_to_the_whole_group_loses_nothing(tmp_path: Path, tiny: str, pa
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate()
     assert process.returncode == ExitStatus.TERMINATED, said
-    assert "it is all kept" in said
+    assert "its state is kept" in said
 
 
 def test_only_one_process_speaks_and_writes(tmp_path: Path, tiny: str, pairs: Path) -> None:
@@ -469,10 +468,10 @@ def test_every_recipe_is_whole(name: str) -> None:
     for stage in recipes.stages_of(entry):
         recipe = recipes.load_recipe(entry, stage)
         assert recipe.objective in OBJECTIVES
-        assert data.Plan(**recipe["data"]).frames == recipe.numbers["frames"]
-        assert recipe["training"]["iterations"] >= 1000
+        assert recipe.data.frames == recipe.numbers["frames"]
+        assert recipe.training.iterations >= 1000
         again = recipes.load_recipe(entry, stage, values=[("training.seed", "7")])
-        assert again["training"]["seed"] == 7
+        assert again.training.seed == 7
         if "paper" in tomllib.loads(_text(name, stage)):
             assert recipes.load_recipe(entry, stage, paper=True).text != recipe.text
 

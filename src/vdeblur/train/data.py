@@ -5,7 +5,6 @@ many processes as there are share its batches without talking to each other.
 """
 
 import contextlib
-import dataclasses
 import glob
 import hashlib
 import itertools
@@ -19,26 +18,26 @@ from collections.abc import Sequence as Several
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import numpy
 import torch
 from numpy.random import Generator, SeedSequence, default_rng
 from torch.utils.data import DataLoader, default_collate
 
-from vdeblur.datasets import known as datasets_known
-from vdeblur.datasets import layouts, pictures
-from vdeblur.datasets.layouts import DataSet, FramePair, Sequence
+from vdeblur.datasets import pictures
+from vdeblur.datasets.layouts import FramePair, Sequence
 from vdeblur.errors import DeviceError, InputError, OutputError, UsageError, VdeblurError
 from vdeblur.events import Talk, Warn
 from vdeblur.files import wait_for_lock
-from vdeblur.train.augment import Augmentation, Pictures, Region
+from vdeblur.train.augment import AUGMENTATIONS, SCALE, Augmentation, Pictures, Region
 from vdeblur.train.objectives.base import Batch, Clip
+from vdeblur.train.rules import COUNT, NOT_NEGATIVE, WHOLE, list_of, one_of
+from vdeblur.train.sets import listed
 
 SAMPLINGS = ("windows", "grid", "clips", "starts")
 ENDS = ("inside", "repeat")
-NAMED = 3  # sequences in a warning or an error
-HELD_OUT = 10  # every so-maniest sequence validates, where a set has no split for it
+BLURS = ("blur", "blur_gamma")
 SECONDS = "seconds"  # under which a worker says how long it took, beside what prepare gives
 ELSEWHERE = "make room, or choose another folder for the decoded frames"
 BLOCK = 32  # pictures that are decoded at once for a memory map
@@ -62,15 +61,15 @@ class Plan:
     Raises: UsageError for values that are none.
     """
 
-    frames: int
-    crop: int
-    sampling: str = "windows"
-    margin: int = 0
-    limit: int | None = None
-    ends: str = "inside"
-    blur: str = "blur"
-    augment: tuple[str, ...] = ()
-    noise: float = 0.0
+    frames: Annotated[int, COUNT]
+    crop: Annotated[int, COUNT]
+    sampling: Annotated[str, one_of(SAMPLINGS)] = "windows"
+    margin: Annotated[int, WHOLE] = 0
+    limit: Annotated[int | None, COUNT] = None
+    ends: Annotated[str, one_of(ENDS)] = "inside"
+    blur: Annotated[str, one_of(BLURS)] = "blur"
+    augment: Annotated[Several[str], list_of(one_of((*AUGMENTATIONS, SCALE)))] = ()
+    noise: Annotated[float, NOT_NEGATIVE] = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (("sampling", SAMPLINGS), ("ends", ENDS)):
@@ -151,9 +150,9 @@ def open_clips(
             kept.append(sequence)
             sizes.append(size)
     if not kept:
-        raise InputError(f"no sequence is long and large enough: {_told(left_out)}", "train on others")
+        raise InputError(f"no sequence is long and large enough: {listed(left_out)}", "train on others")
     if left_out:
-        warn("W_DATASET", f"left out of the training: {_told(left_out)}")
+        warn("W_DATASET", f"left out of the training: {listed(left_out)}")
     return MemoryMaps(kept, sizes, plan.limit, cache, talk) if cache else ClipSource(kept, sizes, plan.limit)
 
 
@@ -248,52 +247,6 @@ def _write_pictures(file: BinaryIO, sequence: Sequence, size: Size, talk: Talk) 
             # Written, not mapped: a disk that fills up is then an error, not the end of the process.
             for picture in threads.map(lambda path: _read(path, size), paths[first : first + BLOCK]):
                 file.write(picture.data)
-
-
-def open_sets(
-    wanted: str, *, data: Path | None, blur: str, limit: int | None = None, talk: Talk, warn: Warn
-) -> tuple[DataSet, DataSet]:
-    """Find what to train on and what to validate on, in a set by its name or in any folder, see open_dataset.
-
-    Validation is on the split "val" where there is one, else on "test", as the papers do; else on sequences that are
-    kept out of the training, which is said.
-
-    Raises: InputError or UsageError saying what is missing; ModelError where it cannot be fetched.
-    """
-    training = layouts.open_dataset(wanted, data=data, split="train", limit=limit, blur=blur, talk=talk, warn=warn)
-    is_named = wanted in datasets_known.names() or wanted in datasets_known.known_sets()
-    root = data if is_named else Path(wanted)
-    for split in ("val", "test"):
-        is_there = (
-            layouts.has_split(root, split) if root else split in datasets_known.known_sets()[training.known].splits
-        )
-        if is_there:
-            other = layouts.open_dataset(wanted, data=data, split=split, limit=limit, blur=blur, talk=talk, warn=warn)
-            shared = {one.name for one in training.sequences} & {one.name for one in other.sequences}
-            # A folder without splits is found for any of them.
-            if other.root != training.root or not shared:
-                return training, other
-    kept, held_out = split_sequences(training.sequences)
-    if not kept:
-        raise InputError(f"{training.root} has one sequence, and none to validate on", "add another one")
-    warn("W_DATASET", f"not trained on, to validate: {_told([sequence.name for sequence in held_out])}")
-    validation = dataclasses.replace(training, complete=False, sequences=held_out)
-    return dataclasses.replace(training, complete=False, sequences=kept), validation
-
-
-def split_sequences(sequences: Several[Sequence]) -> tuple[tuple[Sequence, ...], tuple[Sequence, ...]]:
-    """Divide sequences by their names into those to train on and about a tenth (at least one) to validate on."""
-    ranks = {sequence.name: hashlib.sha256(sequence.name.encode()).digest() for sequence in sequences}
-    chosen = {name for name, rank in ranks.items() if rank[0] % HELD_OUT == 0}
-    if len(chosen) in (0, len(ranks)):
-        chosen = {min(ranks, key=lambda name: ranks[name])}
-    kept, held_out = (tuple(one for one in sequences if (one.name in chosen) == held) for held in (False, True))
-    return kept, held_out
-
-
-def _told(names: Several[str]) -> str:
-    rest = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return "; ".join(names[:NAMED]) + rest
 
 
 @dataclass(frozen=True)

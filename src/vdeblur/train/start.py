@@ -19,15 +19,14 @@ def begin(network: Network, entry: Entry, recipe: Recipe, init: str | None, talk
     init: a checkpoint's path, or NAME[@WEIGHTS] of the registry.
     Raises: ModelError where weights cannot be had, or do not fit; UsageError where the recipe needs some.
     """
-    needed = recipe.tables.get("init_required")
     if init is not None:
         network.load_state_dict(_initial(init, entry, talk))
-    elif needed:
-        raise UsageError(f"{entry.name} is trained from the weights of {needed}", f"give them: --init FILE of {needed}")
+    elif needed := recipe.init_required:
+        raise UsageError(f"{entry.name} is trained from the weights of {needed}", f"add --init FILE, with {needed}'s")
     else:
         for part, name in recipe.starts.items():
             # As the authors' code does, a BIMNet that is trained along is drawn, unless there is one of one's own.
-            if not recipe["loss"].get("joint") or Path(name).is_file():
+            if not recipe.numbers.get("joint") or Path(name).is_file():
                 _load_part(network, part, name, talk)
 
 

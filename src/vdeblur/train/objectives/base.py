@@ -9,8 +9,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from vdeblur.errors import UsageError
 from vdeblur.networks.layers import Network
+from vdeblur.train.rules import Rules, check_table
 
 Batch = dict[str, Tensor]
 
@@ -34,7 +34,7 @@ class Objective(nn.Module, ABC):
     Raises: UsageError for words that are none of the choices.
     """
 
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    rules: ClassVar[Rules] = {}
     restores: ClassVar[bool] = True
     reaches_all: ClassVar[bool] = True
 
@@ -50,9 +50,7 @@ class Objective(nn.Module, ABC):
 
         Raises: UsageError.
         """
-        for key, known in cls.choices.items():
-            if numbers[key] not in known:
-                raise UsageError(f"loss.{key} is {numbers[key]!r}", f"choose from {', '.join(known)}")
+        check_table({key: value for key, value in numbers.items() if key in cls.rules}, cls.rules, "loss")
 
     def initialise(self) -> None:
         """Draw the weights that the paper begins with, where the network's constructor does otherwise."""

@@ -8,7 +8,7 @@ Where this differs from the paper, because the authors' code does: both stages a
 (algorithm 1 reads as stage after stage).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from vdeblur.networks.cdvd_tsp import CDVDTSP
 from vdeblur.train import losses
 from vdeblur.train.objectives.base import Batch, Objective, unit_range
+from vdeblur.train.rules import BELOW_ONE, NOT_NEGATIVE, SHARE
 
 
 class CDVDTSPObjective(Objective):
@@ -27,6 +28,7 @@ class CDVDTSPObjective(Objective):
     """
 
     network: CDVDTSP
+    rules: ClassVar = {"hard_weight": NOT_NEGATIVE, "hard_share": BELOW_ONE, "chance_share": SHARE}
 
     def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> tuple[dict[str, Tensor], Any]:
         """Give "l1" and "hard" of a batch of windows, blurry and sharp (B, T, 3, H, W), and their sum as "loss"."""

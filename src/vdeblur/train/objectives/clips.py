@@ -7,7 +7,7 @@ Where this differs from the papers, because the authors' code does: DSTNet's los
 multi-scale one.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from vdeblur.networks.nafnet import NAFNet
 from vdeblur.train import losses
 from vdeblur.train.objectives.base import Batch, Objective, unit_range
+from vdeblur.train.rules import NOT_NEGATIVE, POSITIVE
 
 
 class ClipObjective(Objective):
@@ -23,6 +24,8 @@ class ClipObjective(Objective):
     numbers: epsilon, below which differences count as squares; spectral_weight, what the loss of the spectra is
     multiplied by, 0 for none.
     """
+
+    rules: ClassVar = {"epsilon": POSITIVE, "spectral_weight": NOT_NEGATIVE}
 
     def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> tuple[dict[str, Tensor], Any]:
         """Give "charbonnier" and "spectral" of clips, blurry and sharp (B, T, 3, H, W), and their sum as "loss"."""

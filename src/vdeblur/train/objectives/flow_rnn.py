@@ -5,7 +5,7 @@ Nothing is pretrained here, so the flow terms are trained alone at first: passes
 nothing would learn to do without.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from vdeblur.networks.flow_rnn import FlowRNN
 from vdeblur.train import losses
 from vdeblur.train.objectives.base import Batch, Clip, Objective, unit_range
+from vdeblur.train.rules import WHOLE
 
 
 class FlowRNNObjective(Objective):
@@ -23,6 +24,7 @@ class FlowRNNObjective(Objective):
     """
 
     network: FlowRNN
+    rules: ClassVar = {"flow_warm_up": WHOLE}
     reaches_all = False  # not during the flow warm-up
 
     def prepare(self, clip: Clip, rng: numpy.random.Generator) -> Batch:

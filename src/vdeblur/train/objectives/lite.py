@@ -3,7 +3,7 @@
 What it sees along the motion needs no weights, so that is computed by the loader's workers, once for each sample.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from vdeblur.networks.lite import Lite, look_along_motion
 from vdeblur.train import losses
 from vdeblur.train.objectives.base import Batch, Clip, Objective, unit_range
+from vdeblur.train.rules import SHARE
 
 
 class LiteObjective(Objective):
@@ -21,6 +22,7 @@ class LiteObjective(Objective):
     """
 
     network: Lite
+    rules: ClassVar = {"ends": SHARE}
 
     def prepare(self, clip: Clip, rng: numpy.random.Generator) -> Batch:
         """Give one of the frames, blurry and sharp (3, H, W) uint8, and what is seen (INPUTS, H/4, W/4) float16."""

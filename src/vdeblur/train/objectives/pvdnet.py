@@ -23,6 +23,7 @@ from vdeblur.networks.bimnet import BIMNet, Pyramid
 from vdeblur.networks.pvdnet import PVDNet, gray_of, pixel_volume
 from vdeblur.train import losses
 from vdeblur.train.objectives.base import Batch, Clip, Objective, unit_range
+from vdeblur.train.rules import FLAG, NOT_NEGATIVE, one_of
 
 KINDS = {"bb": (0, 2), "bs": (1, 2), "sb": (0, 3), "ss": (1, 3)}
 """The four flow losses, by the kind of the frame before and of the current one (b: blurry, s: sharp): where the current
@@ -61,7 +62,12 @@ class PVDNetObjective(Objective):
     """
 
     network: PVDNet
-    choices: ClassVar = {"distance": ("mse", "l1"), "begin_with": ("previous", "current")}
+    rules: ClassVar = {
+        "distance": one_of(("mse", "l1")),
+        "begin_with": one_of(("previous", "current")),
+        "noise": NOT_NEGATIVE,
+        "joint": FLAG,
+    }
 
     def __init__(self, network: PVDNet, numbers: Mapping[str, Any]) -> None:
         super().__init__(network, numbers)

@@ -17,6 +17,7 @@ from vdeblur.networks.layers import Network
 from vdeblur.networks.spn import Discriminator, luma
 from vdeblur.train import losses
 from vdeblur.train.objectives.base import Batch, Clip, Objective, unit_range
+from vdeblur.train.rules import COUNT, NOT_NEGATIVE, WHOLE, one_of
 
 
 class SPNObjective(Objective):
@@ -49,7 +50,12 @@ class SPGANObjective(SPNObjective):
     """
 
     reaches_all = False  # a turn is for one of the two
-    choices: ClassVar = {"adversarial": ("saturating", "nonsaturating")}
+    rules: ClassVar = {
+        "lambda": NOT_NEGATIVE,
+        "adversarial": one_of(("saturating", "nonsaturating")),
+        "discriminator_first": WHOLE,
+        "discriminator_width": COUNT,
+    }
 
     def __init__(self, network: Network, numbers: Mapping[str, Any]) -> None:
         super().__init__(network, numbers)
