@@ -1,14 +1,15 @@
-"""Files written whole, locks, cache folders, and checks of outputs."""
+"""Files written whole or not at all, locks, cache folders, and checks of outputs."""
 
 import contextlib
 import errno
 import os
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-import av
-import av.error
+import platformdirs
 
 from vdeblur.errors import ModelError, OutputError
 from vdeblur.events import Talk
@@ -51,15 +52,22 @@ LOCK_POLL_SECONDS = 0.5
 
 
 def cache_folder() -> Path:
-    """Give the folder for our files: VDEBLUR_CACHE, or vdeblur in the user's cache folder."""
+    """Return the folder for vdeblur's files: VDEBLUR_CACHE, or vdeblur in the system's folder for caches.
+
+    On macOS and Windows a cache that lies in ~/.cache/vdeblur, the folder of earlier versions, stays in use.
+    """
     explicit = os.environ.get("VDEBLUR_CACHE")
     if explicit:
         return Path(explicit).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vdeblur"
+    on_linux = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vdeblur"
+    if sys.platform.startswith("linux"):
+        return on_linux
+    usual = platformdirs.user_cache_path("vdeblur", appauthor=False)
+    return on_linux if on_linux.is_dir() and not usual.exists() else usual
 
 
 def hub_folder() -> str | None:
-    """Give the folder for the Hub's files; None where huggingface_hub's own rules (HF_HOME, HF_HUB_CACHE) hold."""
+    """Return the folder for the Hub's files; None where huggingface_hub's own rules (HF_HOME, HF_HUB_CACHE) hold."""
     return str(cache_folder() / "hub") if os.environ.get("VDEBLUR_CACHE") else None
 
 
@@ -104,13 +112,67 @@ def cache_error(error: OSError) -> ModelError:
     )
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that after any stop it is there as a whole or not at all."""
+def write_whole(path: Path, data: bytes | memoryview | Callable[[BinaryIO], object]) -> None:
+    """Write a file such that it appears complete or not at all, see drafted. data: its bytes, or what writes them.
+
+    Raises: OSError.
+    """
+    with drafted(path) as draft, draft.open("wb") as file:
+        if callable(data):
+            data(file)
+        else:
+            file.write(data)
+
+
+@contextlib.contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """Yield a draft's path beside a file; on leaving, the draft replaces the file, or goes where an error was raised.
+
+    Makes the folder. The draft's name is the file's with ".PID.draft" added, so no "*.suffix" finds one that a killed
+    process left.
+
+    Raises: OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
+    with _removed(draft):
+        yield draft
+        put_in_place(draft, path)
+
+
+@contextlib.contextmanager
+def drafted_output(output: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield a hidden draft's path beside an output, with its suffix; on leaving, the draft becomes the output.
+
+    Raises: OutputError where it cannot be written, or an output has appeared that must not be overwritten.
+    """
+    draft = output.absolute().with_name(f".vdeblur-{os.getpid()}-{uuid.uuid4().hex[:8]}{output.suffix}")
+    try:
+        with _removed(draft):
+            yield draft
+            put_in_place(draft, output, overwrite)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written: {error.strerror or error}", "check the path") from error
+
+
+@contextlib.contextmanager
+def _removed(draft: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # an error that was raised before says more
+            draft.unlink(missing_ok=True)
+
+
+def put_in_place(draft: Path, path: Path, overwrite: bool = True) -> None:
+    """Bring a closed draft to the disk and rename it to path in one step.
+
+    Raises: OSError; OutputError where the path exists and must not be overwritten.
+    """
+    with draft.open("r+b") as file:  # Windows syncs only files that are open for writing
         os.fsync(file.fileno())
+    if not overwrite and path.exists():
+        raise OutputError(f"{path} has appeared meanwhile", "choose another name, or replace it with -y")
     os.replace(draft, path)
     sync_folder(path.parent)
 
@@ -123,20 +185,3 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@contextlib.contextmanager
-def drafted(output: Path, overwrite: bool) -> Iterator[Path]:
-    """Give a name beside the output; what was written there gets the output's name where nothing was raised."""
-    draft = output.absolute().with_name(f".vdeblur-{os.getpid()}-{uuid.uuid4().hex[:8]}{output.suffix}")
-    try:
-        yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        if output.exists() and not overwrite:
-            raise OutputError(f"{output} has appeared meanwhile", "choose another name, or replace it with -y")
-        os.replace(draft, output)
-    except (av.error.FFmpegError, OSError) as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror or error}", "check the path") from error
-    finally:
-        draft.unlink(missing_ok=True)

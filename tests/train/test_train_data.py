@@ -342,7 +342,8 @@ def test_dvd_is_known_by_its_folder_and_not_trained_on_its_test(
     """Both splits lie in one folder."""
     dvd = known.known_sets()["dvd"]
     splits = {"test": {"two": NumberSpan(5)}, "train": {"one": NumberSpan(9), "ten": NumberSpan(7)}}
-    monkeypatch.setattr(known, "known_sets", lambda: {"dvd": dataclasses.replace(dvd, splits=splits)})
+    for module in (layouts, sets):
+        monkeypatch.setattr(module, "known_sets", lambda: {"dvd": dataclasses.replace(dvd, splits=splits)})
     fill(tmp_path, "quantitative_datasets/{0}/input", "quantitative_datasets/{0}/GT")
     for wanted, folder in ((str(tmp_path), None), ("dvd", tmp_path)):
         found = sets.open_sets(wanted, data=folder, blur="blur", talk=OFFLINE, warn=refuse)

@@ -23,7 +23,7 @@ from torch import Tensor
 from vdeblur import events, files, settings
 from vdeblur.errors import InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.events import Notify, Stop, ignore, never
-from vdeblur.files import drafted
+from vdeblur.files import drafted_output
 from vdeblur.frame import Frame
 from vdeblur.look import page
 from vdeblur.look.compose import MODES, Composer, compose, composed_info, join_sides, upright_size
@@ -79,7 +79,7 @@ def write_comparison(
         for path in (a, b):
             files.check_output(output, path, overwrite)
         pairs = watched(couple, notify, stop)
-        with drafted(output, overwrite) as draft:
+        with drafted_output(output, overwrite) as draft:
             if mode == "html":
                 return _write_page(draft, couple, pairs)
             return _write_video(draft, couple, pairs, MODES[mode])

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import shutil
 from dataclasses import asdict, dataclass
@@ -152,9 +151,7 @@ def _read_record(path: Path) -> WeightsRecord | None:
 
 
 def _write_record(path: Path, record: WeightsRecord) -> None:
-    temporary = path.with_suffix(".json.part")
-    temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", "utf-8")
-    os.replace(temporary, path)
+    files.write_whole(path, (json.dumps(asdict(record), indent=1) + "\n").encode())
 
 
 def is_cached(entry: Entry, weights: Weights) -> bool:
@@ -354,20 +351,15 @@ def _convert(
     # Tensors that share memory cannot be stored in safetensors.
     tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     metadata = {"model": entry.name, "weights": weights, "source": source, "sha256": digests["sha256"], "format": "pt"}
-    temporary = place.with_suffix(".safetensors.part")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(tensors, temporary, metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        converted = sources.digests(temporary)["sha256"]
-        record = WeightsRecord(path.name, source, digests, path.stat().st_size, converted, imported)
-        _write_record(place.with_suffix(".json"), record)
-        # safetensors keeps its files from other users; the record was written by the user's umask.
-        temporary.chmod(place.with_suffix(".json").stat().st_mode & 0o666)
-        os.replace(temporary, place)
+        with files.drafted(place) as draft:
+            safetensors.torch.save_file(tensors, draft, metadata)
+            converted = sources.digests(draft)["sha256"]
+            record = WeightsRecord(path.name, source, digests, path.stat().st_size, converted, imported)
+            _write_record(place.with_suffix(".json"), record)
+            # safetensors keeps its files from other users; the record was written by the user's umask.
+            draft.chmod(place.with_suffix(".json").stat().st_mode & 0o666)
     except (OSError, safetensors.SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise files.cache_error(error if isinstance(error, OSError) else OSError(str(error))) from error
 
 

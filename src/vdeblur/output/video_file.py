@@ -87,7 +87,10 @@ class VideoFile:
 
 
 def write_frames(frames: Iterable[Frame], open_file: Callable[[Frame], VideoFile]) -> int:
-    """Write frames to a file; gives their number. open_file: is given the first of them, at least one has to come."""
+    """Write frames to a file; return their number, which is at least one. open_file: takes the first.
+
+    Raises: OSError where FFmpeg fails, also where PyAV's error is of another builtin class.
+    """
     file: VideoFile | None = None
     count = 0
     try:
@@ -97,9 +100,11 @@ def write_frames(frames: Iterable[Frame], open_file: Callable[[Frame], VideoFile
             count += 1
         assert file is not None, "there are frames"
         file.finish()
-    except BaseException:
+    except BaseException as error:
         if file is not None:
             file.abort()
+        if isinstance(error, av.error.FFmpegError):
+            raise OSError(error.errno, error.strerror) from error
         raise
     return count
 

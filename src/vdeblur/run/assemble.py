@@ -13,7 +13,7 @@ import av.error
 
 from vdeblur.errors import OutputError, VerificationError
 from vdeblur.events import Warn
-from vdeblur.files import sync_folder, write_error
+from vdeblur.files import put_in_place, write_error
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.muxer import Muxer
 from vdeblur.output.pictures import PictureEncoding
@@ -46,12 +46,7 @@ def assemble(
             return
         draft = store.folder / f"{WHOLE}{output.suffix}"
         _join(store, encoding, source, others, warn, draft)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        if output.exists() and not overwrite:
-            raise OutputError(f"{output} has appeared meanwhile", "choose another name, or replace it with -y")
-        os.replace(draft, output)
-        sync_folder(output.parent)
+        put_in_place(draft, output, overwrite)
     except (av.error.FFmpegError, OSError) as error:
         raise write_error(output, error) from error
 

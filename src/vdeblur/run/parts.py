@@ -17,7 +17,7 @@ import av
 import av.error
 
 from vdeblur.errors import OutputError, VerificationError
-from vdeblur.files import sync_folder, write_error
+from vdeblur.files import put_in_place, sync_folder, write_error
 from vdeblur.frame import Frame
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.pictures import PictureEncoding
@@ -27,7 +27,6 @@ from vdeblur.run.store import SegmentRecord, Store
 ALPHA_ENCODERS = ("libvpx", "libvpx-vp9")  # their alpha is beside the packet's bytes, and only Matroska holds it
 EXACT = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}  # how far times may be off; the clocks are ours
 EXACT |= {".mkv": Fraction(1, 2000), ".webm": Fraction(1, 2000)}  # Matroska counts milliseconds
-COPY_BYTES = 1 << 20
 
 
 class SegmentPart(Protocol):
@@ -102,8 +101,7 @@ class VideoPart:
                     f"{self.encoding.coding.encoder.name} made {len(self.packets)} packets of {self.frames} frames",
                     "try another --codec; the input is untouched",
                 )
-            os.replace(self.draft, self.store.data_of(self.index))
-            sync_folder(self.store.folder)
+            put_in_place(self.draft, self.store.data_of(self.index))
             record = SegmentRecord(
                 segment.index, segment.own, segment.last, segment.before, segment.tail, self.packets, [], size, self.crc
             )
@@ -147,13 +145,11 @@ class _PacketFile:
             self.file.write(packet)
 
     def close(self) -> int:
-        """Bring it to the disk; gives its size in bytes."""
+        """Close the file; gives its size in bytes."""
         if self.matroska is not None:
             self.matroska.close()
         elif self.file is not None:
             self.file.close()
-        with self.path.open("rb") as file:
-            os.fsync(file.fileno())
         return self.path.stat().st_size
 
 

@@ -192,7 +192,7 @@ class _Sampling:
     def _write(self, samples: list[Restored], source: Source) -> int:
         """Write what is shown; gives the number of frames."""
         encoding, same = self.settings.encoding, self.settings.deterministic
-        with files.drafted(self.output, encoding.overwrite) as draft, closing(self._shown(samples)) as shown:
+        with files.drafted_output(self.output, encoding.overwrite) as draft, closing(self._shown(samples)) as shown:
 
             def open_file(first: Frame) -> VideoFile:
                 info = compose.composed_info(source.info, first)

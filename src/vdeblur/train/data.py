@@ -29,7 +29,7 @@ from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import FramePair, Sequence
 from vdeblur.errors import DeviceError, InputError, OutputError, UsageError, VdeblurError
 from vdeblur.events import Talk, Warn
-from vdeblur.files import wait_for_lock
+from vdeblur.files import wait_for_lock, write_whole
 from vdeblur.train.augment import AUGMENTATIONS, SCALE, Augmentation, Pictures, Region
 from vdeblur.train.objectives.base import Batch, Clip
 from vdeblur.train.rules import COUNT, NOT_NEGATIVE, WHOLE, list_of, one_of
@@ -224,14 +224,7 @@ def _map_name(sequence: Sequence) -> str:
 
 def _write_map(target: Path, sequence: Sequence, size: Size, talk: Talk) -> None:
     """Decode a sequence into its map, whole or not at all, and remove what was made of earlier states of it."""
-    draft = target.with_suffix(".draft")
-    try:
-        with draft.open("wb") as file:
-            _write_pictures(file, sequence, size, talk)
-            os.fsync(file.fileno())
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(target, lambda file: _write_pictures(file, sequence, size, talk))
     for old in target.parent.glob(f"{glob.escape(target.name.rpartition('-')[0])}-*"):
         if old != target:
             old.unlink()

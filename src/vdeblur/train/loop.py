@@ -111,7 +111,12 @@ class Trainer:
         state = self.folder.open(task.resume)
         self.share = data.WorkerShare(self.training.batch, group.rank, group.size, self.training.accumulate)
         plan = recipe.data
-        sets = {"data": task.copy, "validation": task.validation, "blur": plan.blur, "limit": task.limit}
+        sets: dict[str, Any] = {
+            "data": task.copy,
+            "validation": task.validation,
+            "blur": plan.blur,
+            "limit": task.limit,
+        }
         training, held_out = group.leader_first(lambda: open_sets(task.dataset, **sets, talk=talk, warn=self._warn))
         self.learner = Learner(self._build(state is None), recipe, group, task.frozen)
         if state is not None:

@@ -253,10 +253,11 @@ def _begins(name: str, prefix: str) -> bool:
 
 def _adam(groups: Iterable[ParameterGroup], settings: OptimiserSettings) -> torch.optim.Optimizer:
     parameters: Any = [{"params": group.parameters} for group in groups]
-    common = {"eps": settings.epsilon, "weight_decay": settings.weight_decay}
-    rate, betas = settings.rate, tuple(settings.betas)
+    first, second = settings.betas
+    options: dict[str, Any] = {"eps": settings.epsilon, "weight_decay": settings.weight_decay}
+    options |= {"lr": settings.rate, "betas": (first, second)}
     if settings.kind == "adam":
-        return torch.optim.Adam(parameters, rate, betas, **common)
+        return torch.optim.Adam(parameters, **options)
     if settings.kind == "radam":
-        return torch.optim.RAdam(parameters, rate, betas, decoupled_weight_decay=True, **common)
-    return torch.optim.AdamW(parameters, rate, betas, **common)
+        return torch.optim.RAdam(parameters, decoupled_weight_decay=True, **options)
+    return torch.optim.AdamW(parameters, **options)

@@ -5,7 +5,8 @@ import hashlib
 from collections.abc import Sequence as Several
 from pathlib import Path
 
-from vdeblur.datasets import known, layouts
+from vdeblur.datasets import layouts
+from vdeblur.datasets.known import known_sets, names
 from vdeblur.datasets.layouts import DataSet, Sequence
 from vdeblur.errors import InputError
 from vdeblur.events import Talk, Warn
@@ -34,10 +35,10 @@ def open_sets(
     training = layouts.open_dataset(wanted, data=data, split="train", limit=limit, blur=blur, talk=talk, warn=warn)
     if validation is not None:
         return training, layouts.open_dataset(validation, blur=blur, talk=talk, warn=warn)
-    is_named = wanted in known.names() or wanted in known.known_sets()
+    is_named = wanted in names() or wanted in known_sets()
     root = data if is_named else Path(wanted)
     for split in ("val", "test"):
-        if not (layouts.has_split(root, split) if root else split in known.known_sets()[training.known].splits):
+        if not (layouts.has_split(root, split) if root else split in known_sets()[training.known].splits):
             continue
         other = layouts.open_dataset(wanted, data=data, split=split, limit=limit, blur=blur, talk=talk, warn=warn)
         trained_on = {sequence.name for sequence in training.sequences}
@@ -62,7 +63,7 @@ def split_sequences(sequences: Several[Sequence]) -> tuple[tuple[Sequence, ...],
     return kept, tuple(sequence for sequence in sequences if sequence.name in chosen)
 
 
-def listed(names: Several[str]) -> str:
-    """Join the first names for a message, and count the rest."""
-    rest = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return "; ".join(names[:NAMED]) + rest
+def listed(parts: Several[str]) -> str:
+    """Join the first parts of a message, and count the rest."""
+    rest = f"; and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
+    return "; ".join(parts[:NAMED]) + rest
