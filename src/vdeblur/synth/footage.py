@@ -154,12 +154,6 @@ def warn_of_footage(footage: Footage, warn: events.Warn) -> None:
         warn("W_VFR", f"{footage.path} has a variable frame rate: {meaning} (use footage of a constant rate)")
 
 
-def upright_size(source: FootageSource) -> tuple[int, int]:
-    """Give width and height as players show it."""
-    info = source.info
-    return (info.height, info.width) if info.rotation % 180 else (info.width, info.height)
-
-
 def pictures_of(source: FootageSource) -> Iterator[Tensor]:
     """Give every frame in turn, progressive and upright: uint8 (3, H, W) RGB."""
     for frame in deinterlace.deinterlaced(source.frames(), "auto"):

@@ -22,11 +22,13 @@ from torch import Tensor
 from vdeblur.datasets.pictures import write_png
 from vdeblur.errors import InputError, InterruptedRunError, OutputError
 from vdeblur.events import Notify, Stop
+from vdeblur.look.compose import upright_size
 from vdeblur.restore.scenes import SceneDetector
 from vdeblur.synth import exposure, footage
 from vdeblur.synth.clips import GAMMA, LEAST_SIDE, ClipShape, follow_path, random_clip, seeded, to_bytes
 from vdeblur.synth.footage import Footage
 
+SPLITS = ("train", "test")
 BLURS = {"blur": ("blur",), "blur_gamma": ("blur_gamma",), "both": ("blur", "blur_gamma")}
 LEAST_FRAMES = 10  # of a sequence that is shorter than was asked for, unless it is all that its source gives
 STEP_PIXELS = 1.5  # motion between neighbours from which on their mean shows steps instead of blur
@@ -227,7 +229,7 @@ def _make_averaged(job: SynthJob, entry: ManifestEntry) -> dict[str, Any]:
     """Average the frames of a source, in sequences that follow each other and never reach over a cut."""
     motion = look_at_motion(job, entry)
     source = footage.open_footage(entry.footage, job.warn)
-    fit = _fitting(footage.upright_size(source), job.options, entry.footage.path)
+    fit = _fitting(upright_size(source.info), job.options, entry.footage.path)
     cuts = SceneDetector()
     clip: SharpClip | None = None
     made: list[str] = []
@@ -313,7 +315,7 @@ def look_at_motion(job: SynthJob, entry: ManifestEntry) -> float:
     """Measure a source's motion in the pixels of what is made, and warn where it shows as steps."""
     options = job.options
     source = footage.open_footage(entry.footage, job.warn)
-    width, height = footage.upright_size(source)
+    width, height = upright_size(source.info)
     source.close()
     _fitting((width, height), options, entry.footage.path)
     scale = max(options.size[0] / width, options.size[1] / height) if options.size else options.scale
