@@ -25,7 +25,7 @@ SIZE = "64x48"
 
 
 def ignore(*args: object, **words: object) -> None:
-    """Take an event, or a warning."""
+    """Ignore an event, or a warning."""
 
 
 def stack(folder: Path) -> numpy.ndarray:

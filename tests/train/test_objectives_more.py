@@ -1,4 +1,4 @@
-"""What SPN, SPGAN, Flow-RNN and lite are trained for, against their definitions; and the recipes, as far as data go."""
+"""The objectives of SPN, SPGAN, Flow-RNN and lite against their definitions; and whether recipes fit them."""
 
 import copy
 import inspect
@@ -92,7 +92,7 @@ def same(module: nn.Module, before: Mapping[str, Tensor]) -> bool:
 
 
 def lumas(frames: Tensor) -> numpy.ndarray:
-    """Give the luma of uint8 or float RGB (B, 3, H, W) in [0, 1], float64."""
+    """Return the luma of uint8 or float RGB (B, 3, H, W) in [0, 1], float64."""
     pictures = frames.double().numpy() / (255 if frames.dtype == torch.uint8 else 1)
     return numpy.einsum("bchw,c->bhw", pictures, LUMA)
 

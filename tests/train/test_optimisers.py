@@ -33,7 +33,7 @@ class TwoParts(nn.Module):
         self.flow_net = nn.Linear(4, 2)
 
 
-class Untold(Objective):
+class Lossless(Objective):
     """Has parameters, and no losses."""
 
     def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> Any:
@@ -50,7 +50,7 @@ def factor(table: Mapping[str, Any], update: int, iterations: int, rate: float) 
 
 def two_parts() -> Objective:
     torch.manual_seed(1)
-    return Untold(TwoParts(), {})
+    return Lossless(TwoParts(), {})
 
 
 def give_gradients(objective: Objective, seed: int) -> None:
@@ -181,7 +181,7 @@ TABLES: dict[str, dict[str, Any]] = {
 
 def build(kind: str) -> tuple[Objective, Optimiser]:
     torch.manual_seed(1)
-    objective = Untold(Lite(8, 1), {}) if kind == "muon" else two_parts()
+    objective = Lossless(Lite(8, 1), {}) if kind == "muon" else two_parts()
     return objective, built(objective, "network", TABLES[kind])
 
 
@@ -236,7 +236,7 @@ def test_gradients_that_are_no_numbers_change_nothing(kind: str, wrong: float) -
     assert optimiser.update == 9
 
 
-class FlowOnly(Untold):
+class FlowOnly(Lossless):
     """Keeps a part of its network from training, as PVDNet's does."""
 
     def parameters_of(self, optimiser: str) -> Iterator[tuple[str, nn.Parameter]]:

@@ -1,4 +1,4 @@
-"""Where training clips come from: every pixel tells its column, row, sequence and frame, and whether it is sharp."""
+"""Training clips: every pixel encodes its column, row, sequence and frame, and whether it is sharp."""
 
 import dataclasses
 import itertools
@@ -77,7 +77,7 @@ def clips(root: Path, plan: Plan, prepare=as_it_is, seed: int = 0, **options) ->
 
 
 def check(clip: Clip, name: str, frames: tuple[int, ...]) -> None:
-    """See that a clip is one crop of these frames."""
+    """Check that a clip is one crop of these frames."""
     top, left = int(clip.blurry[0, 1, 0, 0]), int(clip.blurry[0, 0, 0, 0])
     height, width = clip.blurry.shape[2:]
     for sharp, part in enumerate((clip.blurry, clip.sharp)):
@@ -446,7 +446,7 @@ def test_a_map_that_goes_while_it_is_read(root: Path, tmp_path: Path) -> None:
     made = mapped(root, tmp_path)
     for file in tmp_path.glob("*.npy"):
         file.unlink()
-    with pytest.raises(InputError, match="has gone"):
+    with pytest.raises(InputError, match="is gone"):
         made[0]
 
 
@@ -486,7 +486,7 @@ def test_processes_and_parts_share_a_batch(root: Path) -> None:
 
 
 def test_workers_can_be_started_without_fork(root: Path, tmp_path: Path) -> None:
-    """What they are given can be sent to them."""
+    """Clips can be pickled."""
     made = mapped(root, tmp_path)
     assert same(pickle.loads(pickle.dumps(made))[3], made[3])
 

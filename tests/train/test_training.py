@@ -409,7 +409,7 @@ def test_the_best_is_never_worse_than_the_start(vdeblur, tmp_path: Path, tiny: s
 
 
 def test_a_signal_to_the_whole_group_loses_nothing(tmp_path: Path, tiny: str, pairs: Path) -> None:
-    """What stops a whole group of processes, as services are stopped, ends in the status of a signal, all kept."""
+    """A signal to the process group, as when a service is stopped, ends the training with its state kept."""
     out = tmp_path / "out"
     told = [sys.executable, "-m", "vdeblur", "train", "-m", tiny, "--dataset", str(pairs), *map(str, SMALL)]
     told += ["--workers", "2", "--iterations", "4000", "--out", str(out)]

@@ -167,7 +167,7 @@ class SequenceFiles:
 
 @dataclass(frozen=True)
 class Shutter:
-    """What was drawn for a sequence of averages: frames to average, duty, frames between windows, compression."""
+    """Values drawn for a sequence of averages: frames to average, duty, frames between windows, compression."""
 
     average: int
     duty: float

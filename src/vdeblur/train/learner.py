@@ -1,4 +1,4 @@
-"""What a batch changes: the objective with its network, the optimisers, the moving average, and how far they are."""
+"""The part of a training that a batch changes: network, losses, optimisers, moving average, and counters."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""What values in a recipe may be: rules that stand beside the fields they are for, as Annotated[int, COUNT].
+"""Rules for the values in a recipe; they stand beside the fields they are for, as Annotated[int, COUNT].
 
 A table's rules are a mapping from its keys to a rule each, or to another mapping for a table within it. The key "*"
 stands for any other.

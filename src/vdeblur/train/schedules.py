@@ -1,7 +1,7 @@
 """Schedules of the learning rate, from a recipe's table [schedule]: a class per kind, its fields the table's keys.
 
-`multiplier` is what a schedule multiplies all rates by at an update. `Plateau` follows validation scores, for the
-schedule that depends on them.
+A schedule's `multiplier` scales all rates at an update. `Plateau` follows validation scores, for the schedule that
+depends on them.
 """
 
 import math
@@ -18,7 +18,7 @@ class Schedule:
     """The kind "constant": the rates stay as they are. Base of all others."""
 
     def multiplier(self, update: int, iterations: int, rate: float) -> float:
-        """Return what all rates are multiplied by at an update, counted from 0.
+        """Return the factor of all rates at an update, counted from 0.
 
         iterations: updates of the whole training. rate: that of [optimiser], since floors are rates.
         """
@@ -114,7 +114,7 @@ class LinearSchedule(Schedule):
 class PlateauSchedule(Schedule):
     """The kind "plateau": validations decide, see Plateau.
 
-    patience: validations in a row, none above the best, that make a plateau. factor: what the rates are multiplied by
+    patience: validations in a row, none above the best, that make a plateau. factor: of the rates
     at each of the first `reductions` plateaus; training ends at the next.
     """
 
@@ -183,14 +183,14 @@ class Plateau:
 
     @property
     def factor(self) -> float:
-        """What the rates are multiplied by now, beside the schedule's multiplier."""
+        """The current factor of all rates, beside the schedule's multiplier."""
         if self.schedule is None:
             return 1.0
         return float(self.schedule.factor ** min(self.plateaus, self.schedule.reductions))
 
     @property
     def finished(self) -> bool:
-        """True after one plateau more than there are reductions."""
+        """Whether there was one plateau more than reductions."""
         return self.schedule is not None and self.plateaus > self.schedule.reductions
 
     def state_dict(self) -> dict[str, Any]:
