@@ -129,7 +129,7 @@ def make_pairs(
     entries = plan(sources, options)
     work = pieces(entries, options)
     job = SynthJob(options, out, entries, notify, stop)
-    head = {"options": options.facts(), "sources": [entry.facts() for entry in entries]}
+    head: dict[str, Any] = {"options": options.facts(), "sources": [entry.facts() for entry in entries]}
     _announce(job, work, head["sources"])
     if dry_run:
         for entry in entries if options.way in ("gopro", "dvd") else ():

@@ -225,8 +225,8 @@ class SharpClip:
                 self.files.write(kind, frame)
         shutter = self.shutter
         drawn = {"average": shutter.average, "duty": shutter.duty, "stride": shutter.stride}
-        drawn = {"first_frame": self.first, "last_frame": self.last, **drawn, "weights": shutter.window.weights}
-        self.files.finish(_record(self.options, self.entry, self.seed, shutter.crf) | drawn)
+        record = {"first_frame": self.first, "last_frame": self.last, **drawn, "weights": shutter.window.weights}
+        self.files.finish(_record(self.options, self.entry, self.seed, shutter.crf) | record)
         return self.files.name
 
 

@@ -81,7 +81,7 @@ class Validator:
 
     @property
     def measure(self) -> str:
-        """The measure that chooses the best weights: "psnr", in dB, or "loss", where the objective restores nothing yet."""
+        """The measure that chooses the best weights: "psnr", in dB, or "loss" if the objective restores nothing yet."""
         return "psnr" if self.clips is None else "loss"
 
     def score(self, facts: dict[str, Any]) -> float:
