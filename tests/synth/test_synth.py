@@ -18,13 +18,14 @@ from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.restore import color
 from vdeblur.source.pictures import read_picture
 from vdeblur.synth import exposure, footage, make, sequences
+from vdeblur.synth import manifest as pairs_manifest
 from vdeblur.synth.clips import ClipShape, is_held_out, render_clip, to_bytes
 
 SIZE = "64x48"
 
 
 def ignore(*args: object, **words: object) -> None:
-    """Take an event, or a warning."""
+    """Ignore an event, or a warning."""
 
 
 def stack(folder: Path) -> numpy.ndarray:
@@ -486,7 +487,7 @@ def test_what_cannot_be_made_anew_is_kept(vdeblur, video: Path, made: Path) -> N
     with pytest.raises(InterruptedRunError) as stopped:
         make.make_pairs([video], made, options, overwrite=True, notify=lambda name, _: told.append(name), stop=stop)
     assert "sequence_made" in told
-    assert stopped.value.message == "stopped; what was there before is there again"
+    assert stopped.value.message == "stopped; the earlier data set is back in place"
     assert tree(made) == before
 
 
@@ -502,7 +503,7 @@ def test_a_set_is_put_back_after_a_kill(vdeblur, video: Path, made: Path, tmp_pa
 
     def half_made() -> None:
         assert vdeblur("synth", video, tmp_path / "new", *told, "--seed", 1).exit_code == 0
-        make._move_aside(made)
+        pairs_manifest.move_aside(made)
         (made / "train").mkdir()
         (tmp_path / "new" / "train" / "sharp_00").rename(made / "train" / "sharp_00")
         (tmp_path / "new" / "manifest.json").rename(made / "manifest.json")
@@ -536,7 +537,7 @@ def test_a_disk_that_fails_is_named(vdeblur, video: Path, tmp_path: Path, monkey
         unread = vdeblur("synth", video, tmp_path / "a", "--average", 3)
     assert unread.exit_code == 3
     assert "sharp.mkv cannot be read: Input/output error" in unread.output.replace("\n", " ")
-    monkeypatch.setattr(make, "write_whole", full)
+    monkeypatch.setattr(pairs_manifest, "write_whole", full)
     unwritten = vdeblur("synth", video, tmp_path / "b", "--average", 3)
     assert unwritten.exit_code == 4
     assert "b cannot be written: No space left" in unwritten.output.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""What networks are trained for: against references' own numbers, other computations, and clips learnt by heart."""
+"""Objectives: against the references' own numbers, other computations, and clips learnt by heart."""
 
 import json
 import tomllib

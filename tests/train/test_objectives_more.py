@@ -1,4 +1,4 @@
-"""What SPN, SPGAN, Flow-RNN and lite are trained for, against their definitions; and the recipes, as far as data go."""
+"""The objectives of SPN, SPGAN, Flow-RNN and lite against their definitions; and whether recipes fit them."""
 
 import copy
 import inspect
@@ -27,6 +27,7 @@ from vdeblur.train.objectives.base import Batch, Clip, Objective, unit_range
 from vdeblur.train.objectives.flow_rnn import FlowRNNObjective
 from vdeblur.train.objectives.lite import LiteObjective
 from vdeblur.train.objectives.spn import SPGANObjective, SPNObjective
+from vdeblur.train.schedules import Plateau
 
 RECIPES = sorted((ROOT / "src" / "vdeblur" / "train" / "recipes").glob("*.toml"))
 ADVERSARY = {"lambda": 1e-5, "adversarial": "saturating", "discriminator_first": 3, "discriminator_width": 4}
@@ -91,7 +92,7 @@ def same(module: nn.Module, before: Mapping[str, Tensor]) -> bool:
 
 
 def lumas(frames: Tensor) -> numpy.ndarray:
-    """Give the luma of uint8 or float RGB (B, 3, H, W) in [0, 1], float64."""
+    """Return the luma of uint8 or float RGB (B, 3, H, W) in [0, 1], float64."""
     pictures = frames.double().numpy() / (255 if frames.dtype == torch.uint8 else 1)
     return numpy.einsum("bchw,c->bhw", pictures, LUMA)
 
@@ -186,7 +187,9 @@ def test_the_discriminator_begins_alone() -> None:
 
 
 def test_words_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"loss.adversarial is 'satturating' \(choose from saturating, nonsaturating"):
+    with pytest.raises(
+        UsageError, match=r"loss.adversarial is 'satturating' \(it must be one of saturating, nonsaturating"
+    ):
         spgan(adversarial="satturating")
 
 
@@ -346,7 +349,7 @@ def test_flow_rnn_learns_a_clip_by_heart() -> None:
 
 
 def learn(objective: Objective, batch: Batch, table: Mapping[str, Any], steps: int) -> list[float]:
-    optimiser, history = optimisers.build(objective, "network", table), []
+    optimiser, history = optimisers.build(objective, "network", optimisers.settings_of(table, "network")), []
     for update in range(steps):
         losses, _ = objective(batch, 0, update, None)
         losses["loss"].backward()
@@ -384,7 +387,9 @@ def test_spn_learns_a_clip_by_heart_and_spgan_goes_on() -> None:
 
     objective = spgan(first.network, discriminator_first=0)
     enliven(objective.discriminator)
-    both = {name: optimisers.build(objective, name, {**table, "rate": 1e-4}) for name in ("network", "discriminator")}
+    table = {**table, "rate": 1e-4}
+    names = ("network", "discriminator")
+    both = {name: optimisers.build(objective, name, optimisers.settings_of(table, name)) for name in names}
     telling: list[float] = []
     content: list[float] = []
     for update in range(25):
@@ -409,13 +414,13 @@ def test_recipes_fit_what_they_name(path: Path, of_paper: bool) -> None:
     recipe = recipes.load_recipe(model, stage, paper=of_paper)
     with torch.device("meta"):
         objective = OBJECTIVES[recipe.objective](NETWORKS[model.network](**model.arguments), recipe.numbers)
-    for name in set(objective.turns(recipe["training"]["iterations"])):
-        optimiser = optimisers.build(objective, name, recipe["optimiser"])
-        assert len(optimiser.parts) == (2 if recipe["optimiser"]["kind"] == "muon" else 1)
-    iterations, rate = recipe["training"]["iterations"], recipe["optimiser"]["rate"]
+    iterations = recipe.training.iterations
+    for name in set(objective.turns(iterations)):
+        settings = recipe.optimisers[name]
+        assert len(optimisers.build(objective, name, settings).parts) == (2 if settings.kind == "muon" else 1)
     for update in (0, iterations // 3, iterations - 1):
-        assert 0 < optimisers.factor(recipe["schedule"], update, iterations, rate) <= 1
-    assert not optimisers.Plateau(recipe["schedule"]).finished
+        assert 0 < recipe.schedule.multiplier(update, iterations, recipe.optimisers["network"].rate) <= 1
+    assert not Plateau(recipe.schedule).finished
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -14,7 +14,8 @@ from vdeblur.errors import DeviceError, UsageError
 from vdeblur.networks.lite import Lite
 from vdeblur.train import optimisers
 from vdeblur.train.objectives.base import Batch, Objective
-from vdeblur.train.optimisers import Optimiser, Plateau, factor
+from vdeblur.train.optimisers import Optimiser
+from vdeblur.train.schedules import Plateau, schedule_of
 
 SCALER_STEPS = 6
 
@@ -32,16 +33,24 @@ class TwoParts(nn.Module):
         self.flow_net = nn.Linear(4, 2)
 
 
-class Untold(Objective):
+class Lossless(Objective):
     """Has parameters, and no losses."""
 
     def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> Any:
         raise AssertionError("gradients are given by hand here")
 
 
+def built(objective: Objective, name: str, table: Mapping[str, Any]) -> Optimiser:
+    return optimisers.build(objective, name, optimisers.settings_of(table, name))
+
+
+def factor(table: Mapping[str, Any], update: int, iterations: int, rate: float) -> float:
+    return schedule_of(table).multiplier(update, iterations, rate)
+
+
 def two_parts() -> Objective:
     torch.manual_seed(1)
-    return Untold(TwoParts(), {})
+    return Lossless(TwoParts(), {})
 
 
 def give_gradients(objective: Objective, seed: int) -> None:
@@ -105,7 +114,7 @@ def test_against_the_formulas(kind: str) -> None:
     objective = two_parts()
     weight = objective.network.flow_net.weight
     start, gradients = weight.detach().numpy().copy(), []
-    optimiser = optimisers.build(objective, "network", table)
+    optimiser = built(objective, "network", table)
     for step in range(30):
         give_gradients(objective, step)
         gradients.append(weight.grad.double().numpy().copy())
@@ -119,7 +128,7 @@ def test_rates_by_prefix() -> None:
     rates = {"flow": 1e-3, "flow.1": 1e-4, "flow.0.bias": 0}
     objective = two_parts()
     table = {"kind": "adam", "rate": 1e-2, "rates": rates, "frozen": {"flow_net.bias": 2}}
-    optimiser = optimisers.build(objective, "network", table)
+    optimiser = built(objective, "network", table)
     assert {name for name, p in objective.network.named_parameters() if not p.requires_grad} == {"flow.0.bias"}
     before = values(objective)
     give_gradients(objective, 0)
@@ -135,7 +144,7 @@ def test_what_begins_later_begins_afresh() -> None:
     """Moments of a part that is frozen at first know nothing of the time before, and neither does the norm."""
     table = {"kind": "adam", "rate": 1e-2, "rates": {"flow_net": 2.5e-3}, "frozen": {"flow_net": 3}}
     objective = two_parts()
-    optimiser = optimisers.build(objective, "network", table)
+    optimiser = built(objective, "network", table)
     for step in range(4):
         before = values(objective)
         give_gradients(objective, step)
@@ -150,8 +159,8 @@ def test_what_begins_later_begins_afresh() -> None:
 def test_clipping_limits_the_norm_of_all_gradients_together() -> None:
     clipped, plain = two_parts(), two_parts()
     table = {"kind": "adam", "rate": 1e-2, "epsilon": 1.0}  # so that the step knows of the gradients' length
-    one = optimisers.build(clipped, "network", {**table, "clip": 0.1})
-    other = optimisers.build(plain, "network", table)
+    one = built(clipped, "network", {**table, "clip": 0.1})
+    other = built(plain, "network", table)
     give_gradients(clipped, 0)
     give_gradients(plain, 0)
     norm = length_of_gradients(plain.network.parameters())
@@ -172,8 +181,8 @@ TABLES: dict[str, dict[str, Any]] = {
 
 def build(kind: str) -> tuple[Objective, Optimiser]:
     torch.manual_seed(1)
-    objective = Untold(Lite(8, 1), {}) if kind == "muon" else two_parts()
-    return objective, optimisers.build(objective, "network", TABLES[kind])
+    objective = Lossless(Lite(8, 1), {}) if kind == "muon" else two_parts()
+    return objective, built(objective, "network", TABLES[kind])
 
 
 @pytest.mark.parametrize("kind", TABLES)
@@ -202,7 +211,7 @@ def test_going_on_is_by_the_present_recipe(kind: str) -> None:
     run(objective, optimiser, range(3))
     state = optimiser.state_dict()
     table = TABLES[kind] | {"betas": [0.8, 0.95], "weight_decay": 0.3}
-    again = optimisers.build(objective, "network", table)
+    again = built(objective, "network", table)
     again.load_state_dict(state)
     for (part, _), saved in zip(again.parts, state["parts"], strict=True):
         assert all(group["weight_decay"] == 0.3 for group in part.param_groups)
@@ -221,13 +230,13 @@ def test_gradients_that_are_no_numbers_change_nothing(kind: str, wrong: float) -
     give_gradients(objective, 0)
     next(objective.network.parameters()).grad.flatten()[0] = wrong
     optimiser.update = 9  # nothing is frozen any more
-    with pytest.raises(DeviceError, match="the gradients of optimiser network are not numbers any more"):
+    with pytest.raises(DeviceError, match="the gradients of optimiser network are NaN or infinite"):
         optimiser.step()
     assert not changed(objective, before)
     assert optimiser.update == 9
 
 
-class FlowOnly(Untold):
+class FlowOnly(Lossless):
     """Keeps a part of its network from training, as PVDNet's does."""
 
     def parameters_of(self, optimiser: str) -> Iterator[tuple[str, nn.Parameter]]:
@@ -237,10 +246,10 @@ class FlowOnly(Untold):
 def test_what_is_frozen_already_may_be_frozen_once_more() -> None:
     objective = FlowOnly(TwoParts(), {})
     table = {"kind": "adam", "rate": 1e-2}
-    optimiser = optimisers.build(objective, "network", {**table, "rates": {"flow_net": 0, "flow.1": 0}})
+    optimiser = built(objective, "network", {**table, "rates": {"flow_net": 0, "flow.1": 0}})
     assert [len(group.parameters) for _, groups in optimiser.parts for group in groups] == [2]
     with pytest.raises(UsageError, match="flow_net"):
-        optimisers.build(objective, "network", {**table, "rates": {"flow_net": 1e-3}})
+        built(objective, "network", {**table, "rates": {"flow_net": 1e-3}})
 
 
 def test_muon_takes_the_inner_kernels_and_adamw_the_rest() -> None:
@@ -296,10 +305,10 @@ def test_a_second_optimiser_takes_what_it_lacks_from_the_first() -> None:
         "discriminator": {"rate": 2e-5, "clip": 1.0},
     }
     own = optimisers.settings_of(table, "discriminator")
-    assert (own["kind"], own["rate"], own["betas"], own["clip"]) == ("adam", 2e-5, [0.5, 0.999], 1.0)
-    assert own["rates"] == own["frozen"] == {}
+    assert (own.kind, own.rate, own.betas, own.clip) == ("adam", 2e-5, [0.5, 0.999], 1.0)
+    assert own.rates == own.frozen == {}
     first = optimisers.settings_of(table, "network")
-    assert (first["rate"], first["rates"], first["clip"]) == (1e-5, {"flow": 0}, None)
+    assert (first.rate, first.rates, first.clip) == (1e-5, {"flow": 0}, None)
 
 
 @pytest.mark.parametrize(
@@ -316,12 +325,12 @@ def test_a_second_optimiser_takes_what_it_lacks_from_the_first() -> None:
 )
 def test_mistakes_in_a_recipe_are_told(table: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        optimisers.build(two_parts(), "network", table)
+        built(two_parts(), "network", table)
 
 
 def test_a_missing_optimiser_or_schedule_is_told() -> None:
     with pytest.raises(UsageError, match="discriminator"):
-        optimisers.build(two_parts(), "discriminator", {"kind": "adam", "rate": 1})
+        built(two_parts(), "discriminator", {"kind": "adam", "rate": 1})
     with pytest.raises(UsageError, match="falling"):
         factor({"kind": "falling"}, 0, 10, 1.0)
     with pytest.raises(UsageError, match="every"):
@@ -385,7 +394,7 @@ def test_power_and_linear() -> None:
 def test_plateaus_reduce_the_rate_and_then_end_it() -> None:
     """SPN's: twice a tenth, each after ten validations without a better one."""
     table = {"kind": "plateau", "patience": 3, "factor": 0.1, "reductions": 2}
-    plateau = Plateau(table)
+    plateau = Plateau(schedule_of(table))
     seen = []
     for score in (30, 31, 31, 30, 30, 32, 31, 31, 31, 32, 32):
         plateau.observe(score)
@@ -393,7 +402,7 @@ def test_plateaus_reduce_the_rate_and_then_end_it() -> None:
     assert seen == pytest.approx([1] * 4 + [0.1] * 4 + [0.01] * 3)
     assert not plateau.finished
 
-    again = Plateau(table)
+    again = Plateau(schedule_of(table))
     again.load_state_dict(plateau.state_dict())
     again.observe(31)
     assert again.finished
@@ -403,7 +412,7 @@ def test_plateaus_reduce_the_rate_and_then_end_it() -> None:
 
 def test_training_stops_after_validations_below_the_best() -> None:
     """SPGAN's: five in a row, at a fixed rate."""
-    plateau = Plateau({"kind": "plateau", "patience": 5, "reductions": 0})
+    plateau = Plateau(schedule_of({"kind": "plateau", "patience": 5, "reductions": 0}))
     for score in (31.0, 30.9, 30.9, 30.9, 30.9, 31.1, 31, 31, 31, 31):
         plateau.observe(score)
     assert not plateau.finished
@@ -413,7 +422,7 @@ def test_training_stops_after_validations_below_the_best() -> None:
 
 
 def test_other_schedules_are_never_finished() -> None:
-    plateau = Plateau({"kind": "constant"})
+    plateau = Plateau(schedule_of({"kind": "constant"}))
     for _ in range(50):
         plateau.observe(1.0)
     assert (plateau.finished, plateau.factor) == (False, 1.0)

@@ -1,4 +1,4 @@
-"""What a recipe may be told, by the command line: mistakes end at once, by name; and what a training begins with."""
+"""Recipes: wrong values are refused at once, with their names; and the weights that a training starts from."""
 
 from pathlib import Path
 
@@ -53,9 +53,9 @@ WRONG = (
     ("pvdnet", "schedule.weights", "[1.0]", "one for each of 5 periods"),
     ("lite", "loss.ends", "abc", "a number from 0 to 1"),
     ("pvdnet", "loss.joint", "1", "true or false"),
-    ("pvdnet", "loss.begin_with", "previuos", "choose from previous, current"),
-    ("pvdnet", "loss.distance", "l2", "choose from mse, l1"),
-    ("spgan", "loss.adversarial", "satturating", "choose from saturating, nonsaturating"),
+    ("pvdnet", "loss.begin_with", "previuos", "one of previous, current"),
+    ("pvdnet", "loss.distance", "l2", "one of mse, l1"),
+    ("spgan", "loss.adversarial", "satturating", "one of saturating, nonsaturating"),
     ("lite", "data.scale", "2", "choose from augment"),
 )
 
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_recipe_is_told_by_its_line(vdeblur, tmp_path: Path, t
 
 @pytest.fixture
 def own_bimnet(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """What the stage bimnet writes: a whole PVDNet; and its BIMNet."""
+    """A file as the stage bimnet writes it, a complete PVDNet; and its BIMNet's weights."""
     torch.manual_seed(1)
     trained = PVDNet(channels=8, blocks=1)
     file = tmp_path / "last.safetensors"
@@ -124,7 +124,7 @@ def test_a_training_begins_with_the_bimnet_of_its_own_stage(
 
 
 def begin(model: str, *values: tuple[str, str]) -> PVDNet:
-    """Give a network of other sizes than what its BIMNet comes from, with the weights that its training begins with."""
+    """Return a network with its start weights; only its BIMNet has the same size as own_bimnet's."""
     torch.manual_seed(2)
     network = PVDNet(channels=16, blocks=1)
     entry = registry.find_entry(model)

@@ -1,4 +1,4 @@
-"""What training is made of: clips with a known truth, and losses."""
+"""Synthetic clips with a known truth, and losses."""
 
 import numpy
 import pytest

@@ -1,4 +1,4 @@
-"""Where training clips come from: every pixel tells its column, row, sequence and frame, and whether it is sharp."""
+"""Training clips: every pixel encodes its column, row, sequence and frame, and whether it is sharp."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,7 @@ from vdeblur.datasets.known import NumberSpan
 from vdeblur.datasets.layouts import Sequence
 from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.events import Talk
-from vdeblur.train import data
+from vdeblur.train import data, sets
 from vdeblur.train.augment import AUGMENTATIONS, Augmentation
 from vdeblur.train.data import Loader, Plan, Sampler, WorkerShare
 from vdeblur.train.objectives.base import Batch, Clip
@@ -77,7 +77,7 @@ def clips(root: Path, plan: Plan, prepare=as_it_is, seed: int = 0, **options) ->
 
 
 def check(clip: Clip, name: str, frames: tuple[int, ...]) -> None:
-    """See that a clip is one crop of these frames."""
+    """Check that a clip is one crop of these frames."""
     top, left = int(clip.blurry[0, 1, 0, 0]), int(clip.blurry[0, 0, 0, 0])
     height, width = clip.blurry.shape[2:]
     for sharp, part in enumerate((clip.blurry, clip.sharp)):
@@ -315,7 +315,7 @@ def test_validation_is_on_a_split_of_its_own(folders: tuple[str, ...], split: st
     fill(tmp_path, names=("one", "ten"))
     for folder in folders:
         fill(tmp_path, folder + "/{0}/blur", folder + "/{0}/sharp", names=("two",))
-    training, validation = data.open_sets(str(tmp_path), data=None, blur="blur", talk=OFFLINE, warn=refuse)
+    training, validation = sets.open_sets(str(tmp_path), data=None, blur="blur", talk=OFFLINE, warn=refuse)
     assert names_of((training, validation)) == [["one", "ten"], ["two"]]
     assert validation.sequences[0].pairs[0].blurry.relative_to(tmp_path).parts[0] == split
 
@@ -323,7 +323,7 @@ def test_validation_is_on_a_split_of_its_own(folders: tuple[str, ...], split: st
 def test_without_a_split_a_tenth_is_kept_apart(tmp_path: Path) -> None:
     fill(tmp_path, "{0}/blur", "{0}/sharp")
     said: list[str] = []
-    found = data.open_sets(str(tmp_path), data=None, blur="blur", talk=OFFLINE, warn=lambda _, text: said.append(text))
+    found = sets.open_sets(str(tmp_path), data=None, blur="blur", talk=OFFLINE, warn=lambda _, text: said.append(text))
     training, validation = names_of(found)
     assert sorted(training + validation) == ["one", "ten", "two"]
     assert len(validation) == 1
@@ -333,7 +333,7 @@ def test_without_a_split_a_tenth_is_kept_apart(tmp_path: Path) -> None:
 def test_one_sequence_cannot_validate_itself(tmp_path: Path) -> None:
     fill(tmp_path, "{0}/blur", "{0}/sharp", names=("one",))
     with pytest.raises(InputError, match="has one sequence, and none to validate on"):
-        data.open_sets(str(tmp_path), data=None, blur="blur", talk=OFFLINE, warn=refuse)
+        sets.open_sets(str(tmp_path), data=None, blur="blur", talk=OFFLINE, warn=refuse)
 
 
 def test_dvd_is_known_by_its_folder_and_not_trained_on_its_test(
@@ -342,21 +342,22 @@ def test_dvd_is_known_by_its_folder_and_not_trained_on_its_test(
     """Both splits lie in one folder."""
     dvd = known.known_sets()["dvd"]
     splits = {"test": {"two": NumberSpan(5)}, "train": {"one": NumberSpan(9), "ten": NumberSpan(7)}}
-    monkeypatch.setattr(known, "known_sets", lambda: {"dvd": dataclasses.replace(dvd, splits=splits)})
+    for module in (layouts, sets):
+        monkeypatch.setattr(module, "known_sets", lambda: {"dvd": dataclasses.replace(dvd, splits=splits)})
     fill(tmp_path, "quantitative_datasets/{0}/input", "quantitative_datasets/{0}/GT")
     for wanted, folder in ((str(tmp_path), None), ("dvd", tmp_path)):
-        found = data.open_sets(wanted, data=folder, blur="blur", talk=OFFLINE, warn=refuse)
+        found = sets.open_sets(wanted, data=folder, blur="blur", talk=OFFLINE, warn=refuse)
         assert names_of(found) == [["one", "ten"], ["two"]]
 
 
 def test_what_is_held_out_follows_from_names() -> None:
     many = [Sequence(f"{number:03}", ()) for number in range(300)]
-    kept, held_out = data.split_sequences(many)
+    kept, held_out = sets.split_sequences(many)
     assert 15 < len(held_out) < 45
     assert sorted(one.name for one in (*kept, *held_out)) == [one.name for one in many]
-    assert data.split_sequences(many[:150])[1] == tuple(one for one in held_out if int(one.name) < 150)
+    assert sets.split_sequences(many[:150])[1] == tuple(one for one in held_out if int(one.name) < 150)
     for count in range(2, 30):
-        assert all(data.split_sequences(many[:count])), "neither part is empty"
+        assert all(sets.split_sequences(many[:count])), "neither part is empty"
 
 
 # Memory maps
@@ -445,7 +446,7 @@ def test_a_map_that_goes_while_it_is_read(root: Path, tmp_path: Path) -> None:
     made = mapped(root, tmp_path)
     for file in tmp_path.glob("*.npy"):
         file.unlink()
-    with pytest.raises(InputError, match="has gone"):
+    with pytest.raises(InputError, match="is gone"):
         made[0]
 
 
@@ -485,7 +486,7 @@ def test_processes_and_parts_share_a_batch(root: Path) -> None:
 
 
 def test_workers_can_be_started_without_fork(root: Path, tmp_path: Path) -> None:
-    """What they are given can be sent to them."""
+    """Clips can be pickled."""
     made = mapped(root, tmp_path)
     assert same(pickle.loads(pickle.dumps(made))[3], made[3])
 

@@ -1,15 +1,14 @@
-"""Make paired blurry and sharp clips with known truth, from sharp photographs or sharp video.
+"""Paired blurry and sharp clips with known truth, from sharp photographs or sharp video.
 
-From a photograph: a virtual camera moves over it along a smooth random path (homographies, so translation,
-rotation, zoom and the slant of a wall); independently moving foreground layers pass in front. Each blurry frame is
-the mean of many sub-frames over the open part of the frame interval (the duty cycle), its sharp partner is the
-picture at the middle of that part. From video: the mean of N neighbouring frames and the middle one.
+From a photograph: a virtual camera moves over it along a smooth random path of homographies (translation, rotation,
+zoom, perspective); foreground layers pass in front, each with its own motion. A blurry frame is the mean of many
+sub-frames over the open part of the frame interval (the duty cycle); its sharp partner is the sub-frame in the middle.
+From video: the mean of N neighbouring frames, and the middle one.
 
-The light is averaged in linear light for most clips, as a sensor does, and on the gamma-encoded values for the
-others, as GoPro's `blur` was made (Nah et al., CVPR 2017, Sec. 3). Then come over-exposure, sensor noise and video
-compression, on the blurry frames only.
+Most clips average linear light, as a sensor does; the others average gamma-encoded values, as in GoPro's `blur` (Nah et
+al., CVPR 2017, Sec. 3). Sensor noise and video compression come last, on the blurry frames only.
 
-Everything is drawn from one `torch.Generator`, so a clip is a function of its seed.
+All random values come from one `torch.Generator`, so a clip is a function of its seed.
 """
 
 import hashlib
@@ -28,41 +27,41 @@ from torch import Tensor
 from torch.backends.cpu import get_cpu_capability
 from torch.nn import functional as F
 
-GAMMA = 2.2  # display gamma assumed in undoing and redoing the encoding of stills
-SUPERSAMPLE = 2  # pictures are drawn this many times larger and averaged down, so that they do not alias
-MAX_SUBFRAMES = 36  # per blurry frame; at most one output pixel of motion lies between two of them up to this speed
-HELD_OUT = 10  # one photograph in ten is kept for validation
-SHARD_CLIPS = 100  # clips are numbered within hundreds, see random_clip
-VIDEO_SHARE = 0.15  # of the clips that are averaged from video where there is any
-LEAST_SIDE = 2.4  # of a photograph, in sides of a clip, so that there is room to move
+GAMMA = 2.2  # display gamma, assumed to decode and encode stills
+SUPERSAMPLE = 2  # against aliasing, pictures are drawn this many times larger and averaged down
+MAX_SUBFRAMES = 36  # per blurry frame; up to this speed two sub-frames are at most one output pixel apart
+HELD_OUT = 10  # one photograph in ten validates
+SHARD_CLIPS = 100  # seeds count clips within hundreds, see random_clip
+VIDEO_SHARE = 0.15  # share of clips averaged from video, if any is given
+LEAST_SIDE = 2.4  # shorter side of a photograph, in sides of a clip: room for the camera to move
 
 
 @dataclass(frozen=True)
 class ClipShape:
-    """Size of what is made: frames in a clip and their side in pixels (frames are square)."""
+    """Frames in a clip, and the side of these square frames in pixels."""
 
     frames: int = 7
     side: int = 160
 
 
 def is_held_out(name: str, share: float = 1 / HELD_OUT) -> bool:
-    """Tell whether what has this file name belongs to the share that is kept for validation, by its name alone.
+    """Return whether a file of this name belongs to the share for validation; only the name decides.
 
-    What a smaller share keeps, a larger one keeps, too.
+    A larger share contains every smaller one.
     """
     digest = hashlib.sha256(name.encode()).digest()
     return (digest[0] % HELD_OUT + int.from_bytes(digest[1:7]) / (1 << 48)) / HELD_OUT < share
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """Give a generator for a clip; neighbouring numbers give unlike clips."""
-    # Neighbouring seeds of the Mersenne twister give similar first draws, hence the detour.
+    """Return a clip's random generator; neighbouring numbers lead to unlike clips."""
+    # The Mersenne twister's first draws are similar for neighbouring seeds, so the numbers are mixed first.
     mixed = numpy.random.SeedSequence(numbers).generate_state(1, numpy.uint64)[0]
     return torch.Generator().manual_seed(int(mixed >> numpy.uint64(1)))
 
 
 class Pictures(Protocol):
-    """Photographs by number, uint8 (3, H, W); a list of them is one."""
+    """Photographs by number, uint8 (3, H, W); for example a list."""
 
     def __len__(self) -> int: ...
 
@@ -70,11 +69,11 @@ class Pictures(Protocol):
 
 
 class Frames(Protocol):
-    """Frames of one take: those between two numbers can be had as uint8 (N, 3, H, W)."""
+    """Frames of one take; a slice is uint8 (N, 3, H, W)."""
 
     @property
     def shape(self) -> torch.Size:
-        """Give the size of all."""
+        """The size of all frames together, (T, 3, H, W)."""
 
     def __len__(self) -> int: ...
 
@@ -87,25 +86,22 @@ def uniform(generator: torch.Generator, low: float, high: float) -> float:
 
 
 def chance(generator: torch.Generator, probability: float) -> bool:
-    """Draw yes with this probability."""
+    """Draw true with this probability."""
     return torch.rand((), generator=generator).item() < probability
 
 
-# Camera paths ---------------------------------------------------------------------------------------------------
-
-
 def draw_path(generator: torch.Generator, times: Tensor, speed: float, side: int) -> Tensor:
-    """Give one homography per time, (N, 3, 3), that maps output positions (in units of half the side) to the source's.
+    """Draw a camera's path: a homography per time, (N, 3, 3), from output to source positions, in halves of the side.
 
     times: (N,) in frame intervals. speed: mean motion of the picture's points, output pixels per frame interval.
     """
-    # Eight ways to move: shift x, y; zoom; turn; stretch; shear; slant x, y. A random mixture, shifts strongest.
+    # A random mixture of shift x, y; zoom; turn; stretch; shear; slant x, y. Shifts are strongest.
     weight = torch.tensor([1.0, 1.0, 0.6, 0.4, 0.15, 0.15, 0.35, 0.35])
     weight = weight * torch.randn(8, generator=generator)
     motion = torch.zeros(len(times), 8)
-    if chance(generator, 0.8):  # a steady part: panning, walking on
+    if chance(generator, 0.8):  # a steady part: panning, walking
         motion += times[:, None] * weight
-    for _ in range(2):  # a shaky part: two slow to fast oscillations with their own directions
+    for _ in range(2):  # a shaky part: two oscillations, slow to fast, each with its own direction
         period = math.exp(uniform(generator, math.log(2.5), math.log(25.0)))
         phase = 2 * math.pi * torch.rand(8, generator=generator)
         amplitude = weight.abs().mean() * torch.randn(8, generator=generator) * weight.abs().clamp(0.1) * period / 8
@@ -113,9 +109,9 @@ def draw_path(generator: torch.Generator, times: Tensor, speed: float, side: int
     motion = motion - motion[len(times) // 2]
 
     matrices = _homographies(motion)
-    # Scale the motion so that five points of the picture move at the wanted mean speed (path length per interval).
+    # Scale the motion such that five points of the picture have the given mean speed (path length per interval).
     points = torch.tensor([[0.0, 0, 1], [0.8, 0.8, 1], [-0.8, 0.8, 1], [0.8, -0.8, 1], [-0.8, -0.8, 1]])
-    for _ in range(2):  # slants are not linear, so once more
+    for _ in range(2):  # slants are not linear, so a second time
         places = torch.einsum("nij,pj->npi", matrices, points)
         places = places[..., :2] / places[..., 2:].clamp(0.2)
         length = (places[1:] - places[:-1]).norm(dim=-1).sum(0).mean() * side / 2
@@ -139,11 +135,8 @@ def _homographies(motion: Tensor) -> Tensor:
     return torch.stack(rows, 1)
 
 
-# Drawing --------------------------------------------------------------------------------------------------------
-
-
 def look_through(picture: Tensor, homographies: Tensor, centre: Tensor, density: float, side: int) -> Tensor:
-    """Draw the picture as seen through each homography.
+    """Draw a picture as seen through each homography.
 
     picture: (C, H, W). centre: (2,) x, y in its pixels. density: its pixels per output pixel.
     Result: (N, C, side, side).
@@ -164,7 +157,7 @@ def look_through(picture: Tensor, homographies: Tensor, centre: Tensor, density:
 
 
 def draw_mask(generator: torch.Generator, size: int) -> Tensor:
-    """Give the outline of a foreground object: (1, size, size) in [0, 1], soft by about a pixel, empty at the rim."""
+    """Draw a foreground object's mask: (1, size, size) in [0, 1], with edges about a pixel soft, empty at the rim."""
     axis = (torch.arange(size) + 0.5) / size * 2 - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     radius, angle = (x**2 + y**2).sqrt(), torch.atan2(y, x)
@@ -183,7 +176,7 @@ def draw_mask(generator: torch.Generator, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Layer:
-    """A picture (C, H, W) in linear light, its mask as fourth channel where it is a foreground, and its way to move."""
+    """A picture (C, H, W) in linear light, with a mask as fourth channel if it is a foreground, and its path."""
 
     picture: Tensor
     path: Tensor
@@ -192,7 +185,7 @@ class Layer:
 
 
 def draw_layers(layers: list[Layer], start: int, stop: int, side: int) -> Tensor:
-    """Draw sub-frames start to stop of all layers over each other: (N, 3, side, side), linear light."""
+    """Draw sub-frames start to stop of all layers on top of each other: (N, 3, side, side), linear light."""
     fine = side * SUPERSAMPLE
     back, *fronts = layers
     canvas = look_through(back.picture, back.path[start:stop], back.centre, back.density / SUPERSAMPLE, fine)
@@ -207,10 +200,10 @@ def render_clip(generator: torch.Generator, stills: Pictures, shape: ClipShape) 
 
     stills: uint8 (3, H, W) photographs of at least the clip's side.
     """
-    sharp_only = chance(generator, 0.14)  # what needs no restoration must come through untouched
-    duty = (
-        0.0 if sharp_only else uniform(generator, 0.7, 1.0) if chance(generator, 0.7) else uniform(generator, 0.3, 0.7)
-    )
+    sharp_only = chance(generator, 0.14)  # so that a network learns to leave sharp clips as they are
+    duty = 0.0
+    if not sharp_only:
+        duty = uniform(generator, 0.7, 1.0) if chance(generator, 0.7) else uniform(generator, 0.3, 0.7)
     speed = min(max(7.0 * math.exp(0.75 * torch.randn((), generator=generator).item()), 0.4), 32.0)
     count = 1 if sharp_only else min(max(math.ceil(speed * 1.3 * duty), 5), MAX_SUBFRAMES) | 1  # odd: has a middle
     offsets = (torch.arange(count) - count // 2) / max(count, 2) * duty
@@ -234,7 +227,9 @@ def render_clip(generator: torch.Generator, stills: Pictures, shape: ClipShape) 
             blurry.append(encode_gamma(seen.mean(0)))
             sharp.append(encode_gamma(seen[count // 2]))
     blurry_clip, sharp_clip = torch.stack(blurry), torch.stack(sharp)
-    if chance(generator, 0.15):  # a soft lens or an enlarged video: sharpness that the frame never had is not asked for
+    if chance(
+        generator, 0.15
+    ):  # a soft lens or an enlarged video: a network shall not add sharpness that the frame never had
         sigma = uniform(generator, 0.4, 0.9)
         blurry_clip, sharp_clip = soften(blurry_clip, sigma), soften(sharp_clip, sigma)
     sharp_clip = to_bytes(sharp_clip)
@@ -252,54 +247,62 @@ def _draw_layer(
     *,
     foreground: bool,
 ) -> Layer:
+    """Draw a layer: a random part of a random photograph, and its path. exposure: factor of its light."""
     still = stills[int(torch.randint(len(stills), (), generator=generator))]
     density = 1.05 if chance(generator, 0.3) else uniform(generator, 1.05, 2.4)  # source pixels per output pixel
     reach = int(side * density * 1.1)
+    window_top, window_left = _detailed_window(generator, still, reach)
+    # The path may leave the window: twice the window is cut out around it; beyond that the picture is mirrored.
+    top, left = max(window_top - reach // 2, 0), max(window_left - reach // 2, 0)
+    cut = still[:, top : top + 2 * reach, left : left + 2 * reach].float() / 255
+    picture = cut**GAMMA * exposure
+    if foreground:
+        size = min(int(side * density * uniform(generator, 0.3, 1.0)), *picture.shape[1:])
+        inner_top, inner_left = window_top - top, window_left - left
+        part = picture[:, inner_top : inner_top + size, inner_left : inner_left + size]
+        return _foreground(generator, part, times, speed, side, density)
+    centre = torch.tensor([window_left - left + reach / 2, window_top - top + reach / 2])
+    return Layer(picture, draw_path(generator, times, speed, side), centre, density)
+
+
+def _detailed_window(generator: torch.Generator, still: Tensor, reach: int) -> tuple[int, int]:
+    """Return top and left of the most detailed of five random windows: blurred backgrounds teach little.
+
+    reach: a window's side in pixels of the photograph.
+    """
     height, width = still.shape[1:]
     best, place = -1.0, (0, 0)
-    for _ in range(5):  # of five windows the one with the most detail: backgrounds out of focus teach little
+    for _ in range(5):
         top = int(torch.randint(max(height - reach, 1), (), generator=generator))
         left = int(torch.randint(max(width - reach, 1), (), generator=generator))
         window = still[1, top : top + reach, left : left + reach].float()
         detail = float((window[1:, 1:] - window[:-1, :-1]).abs().mean())
         if detail > best:
             best, place = detail, (top, left)
-    # The path may wander: twice the window is cut out around it; beyond that the picture is mirrored.
-    top, left = max(place[0] - reach // 2, 0), max(place[1] - reach // 2, 0)
-    cut = still[:, top : top + 2 * reach, left : left + 2 * reach].float() / 255
-    picture = cut**GAMMA * exposure
-    centre = torch.tensor([place[1] - left + reach / 2, place[0] - top + reach / 2])
-    if not foreground:
-        return Layer(picture, draw_path(generator, times, speed, side), centre, density)
+    return place
 
-    size = int(side * density * uniform(generator, 0.3, 1.0))
-    size = min(size, picture.shape[1], picture.shape[2])
-    inner_top, inner_left = place[0] - top, place[1] - left
-    picture = picture[:, inner_top : inner_top + size, inner_left : inner_left + size]
+
+def _foreground(
+    generator: torch.Generator, picture: Tensor, times: Tensor, speed: float, side: int, density: float
+) -> Layer:
+    """Cut an object out of a picture, linear light (3, H, W), and draw its own path."""
     size = min(picture.shape[1:])
     picture = torch.cat((picture[:, :size, :size], draw_mask(generator, size)))
     own_speed = speed * uniform(generator, 0.2, 1.8)
-    path = draw_path(generator, times, own_speed, side)
+    path = draw_path(generator, times, own_speed, side).clone()
     shift = torch.tensor([uniform(generator, -0.6, 0.6), uniform(generator, -0.6, 0.6)])
-    path = path.clone()
     path[:, :2] = path[:, :2] + shift[:, None] * path[:, 2:]
-    picture = F.pad(picture, (size, size, size, size))  # nothing around the object: mirroring then mirrors nothing
+    picture = F.pad(picture, (size, size, size, size))  # an empty rim, so that mirroring shows nothing
     return Layer(picture, path, torch.tensor([size * 1.5, size * 1.5]), density)
 
 
 def average_clip(generator: torch.Generator, frames: Frames, shape: ClipShape) -> tuple[Tensor, Tensor]:
     """Make a blurry and a sharp clip by averaging neighbours of real sharp footage: two uint8 (T, 3, side, side).
 
-    frames: of one take; reduced by a random factor first, so that steps between them vanish.
+    frames: of one take. A random factor reduces them first, which hides the steps between neighbours.
     """
-    count = int(torch.randint(1, 6, (), generator=generator)) * 2 + 1
-    count = min(count, (len(frames) - 1) // shape.frames | 1)
-    stride = count if chance(generator, 0.6) else count + int(torch.randint(1, 3, (), generator=generator))
+    count, stride = _draw_window(generator, len(frames), shape.frames)
     needed = stride * (shape.frames - 1) + count
-    while needed > len(frames):
-        count -= 2
-        stride = count
-        needed = stride * (shape.frames - 1) + count
     first = int(torch.randint(len(frames) - needed + 1, (), generator=generator))
     height, width = frames.shape[2:]
     factor = uniform(generator, 2.0, max(2.0, min(4.5, min(height, width) / shape.side)))
@@ -318,10 +321,21 @@ def average_clip(generator: torch.Generator, frames: Frames, shape: ClipShape) -
     return degrade(generator, blurry), to_bytes(sharp)
 
 
+def _draw_window(generator: torch.Generator, available: int, clip_frames: int) -> tuple[int, int]:
+    """Draw how many frames to average, and the stride between blurry frames; a clip fits into those available."""
+    count = int(torch.randint(1, 6, (), generator=generator)) * 2 + 1
+    count = min(count, (available - 1) // clip_frames | 1)
+    stride = count if chance(generator, 0.6) else count + int(torch.randint(1, 3, (), generator=generator))
+    while stride * (clip_frames - 1) + count > available:
+        count -= 2
+        stride = count
+    return count, stride
+
+
 def random_clip(
     seed: int, number: int, stills: Pictures, takes: Sequence[Frames], shape: ClipShape
 ) -> tuple[Tensor, Tensor]:
-    """Make clip `number` of the mixture that `lite` learns from: blurry and sharp, two uint8 (T, 3, side, side)."""
+    """Make clip `number` of the mixture for training `lite`: blurry and sharp, two uint8 (T, 3, side, side)."""
     generator = seeded(seed, number // SHARD_CLIPS, number % SHARD_CLIPS)
     if takes and chance(generator, VIDEO_SHARE):
         return average_clip(generator, takes[int(torch.randint(len(takes), (), generator=generator))], shape)
@@ -330,9 +344,9 @@ def random_clip(
 
 @dataclass(frozen=True)
 class CameraFrame:
-    """A frame as a camera on its way saw it, [0, 1] (3, side, side), gamma-encoded.
+    """A frame of a moving camera, [0, 1] (3, side, side), gamma-encoded.
 
-    blur: mean of the encoded sub-frames. blur_gamma: mean of their light, encoded then.
+    blur: mean of the encoded sub-frames. blur_gamma: encoded mean of their linear light.
     """
 
     blur: Tensor
@@ -343,9 +357,9 @@ class CameraFrame:
 def follow_path(
     generator: torch.Generator, still: Tensor, shape: ClipShape, duty: float, speed: float
 ) -> Iterator[CameraFrame]:
-    """Move a camera over a photograph (uint8 (3, H, W)) along a random path; see render_clip.
+    """Yield the frames of a camera that moves over a photograph (uint8 (3, H, W)) on a random path; see render_clip.
 
-    duty: share of the frame interval that the shutter is open. speed: mean motion, pixels per frame interval.
+    duty: share of the frame interval in which the shutter is open. speed: mean motion, pixels per frame interval.
     """
     count = min(max(math.ceil(speed * 1.3 * duty), 5), MAX_SUBFRAMES) | 1
     times = (torch.arange(shape.frames)[:, None] + (torch.arange(count) - count // 2) / count * duty).flatten()
@@ -354,9 +368,6 @@ def follow_path(
         seen = draw_layers([layer], frame * count, (frame + 1) * count, shape.side)
         encoded = encode_gamma(seen)
         yield CameraFrame(encoded.mean(0), encode_gamma(seen.mean(0)), encoded[count // 2])
-
-
-# The camera after the lens --------------------------------------------------------------------------------------
 
 
 def encode_gamma(light: Tensor) -> Tensor:
@@ -391,7 +402,7 @@ def degrade(generator: torch.Generator, clip: Tensor) -> Tensor:
 
 
 def compress(clip: Tensor, crf: int) -> Tensor:
-    """Encode a clip (uint8 (T, 3, H, W), even sides) with x264 at this quality and decode it again."""
+    """Encode a clip (uint8 (T, 3, H, W), even sides) with x264 at this CRF, and decode it again."""
     coder = Coder(clip.shape[3], clip.shape[2], crf)
     pictures = clip.permute(0, 2, 3, 1).contiguous().numpy()
     decoded = [*chain.from_iterable(coder.push(picture) for picture in pictures), *coder.end()]
@@ -399,15 +410,17 @@ def compress(clip: Tensor, crf: int) -> Tensor:
 
 
 class Coder:
-    """Pictures, uint8 (height, width, 3), through x264 at a quality and back, some pictures later."""
+    """Encodes pictures, uint8 (height, width, 3), with x264 and decodes them again, with some delay."""
 
     def __init__(self, width: int, height: int, crf: int) -> None:
-        """Open them; width and height are even."""
+        """Open encoder and decoder; width and height are even."""
         self.encoder = av.CodecContext.create("libx264", "w")
         self.encoder.width, self.encoder.height, self.encoder.pix_fmt = width, height, "yuv420p"
         self.encoder.time_base = Fraction(1, 25)
         options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
-        if get_cpu_capability() == "AVX512":  # with which the same frames give other bytes now and then, see codecs.py
+        if (
+            get_cpu_capability() == "AVX512"
+        ):  # its code encodes the same frames to different bytes now and then, see codecs.py
             options["x264-params"] = "asm=avx2"
         self.encoder.options = options
         self.decoder = av.CodecContext.create("h264", "r")
@@ -415,14 +428,14 @@ class Coder:
         self.count = 0
 
     def push(self, picture: numpy.ndarray) -> list[numpy.ndarray]:
-        """Take the next picture; gives those that are ready."""
+        """Encode the next picture; return those that are decoded."""
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.pts = self.count
         self.count += 1
         return self._decoded(self.encoder.encode(frame))
 
     def end(self) -> list[numpy.ndarray]:
-        """Give the rest."""
+        """Return the remaining pictures."""
         return self._decoded([*self.encoder.encode(None), None])
 
     def _decoded(self, packets: Sequence[av.Packet | None]) -> list[numpy.ndarray]:

@@ -1,10 +1,9 @@
-"""Neighbouring sharp frames to blurry ones, as a long exposure: which frames, with which weights, in which light.
+"""Blurry frames as means of neighbouring sharp ones, like a long exposure: windows, weights, gamma, the sensor.
 
-As GoPro was made (S. Nah, T. H. Kim, K. M. Lee, "Deep Multi-scale Convolutional Neural Network for Dynamic Scene
-Deblurring", CVPR 2017, Sec. 3): the mean of 7 to 13 neighbours at 240 frames a second, their middle one as truth; once
-plainly (`blur`), once after gamma 2.2 was undone (`blur_gamma`). As DVD was made (S. Su et al., "Deep Video Deblurring
-for Hand-Held Cameras", CVPR 2017): frames are interpolated between neighbours first, there by optical flow, here by
-cross-fading.
+Like GoPro (S. Nah, T. H. Kim, K. M. Lee, "Deep Multi-scale Convolutional Neural Network for Dynamic Scene Deblurring",
+CVPR 2017, Sec. 3): the mean of 7 to 13 neighbours at 240 frames a second, with the middle one as truth; `blur` averages
+encoded values, `blur_gamma` linear light (gamma 2.2). Like DVD (S. Su et al., "Deep Video Deblurring for Hand-Held
+Cameras", CVPR 2017): frames are interpolated between neighbours first, by optical flow there, by cross-fading here.
 """
 
 import math
@@ -15,8 +14,8 @@ import numpy
 
 from vdeblur.synth.clips import GAMMA, Coder
 
-LIGHT = (numpy.arange(256) / 255.0) ** GAMMA  # of each code
-BAND = 1 << 15  # samples that are averaged at once; their sums, of 8 bytes, stay in a processor's cache
+LIGHT = (numpy.arange(256) / 255.0) ** GAMMA  # linear light of each 8-bit code
+BAND = 1 << 15  # samples averaged at once; their sums, of 8 bytes, stay in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -27,19 +26,19 @@ class Window:
 
     @property
     def total(self) -> int:
-        """Give what the weights are shares of."""
+        """The sum of the weights."""
         return sum(self.weights)
 
 
 def plain_window(frames: int, duty: float) -> Window:
-    """Average the middle share `duty` of this odd number of frames: an odd number again, at least one."""
+    """Return equal weights for the middle share `duty` of an odd number of frames: again an odd number, at least 1."""
     return Window((1,) * (2 * math.floor((frames * duty - 1) / 2 + 0.5) + 1 if frames * duty > 1 else 1))
 
 
 def faded_window(frames: int, duty: float, steps: int) -> Window:
-    """Average frames and what is cross-faded between them, at steps of 1/steps of a frame.
+    """Return the weights for averaging frames and cross-fades between them, at steps of 1/steps of a frame.
 
-    To average cross-fades is to weigh the frames that they are made of, so none has to be drawn.
+    An average of cross-fades is a weighted average of their frames, so no cross-fade needs to be computed.
     """
     reach = max(math.floor(steps * (frames * duty - 1) / 2 + 0.5), 0)  # in steps, to either side
     radius = -(-reach // steps)
@@ -54,16 +53,16 @@ def faded_window(frames: int, duty: float, steps: int) -> Window:
 
 
 class Exposures:
-    """Sharp frames in turn to windows of them."""
+    """Collects sharp frames into windows."""
 
     def __init__(self, window: Window, stride: int) -> None:
-        """Begin; stride: frames from the beginning of a window to that of the next."""
+        """Start without frames. stride: frames from the start of a window to that of the next."""
         self.window, self.stride = window, stride
         self.recent: deque[numpy.ndarray] = deque(maxlen=len(window.weights))
         self.count = 0
 
     def push(self, frame: numpy.ndarray) -> list[numpy.ndarray] | None:
-        """Take the next frame, uint8 (H, W, 3); gives the frames of a window where it is the last one of it."""
+        """Add a frame, uint8 (H, W, 3); return the frames of the window that it completes, if any."""
         self.recent.append(frame)
         self.count += 1
         over = self.count - len(self.window.weights)
@@ -81,10 +80,10 @@ def average(frames: list[numpy.ndarray], window: Window, kind: str) -> numpy.nda
 
 
 def _mean_code(frames: list[numpy.ndarray], window: Window) -> numpy.ndarray:
-    whole = numpy.min_scalar_type(255 * window.total)  # holds every sum
-    total = numpy.zeros(frames[0].shape, whole)
+    sum_type = numpy.min_scalar_type(255 * window.total)  # holds every sum
+    total = numpy.zeros(frames[0].shape, sum_type)
     for frame, weight in zip(frames, window.weights, strict=True):
-        total += frame if weight == 1 else numpy.multiply(frame, weight, dtype=whole)
+        total += frame if weight == 1 else numpy.multiply(frame, weight, dtype=sum_type)
     mean: numpy.ndarray = total / window.total
     return mean
 
@@ -94,22 +93,24 @@ def _mean_light(frames: list[numpy.ndarray], window: Window) -> numpy.ndarray:
     total = numpy.zeros(frames[0].shape, numpy.float64)
     part = numpy.empty_like(total)
     for frame, weight in zip(frames, window.weights, strict=True):
-        total += numpy.take(tables[weight], frame, out=part, mode="clip")  # faster than to raise, and none is outside
+        total += numpy.take(
+            tables[weight], frame, out=part, mode="clip"
+        )  # no code is out of range, and "clip" is faster than "raise"
     mean: numpy.ndarray = 255.0 * (total / window.total) ** (1 / GAMMA)
     return mean
 
 
 class Sensor:
-    """What a camera adds to blurry frames, one after the other: noise, rounding, compression."""
+    """Adds a camera's noise, rounding and compression to blurry frames."""
 
     def __init__(self, noise: tuple[float, float], crf: int | None, seed: tuple[int, ...]) -> None:
-        """Make one. noise: standard deviation, in codes of 255, of reading, and of the light's own in full light."""
+        """Start without frames. noise: standard deviations, in codes of 255, of read noise and of shot noise at 255."""
         self.noise, self.crf = noise, crf
         self.rng = numpy.random.default_rng(seed)
         self.coder: Coder | None = None
 
     def push(self, frame: numpy.ndarray) -> list[numpy.ndarray]:
-        """Take codes, float64 (H, W, 3); gives the uint8 frames that are ready."""
+        """Add a frame of codes, float64 (H, W, 3); return the finished frames, uint8."""
         read, shot = self.noise
         if read or shot:
             sigma = numpy.sqrt(read**2 + shot**2 * frame / 255)
@@ -124,7 +125,7 @@ class Sensor:
         return self._cut(self.coder.push(numpy.ascontiguousarray(even)))
 
     def end(self) -> list[numpy.ndarray]:
-        """Give the rest."""
+        """Return the remaining frames."""
         return [] if self.coder is None else self._cut(self.coder.end())
 
     def _cut(self, frames: list[numpy.ndarray]) -> list[numpy.ndarray]:

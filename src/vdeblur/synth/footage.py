@@ -1,4 +1,4 @@
-"""Sharp footage as it is shown: videos, folders of pictures and photographs, upright, to 8-bit RGB."""
+"""Sharp footage: videos, folders of pictures and photographs, decoded upright to 8-bit RGB."""
 
 import contextlib
 import hashlib
@@ -27,12 +27,12 @@ from vdeblur.run.batch import VIDEO_SUFFIXES
 from vdeblur.source import deinterlace, hdr, pictures, times
 from vdeblur.source.video import VideoSource, open_source
 
-SHORT_SIDE = 540  # takes are kept at this height at most; their clips are reduced by at least 2 from here
-STILLS_BYTES = 1 << 29  # of decoded photographs that are kept
-LOOKS = 6  # places of a video at which its motion is measured
+SHORT_SIDE = 540  # greatest height of takes; their clips are reduced by at least 2 from here
+STILLS_BYTES = 1 << 29  # most memory for decoded photographs
+LOOKS = 6  # positions in a video at which its motion is measured
 LOOK_WIDTH = 480  # pixels; motion is measured on pictures of about this width
-ROWS = 64  # of a frame that are converted at once; what comes in between stays in a processor's cache
-FAST = 0.95  # share of the positions that move less than what counts as the motion: what moves may be small
+ROWS = 64  # of a frame, converted at once; intermediate values stay in a processor's cache
+FAST = 0.95  # percentile of the motion that counts: moving objects may be small
 
 FootageSource = VideoSource | pictures.PictureSource
 
@@ -46,13 +46,13 @@ class Footage:
 
     @property
     def name(self) -> str:
-        """Give the file's or folder's name, which decides whether it is for test."""
+        """The file's or folder's name, which decides its split."""
         return self.path.resolve().name
 
     def digest(self) -> str:
-        """Give the SHA-256 of the file; of a folder of pictures, that of their names' and their own.
+        """Return the SHA-256 of the file; for a folder, that of its pictures' names and SHA-256.
 
-        Raises: InputError where it cannot be read.
+        Raises: InputError for an unreadable file or folder.
         """
         try:
             if self.kind != "pictures":
@@ -69,9 +69,9 @@ class Footage:
 
 
 def find_sequences(paths: Iterable[Path]) -> list[Footage]:
-    """Give videos and folders of consecutive pictures; a folder of videos stands for each of them.
+    """Return videos and folders of consecutive pictures; a folder of videos stands for all of them.
 
-    Raises: InputError where there are none, UsageError where a single picture is named.
+    Raises: InputError for a folder without either; UsageError for a single picture.
     """
     found = []
     for path in paths:
@@ -84,15 +84,15 @@ def find_sequences(paths: Iterable[Path]) -> list[Footage]:
         if _inside(path, pictures.PICTURE_SUFFIXES, deep=False):
             found.append(Footage(path, "pictures"))
         elif not videos:
-            raise InputError(f"{path}: no sharp frames in this folder", "it should hold videos, or numbered pictures")
+            raise InputError(f"{path}: no sharp frames in this folder", "name one with videos or numbered pictures")
         found += [Footage(video, "video") for video in videos]
     return found
 
 
 def find_stills(paths: Iterable[Path]) -> list[Footage]:
-    """Give photographs and videos, those in folders and the folders below them too.
+    """Return photographs and videos, those in folders and their subfolders too.
 
-    Raises: InputError where there are none.
+    Raises: InputError for a folder without any.
     """
     found = []
     for path in paths:
@@ -120,16 +120,16 @@ def _inside(folder: Path, suffixes: set[str], *, deep: bool) -> list[Path]:
 def open_footage(footage: Footage, warn: events.Warn) -> FootageSource:
     """Open a video or a folder of consecutive pictures.
 
-    Raises: InputError where that cannot be.
+    Raises: InputError for unreadable footage.
     """
     return open_source(footage.path, settings.Cut(), warn)
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Name what cannot be read, for instance because its disk is gone or broken.
+    """Translate an OSError while a file is read, for instance from a broken disk.
 
-    Raises: InputError.
+    Raises: InputError with the path.
     """
     try:
         yield
@@ -138,36 +138,30 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def warn_of_footage(footage: Footage, warn: events.Warn) -> None:
-    """Say before the work what a video has that the pairs made of it will not: HDR's light, uneven times.
+    """Warn of what a video's pairs will not reproduce: the light of HDR, uneven times.
 
-    Raises: InputError where it cannot be read.
+    Raises: InputError for an unreadable video.
     """
     source = VideoSource(footage.path, settings.Cut(), ignore)
     with reading(footage.path), contextlib.closing(source):
         coding = {hdr.PQ: "PQ", hdr.HLG: "HLG"}.get(source.info.color["transfer"])
         variable = times.read(source).variable
     if coding:
-        meaning = "its codes are averaged as if they were SDR's, so pairs look pale and their blur is not that of light"
+        meaning = "its values are averaged as if they were SDR, so pairs look pale and their blur is not physical"
         warn("W_HDR", f"{footage.path} is HDR ({coding}): {meaning} (tone-map it to SDR first)")
     if variable:
-        meaning = "its frames count as evenly spaced, so blur has gaps and motion jumps where they are not"
+        meaning = "its frames are treated as evenly spaced, so blur has gaps and motion jumps where they are not"
         warn("W_VFR", f"{footage.path} has a variable frame rate: {meaning} (use footage of a constant rate)")
 
 
-def upright_size(source: FootageSource) -> tuple[int, int]:
-    """Give width and height as players show it."""
-    info = source.info
-    return (info.height, info.width) if info.rotation % 180 else (info.width, info.height)
-
-
 def pictures_of(source: FootageSource) -> Iterator[Tensor]:
-    """Give every frame in turn, progressive and upright: uint8 (3, H, W) RGB."""
+    """Yield every frame, progressive and upright: uint8 (3, H, W) RGB."""
     for frame in deinterlace.deinterlaced(source.frames(), "auto"):
         yield _upright(frame, source)
 
 
 def _upright(frame: Frame, source: FootageSource) -> Tensor:
-    if source.pictures:  # a JPEG's chroma lies otherwise than a video's
+    if source.pictures:  # a JPEG's chroma is sited differently from a video's
         rgb = of_frame(frame.picture)
     else:
         space = color.ColorSpace.of(frame.picture)
@@ -176,7 +170,7 @@ def _upright(frame: Frame, source: FootageSource) -> Tensor:
 
 
 def _to_bytes(planes: list[Tensor], space: color.ColorSpace) -> Tensor:
-    """Convert planes to uint8 (3, H, W) RGB in stretches of rows, which gives what all at once would."""
+    """Convert planes to uint8 (3, H, W) RGB in stretches of rows; equal to a conversion of all rows at once."""
     height, width = planes[0].shape
     rgb = torch.empty((3, height, width), dtype=torch.uint8)
     log2 = space.layout.log2_height
@@ -190,7 +184,7 @@ def _to_bytes(planes: list[Tensor], space: color.ColorSpace) -> Tensor:
 
 
 def reduced(picture: Tensor, width: int, height: int) -> Tensor:
-    """Average areas of uint8 (3, H, W) down to this size, and round."""
+    """Reduce uint8 (3, H, W) to this size by averaging areas, and round."""
     if picture.shape[1:] == (height, width):
         return picture
     small = F.interpolate(picture[None].float(), (height, width), mode="area")[0]
@@ -198,10 +192,10 @@ def reduced(picture: Tensor, width: int, height: int) -> Tensor:
 
 
 def motion_of(footage: Footage) -> float:
-    """Measure how far the picture moves from frame to frame, in pixels at the footage's own size.
+    """Return how far the picture moves from frame to frame, in pixels at the footage's own size.
 
-    At up to six places of it Lucas-Kanade's flow between two neighbours is estimated; of its lengths the 95th
-    percentile counts, since often only something small moves, and of the places the median.
+    The median over up to six positions of the 95th percentile of Lucas-Kanade's flow between two neighbours; a high
+    percentile, since often only something small moves.
     """
     source = open_footage(footage, ignore)
     seen: dict[int, float] = {}
@@ -225,7 +219,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 class Stills:
-    """Photographs of at least a size, uint8 (3, H, W), decoded when they are needed; those needed last are kept."""
+    """Photographs of at least a size, uint8 (3, H, W), decoded on demand; a cache keeps those used last."""
 
     def __init__(self, footage: Iterable[Footage], least_side: float) -> None:
         self.footage = [still for still in footage if min(_size_of(still)) >= least_side]
@@ -235,7 +229,7 @@ class Stills:
         return len(self.footage)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Give one."""
+        """Return a photograph."""
         if index not in self.kept:
             self.kept[index] = read_still(self.footage[index].path)
             while len(self.kept) > 1 and sum(still.numel() for still in self.kept.values()) > STILLS_BYTES:
@@ -252,16 +246,16 @@ def _size_of(still: Footage) -> tuple[int, int]:
                 return context.width, context.height
     except (av.error.FFmpegError, OSError, IndexError) as error:
         raise InputError(f"{still.path} cannot be read as a picture: {error}", "remove or replace it") from error
-    height, width = read_still(still.path).shape[1:]  # some formats tell only when they are decoded
+    height, width = read_still(still.path).shape[1:]  # some formats have no size until they are decoded
     return width, height
 
 
 def read_still(path: Path) -> Tensor:
     """Decode a photograph to uint8 (3, H, W) RGB, upright.
 
-    By FFmpeg's own conversion, whatever its weakness with chroma: so the clips of `lite` were made, and can be again.
+    By FFmpeg's own conversion, despite its weakness with chroma, since the clips for `lite` were made with it.
 
-    Raises: InputError where it cannot be read.
+    Raises: InputError for an unreadable file.
     """
     picture, _ = pictures.read_picture(path)
     rgb = torch.from_numpy(picture.to_ndarray(format="rgb24")).permute(2, 0, 1)
@@ -269,16 +263,16 @@ def read_still(path: Path) -> Tensor:
 
 
 class Take:
-    """A video of which any stretch can be had, uint8 (N, 3, H, W), reduced to a height of `SHORT_SIDE` at most.
+    """A video of which any slice can be read, uint8 (N, 3, H, W), reduced to a height of `SHORT_SIDE` at most.
 
-    It is read once to know its length, and then from a keyframe on for each stretch; never more of it is in memory.
+    It is read once for its length, and then from a keyframe on for each slice; only a slice is in memory.
     """
 
     def __init__(self, footage: Footage, warn: events.Warn) -> None:
         self.footage = footage
         self.source = VideoSource(footage.path, settings.Cut(), warn)
         self.times = [frame.pts for frame in self.source.frames()]
-        self.source.warn = ignore  # what there is to say has been said
+        self.source.warn = ignore  # every warning has been sent
         scale = min(SHORT_SIDE / self.source.info.height, 1.0)
         self.width = int(self.source.info.width * scale) // 2 * 2
         self.height = int(self.source.info.height * scale) // 2 * 2
@@ -289,17 +283,17 @@ class Take:
         return len(self.times)
 
     def __getitem__(self, stretch: slice) -> Tensor:
-        """Give some frames that follow each other."""
+        """Return consecutive frames."""
         first, stop, _ = stretch.indices(len(self.times))
         seek = self.times[first] * self.source.info.time_base
         for begin in (seek, None):  # a file whose index is wrong is read from its beginning
             found = self._read(begin, first, stop)
             if found is not None:
                 return torch.stack(found)
-        raise InputError(f"{self.footage.path} gives other frames than before", "it may have changed; begin anew")
+        raise InputError(f"{self.footage.path} has other frames than before", "it may have changed; start again")
 
     def _read(self, seek: Fraction | None, first: int, stop: int) -> list[Tensor] | None:
-        """Read the frames from first to stop; None where these are not what comes."""
+        """Read the frames from first to stop; None where other frames arrive."""
         wanted = self.times[first:stop]
         found: list[Tensor] = []
         for frame in self.source.frames(seek):

@@ -1,7 +1,7 @@
-"""Sequences of blurry and sharp pictures, each made as a whole: by averaging, on a camera's way, or of the mixture.
+"""Sequences of blurry and sharp pictures: by averaging footage, by a camera over a photograph, or as random clips.
 
-What is made depends on nothing but the options and the sources' content. A sequence is written in a hidden folder and
-appears with the record of how it was made, by one renaming.
+The result depends only on the options and the sources' content. A sequence is written in a hidden folder and appears
+complete, with a record of how it was made, by one renaming.
 """
 
 import json
@@ -22,24 +22,26 @@ from torch import Tensor
 from vdeblur.datasets.pictures import write_png
 from vdeblur.errors import InputError, InterruptedRunError, OutputError
 from vdeblur.events import Notify, Stop
+from vdeblur.look.compose import upright_size
 from vdeblur.restore.scenes import SceneDetector
 from vdeblur.synth import exposure, footage
 from vdeblur.synth.clips import GAMMA, LEAST_SIDE, ClipShape, follow_path, random_clip, seeded, to_bytes
 from vdeblur.synth.footage import Footage
 
+SPLITS = ("train", "test")
 BLURS = {"blur": ("blur",), "blur_gamma": ("blur_gamma",), "both": ("blur", "blur_gamma")}
-LEAST_FRAMES = 10  # of a sequence that is shorter than was asked for, unless it is all that its source gives
-STEP_PIXELS = 1.5  # motion between neighbours from which on their mean shows steps instead of blur
+LEAST_FRAMES = 10  # shorter sequences are dropped, unless a source gives no other
+STEP_PIXELS = 1.5  # above this motion between neighbours their mean shows steps instead of blur
 RECORD, DRAFTS = "sequence.json", ".drafts"
 PROGRESS_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Options:
-    """What decides how the data set turns out; see the command's help.
+    """All that determines the data set; see the command's help.
 
-    average, duty, crf, speed: lowest and highest of what is drawn for each sequence. stride: None for the number of
-    averaged frames. size: None for the source's. clips: of each source; of the way random, of all.
+    average, duty, crf, speed: lowest and highest value, drawn for each sequence. stride: None for the number of
+    averaged frames. size: None for the source's. clips: sequences of each source; for the way random, of all together.
     """
 
     way: str = "gopro"
@@ -60,14 +62,14 @@ class Options:
     seed: int = 0
 
     def facts(self) -> dict[str, Any]:
-        """Give them as JSON has them."""
+        """Return the options as they are in the manifest."""
         facts: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return facts
 
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """A source in the plan. stem: what its sequences are called, before their number."""
+    """A source in the plan. stem: its sequences' names without their number."""
 
     footage: Footage
     sha256: str
@@ -75,13 +77,13 @@ class ManifestEntry:
     stem: str
 
     def facts(self) -> dict[str, Any]:
-        """Give what the manifest says of it; never where it lies."""
+        """Return the source's entry in the manifest, without its path."""
         return {"name": self.footage.name, "kind": self.footage.kind, "sha256": self.sha256, "split": self.split}
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Work that is done in one go: a source by its number, or clips of the way random, first to stop."""
+    """A piece of work: a source by its number, or for the way random the clips from first to stop."""
 
     split: str
     source: int = -1
@@ -91,59 +93,62 @@ class Piece:
 
 @dataclass
 class SynthJob:
-    """Everything that a worker needs to know, and whom it talks to."""
+    """All that a worker needs. loaded: photographs and takes of a split, for the way random."""
 
     options: Options
     out: Path
     entries: list[ManifestEntry]
     notify: Notify
     stop: Stop
-    loaded: dict[str, Any] = field(default_factory=dict)  # photographs and takes of a split
+    loaded: dict[str, Any] = field(default_factory=dict)
 
     def warn(self, code: str, message: str) -> None:
-        """Pass a warning on."""
+        """Send a warning."""
         self.notify("warning", {"code": code, "message": message})
 
     def check_stop(self) -> None:
-        """End the work where a signal came."""
+        """Stop the work when a signal has arrived.
+
+        Raises: InterruptedRunError.
+        """
         status = self.stop()
         if status is not None:
             error = InterruptedRunError(status)
-            error.message = "stopped; finished sequences are kept, and the same command goes on"
+            error.message = "stopped; finished sequences are kept, and the same command continues"
             raise error
 
 
 def do_piece(job: SynthJob, piece: Piece) -> dict[str, Any]:
-    """Make the sequences of a piece of work that are not there; gives what is to be noted of its source."""
-    torch.set_num_threads(1)  # pieces are made side by side, and sums in threads may differ
+    """Make the missing sequences of a piece of work; return what the manifest records about its source."""
+    torch.set_num_threads(1)  # pieces run side by side, and sums in threads may differ
     if job.options.way == "random":
         return _make_random(job, piece)
     entry = job.entries[piece.source]
-    with footage.reading(entry.footage.path):  # what cannot be written is named where it is written
+    with footage.reading(entry.footage.path):  # failures to write are translated where they happen
         return _make_camera(job, entry) if job.options.way == "camera" else _make_averaged(job, entry)
 
 
 class SequenceFiles:
-    """A sequence in the making; with `finish` it appears whole. Where it is there already, nothing is written."""
+    """The files of a sequence; `finish` makes them appear together. exists: already made, so nothing is written."""
 
     def __init__(self, job: SynthJob, split: str, name: str, kinds: tuple[str, ...]) -> None:
         self.job, self.name, self.split = job, name, split
         self.target = job.out / split / name
-        self.there = self.target.is_dir()
+        self.exists = self.target.is_dir()
         self.draft = job.out / DRAFTS / f"{os.getpid()}-{name}"
         self.written = dict.fromkeys((*kinds, "sharp"), 0)
 
     def write(self, kind: str, picture: numpy.ndarray | Tensor) -> None:
         """Add a picture: uint8, an array (H, W, 3) or a tensor (3, H, W)."""
         self.written[kind] += 1
-        if not self.there:
+        if not self.exists:
             tensor = picture if isinstance(picture, Tensor) else torch.from_numpy(picture).permute(2, 0, 1)
             write_png(self.draft / kind / f"{self.written[kind]:06}.png", tensor)
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Let it appear."""
-        assert len(set(self.written.values())) == 1, "every blurry frame has its sharp one"
-        if self.there:
+        """Make the sequence appear, with its record."""
+        assert len(set(self.written.values())) == 1, "every blurry frame has its sharp frame"
+        if self.exists:
             return
         frames = self.written["sharp"]
         facts = {"name": self.name, "split": self.split, "frames": frames, **record}
@@ -156,64 +161,82 @@ class SequenceFiles:
         self.job.notify("sequence_made", {"sequence": self.name, "split": self.split, "frames": frames})
 
     def drop(self) -> None:
-        """Forget what was written."""
+        """Delete what was written."""
         shutil.rmtree(self.draft, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Shutter:
+    """Values drawn for a sequence of averages: frames to average, duty, frames between windows, compression."""
+
+    average: int
+    duty: float
+    stride: int
+    crf: int | None
+    window: exposure.Window
+
+
+def draw_shutter(options: Options, seed: int) -> Shutter:
+    """Draw a sequence's shutter."""
+    rng = numpy.random.default_rng(seed)
+    low, high = options.average
+    average = low + 2 * int(rng.integers((high - low) // 2 + 1))
+    duty = float(rng.uniform(*options.duty))
+    crf = _draw_crf(options, rng)
+    fades = options.way == "dvd"
+    window = exposure.faded_window(average, duty, options.steps) if fades else exposure.plain_window(average, duty)
+    return Shutter(average, duty, options.stride or average, crf, window)
+
+
+def _draw_crf(options: Options, rng: numpy.random.Generator) -> int | None:
+    return None if options.crf is None else int(rng.integers(options.crf[0], options.crf[1] + 1))
+
+
 class SharpClip:
-    """A sequence that is made by averaging: what was drawn for it, and the frames that it has got."""
+    """A sequence made by averaging. first, last: numbers of its first and last window's frames; count: its pairs."""
 
     def __init__(self, job: SynthJob, entry: ManifestEntry, number: int, first: int) -> None:
-        options = job.options
-        self.kinds = BLURS[options.blur]
+        self.entry, self.options = entry, job.options
         self.first, self.last, self.count = first, first, 0
-        self.seed = clip_seed(options.seed, entry.sha256, number)
-        rng = numpy.random.default_rng(self.seed)
-        low, high = options.average
-        self.average = low + 2 * int(rng.integers((high - low) // 2 + 1))
-        self.duty = float(rng.uniform(*options.duty))
-        self.stride = options.stride or self.average
-        self.crf = None if options.crf is None else int(rng.integers(options.crf[0], options.crf[1] + 1))
-        if options.way == "dvd":
-            self.window = exposure.faded_window(self.average, self.duty, options.steps)
-        else:
-            self.window = exposure.plain_window(self.average, self.duty)
-        self.exposures = exposure.Exposures(self.window, self.stride)
-        self.entry, self.options = entry, options
-        self.files = SequenceFiles(job, entry.split, f"{entry.stem}_{number:02}", self.kinds)
-        self.sensors = sensors(self.kinds, options, self.crf, self.seed)
+        self.seed = clip_seed(job.options.seed, entry.sha256, number)
+        self.shutter = draw_shutter(job.options, self.seed)
+        self.exposures = exposure.Exposures(self.shutter.window, self.shutter.stride)
+        kinds = BLURS[job.options.blur]
+        self.files = SequenceFiles(job, entry.split, f"{entry.stem}_{number:02}", kinds)
+        self.sensors = sensors(kinds, job.options, self.shutter.crf, self.seed)
 
     def add(self, number: int, picture: Tensor) -> bool:
-        """Take the next sharp frame, uint8 (3, H, W); tells whether the sequence is full now."""
-        window = self.exposures.push(picture.permute(1, 2, 0).contiguous().numpy())
-        if window is not None:
+        """Add a sharp frame, uint8 (3, H, W); return whether the sequence is now full."""
+        frames = self.exposures.push(picture.permute(1, 2, 0).contiguous().numpy())
+        if frames is not None:
             self.count += 1
             self.last = number
-            if not self.files.there:
-                self.files.write("sharp", window[len(window) // 2])
+            if not self.files.exists:
+                self.files.write("sharp", frames[len(frames) // 2])
                 for kind, sensor in self.sensors.items():
-                    for frame in sensor.push(exposure.average(window, self.window, kind)):
+                    for frame in sensor.push(exposure.average(frames, self.shutter.window, kind)):
                         self.files.write(kind, frame)
         return self.count == self.options.frames
 
     def finish(self) -> str:
-        """Let the sequence appear; gives its name."""
+        """Make the sequence appear; return its name."""
         for kind, sensor in self.sensors.items():
             for frame in sensor.end():
                 self.files.write(kind, frame)
-        drawn = {"average": self.average, "duty": self.duty, "stride": self.stride, "weights": self.window.weights}
-        record = {"first_frame": self.first, "last_frame": self.last, **drawn}
-        self.files.finish(_record(self.options, self.entry, self.seed, self.crf) | record)
+        shutter = self.shutter
+        drawn = {"average": shutter.average, "duty": shutter.duty, "stride": shutter.stride}
+        record = {"first_frame": self.first, "last_frame": self.last, **drawn, "weights": shutter.window.weights}
+        self.files.finish(_record(self.options, self.entry, self.seed, shutter.crf) | record)
         return self.files.name
 
 
 def clip_seed(seed: int, content: str, number: int) -> int:
-    """Give the seed of a sequence by its source's content, so that other sources change nothing."""
+    """Return a sequence's seed, which depends on its own source's content only."""
     return int.from_bytes(sha256(f"{seed} {content} {number}".encode()).digest()[:8]) >> 1
 
 
 def sensors(kinds: tuple[str, ...], options: Options, crf: int | None, seed: int) -> dict[str, exposure.Sensor]:
-    """Give each kind of blurry frames a camera of its own."""
+    """Return a sensor for each kind of blurry frames."""
     return {kind: exposure.Sensor(options.noise, crf, (seed, place)) for place, kind in enumerate(kinds)}
 
 
@@ -224,10 +247,10 @@ def _record(options: Options, entry: ManifestEntry, seed: int, crf: int | None) 
 
 
 def _make_averaged(job: SynthJob, entry: ManifestEntry) -> dict[str, Any]:
-    """Average the frames of a source, in sequences that follow each other and never reach over a cut."""
+    """Average the frames of a source into sequences, one after the other, none of which spans a cut."""
     motion = look_at_motion(job, entry)
     source = footage.open_footage(entry.footage, job.warn)
-    fit = _fitting(footage.upright_size(source), job.options, entry.footage.path)
+    fit = _fitting(upright_size(source.info), job.options, entry.footage.path)
     cuts = SceneDetector()
     clip: SharpClip | None = None
     made: list[str] = []
@@ -239,7 +262,7 @@ def _make_averaged(job: SynthJob, entry: ManifestEntry) -> dict[str, Any]:
     try:
         for number, picture in enumerate(footage.pictures_of(source)):
             job.check_stop()
-            pace.tell(number + 1)
+            pace.report(number + 1)
             small = fit(picture)
             if cuts.is_cut(small.float() / 255) and clip is not None:
                 made += _end_short(clip, lone=False)
@@ -266,7 +289,7 @@ def _make_averaged(job: SynthJob, entry: ManifestEntry) -> dict[str, Any]:
 
 
 def _warn_of_short(job: SynthJob, entry: ManifestEntry, read: int, longest: int, *, kept: bool) -> None:
-    """Name a source that gives nothing, or no sequence as long as it should be."""
+    """Warn of a source without any sequence, or without a full one."""
     options = job.options
     if longest:
         wanted, found = _counted(options.frames, "pair"), _counted(longest, "pair")
@@ -278,12 +301,12 @@ def _warn_of_short(job: SynthJob, entry: ManifestEntry, read: int, longest: int,
     job.warn("W_SHORT", f"{entry.footage.path} has {message} ({hint}, or longer footage)")
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _end_short(clip: SharpClip, *, lone: bool) -> list[str]:
-    """Keep a sequence that has not become as long as it should, if it is worth it."""
+    """Keep a sequence that ended early if it is long enough, or the only one of its source (lone)."""
     if clip.count >= LEAST_FRAMES or (lone and clip.count):
         return [clip.finish()]
     clip.files.drop()
@@ -291,18 +314,18 @@ def _end_short(clip: SharpClip, *, lone: bool) -> list[str]:
 
 
 class Pace:
-    """Tells of progress in a source."""
+    """Reports progress within a source."""
 
     def __init__(self, job: SynthJob, name: str, total: int | None) -> None:
         self.job, self.name, self.total = job, name, total
-        self.begun = self.told = time.monotonic()
+        self.begun = self.reported = time.monotonic()
 
-    def tell(self, done: int) -> None:
-        """Tell that so many frames have been read, now and then."""
+    def report(self, done: int) -> None:
+        """Report how many frames are done, at most every PROGRESS_SECONDS."""
         now = time.monotonic()
-        if now - self.told < PROGRESS_SECONDS:
+        if now - self.reported < PROGRESS_SECONDS:
             return
-        self.told = now
+        self.reported = now
         fps = done / (now - self.begun)
         left = None if self.total is None else max(self.total - done, 0) / fps
         facts = {"input": self.name, "frame": done, "frames_estimate": self.total}
@@ -310,10 +333,10 @@ class Pace:
 
 
 def look_at_motion(job: SynthJob, entry: ManifestEntry) -> float:
-    """Measure a source's motion in the pixels of what is made, and warn where it shows as steps."""
+    """Return a source's motion in pixels of the output; warn where it would show as steps instead of blur."""
     options = job.options
     source = footage.open_footage(entry.footage, job.warn)
-    width, height = footage.upright_size(source)
+    width, height = upright_size(source.info)
     source.close()
     _fitting((width, height), options, entry.footage.path)
     scale = max(options.size[0] / width, options.size[1] / height) if options.size else options.scale
@@ -321,21 +344,19 @@ def look_at_motion(job: SynthJob, entry: ManifestEntry) -> float:
     if motion > STEP_PIXELS:
         enough = f"--scale {max(math.floor(scale * STEP_PIXELS / motion * 100) / 100, 0.01):g} hides them"
         if options.way == "dvd":
-            shown, hint = "cross-fades will leave ghosts", enough
+            artefact, hint = "cross-fades will leave ghosts", enough
         else:
-            shown, hint = (
-                "averaging will show steps",
-                f"{enough}, --way dvd softens them; more frames a second are best",
-            )
-        message = f"{entry.footage.path} moves {motion:g} pixels from frame to frame: {shown} ({hint})"
+            artefact = "averaging will show steps"
+            hint = f"{enough}, --way dvd softens them; more frames a second are best"
+        message = f"{entry.footage.path} moves {motion:g} pixels from frame to frame: {artefact} ({hint})"
         job.warn("W_STEPS", message)
     return motion
 
 
 def _fitting(size: tuple[int, int], options: Options, path: Path) -> Callable[[Tensor], Tensor]:
-    """Give what reduces a picture of this width and height to the size asked for, and cuts its middle out.
+    """Return a function that reduces a picture of this width and height to the output's size, and crops the middle.
 
-    Raises: InputError where it is too small.
+    Raises: InputError for too small a picture.
     """
     width, height = size
     wide, high = options.size or (max(round(width * options.scale), 1), max(round(height * options.scale), 1))
@@ -352,7 +373,7 @@ def _fitting(size: tuple[int, int], options: Options, path: Path) -> Callable[[T
 
 
 def _make_camera(job: SynthJob, entry: ManifestEntry) -> dict[str, Any]:
-    """Move a camera over a photograph, once for each sequence."""
+    """Move a camera over a photograph, on another path for each sequence."""
     options = job.options
     side = options.size[0] if options.size else ClipShape().side
     still = footage.read_still(entry.footage.path)
@@ -364,10 +385,10 @@ def _make_camera(job: SynthJob, entry: ManifestEntry) -> dict[str, Any]:
         seed = clip_seed(options.seed, entry.sha256, number)
         rng = numpy.random.default_rng(seed)
         duty, speed = float(rng.uniform(*options.duty)), float(numpy.exp(rng.uniform(*numpy.log(options.speed))))
-        crf = None if options.crf is None else int(rng.integers(options.crf[0], options.crf[1] + 1))
+        crf = _draw_crf(options, rng)
         files = SequenceFiles(job, entry.split, f"{entry.stem}_{number:02}", BLURS[options.blur])
         made.append(files.name)
-        if files.there:
+        if files.exists:
             continue
         cameras = sensors(BLURS[options.blur], options, crf, seed)
         shape = ClipShape(options.frames, side)
@@ -386,12 +407,12 @@ def _make_camera(job: SynthJob, entry: ManifestEntry) -> dict[str, Any]:
 
 
 def random_name(number: int) -> str:
-    """Give the name of a clip of the way random."""
+    """Return a clip's name, for the way random."""
     return f"clip_{number:05}"
 
 
 def _make_random(job: SynthJob, piece: Piece) -> dict[str, Any]:
-    """Make clips of the mixture."""
+    """Make clips of the mixture for `lite`."""
     options = job.options
     shape = ClipShape(options.frames, options.size[0] if options.size else ClipShape().side)
     if piece.split not in job.loaded:
@@ -403,7 +424,7 @@ def _make_random(job: SynthJob, piece: Piece) -> dict[str, Any]:
     for number in range(piece.first, piece.stop):
         job.check_stop()
         files = SequenceFiles(job, piece.split, random_name(number), ("blur",))
-        if files.there:
+        if files.exists:
             continue
         blurry, sharp = random_clip(options.seed, number, stills, takes, shape)
         for kind, clip in (("blur", blurry), ("sharp", sharp)):
@@ -414,13 +435,15 @@ def _make_random(job: SynthJob, piece: Piece) -> dict[str, Any]:
 
 
 def _load(job: SynthJob, split: str, shape: ClipShape) -> tuple[footage.Stills, list[footage.Take]]:
+    """Open the photographs and videos of a split."""
     own = [entry.footage for entry in job.entries if entry.split == split]
-    stills = footage.Stills([one for one in own if one.kind == "still"], LEAST_SIDE * shape.side)
+    stills = footage.Stills([source for source in own if source.kind == "still"], LEAST_SIDE * shape.side)
     takes = []
-    for one in own:
-        if one.kind == "video":
-            takes.append(footage.Take(one, job.warn))
-            if len(takes[-1]) < 3 * shape.frames:
-                takes.pop()
-                job.warn("W_SHORT", f"{one.path} is too short for {shape.frames} frames; it is left out")
+    for source in own:
+        if source.kind == "video":
+            take = footage.Take(source, job.warn)
+            if len(take) >= 3 * shape.frames:
+                takes.append(take)
+            else:
+                job.warn("W_SHORT", f"{source.path} is too short for {shape.frames} frames; it is left out")
     return stills, takes

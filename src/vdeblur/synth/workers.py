@@ -1,4 +1,4 @@
-"""The pieces of `vdeblur synth`, one after the other here or several at once in processes of their own."""
+"""The pieces of work of `vdeblur synth`: one after the other in this process, or several at once in others."""
 
 import multiprocessing
 import queue
@@ -13,15 +13,15 @@ from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, Vdeblur
 from vdeblur.events import ignore, never
 from vdeblur.synth.sequences import Piece, SynthJob, do_piece
 
-LOOK_SECONDS = 0.1  # between looks for events and signals
+POLL_SECONDS = 0.1  # between checks for events and signals
 
 Note = Callable[[Piece, dict[str, Any]], None]
 
 
 def do_all(job: SynthJob, work: list[Piece], jobs: int, note: Note) -> None:
-    """Do all pieces, so many at once; note: takes what came of each.
+    """Do all pieces, up to `jobs` at once; note: receives each piece's result.
 
-    Raises: what went wrong first; DeviceError where a process was ended from outside.
+    Raises: the first piece's error; DeviceError where a process was killed from outside.
     """
     if jobs == 1 or len(work) < 2:
         for piece in work:
@@ -42,14 +42,14 @@ def do_all(job: SynthJob, work: list[Piece], jobs: int, note: Note) -> None:
                 executor.shutdown(wait=True, cancel_futures=True)
                 _pass_on(job, events)
     except BrokenProcessPool as error:
-        hint = "memory may have run out: use fewer --jobs; the same command goes on"
-        raise DeviceError("a worker's process was ended from outside", hint) from error
+        hint = "memory may have run out: run the same command again with fewer --jobs; it continues"
+        raise DeviceError("a worker process was killed from outside", hint) from error
 
 
 def _collect(job: SynthJob, pending: dict[Future, Piece], events: Any, note: Note) -> None:
     left = set(pending)
     while left:
-        done, left = wait(left, LOOK_SECONDS, FIRST_COMPLETED)
+        done, left = wait(left, POLL_SECONDS, FIRST_COMPLETED)
         _pass_on(job, events)
         for future in done:
             result = future.result()
@@ -67,25 +67,22 @@ def _pass_on(job: SynthJob, events: Any) -> None:
         return
 
 
-# In a process of its own ----------------------------------------------------------------------------------------
-
-
 class Failure:
-    """An error on its way between processes; pickle would lose its hint."""
+    """An error on its way to the first process; pickle would lose its hint."""
 
     def __init__(self, error: VdeblurError) -> None:
         self.kind, self.message, self.hint = type(error), error.message, error.hint
 
     def error(self) -> VdeblurError:
-        """Give it back."""
+        """Return the error."""
         return self.kind(self.message, self.hint)
 
 
-_own: list[SynthJob] = []
+_own: list[SynthJob] = []  # in a worker process: its job
 
 
 def _begin(job: SynthJob, events: Any, over: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one tells the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one stops the others
 
     def stop() -> ExitStatus | None:
         return ExitStatus.INTERRUPTED if over.is_set() else None

@@ -1,6 +1,6 @@
 """Crops and augmentations: the same for all frames of a clip, and for its blurry and sharp pictures.
 
-What is drawn is drawn from the sample's own generator, in the order in which a recipe names it.
+Random values come from the sample's own generator, in the order of the recipe's augmentations.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from vdeblur.errors import UsageError
 from vdeblur.train.objectives.base import Clip
 
-SMALLEST_SCALE = 0.5  # "resize" of flow-RNN's paper has no range; this is ours
+SMALLEST_SCALE = 0.5  # flow-RNN's paper gives no range for its "resize"; this one is ours
 
 Pictures = numpy.ndarray  # uint8 (2, T, 3, H, W): blurry, then sharp; RGB
 
@@ -61,7 +61,7 @@ def _channels(pictures: Pictures, rng: Generator) -> Pictures:
     return pictures[:, :, rng.permutation(3)]
 
 
-# Each with probability 1/2, but for turn (any of four quarter turns) and channels (any order of R, G and B).
+# Each with probability 1/2, except turn (any of four quarter turns) and channels (any order of R, G and B).
 AUGMENTATIONS: dict[str, Callable[[Pictures, Generator], Pictures]] = {
     "flip_horizontal": _flip_horizontal,
     "flip_vertical": _flip_vertical,
@@ -71,17 +71,17 @@ AUGMENTATIONS: dict[str, Callable[[Pictures, Generator], Pictures]] = {
     "reverse": _reverse,
     "channels": _channels,
 }
-SCALE = "scale"  # the frame is reduced to between half and all of its size before the crop
+SCALE = "scale"  # reduces the frame to between half and its full size before the crop
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a sample's pictures come out of its frames.
+    """Crop, augmentations and noise of a sample.
 
-    crop: side of the square in pixels. names: of AUGMENTATIONS, or "scale". noise: highest standard deviation of what
-    is added to the blurry frames, in steps of 8 bits.
+    crop: side of the square in pixels. names: of AUGMENTATIONS, or "scale". noise: highest standard deviation of the
+    noise in blurry frames, in 8-bit steps.
 
-    Raises: UsageError for a name that is none.
+    Raises: UsageError for an unknown name.
     """
 
     crop: int
@@ -94,9 +94,9 @@ class Augmentation:
             raise UsageError(f"unknown augmentation {unknown[0]!r}", f"choose {', '.join((*AUGMENTATIONS, SCALE))}")
 
     def region(self, height: int, width: int, rng: Generator) -> Region:
-        """Draw the part of frames of this size that is to be read.
+        """Draw the region to read of frames of this size.
 
-        The crop of a reduced frame is the reduction of a larger crop, so nothing beyond that is read or resized.
+        A crop of a reduced frame equals a reduced larger crop, so only that is read and resized.
         """
         side = self.crop
         if SCALE in self.names:
@@ -104,7 +104,7 @@ class Augmentation:
         return Region(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side)
 
     def clip(self, pictures: Pictures, rng: Generator) -> Clip:
-        """Augment what lay in the region; the blurry frames are float32, 0 to 255, where there is noise."""
+        """Augment a region's pictures; with noise the blurry frames are float32, 0 to 255."""
         if pictures.shape[-1] != self.crop:
             pictures = _resize(pictures, self.crop)
         for name in self.names:
@@ -121,9 +121,9 @@ def _resize(pictures: Pictures, side: int) -> Pictures:
 
 
 def add_noise(frames: Tensor, highest: float, rng: Generator) -> Tensor:
-    """Add Gaussian noise of one strength to all frames of a clip, uint8 in, float32 out, neither clipped nor rounded.
+    """Add Gaussian noise of one strength to all frames of a clip: uint8 in, float32 out, neither clipped nor rounded.
 
-    Its standard deviation is drawn uniformly from 0 to highest, as for DSTNet+'s denoising.
+    Its standard deviation is drawn uniformly from 0 to highest, as in DSTNet+'s denoising.
     """
     noise = rng.standard_normal(frames.shape, numpy.float32) * numpy.float32(rng.uniform(0, highest))
     return frames + torch.from_numpy(noise)

@@ -1,11 +1,12 @@
-"""Where a training's clips come from: frames of sequences, which of them a sample takes, and processes that read ahead.
+"""A training's clips: frames of sequences, which of them a sample has, and worker processes that read ahead.
 
-Sample number k is a function of the seed and k alone. So a training goes on at any batch without any state, and as
-many processes as there are share its batches without talking to each other.
+    ClipSource or MemoryMaps (pixels) + Sampler (which frames) + Augmentation -> Clips -> Loader (batches)
+
+Sample number k is a function of the seed and k alone. So a training resumes at any batch without further state, and any
+number of processes share its batches without communication.
 """
 
 import contextlib
-import dataclasses
 import glob
 import hashlib
 import itertools
@@ -19,30 +20,30 @@ from collections.abc import Sequence as Several
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import numpy
 import torch
 from numpy.random import Generator, SeedSequence, default_rng
 from torch.utils.data import DataLoader, default_collate
 
-from vdeblur.datasets import known as datasets_known
-from vdeblur.datasets import layouts, pictures
-from vdeblur.datasets.layouts import DataSet, FramePair, Sequence
+from vdeblur.datasets import pictures
+from vdeblur.datasets.layouts import FramePair, Sequence
 from vdeblur.errors import DeviceError, InputError, OutputError, UsageError, VdeblurError
 from vdeblur.events import Talk, Warn
 from vdeblur.files import wait_for_lock, write_whole
-from vdeblur.train.augment import Augmentation, Pictures, Region
+from vdeblur.train.augment import AUGMENTATIONS, SCALE, Augmentation, Pictures, Region
 from vdeblur.train.objectives.base import Batch, Clip
+from vdeblur.train.rules import COUNT, NOT_NEGATIVE, WHOLE, list_of, one_of
+from vdeblur.train.sets import listed
 
 SAMPLINGS = ("windows", "grid", "clips", "starts")
 ENDS = ("inside", "repeat")
-NAMED = 3  # sequences in a warning or an error
-HELD_OUT = 10  # every so-maniest sequence validates, where a set has no split for it
-SECONDS = "seconds"  # under which a worker says how long it took, beside what prepare gives
+BLURS = ("blur", "blur_gamma")
+SECONDS = "seconds"  # the key of a worker's time in a batch
 ELSEWHERE = "make room, or choose another folder for the decoded frames"
-BLOCK = 32  # pictures that are decoded at once for a memory map
-ORDERS, SAMPLES = 0, 1  # what is drawn from a seed: orders of epochs, and what is random within a sample
+BLOCK = 32  # pictures decoded at once for a memory map
+ORDERS, SAMPLES = 0, 1  # random streams of a seed: orders of epochs, and the values within a sample
 
 Prepare = Callable[[Clip, Generator], Batch]
 Size = tuple[int, int]  # height and width in pixels
@@ -50,27 +51,27 @@ Size = tuple[int, int]  # height and width in pixels
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe's table [data] says; its fields are the table's keys.
+    """A recipe's table [data].
 
-    frames: consecutive ones in a sample. crop: side in pixels. sampling: "windows": every run of `frames` frames once
+    frames: consecutive frames in a sample. crop: side in pixels. sampling: "windows": every run of `frames` frames once
     an epoch; "grid": runs that begin at multiples of `frames`; "clips": each sequence once an epoch, at a random
-    place; "starts": a run for every frame, at a random place where too few follow it. margin: further frames on each
-    side; beyond the ends of the sequence its edge frame. limit: of each sequence, only so many frames. ends: "repeat":
-    runs are centred on every frame, and beyond the ends there is the edge frame. blur: which kind of blurry frames.
-    augment, noise: see augment.py.
+    position; "starts": a run from every frame, at a random position where too few frames follow. margin: further frames
+    on each side; beyond the ends of the sequence its edge frame. limit: frames used of each sequence. ends: "inside":
+    runs lie within the sequence; "repeat": runs are centred on every frame, and the edge frame repeats beyond the ends.
+    blur: the kind of blurry frames. augment, noise: see augment.py.
 
-    Raises: UsageError for values that are none.
+    Raises: UsageError for unknown words, and for sampling and ends that exclude each other.
     """
 
-    frames: int
-    crop: int
-    sampling: str = "windows"
-    margin: int = 0
-    limit: int | None = None
-    ends: str = "inside"
-    blur: str = "blur"
-    augment: tuple[str, ...] = ()
-    noise: float = 0.0
+    frames: Annotated[int, COUNT]
+    crop: Annotated[int, COUNT]
+    sampling: Annotated[str, one_of(SAMPLINGS)] = "windows"
+    margin: Annotated[int, WHOLE] = 0
+    limit: Annotated[int | None, COUNT] = None
+    ends: Annotated[str, one_of(ENDS)] = "inside"
+    blur: Annotated[str, one_of(BLURS)] = "blur"
+    augment: Annotated[Several[str], list_of(one_of((*AUGMENTATIONS, SCALE)))] = ()
+    noise: Annotated[float, NOT_NEGATIVE] = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (("sampling", SAMPLINGS), ("ends", ENDS)):
@@ -81,19 +82,19 @@ class Plan:
 
     @property
     def augmentation(self) -> Augmentation:
-        """Give what is done to the frames."""
+        """The crop, augmentations and noise for the frames."""
         return Augmentation(self.crop, tuple(self.augment), self.noise)
 
     @property
     def needed(self) -> int:
-        """Tell how many frames a sequence must have."""
+        """The number of frames that a sequence must have."""
         return self.frames if self.ends == "inside" else 1
 
 
 class ClipSource:
-    """Sequences that are long and large enough, read from their files.
+    """Sequences read from their files.
 
-    sizes: height and width of each sequence's frames. lengths: how many frames are used of each.
+    sizes: height and width of each sequence's frames. lengths: frames used of each sequence.
     """
 
     def __init__(self, sequences: Several[Sequence], sizes: Several[Size], limit: int | None) -> None:
@@ -102,9 +103,9 @@ class ClipSource:
         self.lengths = tuple(len(sequence.pairs[:limit]) for sequence in sequences)
 
     def read(self, sequence: int, frames: Several[int], region: Region) -> Pictures:
-        """Give a region of some frames, which may repeat, of a sequence: (2, T, 3, side, side).
+        """Read a region of a sequence's frames, which may repeat: (2, T, 3, side, side).
 
-        Raises: InputError where a file cannot be read, or its size is not the sequence's.
+        Raises: InputError for an unreadable file, and for a size other than the sequence's.
         """
         pairs, size = self.sequences[sequence].pairs, self.sizes[sequence]
         rows, columns = _slices(region)
@@ -124,14 +125,14 @@ def _read(path: Path, size: Size) -> numpy.ndarray:
     picture = pictures.read_rgb(path).numpy()
     if picture.shape[1:] != size:
         found, expected = (f"{width}x{height}" for height, width in (picture.shape[1:], size))
-        raise InputError(f"{path} is {found}, its sequence {expected}", "give all frames of a sequence one size")
+        raise InputError(f"{path} is {found}, its sequence {expected}", "make all frames of a sequence one size")
     return picture
 
 
 def open_clips(
     sequences: Several[Sequence], plan: Plan, *, cache: Path | None = None, talk: Talk, warn: Warn
 ) -> ClipSource:
-    """Give what a training reads; sequences that are too short or too small for the plan are left out with a warning.
+    """Open a training's clips; leave out sequences that are too short or too small for the plan, with a warning.
 
     cache: a folder for memory maps, see MemoryMaps.
 
@@ -151,19 +152,19 @@ def open_clips(
             kept.append(sequence)
             sizes.append(size)
     if not kept:
-        raise InputError(f"no sequence is long and large enough: {_told(left_out)}", "train on others")
+        raise InputError(f"no sequence is long and large enough: {listed(left_out)}", "train on others")
     if left_out:
-        warn("W_DATASET", f"left out of the training: {_told(left_out)}")
+        warn("W_DATASET", f"left out of the training: {listed(left_out)}")
     return MemoryMaps(kept, sizes, plan.limit, cache, talk) if cache else ClipSource(kept, sizes, plan.limit)
 
 
 class MemoryMaps(ClipSource):
-    """Sequences of which each lies decoded in one file, mapped into memory, so that a crop reads its own pages alone.
+    """Sequences decoded into one memory-mapped file each, of which a crop reads only its own pages.
 
-    A file is a .npy, uint8 (2, T, 3, H, W): blurry, then sharp. Its name holds a digest of the names, sizes and times
-    of all pictures, so one that is there is the right one; those of pictures that were changed since are removed.
+    A file is a .npy, uint8 (2, T, 3, H, W): blurry, then sharp. Its name contains a digest of the names, sizes and
+    times of all pictures, so an existing file is up to date; files of an earlier state of the pictures are removed.
 
-    Raises: OutputError where there is no room for those that are missing, or they cannot be written.
+    Raises: OutputError where there is no room for missing files, or they cannot be written.
     """
 
     def __init__(
@@ -180,20 +181,20 @@ class MemoryMaps(ClipSource):
                 raise OutputError(f"{folder} cannot be written: {error.strerror or error}", ELSEWHERE) from error
 
     def read(self, sequence: int, frames: Several[int], region: Region) -> Pictures:
-        """Give a region of some frames, which may repeat, of a sequence: (2, T, 3, side, side).
+        """Read a region of a sequence's frames, which may repeat: (2, T, 3, side, side).
 
-        Raises: InputError where a map was taken away, as by a training that found its pictures changed.
+        Raises: InputError where a map is gone, as another training removes it when its pictures changed.
         """
-        # Mapped anew each time, which takes a fraction of a millisecond, a map has no state to share with processes.
+        # Mapping takes a fraction of a millisecond; done each time, there is no state to share with processes.
         try:
-            whole = numpy.load(self.files[sequence], mmap_mode="r")
+            frames_in_file = numpy.load(self.files[sequence], mmap_mode="r")
         except OSError as error:
-            raise InputError(f"{self.files[sequence]} has gone", "start again: it is made anew") from error
-        crop: Pictures = whole[:, :, :, *_slices(region)][:, list(frames)]
+            raise InputError(f"{self.files[sequence]} is gone", "start again, which makes it again") from error
+        crop: Pictures = frames_in_file[:, :, :, *_slices(region)][:, list(frames)]
         return crop
 
     def _make(self, folder: Path, talk: Talk) -> None:
-        """Write the maps that are missing."""
+        """Write the missing maps."""
         missing = [index for index, file in enumerate(self.files) if not file.exists()]
         pixels = (len(self.sequences[index].pairs) * self.sizes[index][0] * self.sizes[index][1] for index in missing)
         needed, free = 2 * 3 * sum(pixels), shutil.disk_usage(folder).free
@@ -209,9 +210,9 @@ class MemoryMaps(ClipSource):
 
 
 def _map_name(sequence: Sequence) -> str:
-    """Give the name of a sequence's map: its own, where it lies, and what its files are.
+    """Return the name of a sequence's map, made of its name, its folder and the state of its files.
 
-    Raises: InputError.
+    Raises: InputError for an unreadable file.
     """
     files = [file for pair in sequence.pairs for file in _paths(pair)]
     place = hashlib.sha256(str(files[0].parent.resolve()).encode()).hexdigest()[:8]
@@ -224,7 +225,7 @@ def _map_name(sequence: Sequence) -> str:
 
 
 def _write_map(target: Path, sequence: Sequence, size: Size, talk: Talk) -> None:
-    """Decode a sequence into its map, whole or not at all, and remove what was made of earlier states of it."""
+    """Decode a sequence into its map, complete or not at all, and remove maps of its earlier states."""
     write_whole(target, lambda file: _write_pictures(file, sequence, size, talk))
     for old in target.parent.glob(f"{glob.escape(target.name.rpartition('-')[0])}-*"):
         if old != target:
@@ -238,60 +239,14 @@ def _write_pictures(file: BinaryIO, sequence: Sequence, size: Size, talk: Talk) 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for first in range(0, len(paths), BLOCK):
             talk.check_stop()
-            # Written, not mapped: a disk that fills up is then an error, not the end of the process.
+            # Written, not mapped: a full disk is then an error, and does not kill the process.
             for picture in threads.map(lambda path: _read(path, size), paths[first : first + BLOCK]):
                 file.write(picture.data)
 
 
-def open_sets(
-    wanted: str, *, data: Path | None, blur: str, limit: int | None = None, talk: Talk, warn: Warn
-) -> tuple[DataSet, DataSet]:
-    """Find what to train on and what to validate on, in a set by its name or in any folder, see open_dataset.
-
-    Validation is on the split "val" where there is one, else on "test", as the papers do; else on sequences that are
-    kept out of the training, which is said.
-
-    Raises: InputError or UsageError saying what is missing; ModelError where it cannot be fetched.
-    """
-    training = layouts.open_dataset(wanted, data=data, split="train", limit=limit, blur=blur, talk=talk, warn=warn)
-    is_named = wanted in datasets_known.names() or wanted in datasets_known.known_sets()
-    root = data if is_named else Path(wanted)
-    for split in ("val", "test"):
-        is_there = (
-            layouts.has_split(root, split) if root else split in datasets_known.known_sets()[training.known].splits
-        )
-        if is_there:
-            other = layouts.open_dataset(wanted, data=data, split=split, limit=limit, blur=blur, talk=talk, warn=warn)
-            shared = {one.name for one in training.sequences} & {one.name for one in other.sequences}
-            # A folder without splits is found for any of them.
-            if other.root != training.root or not shared:
-                return training, other
-    kept, held_out = split_sequences(training.sequences)
-    if not kept:
-        raise InputError(f"{training.root} has one sequence, and none to validate on", "add another one")
-    warn("W_DATASET", f"not trained on, to validate: {_told([sequence.name for sequence in held_out])}")
-    validation = dataclasses.replace(training, complete=False, sequences=held_out)
-    return dataclasses.replace(training, complete=False, sequences=kept), validation
-
-
-def split_sequences(sequences: Several[Sequence]) -> tuple[tuple[Sequence, ...], tuple[Sequence, ...]]:
-    """Divide sequences by their names into those to train on and about a tenth (at least one) to validate on."""
-    ranks = {sequence.name: hashlib.sha256(sequence.name.encode()).digest() for sequence in sequences}
-    chosen = {name for name, rank in ranks.items() if rank[0] % HELD_OUT == 0}
-    if len(chosen) in (0, len(ranks)):
-        chosen = {min(ranks, key=lambda name: ranks[name])}
-    kept, held_out = (tuple(one for one in sequences if (one.name in chosen) == held) for held in (False, True))
-    return kept, held_out
-
-
-def _told(names: Several[str]) -> str:
-    rest = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return "; ".join(names[:NAMED]) + rest
-
-
 @dataclass(frozen=True)
 class TrainingSample:
-    """Which frames a sample has, the margins' among them, and what all else in it is drawn from."""
+    """A sample's sequence, its frames with the margins, and its generator for all random values."""
 
     sequence: int
     frames: tuple[int, ...]
@@ -299,16 +254,16 @@ class TrainingSample:
 
 
 class Sampler:
-    """From a sample's number to its frames.
+    """Maps a sample's number to its frames.
 
-    lengths: of the sequences, each long enough for the plan. Every `len(sampler)` samples are an epoch, in which each
-    run of frames (or sequence, for "clips") comes once, in an order of its own.
+    lengths: of the sequences, each long enough for the plan. Every `len(sampler)` samples are an epoch, which has each
+    run of frames (or sequence, for "clips") once, in its own order.
     """
 
     def __init__(self, lengths: Several[int], plan: Plan, seed: int) -> None:
         self.lengths, self.plan, self.seed = tuple(lengths), plan, seed
         firsts = [self._firsts(length) for length in self.lengths]
-        sequences = numpy.repeat(numpy.arange(len(firsts)), [len(one) for one in firsts])
+        sequences = numpy.repeat(numpy.arange(len(firsts)), [len(own) for own in firsts])
         self.runs = numpy.stack([sequences, numpy.concatenate(firsts)], 1)  # (runs, 2): sequence, first frame
         self._order: tuple[int, numpy.ndarray] = (-1, numpy.empty(0, int))
 
@@ -336,7 +291,7 @@ class Sampler:
         return numpy.arange(lowest, highest + 1, self.plan.frames if self.plan.sampling == "grid" else 1)
 
     def _range(self, length: int) -> tuple[int, int]:
-        """Give the lowest and the highest frame that a run may begin with."""
+        """Return the lowest and the highest frame that a run may begin with."""
         before = self.plan.frames // 2
         return (-before, length - 1 - before) if self.plan.ends == "repeat" else (0, length - self.plan.frames)
 
@@ -346,7 +301,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Clips:
-    """Samples by their numbers, as an objective's step needs them."""
+    """Samples by number, prepared for an objective."""
 
     source: ClipSource
     sampler: Sampler
@@ -358,7 +313,7 @@ class Clips:
         return self.prepare(clip, rng)
 
     def clip(self, number: int) -> tuple[Clip, Generator]:
-        """Give a sample's pictures, and its generator for what else is random."""
+        """Return a sample's pictures, and its generator for further random values."""
         sample = self.sampler[number]
         region = self.augmentation.region(*self.source.sizes[sample.sequence], sample.rng)
         found = self.source.read(sample.sequence, sample.frames, region)
@@ -366,18 +321,18 @@ class Clips:
 
 
 def training_clips(source: ClipSource, plan: Plan, prepare: Prepare, seed: int) -> Clips:
-    """Join what a recipe says of its samples."""
+    """Return the clips of a training by its plan."""
     return Clips(source, Sampler(source.lengths, plan, seed), plan.augmentation, prepare)
 
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """The samples of a process.
+    """A process's share of each batch.
 
-    batch: samples in a batch of all processes together. ranks, rank: processes, and which of them this is. parts: how
-    many micro-batches this process makes of its part of a batch.
+    batch: samples in a batch of all processes together. ranks, rank: number of processes, and this one's. parts:
+    micro-batches that a process cuts its share into.
 
-    Raises: UsageError where a batch cannot be divided so.
+    Raises: UsageError for a batch that cannot be divided evenly.
     """
 
     batch: int
@@ -395,20 +350,20 @@ class WorkerShare:
 
     @property
     def size(self) -> int:
-        """Tell how many samples a micro-batch has."""
+        """The number of samples in a micro-batch."""
         return self.batch // (self.ranks * self.parts)
 
     def numbers(self, batch: int) -> list[list[int]]:
-        """Give the samples' numbers of each micro-batch of a batch; processes take them one after the other."""
+        """Return the sample numbers of each of this process's micro-batches of a batch, in order of rank."""
         begin = batch * self.batch + self.rank * self.parts * self.size
         return [list(range(at, at + self.size)) for at in range(begin, begin + self.parts * self.size, self.size)]
 
 
 class Loader:
-    """Endless micro-batches, made ahead by processes of its own, or here where workers is 0.
+    """Endless micro-batches, made ahead by worker processes; without workers, made in this process on demand.
 
-    pin: put them into memory that a GPU can fetch from by itself. waited_seconds: how long whoever takes the batches
-    had to wait for them so far.
+    pin: use pinned memory, which a GPU copies from asynchronously. waited_seconds: time spent waiting for batches so
+    far.
     """
 
     def __init__(self, clips: Clips, share: WorkerShare, *, workers: int = 0, pin: bool = False) -> None:
@@ -417,11 +372,11 @@ class Loader:
         self.made = 0
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
-        """Give the micro-batches of batch number `first` and all after it: what prepare gave, stacked.
+        """Yield the micro-batches of batch number `first` and all after it: prepared samples, stacked.
 
-        The processes live as long as the iterator.
+        The workers live as long as the iterator.
 
-        Raises: what reading raises; DeviceError where a process died.
+        Raises: errors of reading; DeviceError where a worker died.
         """
         numbers = (part for batch in itertools.count(first) for part in self.share.numbers(batch))
         made = iter(
@@ -433,9 +388,9 @@ class Loader:
                 collate_fn=_as_is,
                 pin_memory=self.pin,
                 worker_init_fn=_set_up_worker,
-                # Processes begin at once and share what was imported; elsewhere fork is not to be trusted.
+                # Forked workers start at once and share imports; only Linux forks safely.
                 multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
-                # Otherwise it would draw from the global one, and a training that goes on would differ.
+                # Otherwise it draws from the global generator, and a resumed training would differ.
                 generator=torch.Generator(),
             )
         )
@@ -456,13 +411,13 @@ class Loader:
 
     @property
     def rate(self) -> float:
-        """Tell how many samples a second its processes together can make, by what each took so far."""
+        """Samples a second that all workers together can make, by their times so far."""
         return max(self.workers, 1) * self.made / self.made_seconds if self.made_seconds else 0.0
 
 
 @contextlib.contextmanager
 def lost_workers_named() -> Iterator[None]:
-    """Turn PyTorch's word of a dead worker into ours; it comes by a signal, so at any moment while batches are used.
+    """Translate PyTorch's error about a dead worker, which a signal handler raises at any moment.
 
     Raises: DeviceError.
     """
@@ -472,7 +427,7 @@ def lost_workers_named() -> Iterator[None]:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
         raise DeviceError(
-            "a process that reads training data died, most likely for want of memory", "use fewer workers"
+            "a process that reads training data died, most likely out of memory", "use fewer --workers"
         ) from error
 
 
@@ -482,7 +437,7 @@ def _as_is(batch: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Made:
-    """Batches by the numbers of their samples; an error of ours as a value, for DataLoader would change its text."""
+    """Batches by their sample numbers; a VdeblurError is a value, since DataLoader would change its text."""
 
     clips: Clips
 
@@ -497,19 +452,19 @@ class _Made:
 
 
 def stacked(samples: list[Batch]) -> Batch:
-    """Give samples as a batch."""
+    """Stack samples into a batch."""
     return default_collate(samples)  # type: ignore[no-any-return]
 
 
 def _set_up_worker(worker: int) -> None:
-    # DataLoader has seen to one thread each.
-    # Ctrl-C, and often a request to end, reach the whole group; who asked for batches answers them.
+    # DataLoader limits each worker to one thread.
+    # Ctrl-C, and often SIGTERM, reach the whole process group; the training process handles them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def measure_rate(loader: Loader, batches: int) -> float:
-    """Give how many samples a second a loader makes where nobody keeps it waiting, over so many micro-batches."""
+    """Return how many samples a second a loader makes at full speed, measured over a number of micro-batches."""
     made = loader.batches()
     next(made)
     begun = time.perf_counter()

@@ -1,11 +1,11 @@
-"""Several processes that train one network, as `torchrun` starts them; a process alone needs nothing of it."""
+"""Processes that train one network together, as `torchrun` starts them; a lone process is a group of one."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,15 +15,17 @@ from torch.distributed.rendezvous import rendezvous
 from vdeblur.errors import UsageError
 from vdeblur.restore import device
 
-# Until others are thought dead: a process may be reading a large set's folders, or be writing its memory maps.
+# Until others count as dead: a process may be reading a large set's folders, or writing its memory maps.
 PATIENCE = timedelta(hours=1)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """A process among those that train together: its number, how many there are, and what it computes on.
+    """A process among those that train together: its rank, the group's size, its device.
 
-    restarts: how often torchrun has started them anew. run: torchrun's name for the whole run, if it has one.
+    restarts: how often torchrun has restarted the group. run: torchrun's name for the run; empty without one.
     """
 
     rank: int
@@ -34,11 +36,11 @@ class ProcessGroup:
 
     @property
     def leads(self) -> bool:
-        """Tell whether this is the one that writes files and tells how it goes."""
+        """Return whether this process writes files and reports progress."""
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Give the values of all processes, in their order."""
+        """Return the values of all processes, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -46,15 +48,29 @@ class ProcessGroup:
         return values
 
     def agree(self, value: Any) -> Any:
-        """Give what the leading process says."""
+        """Return the leading process's value; wait for all processes."""
         if self.size == 1:
             return value
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]
 
+    def upload(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return a batch on the device."""
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+    def leader_first(self, make: Callable[[], T]) -> T:
+        """Return what make returns: called in the leading process first, which may download or write files for all."""
+        if self.leads:
+            made = make()
+        self.agree(None)
+        if not self.leads:
+            made = make()
+        self.agree(None)
+        return made
+
     def any(self, value: bool) -> bool:
-        """Tell whether it holds in any process."""
+        """Return whether the value is true in any process."""
         if self.size == 1:
             return value
         flag = torch.tensor([float(value)], device=self.device)
@@ -62,7 +78,7 @@ class ProcessGroup:
         return bool(flag.item())
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """Give the mean of a tensor over the processes."""
+        """Return the mean of a tensor over the processes."""
         if self.size == 1:
             return value
         total = value.detach().clone()
@@ -72,7 +88,7 @@ class ProcessGroup:
 
 @contextlib.contextmanager
 def joined(device_name: str) -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun has started, if it has: NCCL between GPUs, gloo else.
+    """Join the group that torchrun started; NCCL connects GPUs, gloo CPUs. Yield a group of one without torchrun.
 
     device_name: as for run. "auto" and "cuda" give each process of a machine a GPU of its own.
     Raises: UsageError where there are fewer GPUs than processes; DeviceError where the device is missing.
@@ -81,13 +97,13 @@ def joined(device_name: str) -> Iterator[ProcessGroup]:
     if size == 1 and "RANK" not in os.environ:
         chosen = device.choose_device(device_name)
         if chosen.type == "cuda" and chosen.index is not None:
-            torch.cuda.set_device(chosen)  # or what pins memory would use the first one
+            torch.cuda.set_device(chosen)  # otherwise pinned memory would use the first one
         yield ProcessGroup(0, 1, chosen)
         return
     chosen = _own_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
-    # Of its own for each start, or processes find the addresses of those that were lost.
+    # A prefix for each start; otherwise processes find the addresses of lost ones.
     store = PrefixStore(f"vdeblur/{restarts}", store)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
@@ -99,20 +115,20 @@ def joined(device_name: str) -> Iterator[ProcessGroup]:
 
 
 def is_parted(error: BaseException) -> bool:
-    """Tell whether an error means that another process does not answer any more."""
+    """Return whether an error means that another process no longer answers."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
 def _own_device(name: str, local: int) -> torch.device:
-    """Give the device of a machine's process with this number."""
+    """Return the device of the process with this local rank."""
     if name.startswith("cuda:"):
         raise UsageError(f"--device {name} is one GPU, and there are several processes", "use --device cuda")
     if name in ("auto", "cuda") and torch.cuda.is_available():
         if local >= torch.cuda.device_count():
             raise UsageError(
                 f"process {local + 1} of this machine has no GPU, there are {torch.cuda.device_count()}",
-                "give torchrun a smaller --nproc-per-node, or use --device cpu",
+                "start torchrun with a smaller --nproc-per-node, or use --device cpu",
             )
-        torch.cuda.set_device(local)  # before the first use, or all processes would take room on the first GPU
+        torch.cuda.set_device(local)  # before the first use; otherwise all processes take memory on the first GPU
         return device.choose_device(f"cuda:{local}")
     return device.choose_device(name)

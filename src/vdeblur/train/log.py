@@ -1,4 +1,4 @@
-"""What a training tells: means over the last updates, a plain CSV, TensorBoard."""
+"""The record of a training: means over the last updates, log.csv, TensorBoard, progress events."""
 
 import contextlib
 import csv
@@ -11,22 +11,24 @@ from typing import Any
 
 from torch import Tensor
 
-from vdeblur import files
 from vdeblur.errors import OutputError, UsageError
+from vdeblur.events import Notify
+from vdeblur.files import write_whole
 from vdeblur.train.data import Loader
 
-TELL_SECONDS = 10.0
+REPORT_SECONDS = 10.0  # between two reports
+SLOW_DATA = 0.25  # share of the time; waiting longer than this for data is worth a warning
 
 
 class Progress:
-    """Losses and times since they were last told.
+    """Losses and times since the last report.
 
-    seconds: spent on training, over all processes that went on with it, validations left out.
+    seconds: spent on training so far, without validations, over all runs that it was resumed in.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.last = self.told = time.monotonic()
+        self.last = self.reported = time.monotonic()
         self.waited_before = self.loader_rate = 0.0
         self._clear()
 
@@ -36,7 +38,7 @@ class Progress:
         self.spent = self.waited = 0.0
 
     def add(self, losses: dict[str, float], clips: int, loader: Loader) -> None:
-        """Take what one batch gave."""
+        """Add a batch's losses, its number of clips, and the time it took."""
         now = time.monotonic()
         for name, value in losses.items():
             self.losses.setdefault(name, []).append(value)
@@ -48,21 +50,24 @@ class Progress:
         self.loader_rate = loader.rate
         self.last, self.waited_before = now, loader.waited_seconds
 
-    def pause(self, seconds: float) -> None:
-        """Leave out what something else took."""
-        self.last += seconds
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time within out of all figures."""
+        begun = time.monotonic()
+        yield
+        self.last += time.monotonic() - begun
 
     def is_due(self) -> bool:
-        """Tell whether it is time to tell."""
-        return time.monotonic() - self.told >= TELL_SECONDS
+        """Return whether it is time for a report."""
+        return time.monotonic() - self.reported >= REPORT_SECONDS
 
     def take(self) -> dict[str, Any]:
-        """Give the means, and begin anew: losses by name, clips per second, the share of time that was waited.
+        """Return means since the last call: losses by name, clips per second, the share of time spent waiting.
 
-        loader_clips_per_second is what the loader's processes can give, of this process; step_clips_per_second, of all,
-        what the steps could take if nobody had to wait.
+        loader_clips_per_second: what this process's loader can supply. step_clips_per_second: what the steps of all
+        processes could use without waiting.
         """
-        self.told = time.monotonic()
+        self.reported = time.monotonic()
         spent = self.spent or math.inf
         facts: dict[str, Any] = {
             "seconds": round(self.seconds, 1),
@@ -78,9 +83,9 @@ class Progress:
 
 
 class Log:
-    """log.csv, a row each time; and TensorBoard's files beside it, if wanted.
+    """log.csv, a row for each report, and optionally TensorBoard's files beside it.
 
-    What was written after the update that a training goes on from is taken away. Columns come with their first value.
+    Rows after the given update, from which the training resumes, are removed. A new name adds a column.
     """
 
     def __init__(self, path: Path, update: int, *, active: bool, tensorboard: bool) -> None:
@@ -98,11 +103,11 @@ class Log:
             return
         row = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in facts.items()}
         if row.keys() <= set(self.names):
-            with told_of(self.path), self.path.open("a", newline="") as file:
+            with writing(self.path), self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.names, lineterminator="\n").writerow(row)
         else:
             rows = [*_rows(self.path), row]
-            self.names = list(dict.fromkeys(name for one in rows for name in one))
+            self.names = list(dict.fromkeys(name for each in rows for name in each))
             self._write(rows)
         if self.writer is not None:
             for name, value in facts.items():
@@ -114,18 +119,50 @@ class Log:
         writer = csv.DictWriter(text, self.names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_whole(self.path, text.getvalue().encode())
+        with writing(self.path):
+            write_whole(self.path, text.getvalue().encode())
 
     def pictures(self, samples: dict[str, Tensor], update: int) -> None:
-        """Show sample pictures (3, H, W), uint8, in TensorBoard."""
+        """Add sample pictures (3, H, W), uint8, to TensorBoard."""
         if self.writer is not None:
             for name, picture in samples.items():
                 self.writer.add_image(name, picture, update)
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write what TensorBoard still holds back."""
         if self.writer is not None:
             self.writer.close()
+
+
+class Journal:
+    """Reports a training: to the log, and as the events train_progress, validation and warning.
+
+    iterations, stop_at: the recipe's updates, and the update at which this run ends. first_update: that it began with.
+    """
+
+    def __init__(self, log: Log, notify: Notify, iterations: int, stop_at: int, first_update: int) -> None:
+        self.log, self.notify = log, notify
+        self.iterations, self.stop_at, self.first_update = iterations, stop_at, first_update
+        self.has_warned = False
+
+    def report(
+        self, progress: Progress, update: int, rate: float, updates_per_batch: int, score: dict[str, Any] | None = None
+    ) -> None:
+        """Report the progress since the last call, and a validation's score."""
+        facts = {"update": update, **progress.take(), "rate": rate, **(score or {})}
+        pace = facts["updates_per_second"] = facts.pop("batches_per_second") * updates_per_batch
+        self.log.add(facts)
+        self._warn_of_slow_data(update, facts["waited_share"])
+        left = max(self.stop_at - update, 0)
+        more = {"iterations": self.iterations, "eta_seconds": left / pace if pace else None}
+        self.notify("train_progress" if score is None else "validation", {**facts, **more})
+
+    def _warn_of_slow_data(self, update: int, waited_share: float) -> None:
+        if waited_share > SLOW_DATA and not self.has_warned and update > self.first_update:
+            self.has_warned = True
+            share = f"the training spends {waited_share:.0%} of its time waiting for data"
+            message = f"{share}; more --workers, or a --cache, helps if there are idle processors"
+            self.notify("warning", {"code": "W_WAITING", "message": message})
 
 
 def _tensorboard(folder: Path, update: int) -> Any:
@@ -144,10 +181,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def told_of(path: Path) -> Iterator[None]:
-    """Say which file could not be written.
+def writing(path: Path) -> Iterator[None]:
+    """Translate an OSError while a file is written.
 
-    Raises: OutputError.
+    Raises: OutputError with the path.
     """
     try:
         yield
@@ -155,12 +192,3 @@ def told_of(path: Path) -> Iterator[None]:
         raise OutputError(
             f"{path} cannot be written: {error.strerror}", "make room, or choose another --out"
         ) from error
-
-
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all, and have it on the disk.
-
-    Raises: OutputError where that cannot be.
-    """
-    with told_of(path):
-        files.write_whole(path, content)

@@ -1,189 +1,136 @@
 """A paper's numbers as data: a TOML file per network, and per stage where its training has several.
 
-recipes/NAME.toml, or recipes/NAME.STAGE.toml, says what is trained, on what, how, and for how long, each number with
-its source. The user's own file is merged over it, then single values. Comments stay, so that it can be read when
-printed.
+recipes/NAME.toml, or recipes/NAME.STAGE.toml, says what to train, on what, how, and for how long, each number with its
+source. The user's own file is merged over it, then single values. Comments stay, so that a printed recipe explains
+itself.
+
+Each table is a dataclass, with the rule for a value beside its field: [data] is data.Plan, [optimiser]
+optimisers.OptimiserSettings, [schedule] a class in schedules.py, [training] Training; [loss] has the objective's rules.
 """
 
 import copy
-import math
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from vdeblur.errors import UsageError
 from vdeblur.models.registry import Entry
-from vdeblur.train import optimisers
-from vdeblur.train.augment import AUGMENTATIONS, SCALE
-from vdeblur.train.data import ENDS, SAMPLINGS, Plan
+from vdeblur.train import optimisers, schedules
+from vdeblur.train.data import Plan
 from vdeblur.train.objectives import OBJECTIVES
-
-# What a recipe may say beside what its own file says, by table.
-OPTIONAL: dict[str, set[str]] = {
-    "": {"start", "init_required", "paper", "summary"},
-    "data": {"limit", "margin", "ends", "blur", "augment", "noise"},
-    "optimiser": {"betas", "epsilon", "weight_decay", "rates", "frozen", "clip"},
-    "training": {"precision", "ema", "seed", "accumulate", "save", "stop_after", "validation_frames", "keep_minutes"},
-}
+from vdeblur.train.optimisers import OptimiserSettings
+from vdeblur.train.rules import ANYTHING, BELOW_ONE, COUNT, POSITIVE, TEXT, WHOLE, Rules, check_table, one_of, rules_of
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What a value must be: a test, and the same in words, after "it must be"."""
+class Training:
+    """A recipe's [training].
 
-    allows: Callable[[Any], bool]
-    words: str
+    batch: clips in a batch, over all processes. iterations, validate_every: in updates. accumulate: parts that a
+    process cuts its share of a batch into. ema: decay of the weights' moving average; None for no average.
+    stop_after: validations in a row without a new best, after which training stops. validation_frames: of each
+    sequence. keep_minutes: most that is lost when a process is killed.
 
+    Raises: UsageError for a batch that cannot be cut into that many parts.
+    """
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    batch: Annotated[int, COUNT]
+    iterations: Annotated[int, COUNT]
+    validate_every: Annotated[int, COUNT]
+    accumulate: Annotated[int, COUNT] = 1
+    precision: Annotated[str, one_of(("fp32", "bf16", "fp16"))] = "fp32"
+    ema: Annotated[float | None, BELOW_ONE] = None
+    seed: Annotated[int, WHOLE] = 0
+    save: Annotated[str, one_of(("fp32", "fp16"))] = "fp32"
+    stop_after: Annotated[int | None, COUNT] = None
+    validation_frames: Annotated[int, COUNT] = 10
+    keep_minutes: Annotated[float, POSITIVE] = 10.0
 
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _one_of(names: Iterable[str]) -> Rule:
-    known = tuple(names)
-    return Rule(lambda value: isinstance(value, str) and value in known, f"one of {', '.join(known)}")
-
-
-def _list_of(rule: Rule, length: int | None = None) -> Rule:
-    def allows(value: Any) -> bool:
-        return isinstance(value, list) and length in (None, len(value)) and all(map(rule.allows, value))
-
-    return Rule(allows, f"a list{f' of {length}' if length else ''}, each {rule.words}")
-
-
-COUNT = Rule(lambda value: _is_whole(value) and value > 0, "a whole number above 0")
-WHOLE = Rule(lambda value: _is_whole(value) and 0 <= value < 2**63, "a whole number, 0 or above")
-POSITIVE = Rule(lambda value: _is_number(value) and value > 0, "a number above 0")
-NOT_NEGATIVE = Rule(lambda value: _is_number(value) and value >= 0, "a number, 0 or above")
-RATE = Rule(lambda value: _is_number(value) and 0 < value < 1, "a number between 0 and 1")
-BELOW_ONE = Rule(lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
-SHARE = Rule(lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
-FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
-TEXT = Rule(lambda value: isinstance(value, str), "a string")
-
-# By dotted key, * for any. A further table in [optimiser] is as [optimiser] itself. Words in [loss] are checked by the
-# objective.
-VALUES = {
-    "model": TEXT,
-    "objective": _one_of(OBJECTIVES),
-    "init_required": TEXT,
-    "summary": TEXT,
-    "start.*": TEXT,
-    "data.frames": COUNT,
-    "data.crop": COUNT,
-    "data.sampling": _one_of(SAMPLINGS),
-    "data.limit": COUNT,
-    "data.margin": WHOLE,
-    "data.ends": _one_of(ENDS),
-    "data.blur": _one_of(("blur", "blur_gamma")),
-    "data.augment": _list_of(_one_of((*AUGMENTATIONS, SCALE))),
-    "data.noise": NOT_NEGATIVE,
-    "optimiser.kind": _one_of(optimisers.KINDS),
-    "optimiser.rate": RATE,
-    "optimiser.betas": _list_of(BELOW_ONE, 2),
-    "optimiser.epsilon": POSITIVE,
-    "optimiser.weight_decay": NOT_NEGATIVE,
-    "optimiser.rates.*": BELOW_ONE,
-    "optimiser.frozen.*": WHOLE,
-    "optimiser.clip": POSITIVE,
-    "optimiser.matrix_rate": RATE,
-    "optimiser.matrices": TEXT,
-    "schedule.kind": _one_of(optimisers.SCHEDULES),
-    "schedule.every": COUNT,
-    "schedule.at": _list_of(COUNT),
-    "schedule.factor": RATE,
-    "schedule.floor": BELOW_ONE,
-    "schedule.periods": _list_of(COUNT),
-    "schedule.weights": _list_of(POSITIVE),
-    "schedule.power": POSITIVE,
-    "schedule.warm_up": COUNT,
-    "schedule.patience": COUNT,
-    "schedule.reductions": WHOLE,
-    "loss.adversarial": TEXT,
-    "loss.begin_with": TEXT,
-    "loss.chance_share": SHARE,
-    "loss.discriminator_first": WHOLE,
-    "loss.discriminator_width": COUNT,
-    "loss.distance": TEXT,
-    "loss.ends": SHARE,
-    "loss.epsilon": POSITIVE,
-    "loss.flow_warm_up": WHOLE,
-    "loss.hard_share": BELOW_ONE,
-    "loss.hard_weight": NOT_NEGATIVE,
-    "loss.joint": FLAG,
-    "loss.lambda": NOT_NEGATIVE,
-    "loss.noise": NOT_NEGATIVE,
-    "loss.spectral_weight": NOT_NEGATIVE,
-    "training.accumulate": COUNT,
-    "training.batch": COUNT,
-    "training.ema": BELOW_ONE,
-    "training.iterations": COUNT,
-    "training.keep_minutes": POSITIVE,
-    "training.precision": _one_of(("fp32", "bf16", "fp16")),
-    "training.save": _one_of(("fp32", "fp16")),
-    "training.seed": WHOLE,
-    "training.stop_after": COUNT,
-    "training.validate_every": COUNT,
-    "training.validation_frames": COUNT,
-}
-TABLES = ("start", "data", "optimiser", "optimiser.rates", "optimiser.frozen", "schedule", "loss", "training")
+    def __post_init__(self) -> None:
+        if self.batch % self.accumulate:
+            parts = f"a batch of {self.batch} cannot be cut into {self.accumulate} parts"
+            raise UsageError(parts, "choose a batch that this number divides")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training is made with.
+    """All that defines a training.
 
-    model: its name in weights.toml. stage: empty where its training has only one. tables: the recipe's keys and tables.
+    model: its name in weights.toml. stage: empty for the main or only one. tables: the recipe as TOML, with comments.
     """
 
     model: str
     stage: str
     tables: tomlkit.TOMLDocument
 
-    def __getitem__(self, table: str) -> Mapping[str, Any]:
-        """Give a table as plain values."""
-        value: Mapping[str, Any] = self.tables.unwrap().get(table, {})
-        return value
+    @property
+    def values(self) -> dict[str, Any]:
+        """The recipe's keys and tables as plain values."""
+        return self.tables.unwrap()
 
     @property
     def objective(self) -> str:
-        """Give the objective's name."""
+        """The objective's name."""
         return str(self.tables["objective"])
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """Give what an objective is told: the table [loss], and the number of frames in a sample."""
-        return {**self["loss"], "frames": self["data"]["frames"]}
+        """The objective's numbers: the table [loss], and the number of frames in a sample."""
+        values = self.values
+        return {**values["loss"], "frames": values["data"]["frames"]}
+
+    @property
+    def init_required(self) -> str | None:
+        """The model whose weights this training starts from, if it needs some."""
+        return self.values.get("init_required")
 
     @property
     def starts(self) -> dict[str, str]:
-        """Give the start weights of each part that begins with some."""
-        return {part: name for part, name in self["start"].items() if name}
+        """The start weights of each part of the network that has some."""
+        return {part: name for part, name in self.values.get("start", {}).items() if name}
+
+    @property
+    def data(self) -> Plan:
+        """The table [data]."""
+        return Plan(**self.values["data"])
+
+    @property
+    def optimisers(self) -> dict[str, OptimiserSettings]:
+        """The table [optimiser], by the name "network", and the further optimisers in it."""
+        table = self.values["optimiser"]
+        names = ("network", *optimisers.further_names(table))
+        return {name: optimisers.settings_of(table, name) for name in names}
+
+    @property
+    def schedule(self) -> schedules.Schedule:
+        """The table [schedule]."""
+        return schedules.schedule_of(self.values["schedule"])
+
+    @property
+    def training(self) -> Training:
+        """The table [training]."""
+        return Training(**self.values["training"])
 
     @property
     def text(self) -> str:
-        """Give it as TOML, comments and all."""
+        """The recipe as TOML, comments and all."""
         return tomlkit.dumps(self.tables)
 
 
 def stages_of(entry: Entry) -> list[str]:
-    """Give the names of a model's stages, the first one first; an empty one is its main stage."""
+    """Return the names of a model's stages in their order; the main stage's is empty."""
     found = [name.split(".") for name in _names()]
     return sorted((parts[1] if len(parts) > 1 else "" for parts in found if parts[0] == _base(entry)), reverse=True)
 
 
 def trainable() -> list[str]:
-    """Give the names of the models that recipes are for."""
+    """Return the names of the models that have recipes."""
     return sorted({name.split(".")[0] for name in _names()})
 
 
@@ -195,7 +142,7 @@ def _names() -> Iterator[str]:
 
 
 def _base(entry: Entry) -> str:
-    """Give the model whose recipe a model is trained by: its own, or else that of its network."""
+    """Return the model whose recipe trains a model: itself, or else its network's namesake."""
     known = trainable()
     return entry.name if entry.name in known else entry.network
 
@@ -209,12 +156,12 @@ def load_recipe(
     rate: float | None = None,
     values: Iterable[tuple[str, str]] = (),
 ) -> Recipe:
-    """Read a model's recipe; the paper's own numbers, a user's file and single values over it, in this order.
+    """Read a model's recipe, and merge the paper's own numbers, a user's file and single values over it, in this order.
 
-    stage: None for the main one, which may also be called by the model's name. values: dotted keys, as
-    "optimiser.rate", with values as TOML writes them. rate: what the learning rate is to be; all others change alike.
+    stage: None or the model's name for the main one. values: dotted keys, as "optimiser.rate", with values as TOML
+    writes them. rate: the learning rate; all other rates change by the same factor.
 
-    Raises: UsageError where there is none, or it is not understood.
+    Raises: UsageError for a model without recipe, an unknown stage, and keys or values that the recipe cannot have.
     """
     base = _base(entry)
     if base not in trainable():
@@ -226,26 +173,26 @@ def load_recipe(
     name = f"{base}.{wanted}" if wanted else base
     text = (resources.files("vdeblur.train") / "recipes" / f"{name}.toml").read_text("utf-8")
     tables = tomlkit.parse(text)
-    known = copy.deepcopy(tables.unwrap())
+    rules = _rules(copy.deepcopy(tables.unwrap()))
     of_paper = tables.pop("paper", None)
     if paper:
         if of_paper is None:
-            raise UsageError(f"the paper of {entry.name} says nothing else than its recipe", "leave out --paper")
-        _merge(tables, of_paper.unwrap(), known, "the recipe's [paper]")
+            raise UsageError(f"the recipe of {entry.name} has no other numbers from the paper", "leave out --paper")
+        _merge(tables, of_paper.unwrap(), rules, "the recipe's [paper]")
     if config is not None:
-        _merge(tables, _read(config), known, str(config))
+        _merge(tables, _read(config), rules, str(config))
     for key, value in values:
-        _merge(tables, _nested(key, value), known, f"--set {key}={value}")
-    _check(Recipe(entry.name, wanted, tables))
+        _merge(tables, _nested(key, value), rules, f"--set {key}={value}")
+    recipe = Recipe(entry.name, wanted, tables)
+    _check(recipe, rules)
     if rate is not None:
         _scale_rates(tables["optimiser"], rate / tables["optimiser"]["rate"])
-    recipe = Recipe(entry.name, wanted, tables)
-    _check(recipe)
+        _check(recipe, rules)
     return recipe
 
 
 def _scale_rates(optimiser: Any, factor: float) -> None:
-    """Multiply all rates of a table [optimiser]: its own, Muon's, those of parts and of further optimisers."""
+    """Multiply all rates in a table [optimiser]: its own, Muon's, those by prefix and those of further optimisers."""
     for key in ("rate", "matrix_rate"):
         if key in optimiser:
             optimiser[key] = float(f"{optimiser[key] * factor:.6g}")
@@ -258,20 +205,20 @@ def _scale_rates(optimiser: Any, factor: float) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    hint = "begin with --print-config > FILE"
+    hint = "start from --print-config > FILE"
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as TOML: {error}", hint) from error
     try:
-        return tomllib.loads(text)  # its messages are for people, unlike tomlkit's
+        return tomllib.loads(text)  # its messages are more readable than tomlkit's
     except tomllib.TOMLDecodeError as error:
         reason = str(error).replace("end of document", f"line {len(text.splitlines())}, the end")
         raise UsageError(f"{path} is not TOML, or not finished: {reason}", hint) from error
 
 
 def _nested(key: str, value: str) -> dict[str, Any]:
-    """Give {"a": {"b": value}} of "a.b" and a value as TOML writes it; what is no TOML is a string."""
+    """Return {"a": {"b": value}} for "a.b" and a value in TOML; a value that is no TOML is a string."""
     try:
         parsed = tomlkit.parse(f"value = {value}").unwrap()["value"]
     except TOMLKitError:
@@ -283,64 +230,52 @@ def _nested(key: str, value: str) -> dict[str, Any]:
     return nested
 
 
-def _merge(into: Any, given: Mapping[str, Any], known: Mapping[str, Any], source: str, where: str = "") -> None:
-    """Put given values over those of a table, key by key; refuses what no recipe of this kind has."""
+def _rules(values: Mapping[str, Any]) -> Rules:
+    """Return the rules for a recipe and all that may be merged over it; values: those of the recipe's own file."""
+    optimiser = rules_of(OptimiserSettings)
+    if values["optimiser"]["kind"] != "muon":
+        for key in optimisers.MUON_KEYS:
+            del optimiser[key]
+    return {
+        "model": TEXT,
+        "objective": one_of(OBJECTIVES),
+        "init_required": TEXT,
+        "summary": TEXT,
+        "start": {"*": TEXT},
+        "data": rules_of(Plan),
+        "optimiser": {**optimiser, **dict.fromkeys(optimisers.further_names(values["optimiser"]), optimiser)},
+        "schedule": {"*": ANYTHING},  # its kind decides, see schedules.schedule_of
+        "loss": OBJECTIVES[values["objective"]].rules,
+        "training": rules_of(Training),
+    }
+
+
+def _merge(into: Any, given: Mapping[str, Any], rules: Rules, source: str, where: str = "") -> None:
+    """Write given values over a table's, key by key; refuse keys without a rule."""
     for key, value in given.items():
         if not where and key == "paper":
             continue
-        here = f"{where}.{key}" if where else key
-        free = where in ("start", "optimiser.rates", "optimiser.frozen") or where.endswith("schedule")
-        if key not in known and key not in OPTIONAL.get(where, ()) and not free:
-            choices = sorted({*known, *OPTIONAL.get(where, ())} - {"paper"})
-            raise UsageError(f"{source}: there is no {here!r}", f"choose from {', '.join(choices)}")
-        if (here in TABLES or isinstance(into.get(key), Mapping)) and not isinstance(value, Mapping):
-            raise UsageError(f"{source}: {here} is {value!r}", f"it must be a table; its values are {here}.KEY")
-        if isinstance(value, Mapping) and isinstance(into.get(key), Mapping):
-            old = into[key]
-            if here == "schedule" and value.get("kind", old["kind"]) != old["kind"]:  # it has other numbers
+        name = f"{where}.{key}" if where else key
+        rule = rules.get(key, rules.get("*"))
+        if rule is None:
+            raise UsageError(f"{source}: there is no {name!r}", f"choose from {', '.join(sorted(rules))}")
+        if isinstance(rule, Mapping) and not isinstance(value, Mapping):
+            raise UsageError(f"{source}: {name} is {value!r}", f"it must be a table; its values are {name}.KEY")
+        old = into.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and isinstance(rule, Mapping):
+            if name == "schedule" and value.get("kind", old["kind"]) != old["kind"]:  # other kinds have other keys
                 into[key] = tomlkit.item(dict(value))
-                continue
-            _merge(old, value, known.get(key, {}), source, here)
-        elif key not in into or into[key] != value:  # what is not changed keeps its looks
+            else:
+                _merge(old, value, rule, source, name)
+        elif key not in into or old != value:  # unchanged values keep their formatting
             into[key] = tomlkit.item(value)
 
 
-def _check(recipe: Recipe) -> None:
-    """Refuse what no training can be made with."""
-    optimisers.check_schedule(recipe["schedule"])
-    for path, value in _leaves(recipe.tables.unwrap()):
-        rule = _rule(path)
-        if rule is None:
-            raise UsageError(f"there is no {'.'.join(path)!r}")
-        if not rule.allows(value):
-            raise UsageError(f"{'.'.join(path)} is {value!r}", f"it must be {rule.words}")
-    optimisers.settings_of(recipe["optimiser"], "network")
-    OBJECTIVES[recipe.objective].check(recipe.numbers)
-    Plan(**recipe["data"])
-    periods = recipe["schedule"].get("periods", [])
-    weights = recipe["schedule"].get("weights", periods)
-    if len(weights) != len(periods):
-        raise UsageError(f"schedule.weights is {weights!r}", f"it must have one for each of {len(periods)} periods")
-    batch, accumulate = recipe["training"]["batch"], recipe["training"].get("accumulate", 1)
-    if batch % accumulate:
-        raise UsageError(f"a batch of {batch} cannot be cut into {accumulate} parts", "let it be divisible")
+def _check(recipe: Recipe, rules: Rules) -> None:
+    """Refuse values that no training can use.
 
-
-def _leaves(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Give what is no table, and tables where there should be none, each with its keys from the top."""
-    for key, value in table.items():
-        here = (*path, key)
-        if isinstance(value, Mapping) and _rule(here) is None:
-            yield from _leaves(value, here)
-        else:
-            yield here, value
-
-
-def _rule(path: tuple[str, ...]) -> Rule | None:
-    """Give what a value must be, from its keys; those of a further optimiser are as those of the first."""
-    paths = [path, ("optimiser", *path[2:])] if path[0] == "optimiser" else [path]
-    for *tables, last in paths:
-        for key in (last, "*"):
-            if rule := VALUES.get(".".join((*tables, key))):
-                return rule
-    return None
+    Raises: UsageError.
+    """
+    _ = recipe.schedule
+    check_table(recipe.values, rules)
+    _ = recipe.optimisers, recipe.data, recipe.training

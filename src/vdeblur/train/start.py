@@ -1,4 +1,4 @@
-"""The weights that a training begins with: a checkpoint, a model of the registry, or start weights of some parts."""
+"""The weights that a training starts from: a checkpoint, a model of the registry, or start weights of parts."""
 
 from pathlib import Path
 
@@ -14,38 +14,37 @@ from vdeblur.train.recipes import Recipe
 
 
 def begin(network: Network, entry: Entry, recipe: Recipe, init: str | None, talk: Talk) -> None:
-    """Load what was asked for, or else the start weights that the recipe names.
+    """Load the given weights, or else the start weights that the recipe names.
 
     init: a checkpoint's path, or NAME[@WEIGHTS] of the registry.
-    Raises: ModelError where weights cannot be had, or do not fit; UsageError where the recipe needs some.
+    Raises: ModelError for weights that are unavailable or do not fit; UsageError where the recipe needs init.
     """
-    needed = recipe.tables.get("init_required")
     if init is not None:
         network.load_state_dict(_initial(init, entry, talk))
-    elif needed:
-        raise UsageError(f"{entry.name} is trained from the weights of {needed}", f"give them: --init FILE of {needed}")
+    elif needed := recipe.init_required:
+        raise UsageError(f"{entry.name} is trained from the weights of {needed}", f"add --init FILE, with {needed}'s")
     else:
         for part, name in recipe.starts.items():
-            # As the authors' code does, a BIMNet that is trained along is drawn, unless there is one of one's own.
-            if not recipe["loss"].get("joint") or Path(name).is_file():
+            # Like the authors' code, joint training starts from a random BIMNet, unless the user names a file.
+            if not recipe.numbers.get("joint") or Path(name).is_file():
                 _load_part(network, part, name, talk)
 
 
 def _initial(init: str, entry: Entry, talk: Talk) -> dict[str, Tensor]:
-    """Give the weights of a file, or of a model of the registry whose network is the same."""
+    """Return the weights of a file, or of a registry's model with the same network."""
     path = Path(init)
     if path.is_file() or path.suffix or "/" in init:
         return weights.load_model(entry.name, path, talk).state_dict()
     other = registry.find_entry(init)
     if (other.network, other.arguments) != (entry.network, entry.arguments):
-        raise ModelError(f"{init} is another network than {entry.name}", f"begin with weights of {entry.name}")
+        raise ModelError(f"{init} is another network than {entry.name}", f"start from weights of {entry.name}")
     return weights.load_model(init, talk=talk).state_dict()
 
 
 def _load_part(network: Network, part: str, name: str, talk: Talk) -> None:
-    """Put start weights of the registry, or those of a file, into a part of a network.
+    """Load start weights, of the registry or a file, into a part of a network.
 
-    The file may be of that part, or of a whole network that has it, as that of another stage.
+    The file may hold that part alone, or a network with that part, such as another stage's.
     """
     module = network.get_submodule(part)
     tensors = read_checkpoint(Path(name)) if Path(name).is_file() else weights.load_start(name, talk)

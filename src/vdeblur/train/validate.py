@@ -1,4 +1,4 @@
-"""How good a network is while it is trained: held-out clips through the same streams as `run`, in bench's metrics."""
+"""Validation during training: held-out clips through the same streams as `run`, in bench's metrics."""
 
 import copy
 import itertools
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from vdeblur.errors import DeviceError
 from vdeblur.measure import protocols
 from vdeblur.networks.layers import Network
 from vdeblur.restore.clip import restored_pictures
+from vdeblur.train.data import Clips, stacked
 from vdeblur.train.distributed import ProcessGroup
+from vdeblur.train.objectives.base import Objective
 
 PROTOCOL = protocols.PROTOCOLS["plain"]
 PERFECT = 99.0  # dB; stands for an infinite PSNR, where nothing differs
@@ -29,8 +32,8 @@ SHOWN_SIDE = 640  # pixels; larger ones are cut in the middle
 class ValidationScore:
     """Means over validation frames: PSNR in dB of the blurry input and of its restoration, and the latter's SSIM.
 
-    untouched: the restorations' PSNR where the input equalled its truth; None where no frame did, and such frames count
-    in nothing else, unless there are no others: then blurry stands for a perfect one, and psnr is untouched.
+    untouched: the restorations' PSNR over frames whose input equals the sharp frame; None without such frames. They
+    count in no other mean, unless there are no others: then blurry is PERFECT, and psnr is untouched.
     """
 
     blurry: float
@@ -42,7 +45,7 @@ class ValidationScore:
 
 @dataclass
 class Measured:
-    """What was found of frames so far."""
+    """Figures of the frames so far."""
 
     blurry: list[float] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
@@ -50,7 +53,7 @@ class Measured:
     untouched: list[float] = field(default_factory=list)
 
     def add(self, blurry: Tensor, restored: Tensor, sharp: Tensor) -> None:
-        """Measure a frame: (3, H, W) uint8."""
+        """Add a frame: (3, H, W) uint8."""
         if torch.equal(blurry, sharp):
             self.untouched.append(min(PROTOCOL.measure(restored[None], sharp[None])[0].psnr, PERFECT))
             return
@@ -61,22 +64,63 @@ class Measured:
         self.ssim.append(after.ssim_2d)
 
 
+@dataclass(frozen=True)
+class Validator:
+    """Validates a training on held-out sequences.
+
+    clips: of these sequences, for an objective that restores nothing yet: its loss on them is the score. frames: of
+    each sequence. samples: the folder for sample pictures.
+    """
+
+    objective: Objective
+    sequences: Sequence[Pairs]
+    clips: Clips | None
+    frames: int
+    group: ProcessGroup
+    samples: Path
+
+    @property
+    def measure(self) -> str:
+        """The measure that chooses the best weights: "psnr", in dB, or "loss" if the objective restores nothing yet."""
+        return "psnr" if self.clips is None else "loss"
+
+    def score(self, facts: dict[str, Any]) -> float:
+        """Return the figure that decides which weights are best; higher is better."""
+        return float(facts["psnr"] if self.clips is None else -facts["validation_loss"])
+
+    def run(self, network: Network, update: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return a validation's figures, and sample pictures by the sequence's name; changes the objective's modes."""
+        if self.clips is None:
+            score, samples = validate(network, self.sequences, self.frames, self.group, self.samples / f"{update:07}")
+            return vars(score), samples
+        self.objective.eval()
+        own = []
+        with torch.no_grad():
+            for number in range(self.group.rank, self.frames * len(self.sequences), self.group.size):
+                batch = self.group.upload(stacked([self.clips[number]]))
+                own.append(float(self.objective(batch, 0, 0, None)[0]["loss"]))
+        losses = list(itertools.chain.from_iterable(self.group.gather(own)))
+        return {"validation_loss": math.fsum(losses) / len(losses)}, {}
+
+
 def validate(
     network: Network, sequences: Sequence[Pairs], frames: int, group: ProcessGroup, shown: Path | None = None
 ) -> tuple[ValidationScore, dict[str, Tensor]]:
     """Measure a network on the first frames of each sequence, shared out among the processes.
 
-    shown: a folder; the middle frames of some sequences are written into it, blurry, restored and sharp beside each
-    other. Gives them, too, by the sequence's name: (3, H, W') uint8.
+    shown: a folder for samples: the middle frames of some sequences, blurry, restored and sharp beside each other.
+    Also returns the samples by the sequence's name: (3, H, W') uint8.
+
+    Raises: DeviceError where restored values are NaN or infinite.
     """
-    evaluated = copy.deepcopy(network).eval().requires_grad_(False)  # so that nothing of the training is touched
+    evaluated = copy.deepcopy(network).eval().requires_grad_(False)  # the training stays as it is
     measured, samples = Measured(), {}
     for index, sequence in list(enumerate(sequences))[group.rank :: group.size]:
         pairs = sequence.pairs[:frames]
         for place, (blurry, restored, sharp) in enumerate(_restore(evaluated, group.device, pairs)):
             measured.add(blurry, restored, sharp)
             if index < SHOWN and place == len(pairs) // 2 and shown is not None:
-                samples[sequence.name] = torch.cat([_middle(one) for one in (blurry, restored, sharp)], 2).cpu()
+                samples[sequence.name] = torch.cat([_middle(picture) for picture in (blurry, restored, sharp)], 2).cpu()
     for others in group.gather(samples):
         samples |= others
     if shown is not None and group.leads:
@@ -88,24 +132,24 @@ def validate(
 def _restore(
     network: Network, chosen: torch.device, pairs: Sequence[FramePair]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Give each frame blurry, restored and sharp, uint8 on the device."""
+    """Yield each frame blurry, restored and sharp, uint8 on the device."""
     read = (pictures.read_rgb(pair.blurry) for pair in pairs)
     blurry, given = itertools.tee(read)
     for pair, before, restored in zip(pairs, blurry, restored_pictures(network, chosen, given), strict=True):
         if not bool(torch.isfinite(restored.sum())):
             raise DeviceError(
-                f"the network gave values that are not numbers for {pair.blurry}",
-                "--resume goes on from the last kept state; with a lower --rate, or --set optimiser.clip=0.01",
+                f"the network's output for {pair.blurry} is NaN or infinite",
+                "--resume continues from the last kept state; add a lower --rate, or --set optimiser.clip=0.01",
             )
         yield before.to(chosen), PROTOCOL.to_8bit(restored), pictures.read_rgb(pair.sharp).to(chosen)
 
 
-def _score(several: list[Measured]) -> ValidationScore:
-    """Give the means over what all processes measured."""
-    parts = {name: [value for one in several for value in getattr(one, name)] for name in vars(Measured())}
+def _score(processes: list[Measured]) -> ValidationScore:
+    """Return the means over the frames of all processes."""
+    parts = {name: [value for measured in processes for value in getattr(measured, name)] for name in vars(Measured())}
     count = len(parts["psnr"]) + len(parts["untouched"])
     untouched = _mean(parts["untouched"]) if parts["untouched"] else None
-    if not parts["psnr"] and untouched is not None:  # nothing is blurred; then it is well done to change nothing
+    if not parts["psnr"] and untouched is not None:  # nothing is blurred: the best is to change nothing
         return ValidationScore(PERFECT, untouched, 1.0, untouched, count)
     blurry, psnr, ssim = (_mean(parts[name]) for name in ("blurry", "psnr", "ssim"))
     return ValidationScore(blurry, psnr, ssim, untouched, count)
@@ -116,6 +160,6 @@ def _mean(values: list[float]) -> float:
 
 
 def _middle(picture: Tensor) -> Tensor:
-    """Cut the middle out of a large picture."""
+    """Return the middle of a large picture."""
     top, left = (max(length - SHOWN_SIDE, 0) // 2 for length in picture.shape[1:])
     return picture[:, top : top + SHOWN_SIDE, left : left + SHOWN_SIDE]

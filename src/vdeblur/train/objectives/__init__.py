@@ -1,4 +1,4 @@
-"""What each network is trained for, by the name that recipes use; a file per paper."""
+"""The objective of each network's training, by its name in recipes; a file per paper."""
 
 from vdeblur.train.objectives.base import Objective
 from vdeblur.train.objectives.cdvd_tsp import CDVDTSPObjective

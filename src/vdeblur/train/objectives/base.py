@@ -1,4 +1,4 @@
-"""What a training minimises, as the loop sees it."""
+"""The interface between the training loop and the papers' losses."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -9,8 +9,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from vdeblur.errors import UsageError
 from vdeblur.networks.layers import Network
+from vdeblur.train.rules import Rules, check_table
 
 Batch = dict[str, Tensor]
 
@@ -24,17 +24,17 @@ class Clip:
 
 
 class Objective(nn.Module, ABC):
-    """The losses of a network over a batch of clips, and what is trained by them.
+    """The losses of a network over a batch of clips.
 
-    network: what is validated, and kept as weights. numbers: see Recipe.numbers; choices: what those of them may be
-    that are words. Parts that serve for the training alone, as a discriminator, are further modules; they are kept in
-    the training's state. restores: that the network can be validated by what it restores; else the loss on held-out
-    clips says how good it is. reaches_all: that each step gives gradients to all that is trained.
+    network: validated, and written as weights. numbers: see Recipe.numbers. rules: for the recipe's table [loss]. Parts
+    that only the training needs, such as a discriminator, are further modules; the training's state includes them.
+    restores: whether validation measures what the network restores; if not, it measures the loss on held-out clips.
+    reaches_all: whether each step gives gradients to all trained parameters.
 
-    Raises: UsageError for words that are none of the choices.
+    Raises: UsageError for numbers that break their rules.
     """
 
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    rules: ClassVar[Rules] = {}
     restores: ClassVar[bool] = True
     reaches_all: ClassVar[bool] = True
 
@@ -46,46 +46,44 @@ class Objective(nn.Module, ABC):
 
     @classmethod
     def check(cls, numbers: Mapping[str, Any]) -> None:
-        """Refuse words that mean nothing here.
+        """Refuse numbers that break their rules.
 
         Raises: UsageError.
         """
-        for key, known in cls.choices.items():
-            if numbers[key] not in known:
-                raise UsageError(f"loss.{key} is {numbers[key]!r}", f"choose from {', '.join(known)}")
+        check_table({key: value for key, value in numbers.items() if key in cls.rules}, cls.rules, "loss")
 
     def initialise(self) -> None:
-        """Draw the weights that the paper begins with, where the network's constructor does otherwise."""
+        """Draw the paper's initial weights, where they differ from the network constructor's."""
 
     def prepare(self, clip: Clip, rng: numpy.random.Generator) -> Batch:
-        """Give what a step needs of one clip, without the batch's axis; done by the loader's workers.
+        """Return the tensors that a step needs of one clip, without the batch's axis; called by the loader's workers.
 
-        What is uint8 travels to the device as it is; see unit_range. rng: the sample's own.
+        uint8 tensors are copied to the device as they are; see unit_range. rng: the sample's own.
         """
         return {"blurry": clip.blurry, "sharp": clip.sharp}
 
     def turns(self, update: int) -> tuple[str, ...]:
-        """Tell what is done with one batch at this update: a name of an optimiser for each of its steps, in order.
+        """Return the turns of a batch at this update: the name of the optimiser that steps in each.
 
         The optimiser "network" is the recipe's table [optimiser], others are tables in it. An update is a step of
-        "network", or a batch in whose turns it does not occur.
+        "network", or a batch without such a step.
         """
         return ("network",)
 
     def parameters_of(self, optimiser: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """Give the parameters that an optimiser trains, by the names that the recipe's rates are given for."""
+        """Return the parameters that an optimiser trains, by the names whose prefixes the recipe's rates use."""
         return self.network.named_parameters()
 
     @abstractmethod
     def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> tuple[dict[str, Tensor], Any]:
-        """Give the losses of a turn by name: "loss" is minimised, others are shown; and what the next turn is given.
+        """Return the losses of a turn by name, and a state for the next turn; "loss" is minimised, others are reported.
 
-        batch: prepare's, stacked, on the device: uint8 is 0 to 255. turn: its number within turns(update). carried:
-        None in the first turn, without gradient in the others. All losses are scalars in float32, whatever the
-        precision of the network.
+        batch: prepared clips, stacked, on the device; uint8 is 0 to 255. turn: its number within turns(update).
+        carried: the state of the turn before, without gradient; None in the first turn. Losses are scalars in float32,
+        whatever the network's precision.
         """
 
 
 def unit_range(pictures: Tensor) -> Tensor:
-    """Give uint8 pictures as float32 in [0, 1]."""
+    """Convert uint8 pictures to float32 in [0, 1]."""
     return pictures.to(torch.float32) / 255

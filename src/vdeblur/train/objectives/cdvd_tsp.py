@@ -1,14 +1,14 @@
-"""What CDVD-TSP is trained for: every output of its cascade, with a second look at what is hard.
+"""CDVD-TSP's objective: every output of its cascade, with extra weight on hard pixels.
 
-Pan, Bai, Tang, CVPR 2020 (see networks/cdvd_tsp.py). A window of five frames gives three restored ones after the first
-stage and from these one after the second. All four are compared with their sharp frames, and gradients flow through the
-second stage, its flow and its warped frames into the first.
+Pan, Bai, Tang, CVPR 2020 (see networks/cdvd_tsp.py). Of a window of five frames the first stage restores three, and the
+second stage one from these. All four are compared with their sharp frames; gradients flow through the second stage, its
+flow and its warped frames into the first.
 
 Where this differs from the paper, because the authors' code does: both stages are trained together from the first step
 (algorithm 1 reads as stage after stage).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,19 +17,21 @@ from torch.nn import functional as F
 from vdeblur.networks.cdvd_tsp import CDVDTSP
 from vdeblur.train import losses
 from vdeblur.train.objectives.base import Batch, Objective, unit_range
+from vdeblur.train.rules import BELOW_ONE, NOT_NEGATIVE, SHARE
 
 
 class CDVDTSPObjective(Objective):
-    """Absolute differences at all stages, those of hard pixels once more.
+    """Absolute differences at all stages, and again those of hard pixels.
 
-    numbers: hard_weight, what the loss of hard pixels is multiplied by; hard_share and chance_share, see
+    numbers: hard_weight, the factor of the hard pixels' loss; hard_share and chance_share, see
     losses.hard_examples. Samples have one frame, and two more for each stage.
     """
 
     network: CDVDTSP
+    rules: ClassVar = {"hard_weight": NOT_NEGATIVE, "hard_share": BELOW_ONE, "chance_share": SHARE}
 
     def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> tuple[dict[str, Tensor], Any]:
-        """Give "l1" and "hard" of a batch of windows, blurry and sharp (B, T, 3, H, W), and their sum as "loss"."""
+        """Return "l1" and "hard" of a batch of windows, blurry and sharp (B, T, 3, H, W), and their sum as "loss"."""
         restored = torch.cat(self.cascade(unit_range(batch["blurry"])), 1)  # (B, 4, 3, H, W) of five frames
         sharp = unit_range(batch["sharp"])
         last = sharp.shape[1]
@@ -40,7 +42,7 @@ class CDVDTSPObjective(Objective):
         return {"loss": l1 + self.numbers["hard_weight"] * hard, "l1": l1, "hard": hard}, None
 
     def cascade(self, frames: Tensor) -> list[Tensor]:
-        """Give what each stage makes of windows (B, T, 3, H, W): (B, T - 2, 3, H, W), (B, T - 4, 3, H, W), ..."""
+        """Return each stage's output for windows (B, T, 3, H, W): (B, T - 2, 3, H, W), (B, T - 4, 3, H, W), ..."""
         outputs = []
         for _ in range(self.network.stages):
             frames = self.stage(frames)
@@ -48,7 +50,7 @@ class CDVDTSPObjective(Objective):
         return outputs
 
     def stage(self, frames: Tensor) -> Tensor:
-        """Restore all but the first and the last of frames (B, T, 3, H, W), all of them at once."""
+        """Restore all but the first and the last of frames (B, T, 3, H, W), in one batch."""
         batch, count = frames.shape[0], frames.shape[1] - 2
         in_turn = frames.transpose(0, 1).flatten(0, 1)  # (T B, 3, H, W): neighbours in time are B apart
         parts = [slice(start * batch, (start + count) * batch) for start in range(3)]

@@ -1,13 +1,13 @@
-"""What networks are trained for that restore a clip, or a frame, as a whole: DSTNet, DSTNet+, BasicVSR++ and NAFNet.
+"""Objectives of networks that restore a complete clip or frame: DSTNet, DSTNet+, BasicVSR++ and NAFNet.
 
-Their files in networks/ name the papers. The first three are compared frame by frame with the sharp clip, DSTNet and
-DSTNet+ in the frequency domain as well; NAFNet is to have a high PSNR.
+Their files in networks/ name the papers. The first three compare each frame with its sharp one, DSTNet and DSTNet+ also
+in the frequency domain; NAFNet maximises the PSNR.
 
 Where this differs from the papers, because the authors' code does: DSTNet's loss is at one scale, the paper refers to a
 multi-scale one.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,17 +15,20 @@ from torch import Tensor
 from vdeblur.networks.nafnet import NAFNet
 from vdeblur.train import losses
 from vdeblur.train.objectives.base import Batch, Objective, unit_range
+from vdeblur.train.rules import NOT_NEGATIVE, POSITIVE
 
 
 class ClipObjective(Objective):
-    """A smooth absolute difference of all frames of a clip, and one of their spectra.
+    """A smooth absolute difference of all frames of a clip, and of their spectra.
 
-    numbers: epsilon, below which differences count as squares; spectral_weight, what the loss of the spectra is
-    multiplied by, 0 for none.
+    numbers: epsilon, below which differences count as squares; spectral_weight, the factor of the spectral loss, 0 for
+    none.
     """
 
+    rules: ClassVar = {"epsilon": POSITIVE, "spectral_weight": NOT_NEGATIVE}
+
     def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> tuple[dict[str, Tensor], Any]:
-        """Give "charbonnier" and "spectral" of clips, blurry and sharp (B, T, 3, H, W), and their sum as "loss"."""
+        """Return "charbonnier" and "spectral" of clips, blurry and sharp (B, T, 3, H, W), and their sum as "loss"."""
         restored = self.network(unit_range(batch["blurry"])).float()
         sharp = unit_range(batch["sharp"])
         charbonnier = losses.charbonnier(restored, sharp, self.numbers["epsilon"])
@@ -37,11 +40,11 @@ class ClipObjective(Objective):
 
 
 class NAFNetObjective(Objective):
-    """The PSNR of each frame by itself."""
+    """The PSNR of each frame on its own."""
 
     network: NAFNet
 
     def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> tuple[dict[str, Tensor], Any]:
-        """Give minus the mean PSNR, in dB, of the frames of clips, blurry and sharp (B, T, 3, H, W), as "loss"."""
+        """Return minus the mean PSNR, in dB, of the frames of clips, blurry and sharp (B, T, 3, H, W), as "loss"."""
         blurry, sharp = (unit_range(torch.flatten(batch[kind], 0, 1)) for kind in ("blurry", "sharp"))
         return {"loss": losses.negative_psnr(self.network(blurry).float(), sharp)}, None

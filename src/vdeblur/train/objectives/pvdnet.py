@@ -1,15 +1,15 @@
-"""What PVDNet is trained for, and before it BIMNet, which estimates its motion.
+"""The objectives of PVDNet, and of BIMNet, which estimates its motion and trains first.
 
 Son, Lee, Lee, Cho, Lee, ACM Transactions on Graphics 2021 (see networks/pvdnet.py and networks/bimnet.py). First BIMNet
-learns to find the motion between two frames however blurry either is: whichever of the blurry and the sharp frames it
-is shown, the flow must carry one sharp frame onto the other. Then it is frozen, and PVDNet learns frame after frame of
-a clip, each step beginning with what it made of the frame before.
+learns the motion between two frames however blurry each is: for blurry and sharp inputs alike, the flow must warp one
+sharp frame onto the other. Then it is frozen, and PVDNet learns a clip frame by frame, each step from its restoration
+of the frame before.
 
 Where this differs from the paper, because the authors' code does:
 
 1. The loss of PVDNet is a mean square, of pictures in [-1, 1] (paper: a mean absolute difference).
-2. What stands in for a restored frame at the beginning is the blurry frame before (paper: the current frame).
-3. With `joint`, both learn at once, as the code's only way of training BIMNet does; the paper has stages.
+2. At the first frame, the blurry frame before stands in for a restored one (paper: the current frame).
+3. With `joint`, both train at once, the code's only way to train BIMNet; the paper has stages.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +23,15 @@ from vdeblur.networks.bimnet import BIMNet, Pyramid
 from vdeblur.networks.pvdnet import PVDNet, gray_of, pixel_volume
 from vdeblur.train import losses
 from vdeblur.train.objectives.base import Batch, Clip, Objective, unit_range
+from vdeblur.train.rules import FLAG, NOT_NEGATIVE, one_of
 
 KINDS = {"bb": (0, 2), "bs": (1, 2), "sb": (0, 3), "ss": (1, 3)}
-"""The four flow losses, by the kind of the frame before and of the current one (b: blurry, s: sharp): where the current
-one and the one before stand among the blurry and the sharp current frame, the blurry and the sharp one before."""
+"""The four flow losses, by the kinds of the previous and the current frame (b: blurry, s: sharp): the positions of the
+current and the previous frame in (blurry current, sharp current, blurry previous, sharp previous)."""
 
 
 class BIMNetObjective(Objective):
-    """Motion that blur does not lead astray; trains the network's BIMNet and nothing else. Samples have two frames."""
+    """Blur-invariant motion; trains only the network's BIMNet. Samples have two frames."""
 
     network: PVDNet
     restores = False
@@ -41,27 +42,32 @@ class BIMNetObjective(Objective):
         network.bimnet.requires_grad_(True)
 
     def parameters_of(self, optimiser: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """Give BIMNet's parameters, with `bimnet.` before their names."""
+        """Return BIMNet's parameters, with `bimnet.` before their names."""
         return self.network.bimnet.named_parameters("bimnet")
 
     def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> tuple[dict[str, Tensor], Any]:
-        """Give the flow losses of pairs, blurry and sharp (B, 2, 3, H, W), and their mean as "loss"."""
+        """Return the flow losses of pairs, blurry and sharp (B, 2, 3, H, W), and their mean as "loss"."""
         blurry, sharp = unit_range(batch["blurry"]), unit_range(batch["sharp"])
         found, _ = flow_losses(self.network.bimnet, blurry, sharp)
         return {"loss": mean_of(found), **found}, None
 
 
 class PVDNetObjective(Objective):
-    """Restore the frames of a clip one after the other, an update at each.
+    """Frames of a clip restored one after the other, with an update at each.
 
-    numbers: frames, how many of a sample are restored; it has one more at each end. distance: "mse" or "l1", of
-    pictures in [-1, 1]. noise: standard deviation in [0, 1] of what is added to half of the blurry frames; 0 for none.
-    begin_with: which blurry frame stands in for the restored one before the first, "previous" or "current". joint:
-    BIMNet is trained as well.
+    numbers: frames, restored ones of a sample, which has one more at each end. distance: "mse" or "l1", of pictures in
+    [-1, 1]. noise: standard deviation, for values in [0, 1], of noise on half of the blurry frames; 0 for none.
+    begin_with: the blurry frame that stands in for the restored one before the first, "previous" or "current". joint:
+    train BIMNet as well.
     """
 
     network: PVDNet
-    choices: ClassVar = {"distance": ("mse", "l1"), "begin_with": ("previous", "current")}
+    rules: ClassVar = {
+        "distance": one_of(("mse", "l1")),
+        "begin_with": one_of(("previous", "current")),
+        "noise": NOT_NEGATIVE,
+        "joint": FLAG,
+    }
 
     def __init__(self, network: PVDNet, numbers: Mapping[str, Any]) -> None:
         super().__init__(network, numbers)
@@ -69,7 +75,7 @@ class PVDNetObjective(Objective):
         network.bimnet.requires_grad_(self.joint)
 
     def prepare(self, clip: Clip, rng: numpy.random.Generator) -> Batch:
-        """Give the clip; where there is to be noise, the blurry frames are float32 in [0, 1]."""
+        """Return the clip; with noise the blurry frames are float32 in [0, 1]."""
         noise = self.numbers["noise"]
         if not noise:
             return super().prepare(clip, rng)
@@ -80,20 +86,20 @@ class PVDNetObjective(Objective):
         return {"blurry": blurry, "sharp": clip.sharp}
 
     def turns(self, update: int) -> tuple[str, ...]:
-        """Give a step for each frame that is restored."""
+        """Return a step for each restored frame."""
         return ("network",) * int(self.numbers["frames"])
 
     def parameters_of(self, optimiser: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """Give the network's parameters, BIMNet's only where it is trained as well."""
+        """Return the network's parameters, BIMNet's only with `joint`."""
         for name, parameter in self.network.named_parameters():
             if self.joint or not name.startswith("bimnet."):
                 yield name, parameter
 
     def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> tuple[dict[str, Tensor], Any]:
-        """Give the losses of the frame at turn + 1 of clips (B, T, 3, H, W), and what the next frame needs.
+        """Return the losses of the frame at turn + 1 of clips (B, T, 3, H, W), and the state for the next frame.
 
-        Blurry frames may be float32 in [0, 1]. "image" is that of the restored frame; with `joint`, the flow losses
-        come beside it, and "flow", their mean, is added.
+        Blurry frames may be float32 in [0, 1]. "image" is the restored frame's loss; with `joint` there are also the
+        flow losses, and their mean, "flow", is added to "loss".
         """
         blurry, sharp = (pictures[:, turn : turn + 3] for pictures in (batch["blurry"], batch["sharp"]))
         blurry = blurry if blurry.is_floating_point() else unit_range(blurry)
@@ -107,30 +113,30 @@ class PVDNetObjective(Objective):
             found["flow"] = mean_of(found)
             volume = pixel_volume(gray_of(restored), gray_of(frame), flow.detach())
         else:
-            if pyramid is None:  # of a frame before that is not restored itself
-                pyramid = self.seen(previous)
+            if pyramid is None:  # the previous frame is not restored itself
+                pyramid = self.describe(previous)
             volume, pyramid = self.network.align(restored, frame, pyramid)
         output = self.network(volume, previous, frame, following)
         found["image"] = self.distance(output, sharp[:, 1])
         found["loss"] = found["image"] + found["flow"] if self.joint else found["image"]
         return found, (output.detach(), pyramid)
 
-    def seen(self, frame: Tensor) -> Pyramid:
-        """Give what BIMNet wants of a frame (B, 3, H, W), without gradient."""
+    def describe(self, frame: Tensor) -> Pyramid:
+        """Return BIMNet's features of a frame (B, 3, H, W), without gradient."""
         with torch.no_grad(), torch.autocast(frame.device.type, enabled=False):
             return self.network.bimnet.describe(frame)
 
     def distance(self, restored: Tensor, sharp: Tensor) -> Tensor:
-        """Give how far frames in [0, 1] are apart once they are in [-1, 1]."""
+        """Return the distance of frames in [0, 1], scaled to [-1, 1]."""
         difference = 2 * (restored - sharp)
         return (difference.square() if self.numbers["distance"] == "mse" else difference.abs()).mean()
 
 
 def flow_losses(bimnet: BIMNet, blurry: Tensor, sharp: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Give the four flow losses of pairs, and the flow (B, 2, H, W) from the current blurry frame to the one before.
+    """Return the four flow losses of pairs, and the flow (B, 2, H, W) from the current to the previous blurry frame.
 
-    blurry, sharp: (B, 2, 3, H, W) in [0, 1], the frame before first. Losses: "flow_" and the kinds of both frames, that
-    of the frame before first; all of them are about the sharp frames.
+    blurry, sharp: (B, 2, 3, H, W) in [0, 1], the previous frame first. A loss's name is "flow_" and the kinds of the
+    previous and the current frame; all of them compare sharp frames.
     """
     batch = len(blurry)
     with torch.autocast(blurry.device.type, enabled=False):
@@ -145,12 +151,12 @@ def flow_losses(bimnet: BIMNet, blurry: Tensor, sharp: Tensor) -> tuple[dict[str
 
 
 def mean_of(found: dict[str, Tensor]) -> Tensor:
-    """Give the mean of losses."""
+    """Return the mean of losses."""
     return torch.stack(tuple(found.values())).mean()
 
 
 def _rows(seen: Pyramid, places: Sequence[int], batch: int) -> Pyramid:
-    """Give those of several batches, one after the other, that stand at some places."""
+    """Return the batches at some positions of a pyramid of several concatenated batches."""
     size, *parts = seen
     return Pyramid(size, *([_picked(level, places, batch) for level in levels] for levels in parts))
 
