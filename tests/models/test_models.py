@@ -233,7 +233,7 @@ def test_a_person_at_a_terminal_is_asked_once(server: Server, answer: str) -> No
 
 
 def test_the_question_on_a_real_terminal() -> None:
-    code = "from vdeblur.cli.report import question; print('answer', question()('Download it?'))"
+    code = "from vdeblur.cli.terminal import question; print('answer', question()('Download it?'))"
     leader, follower = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", code], stdin=follower, stderr=follower, stdout=subprocess.PIPE)
     os.close(follower)

@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from vdeblur.cli.report import HumanReporter, JsonReporter, question, reported, show_table
+from vdeblur.cli.report import HumanReporter, JsonReporter, reported
 from vdeblur.cli.speed import run_speed
+from vdeblur.cli.terminal import question, show_table
 from vdeblur.errors import UsageError
 
 # The names stand here as well as in vdeblur.bench, since importing that takes seconds and --help must not wait; a test

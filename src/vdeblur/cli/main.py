@@ -1,7 +1,11 @@
-"""The vdeblur command: its subcommands and its configuration file."""
+"""The vdeblur command: its subcommands, its configuration file, and how wrong usage is reported."""
 
+import contextlib
+import io
 import os
+import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,48 @@ from vdeblur.cli.compare import compare
 from vdeblur.cli.doctor import doctor
 from vdeblur.cli.models import models
 from vdeblur.cli.probe import probe
-from vdeblur.cli.report import Program
+from vdeblur.cli.report import HumanReporter, JsonReporter, reported
 from vdeblur.cli.run import run
 from vdeblur.cli.synth import synth
 from vdeblur.cli.train import train
 from vdeblur.cli.types import CONFIG_FILE
+from vdeblur.errors import ExitStatus, UsageError
+
+EVENTFUL = {"run", "bench", "train", "synth"}  # commands whose --json is one line per event
+
+
+class Program(click.Group):
+    """All commands; wrong usage becomes one line, or an event, like every other error."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command that the arguments name, and end the program."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode, **extra)
+        arguments = list(sys.argv[1:] if args is None else args)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show must not end the program
+            with contextlib.suppress(OSError):
+                sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            status = super().main(arguments, prog_name, complete_var, False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            status = ExitStatus.USAGE
+        except click.UsageError as error:
+            wrong = " ".join(error.format_message().split()).removesuffix(".")
+            command = "vdeblur" if error.ctx is None else error.ctx.command_path
+            with_events = "--json" in arguments and not EVENTFUL.isdisjoint(arguments)
+            with reported(JsonReporter() if with_events else HumanReporter(), []):
+                raise UsageError(wrong[:1].lower() + wrong[1:], f"see {command} --help") from error
+        except click.Abort:
+            status = ExitStatus.INTERRUPTED
+        raise SystemExit(int(status or 0))
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VDEBLUR"})

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdeblur.cli.report import HumanReporter, question, reported, show_table
+from vdeblur.cli.report import HumanReporter, reported
+from vdeblur.cli.terminal import question, show_table
 from vdeblur.errors import ModelError
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from vdeblur.cli.report import HumanReporter, clock, reported
+from vdeblur.cli.lines import clock
+from vdeblur.cli.report import HumanReporter, reported
 from vdeblur.errors import ExitStatus, VdeblurError
 
 CLOCK_SECONDS = 60  # from here on times are shown as minutes and seconds

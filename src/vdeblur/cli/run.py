@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdeblur.cli.compare import MODES
-from vdeblur.cli.report import HumanReporter, JsonReporter, Session, question, reported
+from vdeblur.cli.report import HumanReporter, JsonReporter, Session, reported
+from vdeblur.cli.terminal import question
 from vdeblur.cli.types import KeyValueType, ShareType, TimeType
 from vdeblur.errors import UsageError
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from vdeblur.cli.report import ErrorReporter, HumanReporter, JsonReporter, Reporter, question, reported
+from vdeblur.cli.report import ErrorReporter, HumanReporter, JsonReporter, Reporter, reported
+from vdeblur.cli.terminal import question
 from vdeblur.cli.types import KeyValueType
 from vdeblur.errors import UsageError
 
