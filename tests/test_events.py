@@ -55,9 +55,8 @@ def calls(path: Path) -> Iterator[tuple[str, set[str]]]:
         for node in ast.walk(function):
             if isinstance(node, ast.Call) and len(node.args) == 2 and "notify" in ast.unparse(node.func):
                 name, payload = node.args
-                names = [part.value for part in ast.walk(name) if isinstance(part, ast.Constant)]
-                if isinstance(name, ast.IfExp):  # "a" if condition else "b"
-                    names = [part.value for part in (name.body, name.orelse) if isinstance(part, ast.Constant)]
+                ends = (name.body, name.orelse) if isinstance(name, ast.IfExp) else (name,)  # "a" if ... else "b"
+                names = [end.value for end in ends if isinstance(end, ast.Constant) and isinstance(end.value, str)]
                 for event in names:
                     yield event, literal_keys(payload, facts)
 

@@ -94,7 +94,7 @@ def _download(facts: DownloadEvent) -> list[str]:
     size = "" if facts["megabytes"] is None else f", about {facts['megabytes']:g} MB"
     notice = f"; note: {facts['notice']}" if facts["notice"] else ""
     return [
-        f"{facts['model']}@{facts['weights']}: fetching {facts['file']}{size} from {facts['source']}",
+        f"{facts['model']}@{facts['weights']}: downloading {facts['file']}{size} from {facts['source']}",
         f"  licence: {facts['license']}{notice}",
     ]
 
@@ -108,7 +108,7 @@ def _download_done(facts: DownloadDoneEvent) -> list[str]:
     verified = {
         "pinned": "verified",
         "partly": "partly verified, by 8 digits of its SHA-256",
-        "unpinned": "not verified, since its authors published no digest; any later change will be noticed",
+        "unpinned": "not verified: its authors published no digest; vdeblur will notice if the file changes later",
     }[facts["verification"]]
     return [f"  {verified}; SHA-256 {facts['sha256']}"]
 
@@ -122,7 +122,7 @@ def _choice(facts: ChoiceEvent) -> list[str]:
 
 def _plan(facts: PlanEvent) -> list[str]:
     tiled = "" if facts["tile"] == "none" else f", tiles of {facts['tile']}"
-    done = f"; {facts['frames_done']} frames are there already" if facts["frames_done"] else ""
+    done = f"; {counted(facts['frames_done'], 'frame')} done already" if facts["frames_done"] else ""
     lines = [f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}{done}"]
     if facts["dry_run"]:
         lines += [f"  keep: {stream}" for stream in facts["keep"]]
@@ -137,26 +137,26 @@ def _file_done(facts: FileDoneEvent) -> list[str]:
 
 
 def _file_skipped(facts: FileSkippedEvent) -> list[str]:
-    return [f"{shown(facts['output'])}: is there already; left as it is"]
+    return [f"{shown(facts['output'])}: exists already, skipped"]
 
 
 def _comparison(facts: ComparisonEvent) -> list[str]:
-    return [f"{shown(facts['output'])}: the input and the output, {facts['mode']}"]
+    return [f"{shown(facts['output'])}: comparison of input and output ({facts['mode']})"]
 
 
 def _sample(facts: SampleEvent) -> list[str]:
-    predicted = "how long the whole takes cannot be told, since the input's length is not known"
+    predicted = "no prediction for the complete run, since the length of the input is unknown"
     if facts["seconds_estimate"] is not None and facts["bytes_estimate"] is not None:
         size = facts["bytes_estimate"] / 1e6
-        predicted = f"the whole takes about {clock(facts['seconds_estimate'])} and {size:.3g} MB"
-    return [f"{shown(facts['output'])}: {facts['frames']} frames, left as they were; {predicted}"]
+        predicted = f"the complete run takes about {clock(facts['seconds_estimate'])} and writes {size:.3g} MB"
+    return [f"{shown(facts['output'])}: {facts['frames']} frames, the input on the left; {predicted}"]
 
 
 def _profile(facts: ProfileEvent) -> list[str]:
     host = "?" if facts["peak_memory_bytes"] is None else f"{facts['peak_memory_bytes'] / 1e6:.0f}"
     device = facts["peak_device_bytes"]
     on_device = "" if device is None else f", {device / 1e6:.0f} MB on the device"
-    lines = [f"{facts['input']}: at most {host} MB of memory{on_device}; seconds:"]
+    lines = [f"{facts['input']}: peak memory {host} MB{on_device}; seconds per stage:"]
     seconds = facts["seconds"]
     return lines + [f"  {seconds[name]:9.2f}  {words}" for name, words in PROFILE_STAGES.items() if name in seconds]
 
@@ -165,9 +165,9 @@ def _profile(facts: ProfileEvent) -> list[str]:
 
 
 def _dataset_download(facts: DatasetDownloadEvent) -> list[str]:
-    size = "" if facts["megabytes"] is None else f", about {facts['megabytes'] / 1000:.1f} GB as a whole"
+    size = "" if facts["megabytes"] is None else f", about {facts['megabytes'] / 1000:.1f} GB in all"
     return [
-        f"{facts['dataset']}: fetching the {facts['split']} split of {facts['file']}{size}",
+        f"{facts['dataset']}: downloading the {facts['split']} split of {facts['file']}{size}",
         f"  from {facts['source']}; licence: {facts['license']}",
     ]
 
@@ -179,18 +179,18 @@ def _dataset_done(facts: DatasetDoneEvent) -> list[str]:
 def _bench(facts: BenchEvent) -> list[str]:
     size = f"{facts['sequences']} sequences, {facts['frames']} frames"
     return [
-        f"{facts['title']}, {facts['split']}: {size}, laid out as {facts['layout']}; blurry: {facts['blur']}",
+        f"{facts['title']}, {facts['split']}: {size}, layout of {facts['layout']}; blurry: {facts['blur']}",
         f"protocol: {facts['protocol']}",
     ]
 
 
 def _bench_model(facts: BenchModelEvent) -> list[str]:
-    again = f"; {facts['finished']} sequences of an interrupted bench are kept" if facts["finished"] else ""
+    again = f"; {counted(facts['finished'], 'sequence')} kept from an interrupted bench" if facts["finished"] else ""
     return [f"{facts['model']} on {facts['device']} in {facts['precision']}{again}"]
 
 
 def _bench_kept(facts: BenchKeptEvent) -> list[str]:
-    return [f"{facts['sequences']} sequences are kept: the same command goes on"]
+    return [f"{counted(facts['sequences'], 'sequence')} kept: the same command continues"]
 
 
 def _sequence_done(facts: SequenceDoneEvent) -> list[str]:
@@ -207,7 +207,7 @@ def _measuring(facts: MeasuringEvent) -> list[str]:
 def _training(facts: TrainingEvent) -> list[str]:
     name = f"{facts['model']}, stage {facts['stage']}" if facts["stage"] else facts["model"]
     on = facts["device"] if facts["processes"] == 1 else f"{facts['device']} in {facts['processes']} processes"
-    again = f"; going on from update {facts['update']}" if facts["update"] else ""
+    again = f"; continuing from update {facts['update']}" if facts["update"] else ""
     held_out = f"{counted(facts['validation_sequences'], 'sequence')} for validation"
     trained = f"{counted(facts['sequences'], 'sequence')}, {facts['frames']} frames in all"
     return [
@@ -226,18 +226,18 @@ def _train_progress(facts: TrainProgressEvent) -> list[str]:
 def _validation(facts: ValidationEvent) -> list[str]:
     lines = _train_progress(facts) if "loss" in facts else []
     if "psnr" not in facts:
-        return [*lines, f"    loss on what is held out: {facts['validation_loss']:.5g}"]
+        return [*lines, f"    validation loss {facts['validation_loss']:.5g}"]
     blurry, restored = facts["blurry"], facts["psnr"]
-    untouched = "" if facts["untouched"] is None else f"; what was sharp: {facts['untouched']:.2f} dB"
+    untouched = "" if facts["untouched"] is None else f"; frames without blur: {facts['untouched']:.2f} dB"
     gain = f"blurry {blurry:.2f} dB, restored {restored:.2f} dB ({restored - blurry:+.2f})"
-    return [*lines, f"    held out: {gain}, SSIM {facts['ssim']:.4f}{untouched}"]
+    return [*lines, f"    validation: {gain}, SSIM {facts['ssim']:.4f}{untouched}"]
 
 
 def _trained(facts: TrainedEvent) -> list[str]:
     best, out = facts["best"], shown(facts["out"])
     figure = f"{best:.2f} dB" if facts["measure"] == "psnr" else f"loss {-best:.5g}"
-    when = f"after update {facts['best_update']}" if facts["best_update"] else "those it began with"
-    lines = [f"{out}/best.safetensors: the best weights, {when}, {figure} on what is held out"]
+    when = f"after update {facts['best_update']}" if facts["best_update"] else "the initial ones"
+    lines = [f"{out}/best.safetensors: the best weights ({when}), {figure} in validation"]
     if facts["measure"] == "psnr":
         lines.append(f"use them: vdeblur run INPUT OUTPUT -m {facts['model']} --weights {out}/best.safetensors")
     return lines

@@ -12,15 +12,15 @@ from typing import Any
 import click
 
 from vdeblur import __version__
-from vdeblur.cli.bench import bench
-from vdeblur.cli.compare import compare
-from vdeblur.cli.doctor import doctor
-from vdeblur.cli.models import models
-from vdeblur.cli.probe import probe
+from vdeblur.cli.bench import bench_command
+from vdeblur.cli.compare import compare_command
+from vdeblur.cli.doctor import doctor_command
+from vdeblur.cli.models import models_command
+from vdeblur.cli.probe import probe_command
 from vdeblur.cli.report import HumanReporter, JsonReporter, reported
-from vdeblur.cli.run import run
-from vdeblur.cli.synth import synth
-from vdeblur.cli.train import train
+from vdeblur.cli.run import run_command
+from vdeblur.cli.synth import synth_command
+from vdeblur.cli.train import train_command
 from vdeblur.cli.types import CONFIG_FILE
 from vdeblur.errors import ExitStatus, UsageError
 
@@ -63,13 +63,15 @@ class Program(click.Group):
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VDEBLUR"})
 @click.version_option(__version__, prog_name="vdeblur")
-@click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="TOML file with options.")
+@click.option(
+    "--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Read options from this TOML file."
+)
 @click.pass_context
 def main(context: click.Context, config: Path | None) -> None:
     """Remove motion blur from video.
 
-    Options can also stand in a TOML file (--config, ./vdeblur.toml, or vdeblur.toml in the user's configuration
-    folder), a table per command, and in VDEBLUR_<COMMAND>_<OPTION>; the command line wins.
+    Options can also come from a TOML file with a table per command (--config, ./vdeblur.toml, or vdeblur.toml in your
+    configuration folder) and from VDEBLUR_<COMMAND>_<OPTION> in the environment; the command line wins.
 
     \b
     Examples:
@@ -80,10 +82,10 @@ def main(context: click.Context, config: Path | None) -> None:
 
 
 def _read_config(explicit: Path | None) -> dict[str, Any]:
-    """Read the options of the first configuration file there is."""
+    """Return the options, by command, of the first configuration file that exists."""
     places = [explicit] if explicit else [Path(CONFIG_FILE), Path(click.get_app_dir("vdeblur")) / CONFIG_FILE]
     for path in places:
-        if path is not None and os.path.isfile(path):  # which is false, too, where one must not look
+        if path is not None and os.path.isfile(path):  # False also for a folder without permission
             try:
                 tables = tomllib.loads(path.read_text("utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -93,7 +95,10 @@ def _read_config(explicit: Path | None) -> dict[str, Any]:
 
 
 def _known_options(path: Path, group: click.Group, name: str, options: Any) -> dict[str, Any]:
-    """Give a command's options under the names of its parameters; refuse what it does not have."""
+    """Return a command's options by the names of its parameters.
+
+    Raises: click.UsageError for a command or an option that does not exist.
+    """
     if name not in group.commands or not isinstance(options, dict):
         raise click.UsageError(f"{path}: there is no command {name!r}; choose from {', '.join(group.commands)}")
     command = group.commands[name]
@@ -106,11 +111,11 @@ def _known_options(path: Path, group: click.Group, name: str, options: Any) -> d
     return named
 
 
-main.add_command(run)
-main.add_command(bench)
-main.add_command(train)
-main.add_command(synth)
-main.add_command(models)
-main.add_command(compare)
-main.add_command(probe)
-main.add_command(doctor)
+main.add_command(run_command)
+main.add_command(bench_command)
+main.add_command(train_command)
+main.add_command(synth_command)
+main.add_command(models_command)
+main.add_command(compare_command)
+main.add_command(probe_command)
+main.add_command(doctor_command)

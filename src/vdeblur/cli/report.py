@@ -64,12 +64,15 @@ class HumanReporter:
                 self.bars.end_file(facts["input"])
             elif event in ENDS_BARS:
                 self.bars.close()
-            self.made += event == "sequence_made"
+            so_far = ""
+            if event == "sequence_made":
+                self.made += 1
+                so_far = f"; {counted(self.made, 'sequence')} so far"
             if event == "batch":
                 show_batch(facts)
             elif event not in FREQUENT or (not self._is_drawn(event, facts) and self._is_due()):
                 for line in lines_of(event, facts):
-                    self.bars.say(f"{line}; {counted(self.made, 'sequence')} so far" if self.made else line)
+                    self.bars.say(line + so_far)
             if event == "plan" and not facts["dry_run"]:
                 self.bars.add_file(facts)
 
