@@ -28,7 +28,7 @@ def never() -> ExitStatus | None:
 
 @dataclass(frozen=True)
 class Talk:
-    """What downloads may do, and the callbacks through which they report.
+    """The permissions of a download, and the callbacks through which it reports.
 
     offline: do not use the network. yes: accept files without a published digest without asking. ask: None if no user
     can answer.
@@ -163,7 +163,7 @@ class ChoiceEvent(TypedDict):
 
 
 class PlanEvent(TypedDict):
-    """What will happen to a file; sent before the work."""
+    """The plan for a file; sent before the work."""
 
     input: str
     model: str
@@ -225,7 +225,7 @@ class SampleEvent(TypedDict):
 
 
 class ProfileEvent(TypedDict):
-    """What `--profile` measured."""
+    """The results of `--profile`."""
 
     input: str
     seconds: dict[str, float]  # by stage
@@ -404,7 +404,7 @@ class TrainedEvent(TypedDict):
 
 
 class SynthPlanEvent(TypedDict):
-    """What will be made. train, test: sources."""
+    """The plan; sent before the work. train, test: sources."""
 
     output: str
     way: str

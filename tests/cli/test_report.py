@@ -1,4 +1,4 @@
-"""What people read of events, without a terminal."""
+"""Events in words, and reporters without a terminal."""
 
 import json
 import time

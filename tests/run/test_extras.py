@@ -315,7 +315,7 @@ def test_the_stages_make_up_the_run(vdeblur, tmp_path: Path, monkeypatch: pytest
     assert 100e6 < event["peak_memory_bytes"] < 100e9
     assert event["peak_device_bytes"] is None
     shown = vdeblur(*told, "-m", "identity").output
-    for words in ("network, tiles", "waiting for the encoder", "decoding, in a thread of its own", "MB of memory"):
+    for words in ("network, tiles", "waiting for the encoder", "decoding, in a thread of its own", "peak memory"):
         assert words in shown
 
 

@@ -1,4 +1,4 @@
-"""`vdeblur bench`: how good models are on a data set, beside published figures; with --speed, how fast they are."""
+"""`vdeblur bench`: measure the quality of models on a data set, or, with --speed, their speed."""
 
 from pathlib import Path
 from typing import Any

@@ -51,7 +51,7 @@ PROFILE_STAGES = {
 
 
 def lines_of(event: str, facts: dict[str, Any]) -> list[str]:
-    """Return what people read for an event; nothing for events that only programs need."""
+    """Return the lines for an event; none for events that only programs need."""
     return _LINES[event](facts) if event in _LINES else []
 
 

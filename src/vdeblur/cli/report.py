@@ -1,4 +1,4 @@
-"""How commands report events, and how they end: exceptions and signals become an error event and an exit code."""
+"""Reporters of events, and the end of a command: an exception or a signal becomes an error event and an exit code."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""`vdeblur bench --speed`: how fast models are on this machine."""
+"""`vdeblur bench --speed`: measure how fast models are on this machine."""
 
 import sys
 from collections.abc import Sequence

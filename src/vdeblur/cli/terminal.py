@@ -1,4 +1,4 @@
-"""What depends on whether a person looks at a terminal: progress bars, tables, questions."""
+"""Progress bars, tables and questions: output that depends on whether a stream is a terminal."""
 
 import os
 import signal
