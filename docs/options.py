@@ -17,6 +17,7 @@ from vdeblur.cli.main import main
 FOLDER = Path(__file__).parent
 BLOCK = re.compile(r"(<!-- options: (?P<words>[\w -]+) -->\n).*?(<!-- /options -->)", re.DOTALL)
 BRACKETS = re.compile(r"  \[([^\[\]]*)\]$")  # what click, or a help text itself, appends: [default: 1; x>=0]
+HELP = ["-h", "--help"]  # as main has them; click keeps the first that it sees
 BAR = "\\|"  # a bar within a cell
 RANGE = re.compile(r"(-?[\d.]+|x)(<|>)=?")
 
@@ -35,7 +36,7 @@ def commands(group: click.Group = main, above: str = "") -> Iterator[tuple[str, 
 def table(words: str, command: click.Command) -> str:
     """Return a command's usage line and its options, as Markdown that ends in an empty line."""
     called = "vdeblur" if words == "vdeblur" else f"vdeblur {words}"
-    context = click.Context(command, info_name=called, show_default=True)
+    context = click.Context(command, info_name=called, show_default=True, help_option_names=HELP)
     usage = " ".join([called, *command.collect_usage_pieces(context)])
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     rows = [row(option, context) for option in options if not option.hidden]

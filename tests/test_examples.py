@@ -68,7 +68,7 @@ def test_shares_of_a_file_at_once(vdeblur, place: dict[str, str], tmp_path: Path
     assert vdeblur("run", source, tmp_path / "alone.mp4", *OPTIONS).exit_code == 0
     done = run(place, "parallel.sh", source, tmp_path / "made of shares.mp4", 2, *OPTIONS)
     assert done.returncode == 0, done.stderr
-    assert "40 frames are there already" in done.stderr, "the shares have made them"
+    assert "40 frames done already" in done.stderr, "the shares have made them"
     assert (tmp_path / "made of shares.mp4").read_bytes() == (tmp_path / "alone.mp4").read_bytes()
     assert (tmp_path / "notes").exists() == (by == "parallel")
 
@@ -96,5 +96,5 @@ def test_a_slurm_array_and_the_job_that_joins(vdeblur, place: dict[str, str], tm
     array, join = (tmp_path / "notes").read_text().splitlines()
     assert "'array': '1-2'" in array
     assert "'dependency': 'afterany:4711'" in join
-    assert "40 frames are there already" in done.stderr
+    assert "40 frames done already" in done.stderr
     assert (tmp_path / "made of shares.mp4").read_bytes() == (tmp_path / "alone.mp4").read_bytes()

@@ -1,4 +1,4 @@
-"""Errors a user can cause, and the exit status each kind ends the program with."""
+"""Errors for users, and the exit status of each kind."""
 
 import enum
 import tempfile
@@ -6,24 +6,24 @@ import traceback
 
 
 class ExitStatus(enum.IntEnum):
-    """What the program's exit status says."""
+    """Exit statuses of the command line; fixed, see docs/troubleshooting.md."""
 
     DONE = 0
-    INTERNAL = 1  # our own mistake; the traceback goes to a log file
+    INTERNAL = 1  # a bug; the traceback goes to a log file
     USAGE = 2
     INPUT = 3  # unreadable, damaged beyond use, or without video
     OUTPUT = 4  # refused or not writable, disk full
-    MODEL = 5  # unknown model, weights, checksum
+    MODEL = 5  # model, weights, download, checksum
     DEVICE = 6  # device missing, out of memory
-    DAMAGE = 7  # finished, but with damage under --strict
+    DAMAGE = 7  # finished, but with damage under --on-damage fail, or warnings under --strict
     BATCH = 8  # at least one file failed
-    VERIFICATION = 9  # the output is not what was meant to be written
+    VERIFICATION = 9  # the output failed its verification
     INTERRUPTED = 130
     TERMINATED = 143
 
 
 class VdeblurError(Exception):
-    """Something the user can mend: one line saying what is wrong, and a hint saying what to do."""
+    """An error that a user can fix. message: what is wrong. hint: what to do; may be empty."""
 
     status = ExitStatus.INTERNAL
     code = "E_INTERNAL"
@@ -38,63 +38,63 @@ class VdeblurError(Exception):
 
 
 class UsageError(VdeblurError):
-    """Options that do not go together."""
+    """Options are wrong or exclude each other."""
 
     status = ExitStatus.USAGE
     code = "E_USAGE"
 
 
 class InputError(VdeblurError):
-    """The input cannot be read."""
+    """The input is unreadable, damaged beyond use, or has no video."""
 
     status = ExitStatus.INPUT
     code = "E_INPUT"
 
 
 class OutputError(VdeblurError):
-    """The output cannot, or must not, be written."""
+    """The output cannot be written, or must not be replaced."""
 
     status = ExitStatus.OUTPUT
     code = "E_OUTPUT"
 
 
 class ModelError(VdeblurError):
-    """A model or its weights cannot be used."""
+    """A model or its weights are unknown, missing, damaged or unsuitable."""
 
     status = ExitStatus.MODEL
     code = "E_MODEL"
 
 
 class DeviceError(VdeblurError):
-    """The device is missing or too small."""
+    """The device is missing, fails, or is out of memory."""
 
     status = ExitStatus.DEVICE
     code = "E_DEVICE"
 
 
 class VerificationError(VdeblurError):
-    """The finished output does not hold what was put into it."""
+    """The finished output does not contain what was written to it."""
 
     status = ExitStatus.VERIFICATION
     code = "E_VERIFICATION"
 
 
 class DamageError(VdeblurError):
-    """It is done, but what came in was damaged, or something was left out, and that was not to be borne."""
+    """The output is finished, but a warning counts as an error: --strict or --on-damage fail."""
 
     status = ExitStatus.DAMAGE
     code = "E_DAMAGE"
 
 
 class BatchError(VdeblurError):
-    """Some files of several failed."""
+    """At least one of several files failed."""
 
     status = ExitStatus.BATCH
     code = "E_BATCH"
 
 
 class InterruptedRunError(VdeblurError):
-    """A signal asked the program to stop."""
+    """A signal stopped the run."""
 
     code = "E_INTERRUPTED"
 
@@ -104,7 +104,7 @@ class InterruptedRunError(VdeblurError):
 
 
 def error_facts(error: BaseException) -> dict[str, object]:
-    """Describe an error for the event of that name; of one that is our own mistake the traceback is kept in a file."""
+    """Return the payload of an `error` event, without `input`; for a bug, write the traceback to a log file."""
     if isinstance(error, VdeblurError):
         return {"code": error.code, "exit": int(error.status), "message": error.message, "hint": error.hint}
     with tempfile.NamedTemporaryFile("w", prefix="vdeblur-", suffix=".log", delete=False) as file:

@@ -1,20 +1,24 @@
-"""The callbacks through which a run speaks: notify, warn, stop, and what fetching may do."""
+"""The callbacks that report and stop a run, and the payload of every event.
+
+Events are an API (`--json`, docs/json.md): keys may be added, never renamed.
+"""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NotRequired, TypedDict
 
 from vdeblur.errors import ExitStatus, InterruptedRunError
 
 Warn = Callable[[str, str], None]  # takes a warning: a stable code and a sentence
-Notify = Callable[[str, dict[str, object]], None]  # takes an event: its name and its payload
-Stop = Callable[[], ExitStatus | None]  # asked before every frame; a status means that a signal arrived
-Ask = Callable[[str], bool]  # puts a question to a person
+Notify = Callable[[str, dict[str, object]], None]  # takes an event: its name and its payload, see EVENTS
+Stop = Callable[[], ExitStatus | None]  # called before every frame; a status means that a signal arrived
+Ask = Callable[[str], bool]  # asks the user a yes-or-no question
 TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its variables
 
 
 def ignore(*_: object) -> None:
-    """Do nothing with an event or a warning."""
+    """Ignore an event or a warning."""
 
 
 def never() -> ExitStatus | None:
@@ -24,10 +28,10 @@ def never() -> ExitStatus | None:
 
 @dataclass(frozen=True)
 class Talk:
-    """What fetching may do, and how it speaks to whoever started it.
+    """The permissions of a download, and the callbacks through which it reports.
 
-    offline: use no network. yes: take files without a published digest unasked. ask: puts a question to a person
-    (None: there is nobody). stop: a status means that a signal came.
+    offline: do not use the network. yes: accept files without a published digest without asking. ask: None if no user
+    can answer.
     """
 
     offline: bool = False
@@ -38,19 +42,429 @@ class Talk:
 
     @property
     def is_offline(self) -> bool:
-        """Tell whether the network is off, by option or by the Hub's variable."""
+        """Return whether the option or HF_HUB_OFFLINE switches the network off."""
         return self.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE
 
     def check_stop(self) -> None:
-        """End where a signal came.
-
-        Raises: InterruptedRunError.
-        """
+        """Raise InterruptedRunError if a signal arrived."""
         status = self.stop()
         if status is not None:
             raise InterruptedRunError(status)
 
     def show_progress(self, name: str, done: int, total: int | None) -> None:
-        """Tell how much of a file is there, in bytes."""
+        """Report how many bytes of a file have arrived.
+
+        Raises: InterruptedRunError if a signal arrived.
+        """
         self.check_stop()
         self.notify("download_progress", {"file": name, "bytes": done, "bytes_total": total})
+
+
+# Events of every command
+
+
+class StartEvent(TypedDict):
+    """A command starts. Always first."""
+
+    version: str
+    inputs: list[str]
+
+
+class WarningEvent(TypedDict):
+    """Something is not as expected; the command continues."""
+
+    code: str  # stable, W_...; docs/troubleshooting.md lists them
+    message: str
+    input: NotRequired[str]  # from `run`
+
+
+class ErrorEvent(TypedDict):
+    """A file or the command failed."""
+
+    code: str
+    exit: int
+    message: str
+    hint: str  # what to do; may be empty
+    input: str
+
+
+class ProgressEvent(TypedDict):
+    """Frames are done; --json shows at most two per second and file."""
+
+    input: str
+    frame: int
+    frames_estimate: int | None
+    fps: float
+    eta_seconds: float | None
+
+
+class DownloadEvent(TypedDict):
+    """A download of weights starts."""
+
+    model: str
+    weights: str
+    file: str
+    source: str
+    megabytes: float | None
+    license: str
+    notice: str
+    verification: str  # pinned, partly or unpinned
+
+
+class DownloadProgressEvent(TypedDict):
+    """Bytes of a download have arrived."""
+
+    file: str
+    bytes: int
+    bytes_total: int | None
+
+
+class DownloadDoneEvent(TypedDict):
+    """Downloaded weights are in the cache."""
+
+    model: str
+    weights: str
+    file: str
+    sha256: str
+    verification: str
+    path: str
+
+
+class DoneEvent(TypedDict):
+    """The command ends. Always last."""
+
+    exit: int
+    files_ok: int
+    files_failed: int
+    seconds: float
+
+
+# Events of `run`
+
+
+class ProbeEvent(TypedDict):
+    """An input is open."""
+
+    input: str
+    width: int
+    height: int
+    frames_estimate: int | None
+    duration: float | None  # seconds
+    vfr: bool  # variable frame rate
+    streams: list[str]  # such as audio:aac
+    color: dict[str, int]  # numbers of ITU-T H.273: primaries, transfer, matrix, range
+
+
+class ChoiceEvent(TypedDict):
+    """`-m best` has chosen a model."""
+
+    model: str
+    reason: str
+
+
+class PlanEvent(TypedDict):
+    """The plan for a file; sent before the work."""
+
+    input: str
+    model: str
+    device: str
+    precision: str
+    tile: str
+    segments: int | None
+    frames_done: int  # by an earlier run
+    keep: list[str]
+    convert: list[str]
+    drop: list[str]
+    frames_estimate: int | None
+    dry_run: bool
+
+
+class SegmentEvent(TypedDict):
+    """A segment is finished; a later run will not repeat it."""
+
+    input: str
+    index: int
+    first: int  # number of its first frame
+    last: int
+
+
+class FileDoneEvent(TypedDict):
+    """The output is in place."""
+
+    input: str
+    output: str
+    frames: int
+    seconds: float
+    fps: float
+    warnings: NotRequired[list[str]]  # codes; not from `compare`
+
+
+class FileSkippedEvent(TypedDict):
+    """`--skip-existing` skipped a file."""
+
+    input: str
+    output: str
+
+
+class ComparisonEvent(TypedDict):
+    """`--compare` has written its file."""
+
+    input: str
+    output: str
+    mode: str
+
+
+class SampleEvent(TypedDict):
+    """`--sample` is done. The estimates are for the complete input."""
+
+    input: str
+    output: str
+    frames: int
+    seconds_estimate: float | None
+    bytes_estimate: int | None
+
+
+class ProfileEvent(TypedDict):
+    """The results of `--profile`."""
+
+    input: str
+    seconds: dict[str, float]  # by stage
+    peak_memory_bytes: int | None
+    peak_device_bytes: int | None
+
+
+class EngineEvent(TypedDict):
+    """Ray has started."""
+
+    engine: str
+    workers: int
+    tasks: int
+
+
+class BatchRow(TypedDict):
+    """One file of a BatchEvent."""
+
+    input: str
+    output: str
+    result: str  # restored, stopped, or failed: REASON
+    frames: int
+    seconds: float
+    warnings: int
+
+
+class BatchEvent(TypedDict):
+    """A run of several files ends."""
+
+    files: list[BatchRow]
+
+
+# Events of `bench`
+
+
+class DatasetDownloadEvent(TypedDict):
+    """A download of a data set starts."""
+
+    dataset: str
+    split: str
+    file: str
+    source: str
+    license: str
+    megabytes: float | None
+    verification: str
+
+
+class DatasetDoneEvent(TypedDict):
+    """The pictures of a data set are in the cache."""
+
+    dataset: str
+    split: str
+    path: str
+
+
+class BenchEvent(TypedDict):
+    """The data set is open."""
+
+    title: str
+    known: bool
+    layout: str
+    split: str
+    blur: str
+    complete: bool
+    sequences: int
+    frames: int
+    decoder: str
+    protocol: str
+    models: list[str]
+
+
+class BenchModelEvent(TypedDict):
+    """The measurement of a model starts."""
+
+    model: str
+    precision: str
+    device: str
+    finished: int  # sequences that an earlier run measured
+    sequences: int
+
+
+class SequenceDoneEvent(TypedDict):
+    """A model was measured on a sequence."""
+
+    model: str
+    sequence: str
+    psnr: float  # dB
+    ssim_2d: float | None
+    ssim_3d: float | None
+
+
+class BenchKeptEvent(TypedDict):
+    """The bench was interrupted; the same command continues after these sequences."""
+
+    sequences: int
+
+
+class MeasuringEvent(TypedDict):
+    """`bench --speed` starts a measurement. Never in --json, which prints the report alone."""
+
+    model: str
+    precision: str
+    part: str
+
+
+# Events of `train`
+
+
+class TrainingEvent(TypedDict):
+    """A training starts."""
+
+    model: str
+    stage: str | None
+    dataset: str
+    sequences: int
+    frames: int
+    validation_sequences: int
+    device: str
+    precision: str
+    processes: int
+    update: int  # where it continues
+    iterations: int
+    parameters: int
+
+
+class CacheProgressEvent(TypedDict):
+    """`--cache` writes the memory map of a sequence."""
+
+    sequence: str
+    sequences: int
+    sequences_total: int
+
+
+class TrainProgressEvent(TypedDict):
+    """Means since the last event. Further keys are the losses by name."""
+
+    update: int
+    iterations: int
+    seconds: float
+    loss: NotRequired[float]  # missing in a validation before the first update
+    rate: float
+    clips_per_second: float
+    step_clips_per_second: float
+    loader_clips_per_second: float
+    updates_per_second: float
+    waited_share: float
+    eta_seconds: float | None
+
+
+class ValidationEvent(TrainProgressEvent, total=False):
+    """A validation, with either a score or a loss.
+
+    untouched: PSNR of frames that were sharp already, in dB; None if there are none.
+    """
+
+    blurry: float
+    psnr: float
+    ssim: float
+    untouched: float | None
+    frames: int
+    validation_loss: float  # of a network that does not restore yet, instead of the score
+
+
+class TrainedEvent(TypedDict):
+    """The training ends."""
+
+    update: int
+    best: float
+    best_update: int
+    out: str
+    model: str
+    measure: str  # psnr or loss
+
+
+# Events of `synth`
+
+
+class SynthPlanEvent(TypedDict):
+    """The plan; sent before the work. train, test: sources."""
+
+    output: str
+    way: str
+    sources: list[dict[str, object]]
+    train: int
+    test: int
+
+
+class SequenceMadeEvent(TypedDict):
+    """A sequence is in place."""
+
+    sequence: str
+    split: str
+    frames: int
+
+
+class SynthDoneEvent(TypedDict):
+    """The data set is complete. train, test: sequences."""
+
+    output: str
+    frames: int
+    seconds: float
+    train: int
+    test: int
+
+
+EVENTS: dict[str, type] = {
+    "start": StartEvent,
+    "warning": WarningEvent,
+    "error": ErrorEvent,
+    "progress": ProgressEvent,
+    "download": DownloadEvent,
+    "download_progress": DownloadProgressEvent,
+    "download_done": DownloadDoneEvent,
+    "done": DoneEvent,
+    "probe": ProbeEvent,
+    "choice": ChoiceEvent,
+    "plan": PlanEvent,
+    "segment": SegmentEvent,
+    "file_done": FileDoneEvent,
+    "file_skipped": FileSkippedEvent,
+    "comparison": ComparisonEvent,
+    "sample": SampleEvent,
+    "profile": ProfileEvent,
+    "engine": EngineEvent,
+    "batch": BatchEvent,
+    "dataset_download": DatasetDownloadEvent,
+    "dataset_done": DatasetDoneEvent,
+    "bench": BenchEvent,
+    "bench_model": BenchModelEvent,
+    "sequence_done": SequenceDoneEvent,
+    "bench_kept": BenchKeptEvent,
+    "report": dict,  # the report of `bench`; bench/results.py defines it
+    "measuring": MeasuringEvent,
+    "training": TrainingEvent,
+    "cache_progress": CacheProgressEvent,
+    "train_progress": TrainProgressEvent,
+    "validation": ValidationEvent,
+    "trained": TrainedEvent,
+    "synth_plan": SynthPlanEvent,
+    "sequence_made": SequenceMadeEvent,
+    "synth_done": SynthDoneEvent,
+}

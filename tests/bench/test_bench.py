@@ -177,7 +177,7 @@ def test_printed_tables(vdeblur, footage: Path, tmp_path: Path) -> None:
     for name, model in report.items():
         assert more[name] == [f"{1e3 * model['warping_error']:.3f}", f"{model['sharpness']:.3f}"]
     assert "protocol plain: all frames, nothing cropped, not aligned, RGB, 8 bit rounded" in result.stdout
-    assert "laid out as GoPro" in result.stderr
+    assert "layout of GoPro" in result.stderr
     assert f"{footage.name} test (blur): 4 frames" in result.stdout
 
 
@@ -550,10 +550,10 @@ def test_a_signal_ends_it_cleanly(vdeblur, footage: Path, monkeypatch: pytest.Mo
         patch.setattr(kept.Kept, "write", then_interrupt)
         result = vdeblur("bench", "--dataset", footage, "--model", "identity")
     assert result.exit_code == 130
-    assert "1 sequences are kept: the same command goes on" in result.stderr
+    assert "1 sequence kept: the same command continues" in result.stderr
     assert len(list((files.cache_folder() / "bench").rglob("*.json"))) == 1
     result = vdeblur("bench", "--dataset", footage, "--model", "identity")
-    assert "1 sequences of an interrupted bench are kept" in result.stderr
+    assert "1 sequence kept from an interrupted bench" in result.stderr
 
 
 def test_a_sequence_that_is_too_short(vdeblur, footage: Path) -> None:

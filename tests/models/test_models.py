@@ -210,8 +210,8 @@ def test_unpinned_weights_need_a_yes(vdeblur, server: Server, clip: Path, tmp_pa
     result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "toy@unpinned", "--yes")
     assert result.exit_code == 0, result.output
     assert (
-        f"not verified, since its authors published no digest; any later change will be noticed; SHA-256 {SHA256}"
-        in " ".join(result.stderr.split())
+        "not verified: its authors published no digest; vdeblur will notice if the file changes later; "
+        f"SHA-256 {SHA256}" in " ".join(result.stderr.split())
     )
 
 
@@ -234,7 +234,7 @@ def test_a_person_at_a_terminal_is_asked_once(server: Server, answer: str) -> No
 
 
 def test_the_question_on_a_real_terminal() -> None:
-    code = "from vdeblur.cli.report import question; print('answer', question()('Download it?'))"
+    code = "from vdeblur.cli.terminal import question; print('answer', question()('Download it?'))"
     leader, follower = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", code], stdin=follower, stderr=follower, stdout=subprocess.PIPE)
     os.close(follower)
@@ -418,7 +418,7 @@ def test_files_in_the_authors_cloud_folders_download_automatically(
         server.places[path] = Place(archive.getvalue(), ranges=False)  # Dropbox zips the folder while it sends it
     result = vdeblur("models", "download", name, "--yes")
     assert result.exit_code == 0, result.output
-    assert f"fetching {chosen.remote.name}, about {chosen.megabytes:g} MB from {source.place}" in result.stderr
+    assert f"downloading {chosen.remote.name}, about {chosen.megabytes:g} MB from {source.place}" in result.stderr
     assert "note: the" in result.stderr
     loaded = weights.load_model(name, talk=Talk(offline=True)).state_dict()
     assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
@@ -544,7 +544,7 @@ def test_paths(vdeblur, server: Server, tmp_path: Path) -> None:
     fetched = vdeblur("models", "download", "toy").stdout
     assert vdeblur("models", "path", "toy").stdout == fetched
     assert vdeblur("models", "remove", "lite").exit_code == ExitStatus.MODEL
-    assert "nothing is in the cache" in vdeblur("models", "remove", "toy@unpinned").stderr
+    assert "nothing in the cache" in vdeblur("models", "remove", "toy@unpinned").stderr
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_skip_existing_leaves_them_as_they_are(vdeblur, three: list[Path], tmp_p
     (output / "10.mp4").unlink()
     result = vdeblur("run", *three, output, "-m", "identity", "--skip-existing")
     assert result.exit_code == 0
-    assert result.output.count("is there already; left as it is") == 2
+    assert result.output.count("exists already, skipped") == 2
     assert (output / "2.mp4").read_bytes() == b"precious"
     assert len(clips.facts(output / "10.mp4").seconds) == 4
 

@@ -37,7 +37,7 @@ def test_all_is_well(vdeblur) -> None:
         assert f"\n{group}\n" in f"\n{result.stdout}"
     for line in ("libx264, yuv420p: writes and reads", "identity: bit-exact", "lite: restores on"):
         assert f"  ok       {line}" in result.stdout
-    assert "all is well" in result.stdout.splitlines()[-1]
+    assert "all checks passed" in result.stdout.splitlines()[-1]
 
 
 def test_json(vdeblur) -> None:
@@ -73,7 +73,7 @@ def test_a_broken_registry(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     result = vdeblur("doctor")
     assert result.exit_code == 5
     assert "  FAIL     models: " in result.stdout
-    assert "checks failed: models" in result.stderr
+    assert "failed: models" in result.stderr
 
 
 def test_a_gpu_that_does_not_answer(vdeblur, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_compare_of_so_many_frames_of_a_video_as_pictures(vdeblur, tmp_path: Pat
     told = ("-m", "identity", "-ss", "0.2", "--frames", "4", "--compare", "side")
     result = vdeblur("run", source, f"{tmp_path}/out/", *told)
     assert result.exit_code == 0, result.output
-    assert "out_side.mp4: the input and the output, side" in result.output
+    assert "out_side.mp4: comparison of input and output (side)" in result.output
     shown, whole = clips.rgb(tmp_path / "out_side.mp4"), clips.rgb(source)
     assert len(shown) == len(names(tmp_path / "out")) == 4
     for half in (shown[:, :, :64], shown[:, :, 64:]):
@@ -225,7 +225,7 @@ def test_a_short_clip_is_its_own_sample(vdeblur, tmp_path: Path) -> None:
     source, output = clips.make(tmp_path / "in.mkv", frames=25), tmp_path / "sample.mkv"
     result = vdeblur("run", source, output, "-m", "identity", "--lossless", "--sample")
     assert result.exit_code == 0, result.output
-    assert "sample.mkv: 25 frames, left as they were; the whole takes about 0:0" in result.output
+    assert "sample.mkv: 25 frames, the input on the left; the complete run takes about 0:0" in result.output
     assert (clips.rgb(output)[:, :, :64] == clips.rgb(source)).all()
     assert vdeblur("run", source, output, "-m", "identity", "--sample").exit_code == ExitStatus.OUTPUT
     assert vdeblur("run", source, output, "-m", "identity", "--sample", "-y").exit_code == 0
@@ -316,7 +316,7 @@ def test_the_stages_make_up_the_run(vdeblur, tmp_path: Path, monkeypatch: pytest
     assert 100e6 < event["peak_memory_bytes"] < 100e9
     assert event["peak_device_bytes"] is None
     shown = vdeblur(*told, "-m", "identity").output
-    for words in ("network, tiles", "waiting for the encoder", "decoding, in a thread of its own", "MB of memory"):
+    for words in ("network, tiles", "waiting for the encoder", "decoding, in a thread of its own", "peak memory"):
         assert words in shown
 
 

@@ -514,6 +514,6 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
         subprocess.run(["mount", "-o", "remount,size=8m", place], check=True)
         done = subprocess.run([*command, "--segment", "1"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert "are there already" in done.stderr
+        assert "done already" in done.stderr
     finally:
         subprocess.run(["umount", place], check=True)

@@ -555,7 +555,7 @@ def test_a_disk_that_fails_is_named(vdeblur, video: Path, tmp_path: Path, monkey
         (["short.mkv", "o", "--average", "8"], 2, "no middle one"),
         (["short.mkv", "o", "--way", "camera"], 2, "photograph"),
         (["short.mkv", "o", "--way", "random"], 2, "needs photographs"),
-        (["short.mkv", "o", "--steps", "4"], 2, "no use for --steps"),
+        (["short.mkv", "o", "--steps", "4"], 2, "does not use --steps"),
         (["short.mkv", "o", "--duty", "0.9..0.2"], 2, "lowest first"),
         (["short.mkv", "o", "--noise", "much"], 2, "READ/SHOT"),
         (["one.png", "o"], 2, "one picture"),

@@ -403,7 +403,7 @@ def test_the_best_is_never_worse_than_the_start(vdeblur, tmp_path: Path, tiny: s
     spoilt = ("--rate", 0.5, "--iterations", 3, "--init", start, "--out", tmp_path / "second")
     result = vdeblur(*told, *spoilt)
     assert result.exit_code == 0, result.output
-    assert "those it began with" in result.output
+    assert "the initial ones" in result.output
     first, second = (safetensors.torch.load_file(path) for path in (start, tmp_path / "second" / "best.safetensors"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -442,7 +442,7 @@ def test_torchrun_starts_again_where_a_process_was_killed(tmp_path: Path, tiny: 
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert "going on from update" in said
+    assert "continuing from update" in said
     assert state_of(out)["update"] == 24
     assert [int(row["update"]) for row in rows(out)] == list(range(4, 25, 4)), "each once, as if nothing had happened"
 

@@ -1,22 +1,24 @@
-"""`vdeblur bench`: how good models are on a data set, beside what was published; with --speed, how fast they are."""
+"""`vdeblur bench`: measure the quality of models on a data set, or, with --speed, their speed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from vdeblur.cli.report import HumanReporter, JsonReporter, question, reported, show_table
-from vdeblur.cli.speed import run_speed
+from vdeblur.cli.report import HumanReporter, JsonReporter, Session, reported
+from vdeblur.cli.speed import SPEED_OPTIONS, run_speed
+from vdeblur.cli.terminal import question, show_table
+from vdeblur.cli.types import DATASET, DEVICE, LIMIT, OFFLINE, PRECISIONS, YES, NamesType, with_options
 from vdeblur.errors import UsageError
 
 if TYPE_CHECKING:
     from vdeblur.bench.results import BenchReport, ModelResult
     from vdeblur.models.registry import PublishedScore
 
-# The names stand here as well as in vdeblur.bench, since importing that takes seconds and --help must not wait; a test
+# Named here as well as in vdeblur.measure, since importing that takes seconds and --help must not wait; a test
 # compares them.
 PROTOCOLS = ("plain", "cdvd-tsp", "pvdnet", "dstnet", "estrnn", "vrt")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 HEADS = (
     "MODEL",
     "WEIGHTS",
@@ -31,95 +33,65 @@ HEADS = (
 )
 MORE_HEADS = ("MODEL", "WEIGHTS", "WARPING, 1E-3", "SHARPNESS")  # of a table of its own: the first is wide enough
 
+common_options = with_options(
+    click.option(
+        "-m", "--model", type=NamesType(), default="lite", show_default=True,
+        help="Models to measure, NAME or NAME@WEIGHTS, separated by commas.",
+    ),
+    click.option(
+        "--report", type=click.Path(path_type=Path), multiple=True,
+        help="Write a report: .html, .md, .csv or .json; may be repeated. With --speed one .md or .json.",
+    ),
+    DEVICE,
+    click.option(
+        "-p", "--precision", type=NamesType(PRECISIONS), default="auto", show_default=True,
+        help="Precision of the networks: auto, fp32, bf16, fp16. With --speed several, as fp32,bf16.",
+    ),
+    click.option(
+        "--json", is_flag=True, help="Write events to stdout, one JSON object per line; with --speed, one report."
+    ),
+    click.option("--speed", is_flag=True, help="Measure speed on a generated clip, instead of quality on a data set."),
+)  # fmt: skip
+dataset_options = with_options(
+    DATASET,
+    click.option("--data", type=click.Path(path_type=Path), help="Folder that holds your copy of the data set."),
+    click.option("--split", help="Part of the data set.  [default: test; val for reds]"),
+    click.option(
+        "--protocol", type=click.Choice(PROTOCOLS), default="plain", show_default=True,
+        help="Measure as this paper does: which frames, pixels and SSIM count.",
+    ),
+    LIMIT,
+    click.option(
+        "--save", type=click.Path(path_type=Path), help="Folder for restored frames: DIR/MODEL/SEQUENCE/NAME.png."
+    ),
+    click.option("--vmaf", is_flag=True, help="Also measure VMAF, with the libvmaf of an installed ffmpeg."),
+    YES,
+    OFFLINE,
+)  # fmt: skip
+OF_DATASET = (
+    "data",
+    "split",
+    "protocol",
+    "limit",
+    "save",
+    "vmaf",
+    "yes",
+)  # --speed obeys --offline: it never downloads
+OF_SPEED = ("size", "frames", "repeats", "reference")
 
-class Names(click.ParamType):
-    """Names with commas between them, of those that there are to choose from if they are given."""
 
-    name = "names"
+@click.command("bench", short_help="Measure models on a data set, beside published figures.")
+@common_options
+@dataset_options
+@SPEED_OPTIONS
+@click.pass_context
+def bench_command(context: click.Context, /, speed: bool, json: bool, **given: Any) -> None:
+    """Measure models on a data set: PSNR, SSIM, time, memory and size, beside published figures.
 
-    def __init__(self, choices: tuple[str, ...] = ()) -> None:
-        self.choices = choices
-
-    def convert(
-        self, value: str | tuple[str, ...], param: click.Parameter | None, context: click.Context | None
-    ) -> tuple[str, ...]:
-        """Give each."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(name.strip() for name in value.split(","))
-        if not all(names):
-            self.fail(f"{value!r} has an empty name", param, context)
-        for name in names if self.choices else ():
-            if name not in self.choices:
-                self.fail(f"{name!r} is not one of {', '.join(self.choices)}", param, context)
-        return names
-
-
-@click.command(short_help="Measure models on a data set, beside published figures.")
-@click.option("--dataset", metavar="NAME|DIR", help="gopro, dvd, bsd, reds, or a folder of blurry and sharp pictures.")
-@click.option("--data", type=click.Path(path_type=Path), help="Where a copy of the named data set is.")
-@click.option("--split", help="Part of the data set.  [default: test; of reds val]")
-@click.option("-m", "--model", type=Names(), default="lite", show_default=True, help="NAME[@WEIGHTS],...")
-@click.option("--protocol", type=click.Choice(PROTOCOLS), default="plain", show_default=True, help="Whose way it is.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many frames of each sequence.")
-@click.option("--save", type=click.Path(path_type=Path), help="Keep the frames as DIR/MODEL/SEQUENCE/NAME.png.")
-@click.option(
-    "--report", type=click.Path(path_type=Path), multiple=True, help=".html, .md, .csv or .json file; may be repeated."
-)
-@click.option("--vmaf", is_flag=True, help="Measure VMAF, too, by ffmpeg's libvmaf.")
-@click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps or xpu.")
-@click.option(
-    "-p",
-    "--precision",
-    type=Names(PRECISIONS),
-    default="auto",
-    show_default=True,
-    help="Of the networks, as for run; with --speed several, as fp32,bf16.",
-)
-@click.option("--yes", is_flag=True, help="Fetch unasked, even what has no published digest.")
-@click.option("--offline", is_flag=True, help="Never use the network.")
-@click.option("--json", is_flag=True, help="Write events as JSON lines to stdout; with --speed, the report.")
-@click.option("--speed", is_flag=True, help="Measure how fast models are, on a clip of its own.")
-@click.option("--size", default="1280x720", show_default=True, help="For --speed: WIDTHxHEIGHT of the clip, in pixels.")
-@click.option(
-    "--frames", type=click.IntRange(2), default=60, show_default=True, help="For --speed: length of the clip."
-)
-@click.option(
-    "--repeats", type=click.IntRange(1), default=1, show_default=True, help="For --speed: medians of so many."
-)
-@click.option(
-    "--reference",
-    type=click.Path(path_type=Path, exists=True),
-    multiple=True,
-    help="For --speed: script to compare with.",
-)
-def bench(
-    dataset: str | None,
-    data: Path | None,
-    split: str | None,
-    model: tuple[str, ...],
-    protocol: str,
-    limit: int | None,
-    save: Path | None,
-    report: tuple[Path, ...],
-    vmaf: bool,
-    device: str,
-    precision: tuple[str, ...],
-    yes: bool,
-    offline: bool,
-    json: bool,
-    speed: bool,
-    size: str,
-    frames: int,
-    repeats: int,
-    reference: tuple[Path, ...],
-) -> None:
-    """Measure models on a data set: PSNR, SSIM, time, memory and size, beside what was published.
-
-    Known sets are fetched where they are not there (bsd only by hand), a folder's layout is found by looking.
-    Published figures are shown only where data set, protocol and weights are theirs. identity, which passes frames
-    through, and FFmpeg's filters unsharp and cas are always measured, too. An interrupted bench goes on where it was.
-    With --speed, measure instead how fast models are: the network alone, the whole run, and each of its stages.
+    Known data sets are downloaded (except bsd); the layout of a folder is recognised. Published figures appear only
+    where data set, protocol and weights are theirs. identity, which passes frames through, and FFmpeg's filters unsharp
+    and cas are always measured, too. An interrupted bench continues where it stopped. With --speed, measure instead how
+    fast models are: the network alone, the whole run, and each of its stages.
 
     \b
     Examples:
@@ -128,37 +100,63 @@ def bench(
       vdeblur bench --speed --model lite,dstnet --precision fp32,bf16
     """
     reporter = JsonReporter() if json and not speed else HumanReporter()
-    with reported(reporter, [dataset or "bench"]) as stop:
+    with reported(reporter, [given["dataset"] or "bench"]) as session:
+        _check_options(context, speed, given["dataset"])
         if speed:
-            if dataset is not None:
-                raise UsageError("--speed needs no data set", "leave out --dataset, or --speed")
-            if len(report) > 1:
-                raise UsageError("--speed writes one report", "name one .json or .md file")
-            one = report[0] if report else None
-            run_speed(model, precision, size, frames, device, reference, repeats, one, json, stop)
-            return
-        if dataset is None:
-            raise UsageError("there is nothing to measure", "name a data set or a folder: --dataset gopro, or --speed")
-        if len(precision) > 1:
-            raise UsageError("--precision takes several only with --speed", "choose one of them")
-        from vdeblur.bench import evaluate
-        from vdeblur.bench import report as reports
-        from vdeblur.bench.results import BenchReport, BenchTask
-
-        for path in report:
-            reports.check_report(path)
-        told = BenchTask(dataset, model, protocol, split, limit, data, save, vmaf, device, precision[0], yes, offline)
-
-        def write(results: BenchReport) -> None:
-            for path in report:
-                reports.write_report(results, path)
-
-        results = evaluate.run_bench(told, notify=reporter.notify, ask=question(json), stop=stop, finish=write)
-        if json:
-            reporter.notify("report", results.to_json())
+            _measure_speed(given, json, session)
         else:
-            reporter.close()
-            _show(results)
+            _measure_quality(given, json, reporter, session)
+
+
+def _check_options(context: click.Context, speed: bool, dataset: str | None) -> None:
+    """Refuse options that mean nothing here; those of configuration files and the environment wait for their command.
+
+    Raises: UsageError.
+    """
+    if speed and dataset is not None:
+        raise UsageError("--speed needs no data set", "leave out --dataset, or --speed")
+    for name in OF_DATASET if speed else OF_SPEED:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            goes, other = ("--dataset", "--speed") if speed else ("--speed", "--dataset")
+            raise UsageError(f"--{name} goes with {goes}, not with {other}", f"leave out --{name}")
+    if not speed and dataset is None:
+        raise UsageError("there is nothing to measure", "name a data set or a folder: --dataset gopro, or --speed")
+
+
+def _measure_speed(given: dict[str, Any], json: bool, session: Session) -> None:
+    if len(given["report"]) > 1:
+        raise UsageError("--speed writes one report", "name one .json or .md file")
+    report = given["report"][0] if given["report"] else None
+    models, precisions, size, frames = given["model"], given["precision"], given["size"], given["frames"]
+    run_speed(
+        models, precisions, size, frames, given["device"], given["reference"], given["repeats"], report, json, session
+    )
+
+
+def _measure_quality(
+    given: dict[str, Any], json: bool, reporter: JsonReporter | HumanReporter, session: Session
+) -> None:
+    if len(given["precision"]) > 1:
+        raise UsageError("--precision takes several only with --speed", "choose one of them")
+    from vdeblur.bench import evaluate
+    from vdeblur.bench import report as reports
+    from vdeblur.bench.results import BenchReport, BenchTask
+
+    for path in given["report"]:
+        reports.check_report(path)
+    names = ("dataset", "protocol", "split", "limit", "data", "save", "vmaf", "device", "yes", "offline")
+    task = BenchTask(models=given["model"], precision=given["precision"][0], **{name: given[name] for name in names})
+
+    def write(results: BenchReport) -> None:
+        for path in given["report"]:
+            reports.write_report(results, path)
+
+    results = evaluate.run_bench(task, notify=reporter.notify, ask=question(json), stop=session, finish=write)
+    if json:
+        reporter.notify("report", results.to_json())
+    else:
+        reporter.close()
+        _show(results)
 
 
 def _show(results: "BenchReport") -> None:

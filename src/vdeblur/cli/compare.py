@@ -1,4 +1,4 @@
-"""`vdeblur compare`: two videos against each other."""
+"""`vdeblur compare`: show or measure two videos against each other."""
 
 import os
 import time
@@ -17,25 +17,28 @@ if TYPE_CHECKING:
 MODES = ("side", "split", "wipe", "diff", "html")
 
 
-@click.command(short_help="Show two videos beside each other, or tell how alike they are.")
+@click.command("compare", short_help="Show two videos together, or measure how similar they are.")
 @click.argument("a", type=click.Path(path_type=Path), metavar="A")
 @click.argument("b", type=click.Path(path_type=Path), metavar="B")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: B's name and the mode]"
+    "-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: B's name with _MODE added]"
 )
 @click.option(
     "--mode",
     type=click.Choice(MODES),
-    help="side: A left, B right; split: half of each; wipe: the divide moves; diff: changes around grey; "
-    "html: a page with a slider.  [default: side]",
+    help="side: A left, B right; split: half of each; wipe: half of each, with a moving divide; diff: the difference "
+    "around grey; html: a page with a slider.  [default: side; html for an .html output]",
 )
-@click.option("--metrics", is_flag=True, help="Print PSNR and SSIM of every frame, and their means.")
+@click.option(
+    "--metrics",
+    is_flag=True,
+    help="Print PSNR and SSIM of every frame and their means; without -o or --mode, write nothing.",
+)
 @click.option("-y", "--overwrite", is_flag=True, help="Replace an existing output.")
-def compare(a: Path, b: Path, output: Path | None, mode: str | None, metrics: bool, overwrite: bool) -> None:
-    """Compare A, say the blurry video, with B, the restored one; both may be folders of pictures.
+def compare_command(a: Path, b: Path, output: Path | None, mode: str | None, metrics: bool, overwrite: bool) -> None:
+    """Compare A, for example the blurry video, with B, the restored one; both may be folders of pictures.
 
-    Frames are matched by their times. A comparison keeps A's times, colour and sound. With --metrics alone nothing is
-    written.
+    Frames are matched by their times. The comparison keeps A's times, colour and sound.
 
     \b
     Examples:
@@ -53,7 +56,7 @@ def compare(a: Path, b: Path, output: Path | None, mode: str | None, metrics: bo
         mode = mode or ("html" if output is not None and output.suffix.lower() in (".html", ".htm") else "side")
         output = output or _name_for(a, b, mode)
         begun = time.monotonic()
-        notify = ignore if metrics else reporter.notify  # the same warnings have been shown
+        notify = ignore if metrics else reporter.notify  # which has shown the same warnings
         frames = comparing.write_comparison(a, b, output, mode, overwrite=overwrite, notify=notify, stop=stop)
         seconds = time.monotonic() - begun
         facts = {"input": str(a), "output": os.path.abspath(output), "frames": frames}
@@ -61,7 +64,7 @@ def compare(a: Path, b: Path, output: Path | None, mode: str | None, metrics: bo
 
 
 def _name_for(a: Path, b: Path, mode: str) -> Path:
-    """Name the output after B, in the working folder."""
+    """Return a name in the working folder: B's, with the mode added."""
     suffix = ".html" if mode == "html" else ".mp4" if a.is_dir() else a.suffix
     return Path(f"{b.resolve().name if b.is_dir() else b.stem}_{mode}{suffix}")
 

@@ -1,4 +1,4 @@
-"""`vdeblur doctor`: whether all is here that vdeblur needs."""
+"""`vdeblur doctor`: check the installation."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vdeblur.cli.lines import counted
 from vdeblur.cli.report import HumanReporter, reported
 from vdeblur.cli.types import CONFIG_FILE
 from vdeblur.errors import ExitStatus, VdeblurError
@@ -23,18 +24,18 @@ class _UnhealthyError(VdeblurError):
 
     def __init__(self, failed: list["Check"]) -> None:
         names = ", ".join(check.name for check in failed)
-        super().__init__(f"{len(failed)} checks failed: {names}", failed[0].hint)
+        super().__init__(f"{counted(len(failed), 'check')} failed: {names}", failed[0].hint)
         self.status = failed[0].status
 
 
-@click.command(short_help="Check versions, devices, codecs and caches, and restore a small clip.")
-@click.option("--json", is_flag=True, help="Write a JSON object.")
+@click.command("doctor", short_help="Check versions, devices, codecs and caches, and restore a small clip.")
+@click.option("--json", is_flag=True, help="Print a JSON object.")
 @click.pass_context
-def doctor(context: click.Context, json: bool) -> None:
-    """Check what vdeblur needs: versions, devices, encoders and decoders, room, caches, settings; then a self test.
+def doctor_command(context: click.Context, json: bool) -> None:
+    """Check versions, devices, encoders, decoders, memory, disk space, caches and settings; restore a small clip.
 
-    What can be tried is tried, so this takes some seconds. No network is used. Ends with 0 where nothing failed, else
-    with the exit code of the first failure: 4 encoders and disk, 5 models, 6 devices, 9 the self test.
+    Takes some seconds and uses no network. The exit code is 0 if nothing failed, otherwise that of the first failure: 4
+    for encoders and disk, 5 for models, 6 for devices, 9 for the self test.
 
     \b
     Examples:
@@ -42,10 +43,7 @@ def doctor(context: click.Context, json: bool) -> None:
       vdeblur doctor --json > report.json
     """
     with reported(HumanReporter(), ["doctor"]):
-        from vdeblur.run.doctor import (
-            CheckState,  # torch and av take seconds; --help must not wait
-            examine,
-        )
+        from vdeblur.run.doctor import CheckState, examine  # torch and av take seconds; --help must not wait
 
         checks = list(_shown(examine(_configuration(context.find_root())), json))
         failed = [check for check in checks if check.state is CheckState.FAIL]
@@ -55,13 +53,13 @@ def doctor(context: click.Context, json: bool) -> None:
             rows = [{**asdict(check), "status": int(check.status)} for check in checks]
             click.echo(dumps({"v": 1, "exit": int(status), "checks": rows}, indent=1))
         elif not failed:
-            click.echo(f"all is well, but for {warnings} warnings" if warnings else "all is well")
+            click.echo(f"all checks passed, with {counted(warnings, 'warning')}" if warnings else "all checks passed")
         if failed:
             raise _UnhealthyError(failed)
 
 
 def _configuration(root: click.Context) -> list[Path]:
-    """Give the file whose options are in force, if there is one."""
+    """Return the configuration file in use, if there is one."""
     explicit = root.params.get("config")
     places = (
         [explicit] if explicit else [Path(CONFIG_FILE).absolute(), Path(click.get_app_dir("vdeblur")) / CONFIG_FILE]
@@ -70,6 +68,7 @@ def _configuration(root: click.Context) -> list[Path]:
 
 
 def _shown(checks: Iterable["Check"], json: bool) -> Iterable["Check"]:
+    """Yield the checks, and print each as it ends, unless the result is JSON."""
     group = ""
     for check in checks:
         if not json:

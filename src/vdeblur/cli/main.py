@@ -1,34 +1,77 @@
-"""The vdeblur command: its subcommands and its configuration file."""
+"""The vdeblur command: its subcommands, its configuration file, and how wrong usage is reported."""
 
+import contextlib
+import io
 import os
+import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from vdeblur import __version__
-from vdeblur.cli.bench import bench
-from vdeblur.cli.compare import compare
-from vdeblur.cli.doctor import doctor
-from vdeblur.cli.models import models
-from vdeblur.cli.probe import probe
-from vdeblur.cli.report import Program
-from vdeblur.cli.run import run
-from vdeblur.cli.synth import synth
-from vdeblur.cli.train import train
+from vdeblur.cli.bench import bench_command
+from vdeblur.cli.compare import compare_command
+from vdeblur.cli.doctor import doctor_command
+from vdeblur.cli.models import models_command
+from vdeblur.cli.probe import probe_command
+from vdeblur.cli.report import HumanReporter, JsonReporter, reported
+from vdeblur.cli.run import run_command
+from vdeblur.cli.synth import synth_command
+from vdeblur.cli.train import train_command
 from vdeblur.cli.types import CONFIG_FILE
+from vdeblur.errors import ExitStatus, UsageError
+
+EVENTFUL = {"run", "bench", "train", "synth"}  # commands whose --json is one line per event
+
+
+class Program(click.Group):
+    """All commands; wrong usage becomes one line, or an event, like every other error."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command that the arguments name, and end the program."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode, **extra)
+        arguments = list(sys.argv[1:] if args is None else args)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show must not end the program
+            with contextlib.suppress(OSError):
+                sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            status = super().main(arguments, prog_name, complete_var, False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            status = ExitStatus.USAGE
+        except click.UsageError as error:
+            wrong = " ".join(error.format_message().split()).removesuffix(".")
+            command = "vdeblur" if error.ctx is None else error.ctx.command_path
+            with_events = "--json" in arguments and not EVENTFUL.isdisjoint(arguments)
+            with reported(JsonReporter() if with_events else HumanReporter(), []):
+                raise UsageError(wrong[:1].lower() + wrong[1:], f"see {command} --help") from error
+        except click.Abort:
+            status = ExitStatus.INTERRUPTED
+        raise SystemExit(int(status or 0))
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VDEBLUR"})
 @click.version_option(__version__, prog_name="vdeblur")
-@click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="TOML file with options.")
+@click.option(
+    "--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Read options from this TOML file."
+)
 @click.pass_context
 def main(context: click.Context, config: Path | None) -> None:
     """Remove motion blur from video.
 
-    Options can also stand in a TOML file (--config, ./vdeblur.toml, or vdeblur.toml in the user's configuration
-    folder), a table per command, and in VDEBLUR_<COMMAND>_<OPTION>; the command line wins.
+    Options can also come from a TOML file with a table per command (--config, ./vdeblur.toml, or vdeblur.toml in your
+    configuration folder) and from VDEBLUR_<COMMAND>_<OPTION> in the environment; the command line wins.
 
     \b
     Examples:
@@ -39,10 +82,10 @@ def main(context: click.Context, config: Path | None) -> None:
 
 
 def _read_config(explicit: Path | None) -> dict[str, Any]:
-    """Read the options of the first configuration file there is."""
+    """Return the options, by command, of the first configuration file that exists."""
     places = [explicit] if explicit else [Path(CONFIG_FILE), Path(click.get_app_dir("vdeblur")) / CONFIG_FILE]
     for path in places:
-        if path is not None and os.path.isfile(path):  # which is false, too, where one must not look
+        if path is not None and os.path.isfile(path):  # False also for a folder without permission
             try:
                 tables = tomllib.loads(path.read_text("utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -52,7 +95,10 @@ def _read_config(explicit: Path | None) -> dict[str, Any]:
 
 
 def _known_options(path: Path, group: click.Group, name: str, options: Any) -> dict[str, Any]:
-    """Give a command's options under the names of its parameters; refuse what it does not have."""
+    """Return a command's options by the names of its parameters.
+
+    Raises: click.UsageError for a command or an option that does not exist.
+    """
     if name not in group.commands or not isinstance(options, dict):
         raise click.UsageError(f"{path}: there is no command {name!r}; choose from {', '.join(group.commands)}")
     command = group.commands[name]
@@ -65,11 +111,11 @@ def _known_options(path: Path, group: click.Group, name: str, options: Any) -> d
     return named
 
 
-main.add_command(run)
-main.add_command(bench)
-main.add_command(train)
-main.add_command(synth)
-main.add_command(models)
-main.add_command(compare)
-main.add_command(probe)
-main.add_command(doctor)
+main.add_command(run_command)
+main.add_command(bench_command)
+main.add_command(train_command)
+main.add_command(synth_command)
+main.add_command(models_command)
+main.add_command(compare_command)
+main.add_command(probe_command)
+main.add_command(doctor_command)

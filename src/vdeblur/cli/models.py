@@ -1,4 +1,4 @@
-"""`vdeblur models`: which models there are, and their weights in the cache."""
+"""`vdeblur models`: list models; download, import, verify and remove their weights."""
 
 from json import dumps
 from pathlib import Path
@@ -6,21 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdeblur.cli.report import HumanReporter, question, reported, show_table
+from vdeblur.cli.report import HumanReporter, reported
+from vdeblur.cli.terminal import question, show_table
+from vdeblur.cli.types import YES
 from vdeblur.errors import ModelError
 
 if TYPE_CHECKING:
     from vdeblur.models.registry import Entry, Weights
 
-# torch takes seconds to import, and --help must not wait: `weights` is imported inside the commands.
+# torch takes seconds to import, and --help must not wait: vdeblur.models is imported inside the commands.
 
 
-@click.group(short_help="List models; fetch, import and verify their weights.")
-def models() -> None:
-    """List models; fetch, import and verify their weights.
+@click.group("models", short_help="List models; download, import and verify their weights.")
+def models_command() -> None:
+    """List models; download, import and verify their weights.
 
-    Weights are kept in the folder that `vdeblur models path` prints; VDEBLUR_CACHE names another one. VDEBLUR_REGISTRY
-    names a file of further models, written like weights.toml.
+    `vdeblur models path` prints the folder that holds the weights; VDEBLUR_CACHE names another one. VDEBLUR_REGISTRY
+    names a file with more models, in the format of weights.toml.
 
     \b
     Examples:
@@ -29,13 +31,13 @@ def models() -> None:
     """
 
 
-@models.command("list", short_help="List the models and where their weights are.")
-@click.option("--json", is_flag=True, help="Write a JSON list.")
-def list_models(json: bool) -> None:
-    """List the models, one line for each of their weights: where these are, how good, how slow here, which licence.
+@models_command.command("list", short_help="List the models and their weights.")
+@click.option("--json", is_flag=True, help="Print a JSON list.")
+def list_command(json: bool) -> None:
+    """List the models, one line per weights: state, published PSNR, time per frame here, licence, training data.
 
-    PSNR is the published one on the set that the weights are for; protocols differ, see `models show`. Seconds for a
-    1280x720 frame are estimated from the model's cost and a short measurement of this machine.
+    The PSNR is published by the authors; protocols differ, see `models show`. The time for a 1280x720 frame is an
+    estimate from the model's cost and a short measurement of this machine.
 
     \b
     Examples:
@@ -47,18 +49,20 @@ def list_models(json: bool) -> None:
 
         rows: list[tuple[Entry, Weights | None]] = []
         for entry in registry.known_models().values():
-            rows += [(entry, one) for one in registry.weights_of(entry).values()] or [(entry, None)]
+            rows += [(entry, weights) for weights in registry.weights_of(entry).values()] or [(entry, None)]
         seconds = _speeds()
         if json:
-            facts = [{**_facts(entry, one), "seconds_per_720p_frame": seconds.get(entry.name)} for entry, one in rows]
+            facts = [
+                {**_facts(entry, weights), "seconds_per_720p_frame": seconds.get(entry.name)} for entry, weights in rows
+            ]
             click.echo(dumps(facts, indent=1))
             return
         heads = ("MODEL", "WEIGHTS", "PSNR", "720P FRAME", "LICENCE", "TRAINED ON")
-        show_table(heads, [_row(entry, one, seconds.get(entry.name)) for entry, one in rows])
+        show_table(heads, [_row(entry, weights, seconds.get(entry.name)) for entry, weights in rows])
 
 
 def _speeds() -> dict[str, float]:
-    """Estimate how long each model takes for a 1280x720 frame on this machine, in seconds."""
+    """Return the estimated seconds per 1280x720 frame on this machine, by model."""
     from vdeblur.models import choice, registry
     from vdeblur.restore import device
 
@@ -74,28 +78,26 @@ def _speeds() -> dict[str, float]:
     return seconds
 
 
-def _row(entry: "Entry", one: "Weights | None", seconds: float | None) -> tuple[str, ...]:
+def _row(entry: "Entry", weights: "Weights | None", seconds: float | None) -> tuple[str, ...]:
     from vdeblur.models import cache
 
-    name = entry.name if one is None or one.name == entry.default else f"{entry.name}@{one.name}"
-    scores = entry.scores if one is None else one.scores
+    name = entry.name if weights is None or weights.name == entry.default else f"{entry.name}@{weights.name}"
+    scores = entry.scores if weights is None else weights.scores
     return (
         name,
-        cache.state_of(entry, one),
+        cache.state_of(entry, weights),
         f"{scores[0].psnr:.2f} {scores[0].data}" if scores else "",
         "" if seconds is None else f"{seconds:.2g} s",
         entry.license.partition(";")[0] + (", see show" if entry.notice else ""),
-        entry.description if one is None else f"{one.trained_on}; {one.blur}".strip("; "),
+        entry.description if weights is None else f"{weights.trained_on}; {weights.blur}".strip("; "),
     )
 
 
-@models.command(short_help="Show all that is known of a model.")
+@models_command.command("show", short_help="Show everything about a model.")
 @click.argument("name")
-@click.option("--json", is_flag=True, help="Write a JSON object.")
-def show(name: str, json: bool) -> None:
-    """Show all that is known of model NAME: paper, licence, weights, their sources, digests and published scores.
-
-    The paper's BibTeX entry comes last.
+@click.option("--json", is_flag=True, help="Print a JSON object.")
+def show_command(name: str, json: bool) -> None:
+    """Show model NAME: paper, licence, weights, their sources, digests, published scores, and the paper's BibTeX entry.
 
     \b
     Examples:
@@ -107,7 +109,7 @@ def show(name: str, json: bool) -> None:
 
         entry, chosen = registry.choose_weights(name)
         several = [chosen] if "@" in name and chosen else list(registry.weights_of(entry).values())
-        facts = {**_entry_facts(entry), "weights": [_weights_facts(entry, one) for one in several]}
+        facts = {**_entry_facts(entry), "weights": [_weights_facts(entry, weights) for weights in several]}
         facts["bibtex"] = entry.bibtex
         if json:
             click.echo(dumps(facts, indent=1))
@@ -118,9 +120,9 @@ def show(name: str, json: bool) -> None:
 def _show_facts(facts: dict[str, Any]) -> None:
     for key, value in facts.items():
         if key == "weights":
-            for one in value:
-                click.echo(f"\n{facts['model']}@{one.pop('weights')}")
-                _show_facts({f"  {name}": rest for name, rest in one.items()})
+            for weights in value:
+                click.echo(f"\n{facts['model']}@{weights.pop('weights')}")
+                _show_facts({f"  {name}": rest for name, rest in weights.items()})
         elif key == "bibtex" and value:
             click.echo(f"\n{value}")
         elif key.strip() == "scores":
@@ -154,34 +156,34 @@ def _entry_facts(entry: "Entry") -> dict[str, Any]:
     }
 
 
-def _weights_facts(entry: "Entry", one: "Weights") -> dict[str, Any]:
+def _weights_facts(entry: "Entry", weights: "Weights") -> dict[str, Any]:
     from vdeblur.models import cache
 
     return {
-        "weights": one.name,
-        "state": cache.state_of(entry, one),
-        "file": one.remote.name,
-        "sources": [f"{source.kind} {source.place}".strip() for source in one.remote.sources],
-        "verification": "imported" if one.imported else one.verification,
-        "pins": one.remote.pins,
-        "megabytes": one.megabytes,
-        "trained_on": one.trained_on,
-        "blur": one.blur,
-        "scores": [vars(score) for score in one.scores],
+        "weights": weights.name,
+        "state": cache.state_of(entry, weights),
+        "file": weights.remote.name,
+        "sources": [f"{source.kind} {source.place}".strip() for source in weights.remote.sources],
+        "verification": "imported" if weights.imported else weights.verification,
+        "pins": weights.remote.pins,
+        "megabytes": weights.megabytes,
+        "trained_on": weights.trained_on,
+        "blur": weights.blur,
+        "scores": [vars(score) for score in weights.scores],
     }
 
 
-def _facts(entry: "Entry", one: "Weights | None") -> dict[str, Any]:
+def _facts(entry: "Entry", weights: "Weights | None") -> dict[str, Any]:
     facts = _entry_facts(entry)
-    return facts if one is None else {**facts, **_weights_facts(entry, one)}
+    return facts if weights is None else {**facts, **_weights_facts(entry, weights)}
 
 
-@models.command(short_help="Fetch weights into the cache.")
+@models_command.command("download", short_help="Download weights into the cache.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--yes", is_flag=True, help="Fetch them unasked, even if their authors published no digest.")
-@click.option("--offline", is_flag=True, help="Never use the network: only say whether they are there.")
-def download(names: tuple[str, ...], yes: bool, offline: bool) -> None:
-    """Fetch the weights of each NAME or NAME@WEIGHTS into the cache, verify them, and print where they are.
+@YES
+@click.option("--offline", is_flag=True, help="Do not use the network; report whether the weights are in the cache.")
+def download_command(names: tuple[str, ...], yes: bool, offline: bool) -> None:
+    """Download the weights of each NAME or NAME@WEIGHTS into the cache, verify them, and print their paths.
 
     \b
     Examples:
@@ -197,19 +199,24 @@ def download(names: tuple[str, ...], yes: bool, offline: bool) -> None:
         for name in names:
             entry, chosen = registry.choose_weights(name)
             if chosen is None:
-                raise ModelError(f"{name} has no weights to fetch", entry.no_weights or "it needs none")
+                raise ModelError(f"{name} has no weights to download", entry.no_weights or "it needs none")
             click.echo(cache.obtain_weights(entry, chosen, talk))
 
 
-@models.command("import", short_help="Take a checkpoint that you have into the cache.")
+@models_command.command("import", short_help="Add your own checkpoint to the cache.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--as", "name", required=True, metavar="NAME[@WEIGHTS]", help="What it is; a new WEIGHTS names your own.")
-def import_model(file: Path, name: str) -> None:
-    """Take FILE, downloaded by hand or trained by yourself, into the cache.
+@click.option(
+    "--as",
+    "name",
+    required=True,
+    metavar="NAME[@WEIGHTS]",
+    help="Its model and weights; choose a new WEIGHTS for your own.",
+)
+def import_command(file: Path, name: str) -> None:
+    """Add FILE, which you downloaded by hand or trained yourself, to the cache.
 
-    It has to fit its network. Under a name of weights.toml it must be the published file, too, where its authors
-    published a digest; where they did not, that is not known, and a warning says so. Under a new name it is yours, and
-    runs as --model NAME@WEIGHTS.
+    The file must fit the network. Under a known NAME@WEIGHTS it must also have the published digest; without one, a
+    warning says that it cannot be verified. Under a new WEIGHTS it is yours; use it with --model NAME@WEIGHTS.
 
     \b
     Examples:
@@ -222,16 +229,16 @@ def import_model(file: Path, name: str) -> None:
         from vdeblur.models import cache
 
         entry, imported = cache.import_file(file, name, Talk(notify=reporter.notify, stop=stop))
-        use = f"run with -m {entry.name}@{imported.name}" if entry.network else f"start weights of {entry.start_of}"
-        click.echo(f"{file} is {entry.name}@{imported.name} now: {use}", err=True)
+        use = f"run with -m {entry.name}@{imported.name}" if entry.network else f"train {entry.start_of} with it"
+        click.echo(f"imported {file} as {entry.name}@{imported.name}: {use}", err=True)
 
 
-@models.command(short_help="Compare the weights that are there with their digests.")
+@models_command.command("verify", short_help="Compare cached weights with their digests.")
 @click.argument("names", nargs=-1, metavar="[NAME...]")
-def verify(names: tuple[str, ...]) -> None:
-    """Read the weights of each NAME, or all that are there, and compare them with their digests.
+def verify_command(names: tuple[str, ...]) -> None:
+    """Compare the weights of each NAME, or all cached weights, with their digests.
 
-    "whole" means that a file is what was fetched or imported, and, if nothing else is said, what its authors published.
+    "whole" means that a file is as it was downloaded or imported, and the published one unless the line says otherwise.
 
     \b
     Examples:
@@ -245,23 +252,23 @@ def verify(names: tuple[str, ...]) -> None:
         for name in names or registry.known_models():
             entry, chosen = registry.choose_weights(name)
             several = [chosen] if "@" in name and chosen else list(registry.weights_of(entry).values())
-            for one in several:
-                state = cache.verification_of(entry, one)
+            for weights in several:
+                state = cache.verification_of(entry, weights)
                 if state != "absent" or names:
-                    click.echo(f"{entry.name}@{one.name}: {state}")
+                    click.echo(f"{entry.name}@{weights.name}: {state}")
                 if state in ("damaged", cache.UNREADABLE):
-                    bad.append(f"{entry.name}@{one.name}")
+                    bad.append(f"{entry.name}@{weights.name}")
         if bad:
             raise ModelError(
                 f"damaged or not readable: {', '.join(bad)}",
-                f"vdeblur models download {' '.join(bad)} fetches damaged ones again",
+                f"vdeblur models download {' '.join(bad)} downloads damaged ones again",
             )
 
 
-@models.command(short_help="Print where weights are.")
+@models_command.command("path", short_help="Print the path of weights, or of the cache.")
 @click.argument("name", required=False)
-def path(name: str | None) -> None:
-    """Print the file that holds the weights of NAME, or the cache's folder.
+def path_command(name: str | None) -> None:
+    """Print the file that holds the weights of NAME, or the cache folder.
 
     \b
     Examples:
@@ -279,13 +286,13 @@ def path(name: str | None) -> None:
             click.echo(cache.path_of(name))
 
 
-@models.command(short_help="Take weights out of the cache.")
+@models_command.command("remove", short_help="Remove weights from the cache.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--forget", is_flag=True, help="Forget, too, the digest of a file that has no published one.")
-def remove(names: tuple[str, ...], forget: bool) -> None:
-    """Take the weights of each NAME that weights.toml knows, or those of NAME@WEIGHTS, out of the cache.
+@click.option("--forget", is_flag=True, help="Also forget the remembered digest of a file without a published one.")
+def remove_command(names: tuple[str, ...], forget: bool) -> None:
+    """Remove the weights of each NAME or NAME@WEIGHTS from the cache.
 
-    What you imported under a name of your own is removed only by its full NAME@WEIGHTS.
+    NAME alone removes the published weights; those that you imported under your own name need the full NAME@WEIGHTS.
 
     \b
     Examples:
@@ -297,6 +304,6 @@ def remove(names: tuple[str, ...], forget: bool) -> None:
 
         for name in names:
             removed = cache.remove_weights(name, forget)
-            click.echo(f"removed {', '.join(removed)}" if removed else f"{name}: nothing is in the cache", err=True)
+            click.echo(f"removed {', '.join(removed)}" if removed else f"{name}: nothing in the cache", err=True)
             if kept := cache.imported_of(name):
-                click.echo(f"kept {', '.join(kept)}, which you imported: remove them by their full names", err=True)
+                click.echo(f"kept {', '.join(kept)}, which you imported: use their full names to remove them", err=True)

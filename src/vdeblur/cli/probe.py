@@ -1,4 +1,4 @@
-"""`vdeblur probe`: what a video is, and what `run` would make of it."""
+"""`vdeblur probe`: describe a video, and what `run` would do with it."""
 
 from json import dumps
 from pathlib import Path
@@ -6,27 +6,23 @@ from typing import Any
 
 import click
 
-from vdeblur.cli.report import HumanReporter, clock, reported
-from vdeblur.errors import ExitStatus, VdeblurError
+from vdeblur.cli.lines import clock
+from vdeblur.cli.report import HumanReporter, reported
+from vdeblur.errors import BatchError, VdeblurError, error_facts
 
-CLOCK_SECONDS = 60  # from here on times are shown as minutes and seconds
+CLOCK_SECONDS = 60  # longer videos show times as minutes and seconds
 BAR = 24  # characters for a sharpness of 1
 
 
-class _SomeFailedError(VdeblurError):
-    status = ExitStatus.BATCH
-    code = "E_BATCH"
-
-
-@click.command(short_help="Tell what a video is, how blurry, and what run would keep of it.")
+@click.command("probe", short_help="Describe a video: format, blur, and what run would keep.")
 @click.argument("files", type=click.Path(path_type=Path, readable=False), nargs=-1, required=True, metavar="FILE...")
-@click.option("--json", is_flag=True, help="Write a JSON object a line for each FILE.")
-@click.option("--output-suffix", metavar=".SUFFIX", help="Plan for such an output, say .mp4.  [default: as suits FILE]")
-def probe(files: tuple[Path, ...], json: bool, output_suffix: str | None) -> None:
-    """Tell of each FILE, a video or a folder of pictures, what it is and how blurry each part looks.
+@click.option("--json", is_flag=True, help="Print one JSON object per line and FILE.")
+@click.option("--output-suffix", metavar=".SUFFIX", help="Container to plan for, as .mp4.  [default: from FILE]")
+def probe_command(files: tuple[Path, ...], json: bool, output_suffix: str | None) -> None:
+    """Describe each FILE, a video or a folder of pictures: format, streams, colour, and how blurry each part looks.
 
-    Says what `vdeblur run` would keep, convert or drop, what it writes, and about how long that takes here. Nothing is
-    written. How blurry a part is, is measured on a few frames without knowing any better ones: a rough guide.
+    Shows what `vdeblur run` would keep, convert or drop, what it would write, and about how long it would take here.
+    Writes nothing. Blur is estimated from a few frames with a no-reference metric: a rough guide.
 
     \b
     Examples:
@@ -46,14 +42,14 @@ def probe(files: tuple[Path, ...], json: bool, output_suffix: str | None) -> Non
                 if len(files) == 1:
                     raise
                 failed += 1
-                reporter.notify("error", {"message": error.message, "hint": error.hint, "input": str(file)})
+                reporter.notify("error", {**error_facts(error), "input": str(file)})
                 continue
             if json:
                 click.echo(dumps(facts))
             else:
                 click.echo("\n" * (index > 0) + "\n".join(_lines(facts)))
         if failed:
-            raise _SomeFailedError(f"{failed} of {len(files)} could not be probed")
+            raise BatchError(f"{failed} of {len(files)} could not be probed")
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:

@@ -1,93 +1,106 @@
-"""vdeblur run: parse, call one function, show what happened."""
+"""`vdeblur run`: restore videos and folders of pictures."""
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vdeblur.cli.compare import MODES
-from vdeblur.cli.report import HumanReporter, JsonReporter, Session, question, reported
-from vdeblur.cli.types import KeyValueType, ShareType, TimeType
+from vdeblur.cli.report import HumanReporter, JsonReporter, Session, reported
+from vdeblur.cli.terminal import question
+from vdeblur.cli.types import (
+    DEVICE,
+    JSON_EVENTS,
+    OFFLINE,
+    PATH,
+    PRECISIONS,
+    YES,
+    KeyValueType,
+    ShareType,
+    TimeType,
+    with_options,
+)
 from vdeblur.errors import UsageError
 
 if TYPE_CHECKING:
     from vdeblur.run.batch import Outcome, RunJob
     from vdeblur.settings import Settings
 
-PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is told by whoever opens it
+run_options = with_options(
+    click.option("-m", "--model", default="lite",
+                 help="NAME or NAME@WEIGHTS, as vdeblur models list shows; best: the strongest that finishes within an "
+                      "hour; FILE.py:CLASS: your own network."),
+    click.option("--weights", type=PATH, help="Checkpoint for the model: .safetensors, .pt, .pth or .pytorch."),
+    YES,
+    OFFLINE,
+    DEVICE,
+    click.option("-p", "--precision", type=click.Choice(PRECISIONS), default="auto",
+                 help="Precision of the network; auto: half precision where that loses no quality, else fp32."),
+    click.option("--tile", default="auto",
+                 help="Largest piece of a frame for the network, in pixels: N or WxH; auto: what fits the memory; "
+                      "none: whole frames, which flow-rnn needs."),
+    click.option("--tile-overlap", type=click.IntRange(0),
+                 help="Pixels that neighbouring tiles share.  [default: the model's]"),
+    click.option("--scene-detect/--no-scene-detect", default=True,
+                 help="Detect cuts, and never mix frames of two scenes."),
+    click.option("--strength", type=click.FloatRange(0, 1), default=1.0,
+                 help="Share of the restoration to add; 0 changes nothing."),
+    click.option("-ss", "--start", type=TimeType(),
+                 help="Start of the part to restore, as 90 or 1:30, from the first frame."),
+    click.option("-t", "--duration", type=TimeType(), help="Length of the part to restore, as 5 or 1:30."),
+    click.option("--to", type=TimeType(), help="End of the part to restore, as 90 or 1:30, from the first frame."),
+    click.option("--frames", type=click.IntRange(1), help="Restore at most N frames."),
+    click.option("--sample", is_flag=True,
+                 help="Restore three short samples beside the input, and predict time and size of the complete run."),
+    click.option("-c", "--codec", help="h264, hevc, av1, vp9, ffv1 or the name of an encoder.  [default: the input's]"),
+    click.option("--crf", type=click.FloatRange(0), default=16.0, help="Encoder quality; lower is better and larger."),
+    click.option("--preset", default="medium", help="Encoder speed, from ultrafast to veryslow; slower is smaller."),
+    click.option("-e", "e", type=KeyValueType(), multiple=True,
+                 help="Set any option of the encoder; may be repeated. See ffmpeg -h encoder=NAME."),
+    click.option("--pix-fmt", default="keep", help="Pixel format of the output, as yuv420p10le; keep: the input's."),
+    click.option("--lossless", is_flag=True, help="Encode without loss: FFV1, in Matroska (.mkv)."),
+    click.option("--no-audio", is_flag=True, help="Drop the sound."),
+    click.option("--no-subtitles", is_flag=True, help="Drop the subtitles."),
+    click.option("--deinterlace", type=click.Choice(["auto", "off", "on"]), default="auto",
+                 help="Make interlaced frames progressive; auto: those that the input flags."),
+    click.option("-f", "--format",
+                 help="Container, as FFmpeg names it.  [default: from OUTPUT's suffix; y4m to a pipe]"),
+    click.option("--suffix", help="Write each result beside its INPUT, with this added to its name; give no OUTPUT."),
+    click.option("-y", "--overwrite", is_flag=True, help="Replace an existing output."),
+    click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists."),
+    click.option("-j", "--jobs", type=click.IntRange(1), default=1, help="Number of files to restore at once."),
+    click.option("--resume/--no-resume", default=True, help="Continue an interrupted run."),
+    click.option("--segment", type=click.FloatRange(0), default=10.0,
+                 help="Seconds of video after which finished work is kept; 0: only at the end."),
+    click.option("--compare", type=click.Choice(MODES),
+                 help="Also write a comparison of input and output, as OUTPUT_MODE: a video, or a page with sliders."),
+    click.option("--share", type=ShareType(),
+                 help="Restore only share K of N, without OUTPUT; the same command without --share joins them."),
+    click.option("--engine", type=click.Choice(["local", "ray"]), default="local",
+                 help="Where to compute: on this machine, or on a Ray cluster, which divides the work."),
+    click.option("--ray-address", help="Address of a running Ray cluster, or auto.  [default: start one here]"),
+    click.option("--on-damage", type=click.Choice(["warn", "fail"]), default="warn",
+                 help="Damage in INPUT is a warning, or exit code 7."),
+    click.option("--strict", is_flag=True, help="Treat every warning as an error (exit code 7)."),
+    click.option("--deterministic", is_flag=True, help="Write the same bytes each time on the same machine."),
+    click.option("--profile", is_flag=True, help="Print the seconds of each stage, and the peak memory."),
+    click.option("--dry-run", is_flag=True, help="Print what would happen, and stop."),
+    JSON_EVENTS,
+)  # fmt: skip
 
 
-def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of `run`, in the order of its help."""
-    option, time = click.option, TimeType()
-    precisions = click.Choice(["auto", "fp32", "bf16", "fp16"])
-    options = [
-        option("-m", "--model", default="lite", help="NAME or NAME@WEIGHTS, see vdeblur models list; or best."),
-        option("--weights", type=PATH, help="Checkpoint for the model: .safetensors, .pt, .pth, .pytorch."),
-        option("--yes", is_flag=True, help="Fetch weights unasked, even if their authors published no digest."),
-        option("--offline", is_flag=True, help="Never use the network."),
-        option("-d", "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps or xpu."),
-        option("-p", "--precision", type=precisions, default="auto",
-               help="Of the network; auto is half precision where device and network are good at it."),
-        option("--tile", default="auto", help="auto, none, N or WxH: largest piece, in pixels. flow-rnn wants none."),
-        option("--tile-overlap", type=click.IntRange(0), help="Pixels that neighbours share.  [default: the model's]"),
-        option("--scene-detect/--no-scene-detect", default=True, help="Keep scenes apart."),
-        option("--strength", type=click.FloatRange(0, 1), default=1.0, help="How much of the restoration is added."),
-        option("-ss", "--start", type=time, help="Begin here, in time from the first frame."),
-        option("-t", "--duration", type=time, help="Length of the part to restore."),
-        option("--to", type=time, help="End here, in time from the first frame."),
-        option("--frames", type=click.IntRange(1), help="At most so many frames."),
-        option("--sample", is_flag=True,
-               help="Restore three short samples beside the input, and predict time and size of the whole."),
-        option("-c", "--codec", help="h264, hevc, av1, vp9, ffv1 or an encoder's name.  [default: the input's]"),
-        option("--crf", type=click.FloatRange(0), default=16.0, help="Quality; lower is better."),
-        option("--preset", default="medium", help="Encoder's speed, ultrafast to veryslow."),
-        option("-e", "e", type=KeyValueType(), multiple=True, help="Any option of the encoder; may be repeated."),
-        option("--pix-fmt", default="keep", help="Pixel format; keep is the input's."),
-        option("--lossless", is_flag=True, help="FFV1 in Matroska (.mkv)."),
-        option("--no-audio", is_flag=True, help="Leave sound out."),
-        option("--no-subtitles", is_flag=True, help="Leave subtitles out."),
-        option("--deinterlace", type=click.Choice(["auto", "off", "on"]), default="auto",
-               help="Interlaced frames become progressive ones; auto where they are flagged."),
-        option("-f", "--format", help="Container, by FFmpeg's name.  [default: by OUTPUT's name; y4m to a pipe]"),
-        option("--suffix", help="Write beside each INPUT, with this added to its name; there is no OUTPUT then."),
-        option("-y", "--overwrite", is_flag=True, help="Replace an existing output."),
-        option("--skip-existing", is_flag=True, help="Leave out inputs whose output is there."),
-        option("-j", "--jobs", type=click.IntRange(1), default=1, help="Files at once."),
-        option("--resume/--no-resume", default=True, help="Go on with what an interrupted run has finished."),
-        option("--segment", type=click.FloatRange(0), default=10.0,
-               help="Seconds that are finished and kept as a whole; 0: all of it."),
-        option("--compare", type=click.Choice(MODES),
-               help="Also write OUTPUT_MODE, the input and the output in one video, or page with sliders."),
-        option("--share", type=ShareType(), help="Make only share K of N, no OUTPUT; run without it joins them."),
-        option("--engine", type=click.Choice(["local", "ray"]), default="local",
-               help="Where the work is done; ray shares segments and files out, see examples/."),
-        option("--ray-address", help="A running cluster's, or auto.  [default: a cluster on this machine]"),
-        option("--on-damage", type=click.Choice(["warn", "fail"]), default="warn", help="What damage in INPUT is."),
-        option("--strict", is_flag=True, help="Warnings are errors."),
-        option("--deterministic", is_flag=True, help="The same bytes each time, on the same machine."),
-        option("--profile", is_flag=True, help="Show seconds per stage and peak memory."),
-        option("--dry-run", is_flag=True, help="Say what would be done, and stop."),
-        option("--json", is_flag=True, help="Write events as JSON lines to stdout."),
-    ]  # fmt: skip
-    for add in reversed(options):
-        command = add(command)
-    return command
-
-
-@click.command(short_help="Restore videos or folders of pictures.", context_settings={"show_default": True})
+@click.command("run", short_help="Restore videos or folders of pictures.", context_settings={"show_default": True})
 @click.argument(
     "paths", type=click.Path(allow_dash=True, readable=False), nargs=-1, required=True, metavar="INPUT... OUTPUT"
 )
 @run_options
-def run(paths: tuple[str, ...], **given: Any) -> None:
+def run_command(paths: tuple[str, ...], **given: Any) -> None:
     """Restore INPUT to OUTPUT: a video file, a folder of numbered pictures, or - for a pipe (y4m or nut).
 
-    With several INPUTs, or a folder of videos, OUTPUT is a folder. Every frame keeps its own time, sound and the other
-    streams are copied, depth and colour stay as they are. OUTPUT appears whole or not at all; after an interruption the
-    same command goes on.
+    With several INPUTs, or a folder of videos, OUTPUT is a folder. Every frame keeps its own time; sound and other
+    streams are copied; bit depth and colour stay as they are. OUTPUT appears complete or not at all. After an
+    interruption, the same command continues.
 
     \b
     Examples:
@@ -124,19 +137,19 @@ def _run_by_ray(
     from vdeblur.run import ray_engine
 
     if given["share"] is not None:
-        raise UsageError("--engine ray shares out by itself", "leave out --share")
+        raise UsageError("--engine ray makes its own shares", "leave out --share")
     for option in ("sample", "profile"):
         if given[option]:
-            raise UsageError(f"--{option} is of one process, and --engine ray has many", "leave out one of them")
+            raise UsageError(f"--{option} needs one process, and --engine ray has many", "leave out one of them")
     workers = given["jobs"] if given["jobs"] > 1 else None
     ask = question(given["json"])
     return ray_engine.run_jobs_on_ray(jobs, settings, workers, given["ray_address"], notify=notify, ask=ask, stop=stop)
 
 
 def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
-    """Turn options into settings.
+    """Return the settings that the options ask for.
 
-    Raises: UsageError where they do not go together.
+    Raises: UsageError if options exclude each other.
     """
     start, duration, to = given["start"], given["duration"], given["to"]
     if duration is not None and to is not None:

@@ -1,4 +1,4 @@
-"""`vdeblur bench --speed`: how fast models are on this machine."""
+"""`vdeblur bench --speed`: measure how fast models are on this machine."""
 
 import sys
 from collections.abc import Sequence
@@ -8,12 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vdeblur.cli.lines import lines_of
+from vdeblur.cli.types import with_options
 from vdeblur.events import Stop
 
 if TYPE_CHECKING:
     from vdeblur.bench.speed_results import SpeedReport
 
-WIDE = 200  # columns of a table that no terminal limits
+WIDE = 200  # columns of a table outside a terminal
+
+SPEED_OPTIONS = with_options(
+    click.option(
+        "--size", default="1280x720", show_default=True, help="With --speed: size of the clip, WIDTHxHEIGHT in pixels."
+    ),
+    click.option(
+        "--frames", type=click.IntRange(2), default=60, show_default=True, help="With --speed: frames in the clip."
+    ),
+    click.option(
+        "--repeats", type=click.IntRange(1), default=1, show_default=True,
+        help="With --speed: measure so many times, and report medians.",
+    ),
+    click.option(
+        "--reference", type=click.Path(path_type=Path, exists=True), multiple=True,
+        help="With --speed: a Python script that times another program, to compare with; may be repeated.",
+    ),
+)  # fmt: skip
 
 
 def run_speed(
@@ -28,9 +47,9 @@ def run_speed(
     json: bool,
     stop: Stop,
 ) -> None:
-    """Measure, show the result, and write it to a report if one is asked for; see speed.measure.
+    """Measure, print the result, and write the report if there is one; see bench.speed.measure_speed.
 
-    json: write it to stdout as a line of JSON instead of tables.
+    json: print one line of JSON instead of tables.
     """
     from vdeblur.bench import speed, speed_report  # torch and av take seconds; --help must not wait
 
@@ -42,17 +61,16 @@ def run_speed(
     if json:
         click.echo(dumps(results.to_json()))
     else:
-        show(results)
+        _show_speed(results)
 
 
 def _say(event: str, facts: dict[str, Any]) -> None:
-    """Tell on stderr what is measured now."""
-    if event == "measuring":
-        click.echo(" ".join(filter(None, (facts["model"], facts["precision"], facts["part"]))), err=True)
+    for line in lines_of(event, facts):
+        click.echo(line, err=True)
 
 
-def show(results: "SpeedReport") -> None:
-    """Write the tables of a speed report to stdout."""
+def _show_speed(results: "SpeedReport") -> None:
+    """Print the tables of a speed report."""
     from rich.console import Console
     from rich.table import Table
 

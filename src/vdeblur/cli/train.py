@@ -1,4 +1,4 @@
-"""`vdeblur train`: weights of one's own, by a paper's recipe."""
+"""`vdeblur train`: train or fine-tune a network by its paper's recipe."""
 
 import os
 from pathlib import Path
@@ -6,12 +6,23 @@ from typing import Any
 
 import click
 
-from vdeblur.cli.report import ErrorReporter, HumanReporter, JsonReporter, Reporter, question, reported
-from vdeblur.cli.types import KeyValueType
+from vdeblur.cli.report import ErrorReporter, HumanReporter, JsonReporter, Reporter, reported
+from vdeblur.cli.terminal import question
+from vdeblur.cli.types import (
+    DATASET,
+    DEVICE,
+    FOLDER,
+    JSON_EVENTS,
+    LIMIT,
+    OFFLINE,
+    PRECISIONS,
+    YES,
+    KeyValueType,
+    with_options,
+)
 from vdeblur.errors import UsageError
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
-# Options that stand for one number of the recipe; --set reaches all of them.
+# Short forms of values in the recipe; --set reaches all values.
 SHORT = {
     "iterations": "training.iterations",
     "batch": "training.batch",
@@ -24,53 +35,58 @@ SHORT = {
 }
 
 
-@click.command(short_help="Train or fine-tune a network by its paper's recipe.")
-@click.option("-m", "--model", required=True, help="Model to train, see vdeblur models list.")
-@click.option("--stage", help="Part of the training, where there are several: pvdnet has bimnet, then pvdnet.")
-@click.option("--dataset", metavar="NAME|DIR", help="gopro, dvd, bsd, reds, or a folder of blurry and sharp pictures.")
-@click.option("--data", type=FOLDER, help="Where a copy of the named data set is.")
-@click.option("--validation", metavar="DIR", help="Pairs to validate on.  [default: the set's own, or a tenth]")
-@click.option("--limit", type=click.IntRange(1), help="At most so many frames of each sequence.")
-@click.option("--out", type=FOLDER, help="Folder for all that comes of it.  [default: runs/MODEL]")
-@click.option("--resume", is_flag=True, help="Go on with the training in --out, if there is one.")
-@click.option("--init", metavar="FILE|NAME", help="Weights to begin with: a checkpoint, or NAME[@WEIGHTS].")
-@click.option("--freeze", multiple=True, metavar="PREFIX", help="Keep parameters called so; may be repeated.")
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file merged over the recipe.")
-@click.option(
-    "--set", "values", type=KeyValueType(), multiple=True, help="One value, as optimiser.clip=0.01; repeatable."
-)
-@click.option("--paper", is_flag=True, help="By the paper's text where the authors' code does otherwise.")
-@click.option("--print-config", is_flag=True, help="Write the recipe as it would be used to stdout, and stop.")
-@click.option("--iterations", type=click.IntRange(1), help="Updates of the weights.  [default: the recipe's]")
-@click.option("--stop-at", type=click.IntRange(1), help="End at this update already; --resume goes on.")
-@click.option("--batch", type=click.IntRange(1), help="Clips in a batch, over all processes.  [default: the recipe's]")
-@click.option("--accumulate", type=click.IntRange(1), help="Parts a process cuts its batch into, to save memory.")
-@click.option("--crop", type=click.IntRange(1), help="Side of the crops in pixels.  [default: the recipe's]")
-@click.option(
-    "--rate",
-    type=click.FloatRange(0, min_open=True),
-    help="Learning rate; all rates change alike.  [default: the recipe's]",
-)
-@click.option("--ema", type=click.FloatRange(0, 1), help="Decay of the weights' moving average, as 0.999.")
-@click.option("--seed", type=click.IntRange(0), help="Of weights, order and crops.  [default: the recipe's]")
-@click.option("--validate-every", type=click.IntRange(1), help="Updates between validations.")
-@click.option("-d", "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps or xpu.")
-@click.option(
-    "-p", "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the steps.  [default: the recipe's]"
-)
-@click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read clips.")
-@click.option("--cache", type=FOLDER, help="Folder for memory maps of all frames: faster, and large.")
-@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard's files, to OUT/tensorboard.")
-@click.option("--deterministic", is_flag=True, help="The same weights each time on GPUs, too, where possible; slower.")
-@click.option("--yes", is_flag=True, help="Fetch unasked, even what has no published digest.")
-@click.option("--offline", is_flag=True, help="Never use the network.")
-@click.option("--json", is_flag=True, help="Write events as JSON lines to stdout.")
-def train(model: str, json: bool, print_config: bool, **given: Any) -> None:
+@click.command("train", short_help="Train or fine-tune a network by its paper's recipe.")
+@with_options(
+    click.option("-m", "--model", required=True, help="Model to train, as vdeblur models list shows."),
+    click.option("--stage", help="Stage to train, if the model has several: pvdnet has bimnet, then pvdnet."),
+    DATASET,
+    click.option("--data", type=FOLDER, help="Folder that holds your copy of the data set."),
+    click.option("--validation", metavar="DIR",
+                 help="Pairs to validate on.  [default: the data set's own, or a tenth of it]"),
+    LIMIT,
+    click.option("--out", type=FOLDER, help="Folder for weights, log and samples.  [default: runs/MODEL]"),
+    click.option("--resume", is_flag=True, help="Continue the training in --out, if there is one."),
+    click.option("--init", metavar="FILE|NAME", help="Weights to start from: a checkpoint, or NAME[@WEIGHTS]."),
+    click.option("--freeze", multiple=True, metavar="PREFIX",
+                 help="Do not train parameters whose names begin so; may be repeated."),
+    click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file merged over the recipe."),
+    click.option("--set", "values", type=KeyValueType(), multiple=True,
+                 help="Set a value of the recipe, as optimiser.clip=0.01; may be repeated."),
+    click.option("--paper", is_flag=True, help="Follow the paper's text where the authors' code differs."),
+    click.option("--print-config", is_flag=True, help="Print the resulting recipe, and stop."),
+    click.option("--iterations", type=click.IntRange(1),
+                 help="Length of the training in updates.  [default: the recipe's]"),
+    click.option("--stop-at", type=click.IntRange(1), help="Pause after this update; --resume continues."),
+    click.option("--batch", type=click.IntRange(1),
+                 help="Clips per batch, over all processes.  [default: the recipe's]"),
+    click.option("--accumulate", type=click.IntRange(1),
+                 help="Split each process's batch into N parts, which saves memory."),
+    click.option("--crop", type=click.IntRange(1),
+                 help="Side of the training crops, in pixels.  [default: the recipe's]"),
+    click.option("--rate", type=click.FloatRange(0, min_open=True),
+                 help="Learning rate; scales all rates alike.  [default: the recipe's]"),
+    click.option("--ema", type=click.FloatRange(0, 1), help="Decay of a moving average of the weights, as 0.999."),
+    click.option("--seed", type=click.IntRange(0),
+                 help="Seed of initial weights, order and crops.  [default: the recipe's]"),
+    click.option("--validate-every", type=click.IntRange(1), help="Number of updates between validations."),
+    DEVICE,
+    click.option("-p", "--precision", type=click.Choice(PRECISIONS[1:]),
+                 help="Precision of the training steps.  [default: the recipe's]"),
+    click.option("--workers", type=click.IntRange(0), default=2, show_default=True,
+                 help="Number of processes that read clips; 0: read in the training process."),
+    click.option("--cache", type=FOLDER, help="Folder for decoded frames: reads faster, but takes much space."),
+    click.option("--tensorboard", is_flag=True, help="Also write a TensorBoard log, to OUT/tensorboard."),
+    click.option("--deterministic", is_flag=True, help="Repeat a training exactly on GPUs, where possible; slower."),
+    YES,
+    OFFLINE,
+    JSON_EVENTS,
+)  # fmt: skip
+def train_command(model: str, json: bool, print_config: bool, **given: Any) -> None:
     """Train a network by its paper's recipe, on a data set or on pairs from vdeblur synth.
 
-    OUT gets best.safetensors and last.safetensors, for vdeblur run --weights, a log, sample pictures, and all that is
-    needed to go on with --resume, bit for bit as if never interrupted. Under torchrun several processes share each
-    batch, on one machine or many. With --init and a low --rate it fine-tunes.
+    Writes to OUT: best.safetensors and last.safetensors, for vdeblur run --weights, a log, sample pictures, and the
+    state from which --resume continues as if nothing had interrupted it. Under torchrun several processes share each
+    batch, on one machine or many. To fine-tune, use --init and a low --rate.
 
     \b
     Examples:
@@ -80,7 +96,7 @@ def train(model: str, json: bool, print_config: bool, **given: Any) -> None:
     """
     reporter: Reporter = JsonReporter() if json else HumanReporter()
     if int(os.environ.get("RANK", "0")):
-        reporter = ErrorReporter()  # of several processes, one tells how it goes
+        reporter = ErrorReporter()  # of several processes, one reports progress
     with reported(reporter, [model]) as stop:
         from vdeblur.models import registry
         from vdeblur.train import recipes

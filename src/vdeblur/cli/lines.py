@@ -1,0 +1,291 @@
+"""The lines of text that people read for an event: pure functions of the payload."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from vdeblur.events import (
+    BenchEvent,
+    BenchKeptEvent,
+    BenchModelEvent,
+    ChoiceEvent,
+    ComparisonEvent,
+    DatasetDoneEvent,
+    DatasetDownloadEvent,
+    DownloadDoneEvent,
+    DownloadEvent,
+    DownloadProgressEvent,
+    ErrorEvent,
+    FileDoneEvent,
+    FileSkippedEvent,
+    MeasuringEvent,
+    PlanEvent,
+    ProfileEvent,
+    ProgressEvent,
+    SampleEvent,
+    SequenceDoneEvent,
+    SequenceMadeEvent,
+    SynthDoneEvent,
+    SynthPlanEvent,
+    TrainedEvent,
+    TrainingEvent,
+    TrainProgressEvent,
+    ValidationEvent,
+    WarningEvent,
+)
+
+WAITED = 0.05  # of a training's time; a smaller share is not worth reporting
+# Stages of --profile in words: those that follow one another, then those that run beside them.
+PROFILE_STAGES = {
+    "start": "opening the input, loading the network",
+    "wait_decode": "waiting for the decoder",
+    "color": "upload, conversion to RGB",
+    "scenes": "scene detection",
+    "network": "network, tiles",
+    "difference": "difference, download",
+    "wait_encode": "waiting for the encoder",
+    "assemble": "joining the segments",
+    "decode": "decoding, in a thread of its own",
+    "encode": "encoding, in a thread of its own",
+}
+
+
+def lines_of(event: str, facts: dict[str, Any]) -> list[str]:
+    """Return the lines for an event; none for events that only programs need."""
+    return _LINES[event](facts) if event in _LINES else []
+
+
+def shown(path: str) -> str:
+    """Return the path relative to the working folder if that is shorter."""
+    return min(os.path.normpath(path), os.path.relpath(path), key=len)
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number of things: "1 frame", "2 frames"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as [H:]MM:SS."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# Every command
+
+
+def _warning(facts: WarningEvent) -> list[str]:
+    return [f"warning: {facts['message']}"]
+
+
+def _error(facts: ErrorEvent) -> list[str]:
+    hint = f" ({facts['hint']})" if facts["hint"] else ""
+    return [f"vdeblur: {facts['message']}{hint}"]
+
+
+def _progress(facts: ProgressEvent) -> list[str]:
+    of = "" if facts["frames_estimate"] is None else f" of {facts['frames_estimate']}"
+    left = "" if facts["eta_seconds"] is None else f", {clock(facts['eta_seconds'])} left"
+    return [f"  {facts['input']}: frame {facts['frame']}{of}, {facts['fps']:.2f} fps{left}"]
+
+
+def _download(facts: DownloadEvent) -> list[str]:
+    size = "" if facts["megabytes"] is None else f", about {facts['megabytes']:g} MB"
+    notice = f"; note: {facts['notice']}" if facts["notice"] else ""
+    return [
+        f"{facts['model']}@{facts['weights']}: downloading {facts['file']}{size} from {facts['source']}",
+        f"  licence: {facts['license']}{notice}",
+    ]
+
+
+def _download_progress(facts: DownloadProgressEvent) -> list[str]:
+    of = "" if facts["bytes_total"] is None else f" of {facts['bytes_total'] / 1e6:.1f}"
+    return [f"  {facts['bytes'] / 1e6:.1f}{of} MB"]
+
+
+def _download_done(facts: DownloadDoneEvent) -> list[str]:
+    verified = {
+        "pinned": "verified",
+        "partly": "partly verified, by 8 digits of its SHA-256",
+        "unpinned": "not verified: its authors published no digest; vdeblur will notice if the file changes later",
+    }[facts["verification"]]
+    return [f"  {verified}; SHA-256 {facts['sha256']}"]
+
+
+# run
+
+
+def _choice(facts: ChoiceEvent) -> list[str]:
+    return [f"best here: {facts['model']}, {facts['reason']}"]
+
+
+def _plan(facts: PlanEvent) -> list[str]:
+    tiled = "" if facts["tile"] == "none" else f", tiles of {facts['tile']}"
+    done = f"; {counted(facts['frames_done'], 'frame')} done already" if facts["frames_done"] else ""
+    lines = [f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}{done}"]
+    if facts["dry_run"]:
+        lines += [f"  keep: {stream}" for stream in facts["keep"]]
+        lines += [f"  convert: {stream}" for stream in facts["convert"]]
+        lines += [f"  drop: {stream}" for stream in facts["drop"]]
+    return lines
+
+
+def _file_done(facts: FileDoneEvent) -> list[str]:
+    spent = clock(facts["seconds"])
+    return [f"{shown(facts['output'])}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)"]
+
+
+def _file_skipped(facts: FileSkippedEvent) -> list[str]:
+    return [f"{shown(facts['output'])}: exists already, skipped"]
+
+
+def _comparison(facts: ComparisonEvent) -> list[str]:
+    return [f"{shown(facts['output'])}: comparison of input and output ({facts['mode']})"]
+
+
+def _sample(facts: SampleEvent) -> list[str]:
+    predicted = "no prediction for the complete run, since the length of the input is unknown"
+    if facts["seconds_estimate"] is not None and facts["bytes_estimate"] is not None:
+        size = facts["bytes_estimate"] / 1e6
+        predicted = f"the complete run takes about {clock(facts['seconds_estimate'])} and writes {size:.3g} MB"
+    return [f"{shown(facts['output'])}: {facts['frames']} frames, the input on the left; {predicted}"]
+
+
+def _profile(facts: ProfileEvent) -> list[str]:
+    host = "?" if facts["peak_memory_bytes"] is None else f"{facts['peak_memory_bytes'] / 1e6:.0f}"
+    device = facts["peak_device_bytes"]
+    on_device = "" if device is None else f", {device / 1e6:.0f} MB on the device"
+    lines = [f"{facts['input']}: peak memory {host} MB{on_device}; seconds per stage:"]
+    seconds = facts["seconds"]
+    return lines + [f"  {seconds[name]:9.2f}  {words}" for name, words in PROFILE_STAGES.items() if name in seconds]
+
+
+# bench
+
+
+def _dataset_download(facts: DatasetDownloadEvent) -> list[str]:
+    size = "" if facts["megabytes"] is None else f", about {facts['megabytes'] / 1000:.1f} GB in all"
+    return [
+        f"{facts['dataset']}: downloading the {facts['split']} split of {facts['file']}{size}",
+        f"  from {facts['source']}; licence: {facts['license']}",
+    ]
+
+
+def _dataset_done(facts: DatasetDoneEvent) -> list[str]:
+    return [f"  in {shown(facts['path'])}"]
+
+
+def _bench(facts: BenchEvent) -> list[str]:
+    size = f"{facts['sequences']} sequences, {facts['frames']} frames"
+    return [
+        f"{facts['title']}, {facts['split']}: {size}, layout of {facts['layout']}; blurry: {facts['blur']}",
+        f"protocol: {facts['protocol']}",
+    ]
+
+
+def _bench_model(facts: BenchModelEvent) -> list[str]:
+    again = f"; {counted(facts['finished'], 'sequence')} kept from an interrupted bench" if facts["finished"] else ""
+    return [f"{facts['model']} on {facts['device']} in {facts['precision']}{again}"]
+
+
+def _bench_kept(facts: BenchKeptEvent) -> list[str]:
+    return [f"{counted(facts['sequences'], 'sequence')} kept: the same command continues"]
+
+
+def _sequence_done(facts: SequenceDoneEvent) -> list[str]:
+    return [f"  {facts['sequence']}: {facts['psnr']:.2f} dB"]
+
+
+def _measuring(facts: MeasuringEvent) -> list[str]:
+    return [" ".join(filter(None, (facts["model"], facts["precision"], facts["part"])))]
+
+
+# train
+
+
+def _training(facts: TrainingEvent) -> list[str]:
+    name = f"{facts['model']}, stage {facts['stage']}" if facts["stage"] else facts["model"]
+    on = facts["device"] if facts["processes"] == 1 else f"{facts['device']} in {facts['processes']} processes"
+    again = f"; continuing from update {facts['update']}" if facts["update"] else ""
+    held_out = f"{counted(facts['validation_sequences'], 'sequence')} for validation"
+    trained = f"{counted(facts['sequences'], 'sequence')}, {facts['frames']} frames in all"
+    return [
+        f"{name}: {facts['parameters']:,} parameters to train, on {on} in {facts['precision']}{again}",
+        f"{facts['dataset']}: {trained}; {held_out}",
+    ]
+
+
+def _train_progress(facts: TrainProgressEvent) -> list[str]:
+    left = "" if facts["eta_seconds"] is None else f", {clock(facts['eta_seconds'])} left"
+    waited = f", {facts['waited_share']:.0%} waiting for data" if facts["waited_share"] >= WAITED else ""
+    pace = f"{facts['clips_per_second']:.1f} clips/s{waited}{left}"
+    return [f"  update {facts['update']} of {facts['iterations']}: loss {facts['loss']:.5g}, {pace}"]
+
+
+def _validation(facts: ValidationEvent) -> list[str]:
+    lines = _train_progress(facts) if "loss" in facts else []
+    if "psnr" not in facts:
+        return [*lines, f"    validation loss {facts['validation_loss']:.5g}"]
+    blurry, restored = facts["blurry"], facts["psnr"]
+    untouched = "" if facts["untouched"] is None else f"; frames without blur: {facts['untouched']:.2f} dB"
+    gain = f"blurry {blurry:.2f} dB, restored {restored:.2f} dB ({restored - blurry:+.2f})"
+    return [*lines, f"    validation: {gain}, SSIM {facts['ssim']:.4f}{untouched}"]
+
+
+def _trained(facts: TrainedEvent) -> list[str]:
+    best, out = facts["best"], shown(facts["out"])
+    figure = f"{best:.2f} dB" if facts["measure"] == "psnr" else f"loss {-best:.5g}"
+    when = f"after update {facts['best_update']}" if facts["best_update"] else "the initial ones"
+    lines = [f"{out}/best.safetensors: the best weights ({when}), {figure} in validation"]
+    if facts["measure"] == "psnr":
+        lines.append(f"use them: vdeblur run INPUT OUTPUT -m {facts['model']} --weights {out}/best.safetensors")
+    return lines
+
+
+# synth
+
+
+def _synth_plan(facts: SynthPlanEvent) -> list[str]:
+    counts = f"{counted(facts['train'], 'source')} for train, {facts['test']} for test"
+    return [f"{shown(facts['output'])}: {counts}; {facts['way']}"]
+
+
+def _sequence_made(facts: SequenceMadeEvent) -> list[str]:
+    return [f"  {facts['split']}/{facts['sequence']}: {counted(facts['frames'], 'frame')}"]
+
+
+def _synth_done(facts: SynthDoneEvent) -> list[str]:
+    counts = f"{counted(facts['train'], 'sequence')} for train, {facts['test']} for test"
+    return [f"{shown(facts['output'])}: {counts}; {counted(facts['frames'], 'pair')} in {clock(facts['seconds'])}"]
+
+
+_LINES: dict[str, Callable[[Any], list[str]]] = {
+    "warning": _warning,
+    "error": _error,
+    "progress": _progress,
+    "download": _download,
+    "download_progress": _download_progress,
+    "download_done": _download_done,
+    "choice": _choice,
+    "plan": _plan,
+    "file_done": _file_done,
+    "file_skipped": _file_skipped,
+    "comparison": _comparison,
+    "sample": _sample,
+    "profile": _profile,
+    "dataset_download": _dataset_download,
+    "dataset_done": _dataset_done,
+    "bench": _bench,
+    "bench_model": _bench_model,
+    "bench_kept": _bench_kept,
+    "sequence_done": _sequence_done,
+    "measuring": _measuring,
+    "training": _training,
+    "train_progress": _train_progress,
+    "validation": _validation,
+    "trained": _trained,
+    "synth_plan": _synth_plan,
+    "sequence_made": _sequence_made,
+    "synth_done": _synth_done,
+}

@@ -1,0 +1,162 @@
+"""Progress bars, tables and questions: output that depends on whether a stream is a terminal."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from vdeblur.cli.lines import shown
+from vdeblur.errors import ExitStatus, InterruptedRunError
+from vdeblur.events import Ask, BatchEvent, DownloadProgressEvent, PlanEvent, ProgressEvent
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+# rich is imported inside functions: --help must not wait for it.
+
+NARROW = 80  # columns; a terminal of fewer has no room for tables
+UNBOUND = 10_000  # columns of a file, in which nothing has to be wrapped
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a stream is a terminal; it is None if it was closed before Python started."""
+    return stream is not None and stream.isatty()
+
+
+def draws_bars() -> bool:
+    """Return whether stderr is a terminal that can draw a bar."""
+    return is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
+
+
+class Bars:
+    """Progress bars on the terminal, which vanish when done: one per file at work, or one for a download."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+        self.files: dict[str, TaskID] = {}
+        self.download: TaskID | None = None
+
+    def say(self, line: str) -> None:
+        """Write a line to stderr, above the bars if there are any."""
+        if self.progress is None:
+            click.echo(line, err=True)
+        else:
+            self.progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def add_file(self, facts: PlanEvent) -> None:
+        """Draw a bar for a file, if stderr can."""
+        if not draws_bars():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self.progress is None:
+            console = Console(stderr=True)
+            rate = [TextColumn("{task.fields[fps]} fps")] if console.width >= NARROW else []
+            columns = (BarColumn(), MofNCompleteColumn(), *rate, TimeRemainingColumn(compact=True))
+            name = TextColumn("{task.description}", markup=False)
+            self.progress = Progress(*columns, name, console=console, transient=True, expand=False)
+            self.progress.start()
+        name_shown = _shortened(Path(facts["input"]).name, self.progress.console.width // 3)
+        self.files[facts["input"]] = self.progress.add_task(
+            name_shown, total=facts["frames_estimate"], completed=facts["frames_done"], fps="-"
+        )
+
+    def update_file(self, facts: ProgressEvent) -> bool:
+        """Move the bar of a file; False if it has none."""
+        if self.progress is None or facts["input"] not in self.files:
+            return False
+        total = max(facts["frames_estimate"], facts["frame"]) if facts["frames_estimate"] else None
+        task = self.files[facts["input"]]
+        self.progress.update(task, completed=facts["frame"], total=total, fps=f"{facts['fps']:.2f}")
+        return True
+
+    def end_file(self, name: str) -> None:
+        """Remove the bar of a file."""
+        if self.progress is not None and name in self.files:
+            self.progress.remove_task(self.files.pop(name))
+        if not self.files:
+            self.close()
+
+    def update_download(self, facts: DownloadProgressEvent) -> bool:
+        """Move the bar of a download; False if stderr cannot draw one."""
+        if not draws_bars():
+            return False
+        if self.progress is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+            self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.download = self.progress.add_task(facts["file"], total=facts["bytes_total"])
+            self.progress.start()
+        if self.download is not None:
+            done, total = facts["bytes"], facts["bytes_total"]
+            self.progress.update(self.download, completed=done, total=total, description=facts["file"])
+        return True
+
+    def close(self) -> None:
+        """Remove all bars."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = self.download = None
+            self.files.clear()
+
+
+def show_batch(facts: BatchEvent) -> None:
+    """Write the table of a batch to stderr; a line per file if the terminal is narrow."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("input", "result", "frames", "seconds", "warnings", box=None)
+    for row in facts["files"]:
+        table.add_row(row["input"], row["result"], str(row["frames"]), str(row["seconds"]), str(row["warnings"]))
+    width = None if is_terminal(sys.stderr) else UNBOUND
+    console = Console(stderr=True, highlight=False, markup=False, width=width)
+    if console.width >= NARROW:
+        console.print(table)
+        return
+    for row in facts["files"]:
+        click.echo(f"{shown(row['input'])}: {row['result']}, {row['frames']} frames", err=True)
+
+
+def show_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Write a table to stdout: drawn on a terminal, plain columns otherwise."""
+    if is_terminal(sys.stdout):
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*(head.capitalize() for head in heads), box=None)
+        for row in rows:
+            table.add_row(*row)
+        Console(highlight=False, markup=False).print(table)
+        return
+    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+    for row in [heads, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def question(json: bool = False) -> Ask | None:
+    """Return a function that asks the user; None with --json, or if nobody can answer at a terminal."""
+    if json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        return None
+
+    def ask(text: str) -> bool:
+        # `reported` only notes a signal; during a question Ctrl-C must end the question.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return click.confirm(text, err=True)
+        except click.Abort as error:
+            raise InterruptedRunError(ExitStatus.INTERRUPTED) from error
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    return ask
+
+
+def _shortened(name: str, length: int) -> str:
+    """Return a name cut to a length: its beginning and its end."""
+    return name if len(name) <= length else f"{name[: length - length // 2 - 1]}…{name[-(length // 2) :]}"
