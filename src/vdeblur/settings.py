@@ -27,7 +27,7 @@ NO_RESULT = {"changes_result": False}
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How the output is encoded, and into which container; see `vdeblur run --help`.
+    """Options of the encoder and the container; see `vdeblur run --help`.
 
     crf: quality, 0 or more; lower is better. options: names and values for the encoder. pix_fmt: FFmpeg's name, or keep
     for the input's. format: FFmpeg's name of the container; None: by the output's suffix. deinterlace: auto, off or on.
@@ -90,7 +90,7 @@ class Cut:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is cut off."""
+        """Return whether nothing is cut off."""
         return self.start is None and self.stop is None and self.frames is None
 
 

@@ -10,10 +10,10 @@ import numpy
 import pytest
 
 from tests import clips
-from vdeblur.cli.compare import MODES
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.frame import Frame, plane_array
 from vdeblur.look import compare, compose
+from vdeblur.settings import COMPARE_MODES as MODES
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
 

@@ -17,7 +17,7 @@ from vdeblur import threads
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.look import compose
 from vdeblur.restore import color, memory, scenes, streams, watch
-from vdeblur.run import assemble, batch, comparison, context, file_run, loading, parts, pipeline, sample, store
+from vdeblur.run import assemble, batch, compare_input, context, file_run, loading, parts, pipeline, sample, store
 from vdeblur.run.context import Context
 from vdeblur.settings import Cut, EncodeOptions, Settings
 from vdeblur.source import deinterlace, demux, video
@@ -364,10 +364,10 @@ def test_the_peak_begins_anew() -> None:
 def test_a_comparison_of_all_modes_has_a_name() -> None:
     job = batch.RunJob(Path("in.mp4"), Path("/out/a.b.mkv"))
     for mode in (*compose.MODES, "html"):
-        path = comparison.comparison_path(job.output, Settings(compare=mode))
+        path = compare_input.comparison_path(job.output, Settings(compare=mode))
         assert path == Path(f"/out/a.b_{mode}{'.html' if mode == 'html' else '.mkv'}")
     odd = batch.RunJob(Path("in.mp4"), Path("/out/a.film"))
     assert (
-        comparison.comparison_path(odd.output, Settings(compare="side", encoding=EncodeOptions(format="mp4"))).suffix
+        compare_input.comparison_path(odd.output, Settings(compare="side", encoding=EncodeOptions(format="mp4"))).suffix
         == ".mp4"
     )

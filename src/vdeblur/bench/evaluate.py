@@ -116,7 +116,7 @@ def _dataset_facts(dataset: DataSet) -> DatasetFacts:
         complete=dataset.complete,
         sequences=len(dataset.sequences),
         frames=dataset.frames,
-        decoder=pictures.decoder_of(dataset.sequences[0].pairs[0].blurry),
+        decoder=pictures.picture_decoder(dataset.sequences[0].pairs[0].blurry),
     )
 
 

@@ -9,8 +9,9 @@ from click.core import ParameterSource
 from vdeblur.cli.report import HumanReporter, JsonReporter, Session, reported
 from vdeblur.cli.speed import SPEED_OPTIONS, run_speed
 from vdeblur.cli.terminal import question, show_table
-from vdeblur.cli.types import DATASET, DEVICE, LIMIT, OFFLINE, PRECISIONS, YES, NamesType, with_options
+from vdeblur.cli.types import DATASET, DEVICE, LIMIT, OFFLINE, YES, NamesType, with_options
 from vdeblur.errors import UsageError
+from vdeblur.settings import PRECISIONS
 
 if TYPE_CHECKING:
     from vdeblur.bench.results import BenchReport, ModelResult
@@ -197,7 +198,7 @@ def _row(model: "ModelResult") -> tuple[str, ...]:
 
 
 def _more_of(model: "ModelResult") -> tuple[str, ...]:
-    """Give how steady and how sharp a model's frames are."""
+    """Return how steady and how sharp a model's frames are."""
     warping = model.warping_error
     steady = _number(None if warping is None else 1e3 * warping, ".3f")
     return model.model, model.weights, steady, _number(model.sharpness, ".3f")

@@ -10,11 +10,10 @@ import click
 
 from vdeblur.cli.report import HumanReporter, reported
 from vdeblur.events import ignore
+from vdeblur.settings import COMPARE_MODES
 
 if TYPE_CHECKING:
     from vdeblur.look.compare import Likeness
-
-MODES = ("side", "split", "wipe", "diff", "html")
 
 
 @click.command("compare", short_help="Show two videos together, or measure how similar they are.")
@@ -25,7 +24,7 @@ MODES = ("side", "split", "wipe", "diff", "html")
 )
 @click.option(
     "--mode",
-    type=click.Choice(MODES),
+    type=click.Choice(COMPARE_MODES),
     help="side: A left, B right; split: half of each; wipe: half of each, with a moving divide; diff: the difference "
     "around grey; html: a page with a slider.  [default: side; html for an .html output]",
 )

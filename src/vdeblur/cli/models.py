@@ -46,11 +46,12 @@ def list_command(json: bool) -> None:
     """
     with reported(HumanReporter(), ["models list"]):
         from vdeblur.models import registry
+        from vdeblur.models.listing import seconds_per_frame_here
 
         rows: list[tuple[Entry, Weights | None]] = []
         for entry in registry.known_models().values():
             rows += [(entry, weights) for weights in registry.weights_of(entry).values()] or [(entry, None)]
-        seconds = _speeds()
+        seconds = seconds_per_frame_here()
         if json:
             facts = [
                 {**_facts(entry, weights), "seconds_per_720p_frame": seconds.get(entry.name)} for entry, weights in rows
@@ -59,23 +60,6 @@ def list_command(json: bool) -> None:
             return
         heads = ("MODEL", "WEIGHTS", "PSNR", "720P FRAME", "LICENCE", "TRAINED ON")
         show_table(heads, [_row(entry, weights, seconds.get(entry.name)) for entry, weights in rows])
-
-
-def _speeds() -> dict[str, float]:
-    """Return the estimated seconds per 1280x720 frame on this machine, by model."""
-    from vdeblur.models import choice, registry
-    from vdeblur.restore import device
-
-    chosen = device.choose_device("auto")
-    rates: dict[str, float] = {}
-    seconds = {}
-    for entry in registry.known_models().values():
-        if entry.gmacs and entry.network:
-            precision = device.choose_precision("auto", chosen, entry.network_class)
-            if precision not in rates:
-                rates[precision] = choice.multiply_adds_per_second(chosen, precision)
-            seconds[entry.name] = round(choice.seconds_per_frame(entry, 720, 1280, rates[precision]), 3)
-    return seconds
 
 
 def _row(entry: "Entry", weights: "Weights | None", seconds: float | None) -> tuple[str, ...]:

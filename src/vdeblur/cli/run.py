@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdeblur.cli.compare import MODES
 from vdeblur.cli.report import HumanReporter, JsonReporter, Session, reported
 from vdeblur.cli.terminal import question
 from vdeblur.cli.types import (
@@ -14,7 +13,6 @@ from vdeblur.cli.types import (
     JSON_EVENTS,
     OFFLINE,
     PATH,
-    PRECISIONS,
     YES,
     KeyValueType,
     ShareType,
@@ -22,6 +20,7 @@ from vdeblur.cli.types import (
     with_options,
 )
 from vdeblur.errors import UsageError
+from vdeblur.settings import COMPARE_MODES, PRECISIONS
 
 if TYPE_CHECKING:
     from vdeblur.run.batch import Outcome, RunJob
@@ -73,7 +72,7 @@ run_options = with_options(
     click.option("--resume/--no-resume", default=True, help="Continue an interrupted run."),
     click.option("--segment", type=click.FloatRange(0), default=10.0,
                  help="Seconds of video after which finished work is kept; 0: only at the end."),
-    click.option("--compare", type=click.Choice(MODES),
+    click.option("--compare", type=click.Choice(COMPARE_MODES),
                  help="Also write a comparison of input and output, as OUTPUT_MODE: a video, or a page with sliders."),
     click.option("--share", type=ShareType(),
                  help="Restore only share K of N, without OUTPUT; the same command without --share joins them."),

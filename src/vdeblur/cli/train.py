@@ -15,12 +15,12 @@ from vdeblur.cli.types import (
     JSON_EVENTS,
     LIMIT,
     OFFLINE,
-    PRECISIONS,
     YES,
     KeyValueType,
     with_options,
 )
 from vdeblur.errors import UsageError
+from vdeblur.settings import PRECISIONS
 
 # Short forms of values in the recipe; --set reaches all values.
 SHORT = {

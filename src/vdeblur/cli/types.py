@@ -10,7 +10,6 @@ import click
 CONFIG_FILE = "vdeblur.toml"
 PATH = click.Path(path_type=Path, readable=False)  # whoever opens it reports that it cannot be read
 FOLDER = click.Path(path_type=Path, file_okay=False)
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 DEVICE = click.option(
     "-d",

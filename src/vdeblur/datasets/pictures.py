@@ -20,7 +20,7 @@ UPSAMPLING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation
 JPEG_DECODER = "FFmpeg's, chroma bilinear (papers: libjpeg)"
 
 
-def decoder_of(path: Path) -> str:
+def picture_decoder(path: Path) -> str:
     """Return how a picture file is decoded, for reports."""
     return JPEG_DECODER if path.suffix.lower() in (".jpg", ".jpeg") else "exact"
 

@@ -1,4 +1,4 @@
-"""What the cache remembers of each file of weights.
+"""Records of cached weights, beside each file.
 
 The cache holds models/NAME/WEIGHTS.safetensors, converted once, and models/NAME/WEIGHTS.json, the record of the
 original file. The record outlives `remove`, so that a file without a published digest cannot change unnoticed.

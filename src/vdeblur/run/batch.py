@@ -13,7 +13,7 @@ import torch
 from vdeblur.errors import BatchError, InputError, InterruptedRunError, OutputError, UsageError, error_facts
 from vdeblur.events import Ask, Notify, Stop, ignore, never
 from vdeblur.output import encoding
-from vdeblur.run.comparison import comparison_path
+from vdeblur.run.compare_input import comparison_path
 from vdeblur.run.context import RunResult
 from vdeblur.run.pipeline import restore_file
 from vdeblur.settings import Settings

@@ -1,4 +1,4 @@
-"""What the steps of one run share: the paths, the settings, and the way to the caller."""
+"""Context, which the steps of one run share: the paths, the settings, and the way to the caller."""
 
 import time
 from dataclasses import dataclass, field
@@ -52,7 +52,7 @@ class Context:
 
     @property
     def writes_pipe(self) -> bool:
-        """Whether the output is standard output."""
+        """Return whether the output is standard output."""
         return self.output == demux.PIPE
 
     def seconds(self) -> float:

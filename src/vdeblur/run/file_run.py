@@ -48,7 +48,7 @@ def run_file(context: Context) -> RunResult:
 
 
 def _restore(context: Context, source: Source, sink: Sink) -> int:
-    """Take all steps between the opened input and the finished output; return the number of frames."""
+    """Run all steps between the opened input and the finished output; return the number of frames."""
     encoding = sink.choose_encoding(source)
     with context.profile.main.stage("start"):
         others = _try_container(context, encoding, source)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vdeblur.errors import DamageError
 from vdeblur.events import Ask, Notify, Stop, ignore, never
-from vdeblur.run.comparison import check_comparison, compare_with_input, without_repeated_warnings
+from vdeblur.run.compare_input import check_comparison, compare_with_input, without_repeated_warnings
 from vdeblur.run.context import Context, RunResult
 from vdeblur.run.file_run import run_file
 from vdeblur.run.sample import run_sample

@@ -16,7 +16,7 @@ from vdeblur.errors import InterruptedRunError, UsageError, VdeblurError, error_
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models import weights
 from vdeblur.run.batch import Outcome, RunJob, row_of, run_job
-from vdeblur.run.comparison import check_comparison, compare_with_input
+from vdeblur.run.compare_input import check_comparison, compare_with_input
 from vdeblur.run.context import RunResult
 from vdeblur.run.loading import BEST
 from vdeblur.run.pipeline import restore_file

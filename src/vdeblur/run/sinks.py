@@ -35,7 +35,7 @@ from vdeblur.source.video import Source
 
 @dataclass(frozen=True)
 class SinkPlan:
-    """What a sink is about to do. segments: their number, None if unknown. done: frames that earlier runs finished."""
+    """A sink's plan. segments: their number, None if unknown. done: frames that earlier runs finished."""
 
     tiles: TilePlan
     segments: int | None = 1
@@ -43,7 +43,10 @@ class SinkPlan:
 
 
 class Sink(Protocol):
-    """Where restored frames go. A run calls these functions once each, in this order; a dry run leaves out `write`."""
+    """A destination of restored frames: a file, or standard output.
+
+    A run calls these functions once each, in this order; a dry run leaves out `write`.
+    """
 
     def choose_encoding(self, source: Source) -> Encoding:
         """Check the output, and choose how frames are encoded.

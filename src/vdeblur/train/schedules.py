@@ -190,7 +190,7 @@ class Plateau:
 
     @property
     def finished(self) -> bool:
-        """Whether there was one plateau more than reductions."""
+        """Return whether plateaus outnumber reductions by one."""
         return self.schedule is not None and self.plateaus > self.schedule.reductions
 
     def state_dict(self) -> dict[str, Any]:
