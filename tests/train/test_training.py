@@ -260,7 +260,9 @@ with joined("cpu") as group:
 """
 
 
-@pytest.mark.parametrize(("model", "frames"), [("lite-tiny", 3), ("dstnet-tiny", 2)])
+@pytest.mark.parametrize(
+    ("model", "frames"), [("lite-tiny", 3), pytest.param("dstnet-tiny", 2, marks=pytest.mark.slow)]
+)
 def test_two_processes_give_the_gradients_of_the_double_batch(
     tmp_path: Path, tiny: str, pairs: Path, model: str, frames: int
 ) -> None:
@@ -408,6 +410,7 @@ def test_the_best_is_never_worse_than_the_start(vdeblur, tmp_path: Path, tiny: s
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_loses_nothing(tmp_path: Path, tiny: str, pairs: Path) -> None:
     """A signal to the process group, as when a service is stopped, ends the training with its state kept."""
     out = tmp_path / "out"
@@ -421,6 +424,7 @@ def test_a_signal_to_the_whole_group_loses_nothing(tmp_path: Path, tiny: str, pa
     assert "its state is kept" in said
 
 
+@pytest.mark.slow
 def test_only_one_process_speaks_and_writes(tmp_path: Path, tiny: str, pairs: Path) -> None:
     told = ("-m", "vdeblur", "train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 1, "--json")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -431,6 +435,7 @@ def test_only_one_process_speaks_and_writes(tmp_path: Path, tiny: str, pairs: Pa
     assert events.count("start") == events.count("done") == events.count("validation") == 1
 
 
+@pytest.mark.slow
 def test_torchrun_starts_again_where_a_process_was_killed(tmp_path: Path, tiny: str, pairs: Path) -> None:
     out = tmp_path / "out"
     told = ("-m", "vdeblur", "train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 24, "--out", out)
@@ -531,7 +536,10 @@ def test_half_precision_with_scaled_gradients_learns_alike(vdeblur, tmp_path: Pa
 
 
 def test_tensorboard_gets_what_the_log_has(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="TensorBoard is not installed: pip install 'vdeblur[tensorboard]'",
+    )
     told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 4, "--out", tmp_path / "out")
     assert vdeblur(*told, "--tensorboard").exit_code == 0
     events = accumulator.EventAccumulator(str(tmp_path / "out" / "tensorboard"))
@@ -552,6 +560,7 @@ def test_a_part_of_a_set_can_be_trained_on(vdeblur, tmp_path: Path, tiny: str, p
     assert events[-1]["event"] == "done"
 
 
+@pytest.mark.slow
 def test_from_sharp_footage_to_a_restored_clip(vdeblur, tmp_path: Path, tiny: str) -> None:
     """synth, train, bench, run: what a user with a camera does; validation rises, and bench agrees."""
     films = []
