@@ -1,5 +1,7 @@
 """Files that appear complete or not at all, and the folder of the cache."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,3 +76,13 @@ def test_an_earlier_cache_stays_in_use(home: Path) -> None:
     assert files.cache_folder() == earlier
     usual.mkdir(parents=True)
     assert files.cache_folder() == usual
+
+
+def test_drafts_of_killed_processes_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    abandoned, alive, foreign = (tmp_path / f"state.pt.{name}.draft" for name in (ended.pid, os.getppid(), "mine"))
+    for draft in (abandoned, alive, foreign):
+        draft.touch()
+    files.write_whole(tmp_path / "state.pt", b"complete")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["state.pt", alive.name, foreign.name])

@@ -122,3 +122,7 @@ def test_restoring_a_file_does_all_that_the_settings_say(tmp_path: Path) -> None
     restore_file(str(source), str(tmp_path / "sample.mkv"), Settings(model="identity", sample=True))
     assert {path.name for path in tmp_path.iterdir()} == {"in.mkv", "out.mkv", "out_html.html", "sample.mkv"}
     assert clips.facts(tmp_path / "sample.mkv").size == (128, 48), "the input is beside the sample"
+
+
+def test_words_of_tile_may_be_capital() -> None:
+    assert [Settings(tile=tile).tile for tile in ("AUTO", "None", "640X480")] == ["auto", "none", "640x480"]

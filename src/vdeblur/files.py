@@ -135,12 +135,13 @@ def write_whole(path: Path, data: bytes | memoryview | Callable[[BinaryIO], obje
 def drafted(path: Path) -> Iterator[Path]:
     """Yield the path of a draft beside a file; the draft then replaces the file, or is removed after an error.
 
-    Makes the folder. The draft's name is the file's with ".PID.draft" added, so searches for "*.suffix" miss the drafts
-    of killed processes.
+    Makes the folder, and removes what killed processes left. The draft's name is the file's with ".PID.draft" added, so
+    searches for "*.suffix" miss drafts.
 
     Raises: OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
     with _removed(draft):
         yield draft
@@ -160,6 +161,19 @@ def drafted_output(output: Path, overwrite: bool) -> Iterator[Path]:
             put_in_place(draft, output, overwrite)
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {error.strerror or error}", "check the path") from error
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove drafts of a file whose processes have ended; a state of training can take hundreds of megabytes."""
+    prefix, suffix = f"{path.name}.", ".draft"
+    for name in os.listdir(path.parent):
+        process = name.removeprefix(prefix).removesuffix(suffix)
+        if name == f"{prefix}{process}{suffix}" and process.isascii() and process.isdigit():
+            import psutil
+
+            if not psutil.pid_exists(int(process)):
+                with contextlib.suppress(OSError):
+                    (path.parent / name).unlink()
 
 
 @contextlib.contextmanager

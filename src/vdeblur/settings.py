@@ -17,7 +17,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEINTERLACE_MODES = ("auto", "off", "on")
 COMPARE_MODES = ("side", "split", "wipe", "diff", "html")
 
-TILE = re.compile(r"auto|none|[0-9]+(x[0-9]+)?", re.IGNORECASE)
+TILE = re.compile(r"auto|none|[0-9]+(x[0-9]+)?")
 DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:[0-9]+)?")
 LARGEST_DENOMINATOR = 1_000_000  # of seconds that are given as a float
 
@@ -141,7 +141,10 @@ class Settings:
             _set(self, "checkpoint", Path(self.checkpoint))
         _check_match("device", self.device, DEVICE, DeviceError, "choose from auto, cpu, cuda, cuda:1, mps, xpu")
         _check_choice("precision", self.precision, PRECISIONS)
-        _set(self, "tile", str(self.tile) if isinstance(self.tile, int) else self.tile)
+        if isinstance(self.tile, str):
+            _set(self, "tile", self.tile.lower())
+        elif isinstance(self.tile, int):
+            _set(self, "tile", str(self.tile))
         _check_match("tile", self.tile, TILE, UsageError, "use auto, none, N or WxH, in pixels")
         if self.tile_overlap is not None and _whole_number("tile_overlap", self.tile_overlap) < 0:
             raise UsageError(f"tile_overlap {self.tile_overlap} is negative", "use 0 or more pixels")
@@ -225,7 +228,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _whole_number(name: str, value: Any) -> int:
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise UsageError(f"{name} {value!r} is not a whole number", "use a whole number such as 2")
     return value
 

@@ -13,7 +13,6 @@ from tests.servers import Place, Server, serving
 
 MODELS = ["dstnet", "dstnet-plus", "dstnet-plus-l", "basicvsrpp", "nafnet-32"]
 CASES = {case.model: case for case in reversed(parity.cases()) if not case.arguments}
-pytestmark = pytest.mark.skipif(not CASES, reason="shared/parity, which has weights, is not beside this checkout")
 
 
 @pytest.fixture

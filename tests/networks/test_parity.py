@@ -22,6 +22,12 @@ VARIANTS = ("dstnet-l", "dstnet-plus-l", "nafnet-64", "pvdnet-large")
 RUNNABLE = [{case.model: case for case in cases} for cases in (PADDED, [case for case in PADDED if case.is_shipped])]
 
 
+def test_every_network_has_a_shipped_case() -> None:
+    shipped = {case.model for case in parity.cases() if case.is_shipped}
+    assert shipped >= {"basicvsrpp", "cdvd-tsp", "dstnet", "dstnet-l", "dstnet-plus", "dstnet-plus-l", "nafnet-32",
+                       "nafnet-64", "pvdnet", "pvdnet-large"}  # fmt: skip
+
+
 @pytest.mark.parametrize("case", parity.each(CASES))
 def test_output_equals_the_reference(case: Case, tmp_path: Path) -> None:
     network = parity.load(case, tmp_path)

@@ -97,7 +97,7 @@ def parse_size(size: str) -> tuple[int, int]:
     Raises: UsageError.
     """
     sides = size.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() and int(side) >= 16 for side in sides):
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) >= 16 for side in sides):
         raise UsageError(f"--size {size} is not a size", "write WIDTHxHEIGHT in pixels, at least 16, as 1280x720")
     width, height = map(int, sides)
     if width % 2 or height % 2:

@@ -187,7 +187,7 @@ class PicturePart:
         """Flush the pictures to the disk; see SegmentPart."""
         try:
             for name in self.names:
-                with (self.store.pictures / name).open("rb") as file:
+                with (self.store.pictures / name).open("r+b") as file:
                     os.fsync(file.fileno())
             sync_folder(self.store.pictures)
             record = SegmentRecord(segment.index, segment.own, segment.last, segment.before, segment.tail)
