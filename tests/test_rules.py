@@ -19,15 +19,34 @@ FOLDERS = ["", "networks", "measure", "source", "fetch", "output", "restore", "d
 FACES = {"__init__", "__main__"}  # the public API, and the file that starts the command line
 # The folders, and the single files elsewhere, that may use a package.
 OWNERS = {
-    "av": {"frame", "source", "output", "restore.color", "datasets.pictures",
-           "look.compose", "look.frames", "look.page", "run.assemble", "run.doctor", "run.parts", "run.sinks", "run.reading", "run.spool", "synth.clips",
-           "synth.footage", "bench.baselines", "bench.contenders", "bench.moving_clip", "bench.run_speed"},
+    "av": {
+        "frame",
+        "source",
+        "output",
+        "restore.color",
+        "datasets.pictures",
+        "look.compose",
+        "look.frames",
+        "look.page",
+        "run.assemble",
+        "run.doctor",
+        "run.parts",
+        "run.sinks",
+        "run.reading",
+        "run.spool",
+        "synth.clips",
+        "synth.footage",
+        "bench.baselines",
+        "bench.contenders",
+        "bench.moving_clip",
+        "bench.run_speed",
+    },
     "click": {"cli"},
     "rich": {"cli"},
     "psutil": {"files", "restore.memory"},
     "filelock": {"files", "run.store", "synth.make"},
     **{name: {"fetch"} for name in ("huggingface_hub", "gdown", "requests")},
-}  # fmt: skip
+}
 # Files of one name do one job for their folders; those in cli/ and train/objectives/ serve the file that they name.
 REPEATED_FILES = {"__init__", "pictures", "memory", "clips"}
 # A docstring begins with what the function does: Return, Compute, Read, Write, Raise, Yield and their like.
