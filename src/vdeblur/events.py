@@ -312,7 +312,7 @@ class SequenceDoneEvent(TypedDict):
 
     model: str
     sequence: str
-    psnr: float  # dB
+    psnr: float | None  # dB; None if the frames are equal
     ssim_2d: float | None
     ssim_3d: float | None
 

@@ -192,6 +192,22 @@ def test_events(vdeblur, footage: Path) -> None:
     assert str(files.cache_folder()) not in result.stdout, "the report must not name files that are removed"
 
 
+def test_equal_frames_have_a_null_psnr_in_events(vdeblur, footage: Path, tmp_path: Path) -> None:
+    folder = arrange(footage, tmp_path / "set", "{}/blur", "{}/sharp")
+    for sequence in SEQUENCES:
+        (folder / sequence / "blur").unlink()
+        (folder / sequence / "blur").symlink_to(footage / sequence / "sharp")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    result = vdeblur("bench", "--dataset", folder, "--model", "identity", "--limit", 2, "--json")
+    events = [json.loads(line, parse_constant=refuse) for line in result.stdout.splitlines()]
+    scores = {event["model"]: event["psnr"] for event in events if event["event"] == "sequence_done"}
+    assert scores["identity"] is None
+    assert scores["unsharp"] > 0
+
+
 def test_save_keeps_what_run_writes(vdeblur, footage: Path, expected: dict, tmp_path: Path) -> None:
     report = bench(vdeblur, "--dataset", footage, "--save", tmp_path / "kept", folder=tmp_path)
     for name, sequences in expected.items():

@@ -15,7 +15,15 @@ from vdeblur.bench import contenders, memory
 from vdeblur.bench.comparison import Comparison
 from vdeblur.bench.contenders import Contender
 from vdeblur.bench.kept import Kept
-from vdeblur.bench.results import BenchReport, BenchTask, DatasetFacts, ModelResult, SequenceResult, ShownFrame
+from vdeblur.bench.results import (
+    BenchReport,
+    BenchTask,
+    DatasetFacts,
+    ModelResult,
+    SequenceResult,
+    ShownFrame,
+    without_infinities,
+)
 from vdeblur.bench.speed import device_name_of
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import DataSet, Sequence, open_dataset
@@ -187,7 +195,8 @@ def _measure(bench: Bench, contender: Contender, kept: Kept) -> ModelResult:
                 raise DeviceError(f"the device is out of memory for {contender.name}", hint) from error
             kept.write(result)
         results.append(result)
-        bench.notify("sequence_done", {"model": contender.name, "sequence": result.name, **asdict(result.quality)})
+        scores = {"model": contender.name, "sequence": result.name, **asdict(result.quality)}
+        bench.notify("sequence_done", without_infinities(scores))
     title = bench.dataset.title
     return ModelResult(
         model=contender.model,
