@@ -14,7 +14,7 @@ from vdeblur import __version__
 from vdeblur.bench.contenders import Contender
 from vdeblur.bench.results import BenchTask, FrameResult, SequenceResult
 from vdeblur.datasets.layouts import DataSet
-from vdeblur.files import cache_error, cache_folder
+from vdeblur.files import cache_error, cache_folder, write_whole
 from vdeblur.measure.protocols import Protocol
 
 
@@ -58,12 +58,8 @@ class Kept:
 
         Raises: ModelError if the cache cannot be written.
         """
-        path = self.folder / f"{result.name}.json"
-        temporary = path.with_suffix(".part")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(asdict(result)), "utf-8")
-            temporary.replace(path)
+            write_whole(self.folder / f"{result.name}.json", json.dumps(asdict(result)).encode())
         except OSError as error:
             raise cache_error(error) from error
 

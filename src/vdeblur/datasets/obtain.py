@@ -242,11 +242,7 @@ def _write(path: Path, data: bytes) -> None:
 
     Raises: OutputError if it cannot be written.
     """
-    temporary = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        files.write_whole(path, data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {error.strerror}", "free some space in the cache") from error
