@@ -14,7 +14,7 @@ from vdeblur import networks
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.fetch import http, sources
 from vdeblur.models import cache, registry, weights
-from vdeblur.models.registry import Entry
+from vdeblur.models.registry import ModelEntry
 from vdeblur.networks.lite import Lite
 
 UNPINNED = {"cdvd-tsp", "pvdnet", "pvdnet-large", "pwc-net", "dstnet-plus", "dstnet-plus-l"}
@@ -69,7 +69,7 @@ def test_a_registry_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch:
     parsed = []
     parse = registry._parse_entry
 
-    def counted(name: str, table: dict[str, Any]) -> Entry:
+    def counted(name: str, table: dict[str, Any]) -> ModelEntry:
         parsed.append(name)
         return parse(name, table)
 

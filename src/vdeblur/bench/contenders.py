@@ -21,7 +21,7 @@ from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
 from vdeblur.measure.protocols import Protocol
 from vdeblur.models import cache, registry, weights
-from vdeblur.models.registry import Entry, PublishedScore, Weights
+from vdeblur.models.registry import ModelEntry, PublishedScore, Weights
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, streams
 from vdeblur.restore.clip import restored_pictures
@@ -88,7 +88,7 @@ class Filter:
     """One of FFmpeg's sharpening filters."""
 
     weights, digest, precision, parameters = "", "", "8 bit", 0
-    entry: Entry | None = None
+    entry: ModelEntry | None = None
     chosen: Weights | None = None
 
     def __init__(self, name: str) -> None:
