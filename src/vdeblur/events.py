@@ -28,10 +28,12 @@ def never() -> ExitStatus | None:
 
 @dataclass(frozen=True)
 class Talk:
-    """The permissions of a download, and the callbacks through which it reports.
+    """How a download may use the network, and how it talks to the user: reports, questions, a request to stop.
 
-    offline: do not use the network. yes: accept files without a published digest without asking. ask: None if no user
-    can answer.
+    Functions that may download, or wait for another process's download, take one as `talk`.
+
+    offline: do not use the network. yes: accept files without a published digest without asking. notify: takes events.
+    ask: None if no user can answer. stop: called while bytes arrive.
     """
 
     offline: bool = False

@@ -65,6 +65,10 @@ def test_the_entry_in_contributing_is_understood(tmp_path: Path, monkeypatch: py
     assert (entry.prefix, entry.ignored, entry.default) == ("generator.", ("step_counter",), "gopro")
 
 
+def test_the_registry_knows_the_kinds_of_sources_that_fetch_knows() -> None:
+    assert set(registry.SOURCES) == set(sources.FETCHERS) | {"package", "manual"}
+
+
 def test_a_registry_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = []
     parse = registry._parse_entry

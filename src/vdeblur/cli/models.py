@@ -238,9 +238,9 @@ def verify_command(names: tuple[str, ...]) -> None:
             several = [chosen] if "@" in name and chosen else list(registry.weights_of(entry).values())
             for weights in several:
                 state = cache.verification_of(entry, weights)
-                if state != "absent" or names:
+                if state != cache.CacheState.ABSENT or names:
                     click.echo(f"{entry.name}@{weights.name}: {state}")
-                if state in ("damaged", cache.UNREADABLE):
+                if state in (cache.CacheState.DAMAGED, cache.CacheState.UNREADABLE):
                     bad.append(f"{entry.name}@{weights.name}")
         if bad:
             raise ModelError(

@@ -1,8 +1,12 @@
-"""Weights on this machine: fetched, verified, converted once, imported, removed."""
+"""The weights on this machine, as files: obtain_weights downloads, verifies and converts them once to safetensors.
+
+import_file and remove_weights add and remove files. weights.py loads a file into a network; fetch/ downloads.
+"""
 
 import contextlib
 import dataclasses
 import shutil
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 
@@ -20,8 +24,16 @@ from vdeblur.models.checkpoint import fit_model, fit_start, read_checkpoint
 from vdeblur.models.records import WeightsRecord, cached_path, read_record, record_path, write_record
 from vdeblur.models.registry import NAME, ModelEntry, Weights, choose_weights, find_entry, known_models, weights_of
 
-QUIET = Talk()
-UNREADABLE = "not readable by you"
+QUIET = Talk()  # reports nothing and asks nothing: files without a published digest are refused
+
+
+class CacheState(StrEnum):
+    """What check_cached finds; the values are the words of `vdeblur models verify`."""
+
+    WHOLE = "whole"  # as it was downloaded or imported
+    DAMAGED = "damaged"  # or not the expected file
+    ABSENT = "absent"
+    UNREADABLE = "not readable by you"
 
 
 def is_cached(entry: ModelEntry, weights: Weights) -> bool:
@@ -29,33 +41,33 @@ def is_cached(entry: ModelEntry, weights: Weights) -> bool:
     return weights.in_package or cached_path(entry.name, weights.name).is_file()
 
 
-def check_cached(entry: ModelEntry, weights: Weights) -> str:
-    """Compare cached weights with their digests: "whole", "damaged", "absent", or "not readable by you"."""
+def check_cached(entry: ModelEntry, weights: Weights) -> CacheState:
+    """Compare cached weights with their digests."""
     if weights.in_package:
         found = sources.digests(_packaged_path(weights))["sha256"]
-        return "whole" if found == weights.remote.pins["sha256"] else "damaged"
+        return CacheState.WHOLE if found == weights.remote.pins["sha256"] else CacheState.DAMAGED
     path = cached_path(entry.name, weights.name)
     try:
         if not path.is_file():
-            return "absent"
-        for each in (path, record_path(path)):
-            if each.exists():
-                each.open("rb").close()
+            return CacheState.ABSENT
+        for file in (path, record_path(path)):
+            if file.exists():
+                file.open("rb").close()
     except PermissionError:
-        return UNREADABLE
+        return CacheState.UNREADABLE
     record = read_record(path)
     if record is None or any(record.digests.get(kind) != pin for kind, pin in weights.remote.pins.items()):
-        return "damaged"
+        return CacheState.DAMAGED
     try:
-        return "whole" if sources.digests(path)["sha256"] == record.converted_sha256 else "damaged"
+        return CacheState.WHOLE if sources.digests(path)["sha256"] == record.converted_sha256 else CacheState.DAMAGED
     except OSError:
-        return "damaged"
+        return CacheState.DAMAGED
 
 
 def verification_of(entry: ModelEntry, weights: Weights) -> str:
     """Return what check_cached found, and how much that proves."""
     state = check_cached(entry, weights)
-    if state != "whole":
+    if state is not CacheState.WHOLE:
         return state
     if weights.imported:
         return f"{state}, imported by you"
@@ -88,34 +100,34 @@ def obtain_weights(entry: ModelEntry, weights: Weights, talk: Talk = QUIET) -> P
     """
     full_name = f"{entry.name}@{weights.name}"
     if weights.in_package:
-        if check_cached(entry, weights) != "whole":
+        if check_cached(entry, weights) is not CacheState.WHOLE:
             raise ModelError(
                 f"the weights of {entry.name} are damaged: their SHA-256 is wrong", "install vdeblur again"
             )
         return _packaged_path(weights)
     path = cached_path(entry.name, weights.name)
     state = check_cached(entry, weights)
-    if state == "whole":  # before the lock, so that a read-only cache works, too
+    if state is CacheState.WHOLE:  # before the lock, so that a read-only cache works, too
         return path
-    if state == UNREADABLE:
+    if state is CacheState.UNREADABLE:
         message = f"{path} cannot be read: permission denied"
         raise ModelError(message, "ask its owner for access, or set VDEBLUR_CACHE to another folder")
     with files.locked(path.with_suffix(".lock"), talk):
         state = check_cached(entry, weights)
-        if state == "whole":  # another process has just fetched it
+        if state is CacheState.WHOLE:  # another process has just fetched it
             return path
         if weights.imported:
             raise ModelError(
                 f"the imported file of {full_name} is {state}", f"vdeblur models import FILE --as {full_name}"
             )
-        if state == "damaged":
+        if state is CacheState.DAMAGED:
             message = f"{full_name} in the cache is damaged or not the expected file; downloading it again"
             talk.notify("warning", {"code": "W_CACHE", "message": message})
-        return _fetch(entry, weights, path, talk)
+        return _download(entry, weights, path, talk)
 
 
-def _fetch(entry: ModelEntry, weights: Weights, path: Path, talk: Talk) -> Path:
-    """Fetch, verify and convert weights to path; the caller holds the lock."""
+def _download(entry: ModelEntry, weights: Weights, path: Path, talk: Talk) -> Path:
+    """Download, verify and convert weights to path; the caller holds the lock."""
     full_name = f"{entry.name}@{weights.name}"
     remote = _with_remembered(weights.remote, path)
     if not weights.is_fetchable:

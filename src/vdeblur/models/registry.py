@@ -20,7 +20,7 @@ from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
-# The required and the allowed keys of each kind of source.
+# The required and the allowed keys of each kind of source. fetch.sources.FETCHERS downloads all but package and manual.
 SOURCES: dict[str, tuple[set[str], set[str]]] = {
     "package": (set(), set()),
     "hub": ({"repo"}, {"file", "revision"}),
@@ -67,7 +67,8 @@ class PublishedScore:
 class Weights:
     """One file of weights of a model.
 
-    trained_on, blur: the data set, and how its blur was made. imported: the user's own file, known to the cache only.
+    trained_on, blur: the data set, and how its blur was made. imported: the user added the file by `vdeblur models
+    import`; weights.toml does not list it.
     """
 
     name: str
@@ -100,11 +101,13 @@ class Weights:
 class ModelEntry:
     """One model of weights.toml, or the user's own network.
 
-    network: a key of NETWORKS, with its arguments. It is empty for start weights, which only training uses: start_of
-    is their model, part a key of PARTS. own: the class of the user's own network, which NETWORKS lacks. prefix,
-    ignored: what the authors' checkpoints put before each tensor's name, and tensors that are not the network's.
-    no_weights: why no weights are published. gmacs: the cost of a 256x256 frame in a long stream, in 10^9
-    multiply-adds. bibtex: the entry to cite the paper with.
+    network: a key of NETWORKS; for the user's own network what the user typed, FILE.py:CLASS or the name of an entry
+    point; empty for start weights. arguments: of the network's constructor. own: the class of the user's own network,
+    None for all others. Start weights are for training only, and restore nothing: start_of names the model that they
+    start, part the part of its network that they are for, a key of PARTS. prefix: what the authors' checkpoints put
+    before each tensor's name. ignored: tensors in them that the network lacks. no_weights: why no weights are
+    published. gmacs: the cost of a 256x256 frame in a long stream, in 10^9 multiply-adds. bibtex: the entry to cite the
+    paper with.
     """
 
     name: str
@@ -138,7 +141,7 @@ class ModelEntry:
 
 
 def known_models() -> dict[str, ModelEntry]:
-    """Return the models of the registry whose networks exist, by name."""
+    """Return the models whose networks this version has, by name."""
     return read_registry(NETWORKS)
 
 
@@ -194,9 +197,9 @@ def _own_entry(name: str, network: type[Network]) -> ModelEntry:
 
 
 def read_registry(networks: Collection[str]) -> dict[str, ModelEntry]:
-    """Read weights.toml and the file that VDEBLUR_REGISTRY names, without models whose network is missing.
+    """Read weights.toml and the file that VDEBLUR_REGISTRY names, and leave out models of other networks.
 
-    Each file is parsed once, until it changes.
+    networks: keys of NETWORKS. Each file is parsed once, until it changes.
     Raises: ModelError if the user's file is not valid, or has a model of the same name.
     """
     paths = [_packaged()]

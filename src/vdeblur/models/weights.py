@@ -1,4 +1,7 @@
-"""From a model's name to its network with verified weights."""
+"""Load models: load_model builds a model's network and fills it with its weights.
+
+cache.py obtains the file of the weights; checkpoint.py fits its tensors to the network.
+"""
 
 from pathlib import Path
 
