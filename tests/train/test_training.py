@@ -255,7 +255,7 @@ with joined("cpu") as group:
     parts = next(trainer._batches())
     trainer.learner.backward(parts, 0, [None] * len(parts))
     gradients = {name: p.grad for name, p in trainer.learner.objective.named_parameters() if p.grad is not None}
-    if group.leads:
+    if group.is_main:
         torch.save(gradients, Path(out) / "gradients.pt")
 """
 
@@ -458,7 +458,7 @@ def workers_of(parent: int) -> list[int]:
 
 def test_a_group_of_one_needs_no_engine() -> None:
     with distributed.joined("cpu") as group:
-        assert group.leads
+        assert group.is_main
         assert group.gather(3) == [3]
         assert group.agree("x") == "x"
         assert group.any(True)
