@@ -28,7 +28,7 @@ def never() -> ExitStatus | None:
 
 @dataclass(frozen=True)
 class Talk:
-    """How a download may use the network, and how it talks to the user: reports, questions, a request to stop.
+    """The permissions of a download, and the callbacks by which it talks to the user.
 
     Functions that may download, or wait for another process's download, take one as `talk`.
 

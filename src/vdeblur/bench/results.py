@@ -158,7 +158,7 @@ class DatasetFacts:
 
 
 @dataclass(frozen=True)
-class ShownFrame:
+class ExampleFrame:
     """One of a model's worst or best frames, and the files of its pictures. kind: "worst" or "best"."""
 
     model: str
@@ -175,8 +175,8 @@ class ShownFrame:
 class BenchReport:
     """Everything that a bench measured.
 
-    precision: of the models that the user named. shown: for the page; the restored pictures exist only until the bench
-    ends.
+    precision: of the models that the user named. examples: for the HTML page; their restored pictures exist only
+    until the bench ends.
     """
 
     dataset: DatasetFacts
@@ -186,7 +186,7 @@ class BenchReport:
     precision: str
     versions: dict[str, str]
     models: tuple[ModelResult, ...]
-    shown: tuple[ShownFrame, ...] = ()
+    examples: tuple[ExampleFrame, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as docs/json.md describes it; infinite numbers (PSNR of equal frames) become None."""

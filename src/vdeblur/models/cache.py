@@ -28,7 +28,7 @@ QUIET = Talk()  # reports nothing and asks nothing: files without a published di
 
 
 class CacheState(StrEnum):
-    """What check_cached finds; the values are the words of `vdeblur models verify`."""
+    """The states of cached weights; the values are the words of `vdeblur models verify`."""
 
     WHOLE = "whole"  # as it was downloaded or imported
     DAMAGED = "damaged"  # or not the expected file
