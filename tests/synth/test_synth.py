@@ -219,9 +219,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(vdeblur, video: Path, tmp_
     assert not manifest(tmp_path / "a")["complete"]
     first = tmp_path / "a" / "train" / "sharp_00" / "sequence.json"
     before = first.stat().st_mtime_ns
-    options = ["--average", 3, "--frames", 3, "--test-share", 0, "--blur", "blur"]
+    arguments = ["--average", 3, "--frames", 3, "--test-share", 0, "--blur", "blur"]
     for name in "ab":
-        assert vdeblur("synth", video, tmp_path / name, *options).exit_code == 0
+        assert vdeblur("synth", video, tmp_path / name, *arguments).exit_code == 0
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     assert first.stat().st_mtime_ns == before
     assert manifest(tmp_path / "a")["complete"]

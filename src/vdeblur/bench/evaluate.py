@@ -48,8 +48,8 @@ def run_bench(
     """Measure every model on every sequence.
 
     notify: gets the events bench, bench_model, progress, sequence_done, bench_kept (after a signal), warning, and those
-    of downloads. ask, stop: as for pipeline.restore_file. finish: called with the report before the
-    pictures that its examples name are deleted.
+    of downloads. ask, stop: as for pipeline.restore_file. finish: called with the report before the pictures that its
+    examples name are deleted.
 
     Raises: VdeblurError. Finished sequences are kept, and the same task resumes after them.
     """
