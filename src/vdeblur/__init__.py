@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Names that load PyTorch or PyAV, and their modules; after the colon, the name there if it is another.
+# Names that load PyTorch or PyAV at their first use. Public name: module[:attribute].
 _LAZY = {
     "ListedModel": "models.listing",
     "Model": "models.model",
@@ -107,7 +107,7 @@ def __dir__() -> list[str]:
 class RunOptions(TypedDict, total=False):
     """The keywords of deblur: every field of Settings, EncodeOptions and Cut, which describe them.
 
-    weights: another name of Settings.checkpoint, as in load_model.
+    weights: the same option as checkpoint; give only one of them.
     """
 
     # Settings
@@ -219,7 +219,10 @@ def compare(
 
 
 def _settings(settings: Settings, options: dict[str, Any], pictures: bool) -> Settings:
-    """Return settings with some fields replaced; pictures: that the output's name asks for a folder of pictures.
+    """Return settings with the fields of options replaced.
+
+    options: fields of Settings, EncodeOptions and Cut; weights stands for checkpoint. It is changed. pictures: the
+    output is a folder of pictures, whatever settings.pictures is.
 
     Raises: UsageError if an option is unknown or its value is wrong.
     """

@@ -28,10 +28,12 @@ def never() -> ExitStatus | None:
 
 @dataclass(frozen=True)
 class Talk:
-    """The permissions of a download, and the callbacks through which it reports.
+    """The permissions of a download, and the callbacks by which it talks to the user.
 
-    offline: do not use the network. yes: accept files without a published digest without asking. ask: None if no user
-    can answer.
+    Functions that may download, or wait for another process's download, take one as `talk`.
+
+    offline: do not use the network. yes: accept files without a published digest without asking. notify: takes events.
+    ask: None if no user can answer. stop: called while bytes arrive.
     """
 
     offline: bool = False
@@ -312,7 +314,7 @@ class SequenceDoneEvent(TypedDict):
 
     model: str
     sequence: str
-    psnr: float  # dB
+    psnr: float | None  # dB; None if the frames are equal
     ssim_2d: float | None
     ssim_3d: float | None
 

@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import files
-from vdeblur.bench import contenders, evaluate, kept, memory, results
+from vdeblur.bench import candidates, evaluate, memory, result_cache, results
 from vdeblur.cli import bench as cli_bench
 from vdeblur.datasets import known as datasets_known
 from vdeblur.datasets import layouts, pictures
@@ -125,13 +125,13 @@ def test_figures_equal_an_independent_computation(
     assert list(found) == ["lite", "identity", "unsharp", "cas"]
     sharp = {sequence: read(footage / sequence / "sharp") for sequence in SEQUENCES}
     for name, sequences in expected.items():
-        for one in found[name]["sequences"]:
-            restored = sequences[one["name"]], sharp[one["name"]]
-            assert one["psnr"] == pytest.approx(clips.psnr(*restored), abs=1e-9)
-            assert one["ssim_2d"] == pytest.approx(similarity(*restored), abs=1e-9)
-            assert len(one["per_frame"]) == one["frames"] == FRAMES
+        for measured in found[name]["sequences"]:
+            restored = sequences[measured["name"]], sharp[measured["name"]]
+            assert measured["psnr"] == pytest.approx(clips.psnr(*restored), abs=1e-9)
+            assert measured["ssim_2d"] == pytest.approx(similarity(*restored), abs=1e-9)
+            assert len(measured["per_frame"]) == measured["frames"] == FRAMES
         assert found[name]["psnr"] == pytest.approx(
-            numpy.mean([clips.psnr(sequences[one], sharp[one]) for one in SEQUENCES]), abs=1e-9
+            numpy.mean([clips.psnr(sequences[name], sharp[name]) for name in SEQUENCES]), abs=1e-9
         )
         assert found[name]["seconds_per_frame"] > 0
     assert found["lite"]["psnr"] > found["identity"]["psnr"]
@@ -143,7 +143,7 @@ def test_3d_ssim_is_higher_and_in_the_report(vdeblur, footage: Path, expected: d
     found = by_name(bench(vdeblur, "--dataset", footage, folder=tmp_path))["lite"]
     z, x = (
         torch.from_numpy(numpy.concatenate(list(several))).permute(0, 3, 1, 2)
-        for several in (expected["lite"].values(), [read(footage / one / "sharp") for one in SEQUENCES])
+        for several in (expected["lite"].values(), [read(footage / name / "sharp") for name in SEQUENCES])
     )
     assert found["ssim_3d"] == pytest.approx(metrics.ssim_3d(z, x).mean().item(), abs=1e-9)
     assert found["ssim_3d"] > found["ssim_2d"]
@@ -190,6 +190,22 @@ def test_events(vdeblur, footage: Path) -> None:
     assert all(event["v"] == 1 for event in events)
     assert [model["model"] for model in events[-2]["models"]] == ["lite", "identity", "unsharp", "cas"]
     assert str(files.cache_folder()) not in result.stdout, "the report must not name files that are removed"
+
+
+def test_equal_frames_have_a_null_psnr_in_events(vdeblur, footage: Path, tmp_path: Path) -> None:
+    folder = arrange(footage, tmp_path / "set", "{}/blur", "{}/sharp")
+    for sequence in SEQUENCES:
+        (folder / sequence / "blur").unlink()
+        (folder / sequence / "blur").symlink_to(footage / sequence / "sharp")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    result = vdeblur("bench", "--dataset", folder, "--model", "identity", "--limit", 2, "--json")
+    events = [json.loads(line, parse_constant=refuse) for line in result.stdout.splitlines()]
+    scores = {event["model"]: event["psnr"] for event in events if event["event"] == "sequence_done"}
+    assert scores["identity"] is None
+    assert scores["unsharp"] > 0
 
 
 def test_save_keeps_what_run_writes(vdeblur, footage: Path, expected: dict, tmp_path: Path) -> None:
@@ -252,9 +268,9 @@ def test_on_a_gpu(vdeblur, footage: Path, tmp_path: Path) -> None:
         by_name(bench(vdeblur, "--dataset", footage, "-d", device, "-p", "fp32", folder=tmp_path))
         for device in ("cuda", "cpu")
     )
-    for name, one in on_gpu.items():
-        assert one["psnr"] == pytest.approx(on_cpu[name]["psnr"], abs=0.01)
-        assert one["ssim_3d"] == pytest.approx(on_cpu[name]["ssim_3d"], abs=1e-4)
+    for name, model in on_gpu.items():
+        assert model["psnr"] == pytest.approx(on_cpu[name]["psnr"], abs=0.01)
+        assert model["ssim_3d"] == pytest.approx(on_cpu[name]["ssim_3d"], abs=1e-4)
     assert 0 < on_gpu["lite"]["peak_memory_bytes"] < on_cpu["lite"]["peak_memory_bytes"]
 
 
@@ -269,7 +285,7 @@ def measured(footage: Path, protocol: str, **options) -> dict[str, Any]:
 
 def test_cdvd_tsps_protocol(footage: Path, expected: dict) -> None:
     found = measured(footage, "cdvd-tsp")["identity"]
-    sharp = {one: read(footage / one / "sharp") for one in SEQUENCES}
+    sharp = {name: read(footage / name / "sharp") for name in SEQUENCES}
     for sequence in found["sequences"]:
         inner = (slice(2, -2), slice(4, -4), slice(4, -4))
         both = [frames[sequence["name"]][inner] for frames in (expected["identity"], sharp)]
@@ -295,7 +311,7 @@ def test_pvdnets_protocol_takes_blur_gamma(footage: Path, tmp_path: Path) -> Non
         folders = tmp_path / sequence["name"] / "blur_gamma", footage / sequence["name"] / "sharp"
         wanted = [koehler(z, x) for z, x in zip(*(read(folder)[1:] for folder in folders), strict=True)]
         assert [(frame["psnr"], frame["ssim_2d"]) for frame in sequence["per_frame"]] == [
-            pytest.approx(one, abs=1e-8) for one in wanted
+            pytest.approx(score, abs=1e-8) for score in wanted
         ]
         assert sequence["psnr"] > clips.psnr(*(read(folder)[1:] for folder in folders)) + 3
 
@@ -371,8 +387,8 @@ def test_dstnets_protocol_feeds_its_chunks(
         differences = numpy.abs(read(tmp_path / name / "tiny" / SEQUENCES[0]) - wanted)
         assert differences.max() <= 1
         assert (differences > 0).mean() < 1e-3  # where a value lies between two codes
-    chunked, whole = (read(tmp_path / name / "tiny" / SEQUENCES[0]) for name in ("dstnet", "plain"))
-    assert (chunked != whole).any()
+    chunked, unchunked = (read(tmp_path / name / "tiny" / SEQUENCES[0]) for name in ("dstnet", "plain"))
+    assert (chunked != unchunked).any()
 
 
 # Published figures
@@ -392,7 +408,7 @@ def test_published_figures_only_where_all_matches(
     vdeblur, footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(vdeblur, tmp_path, monkeypatch)
-    monkeypatch.setattr(contenders, "ALWAYS", ("identity",))
+    monkeypatch.setattr(candidates, "ALWAYS", ("identity",))
     known = ("--dataset", "gopro", "--data", footage, "--model", "tiny")
     result = vdeblur("bench", *known, "--protocol", "dstnet", "--report", tmp_path / "r.json")
     assert "31.50 / 0.9100 (3D)" in result.stdout
@@ -417,7 +433,10 @@ def test_published_figures_only_where_all_matches(
 
 def test_the_registrys_scores_name_protocols_that_there_are() -> None:
     scores = [
-        score for entry in registry.known_models().values() for one in entry.weights.values() for score in one.scores
+        score
+        for entry in registry.known_models().values()
+        for weights in entry.weights.values()
+        for score in weights.scores
     ]
     titles = {known.title for known in datasets_known.known_sets().values()}
     named = [score for score in scores if score.bench]
@@ -432,12 +451,12 @@ def test_the_registrys_scores_name_protocols_that_there_are() -> None:
 
 
 def test_speed_is_asked_for_by_the_same_command(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple] = []
-    monkeypatch.setattr(cli_bench, "run_speed", lambda *facts: told.append(facts[:-1]))
+    calls: list[tuple] = []
+    monkeypatch.setattr(cli_bench, "run_speed", lambda *facts: calls.append(facts[:-1]))
     report = tmp_path / "speed.md"
     options = ("--size", "64x48", "--frames", 4, "--repeats", 2, "-d", "cpu", "-p", "fp32,bf16", "--report", report)
     assert vdeblur("bench", "--speed", "--model", "lite,identity", *options, "--json").exit_code == 0
-    assert told == [(("lite", "identity"), ("fp32", "bf16"), "64x48", 4, "cpu", (), 2, report, True)]
+    assert calls == [(("lite", "identity"), ("fp32", "bf16"), "64x48", 4, "cpu", (), 2, report, True)]
 
 
 def test_memory_that_was_taken_is_seen() -> None:
@@ -486,8 +505,8 @@ def test_an_interrupted_bench_goes_on(footage: Path) -> None:
     report = evaluate.run_bench(task, notify=count)
     assert models == {"identity": 2, "unsharp": 1, "cas": 0}
     assert counted == {"unsharp": FRAMES, "cas": 2 * FRAMES}, "frames that were restored this time"
-    for one, other in zip(undisturbed.models, report.models, strict=True):
-        assert [frame.psnr for sequence in one.sequences for frame in sequence.frames] == [
+    for model, other in zip(undisturbed.models, report.models, strict=True):
+        assert [frame.psnr for sequence in model.sequences for frame in sequence.frames] == [
             frame.psnr for sequence in other.sequences for frame in sequence.frames
         ]
     assert not list((files.cache_folder() / "bench").iterdir()), "nothing is left when it is through"
@@ -540,14 +559,14 @@ def test_saved_frames_that_are_gone_are_made_again(footage: Path, tmp_path: Path
 
 
 def test_a_signal_ends_it_cleanly(vdeblur, footage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = kept.Kept.write
+    write = result_cache.ResultCache.write
 
-    def then_interrupt(self: kept.Kept, result: results.SequenceResult) -> None:
+    def then_interrupt(self: result_cache.ResultCache, result: results.SequenceResult) -> None:
         write(self, result)
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kept.Kept, "write", then_interrupt)
+        patch.setattr(result_cache.ResultCache, "write", then_interrupt)
         result = vdeblur("bench", "--dataset", footage, "--model", "identity")
     assert result.exit_code == 130
     assert "1 sequence kept: the same command continues" in result.stderr

@@ -20,10 +20,10 @@ from vdeblur.bench import charts, html, report
 from vdeblur.bench.results import (
     BenchReport,
     DatasetFacts,
+    ExampleFrame,
     FrameResult,
     ModelResult,
     SequenceResult,
-    ShownFrame,
 )
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.look import page
@@ -75,7 +75,7 @@ def results(tmp_path: Path) -> BenchReport:
             model("lite", 27.456, weights_sha256="ab" * 32, params=630_000, flops=4e9),
             model("dstnet", 34.001, weights="gopro", params=7_450_000, published=published),
         ),
-        shown=tuple(ShownFrame("lite", "", "alley", "7", kind, **paths) for kind in ("worst", "best")),
+        examples=tuple(ExampleFrame("lite", "", "alley", "7", kind, **paths) for kind in ("worst", "best")),
     )
 
 
@@ -124,12 +124,12 @@ def test_the_page_in_a_browser(browser: Any, results: BenchReport, tmp_path: Pat
     view, faults = opened(browser, tmp_path / "report.html", viewport={"width": 1000, "height": 700})
 
     rows = view.locator("#models tbody tr").all_inner_texts()
-    ranked = sorted(results.models, key=lambda one: -one.quality.psnr)
+    ranked = sorted(results.models, key=lambda result: -result.quality.psnr)
     assert [row.split("\t")[:4] for row in rows] == [
-        [one.model, f"{one.quality.psnr:.2f}", "0.8123", "0.8235"] for one in ranked
+        [result.model, f"{result.quality.psnr:.2f}", "0.8123", "0.8235"] for result in ranked
     ]
     cells = view.locator("#sequences-psnr tbody tr").nth(1).inner_text().split("\t")
-    psnrs = [one.sequences[1].quality.psnr for one in ranked]
+    psnrs = [result.sequences[1].quality.psnr for result in ranked]
     assert cells == [ranked[0].sequences[1].name, "10", *(f"{psnr:.2f}" for psnr in psnrs)]
     assert view.locator(".bars .value").all_inner_texts()[1] == "27.46 dB (+1.33)"
     embedded = json.loads(view.locator("#data").text_content())
@@ -215,10 +215,10 @@ def test_csv_has_a_line_for_each_model_and_sequence(results: BenchReport, tmp_pa
     report.write_report(results, tmp_path / "report.csv")
     with (tmp_path / "report.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    expected = [(one, sequence) for one in results.models for sequence in one.sequences]
+    expected = [(result, sequence) for result in results.models for sequence in result.sequences]
     assert len(lines) == len(expected) == 8
-    for line, (one, sequence) in zip(lines, expected, strict=True):
-        assert (line["model"], line["weights_sha256"]) == (one.model, one.weights_sha256)
+    for line, (result, sequence) in zip(lines, expected, strict=True):
+        assert (line["model"], line["weights_sha256"]) == (result.model, result.weights_sha256)
         assert (line["sequence"], float(line["psnr"])) == (sequence.name, sequence.quality.psnr)
         assert (line["dataset"], line["protocol"], line["precision"]) == ("pairs", "plain", "fp32")
         assert line["versions"] == "vdeblur 0.1.0, torch 2"
@@ -263,7 +263,7 @@ def test_the_keys_of_json_are_documented(results: BenchReport) -> None:
 
 
 def test_equal_frames_do_not_stop_a_report(results: BenchReport, tmp_path: Path) -> None:
-    results = replace(results, models=tuple(model(one.model, math.inf) for one in results.models))
+    results = replace(results, models=tuple(model(result.model, math.inf) for result in results.models))
     for kind in report.KINDS:
         report.write_report(results, tmp_path / f"report{kind}")
     assert "∞" in (tmp_path / "report.md").read_text()
@@ -285,11 +285,11 @@ def test_models_are_told_apart_by_weights_where_they_have_to(results: BenchRepor
 
 def test_pictures_of_two_weights_of_a_model_are_kept_apart(results: BenchReport) -> None:
     weights = ("dvd", "gopro")
-    (frame, _) = results.shown
+    (frame, _) = results.examples
     results = replace(
         results,
         models=tuple(model("dstnet", 30 + index, weights=name) for index, name in enumerate(weights)),
-        shown=tuple(replace(frame, model="dstnet", weights=name, sequence=f"of {name}") for name in weights),
+        examples=tuple(replace(frame, model="dstnet", weights=name, sequence=f"of {name}") for name in weights),
     )
     text = html.as_html(results)
     assert re.findall(r"<h3>(.*?)</h3>|<figcaption>worst frame of (.*?):", text) == [

@@ -28,8 +28,8 @@ def clip(tmp_path: Path) -> Path:
     return moving_clip.make_clip(tmp_path / "clip.mp4", 64, 48, 6)
 
 
-def in_this_process(told: dict[str, Any], stop: object = None) -> dict[str, Any]:
-    facts = dict(told)
+def in_this_process(task: dict[str, Any], stop: object = None) -> dict[str, Any]:
+    facts = dict(task)
     return json.loads(json.dumps(asdict(stages.PARTS[facts.pop("part")](**facts))))
 
 
@@ -133,9 +133,9 @@ def test_a_part_in_a_process_of_its_own(clip: Path) -> None:
 
 
 def test_errors_come_out_of_the_process(clip: Path) -> None:
-    told = {"part": "pipeline", "device_name": "cpu", "precision": "fp32", "clip": str(clip), "output": "x.mp4"}
+    task = {"part": "pipeline", "device_name": "cpu", "precision": "fp32", "clip": str(clip), "output": "x.mp4"}
     with pytest.raises(ModelError, match="unknown model 'nobody'"):
-        speed.run_part({**told, "model": "nobody"})
+        speed.run_part({**task, "model": "nobody"})
 
 
 def test_a_signal_ends_the_process(tmp_path: Path) -> None:
@@ -184,12 +184,12 @@ def test_the_command_shows_and_writes(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     monkeypatch.setattr(speed, "measure_speed", measure_and_record)
     speed_command(models, ["fp32"], "64x48", 4, "cpu", [reference], 1, report, False, lambda: None)
-    shown, told = capsys.readouterr()
-    assert "flow-rnn (untrained weights)" in shown
-    assert "identity (untrained weights)" not in shown
-    assert "4 frames of 64x48 on cpu" in shown
-    assert "slow (2 s)" in shown
-    assert told.splitlines() == [
+    table, messages = capsys.readouterr()
+    assert "flow-rnn (untrained weights)" in table
+    assert "identity (untrained weights)" not in table
+    assert "4 frames of 64x48 on cpu" in table
+    assert "slow (2 s)" in table
+    assert messages.splitlines() == [
         *(f"{model} fp32 {part}" for model in models for part in ("network", "pipeline", "codecs")),
         "slow reference",
     ]
@@ -209,19 +209,19 @@ def test_the_command_shows_and_writes(monkeypatch: pytest.MonkeyPatch, tmp_path:
     speed_report.write_speed_report(measured[0], tmp_path / "speed.md")
     text = (tmp_path / "speed.md").read_text()
     assert "| flow-rnn (untrained weights) | fp32 |" in text
-    assert all(cell in text for line in shown.splitlines() for cell in line.split()), "what is shown stands there, too"
+    assert all(cell in text for line in table.splitlines() for cell in line.split()), "what is table stands there, too"
 
 
 def test_repeats_take_turns_and_give_medians(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[tuple[str, str]] = []
 
-    def stub(told: dict[str, Any], stop: object) -> dict[str, Any]:
-        if told["part"] == "network":
-            order.append((told["model"], told["precision"]))
+    def stub(task: dict[str, Any], stop: object) -> dict[str, Any]:
+        if task["part"] == "network":
+            order.append((task["model"], task["precision"]))
             seconds = NetworkSeconds(0.1, 0.2)
             rate = float(len(order))
-            return asdict(NetworkSpeed(told["precision"], True, 10, None, rate, seconds, 0.1, None, None, {}))
-        if told["part"] == "pipeline":
+            return asdict(NetworkSpeed(task["precision"], True, 10, None, rate, seconds, 0.1, None, None, {}))
+        if task["part"] == "pipeline":
             return {"pipeline_fps": 1.0, "memory_bytes": 10 * len(order), "device_memory_bytes": None}
         return {"decoder_fps": 100.0, "encoder_fps": 10.0}
 

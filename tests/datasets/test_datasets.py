@@ -70,7 +70,7 @@ def test_a_layout_is_recognised(name: str, tmp_path: Path) -> None:
 
 def test_one_sequence(tmp_path: Path) -> None:
     opened = found(fill(tmp_path / "walk", "blur", "sharp", suffix=".jpg"))
-    assert [(one.name, len(one.pairs)) for one in opened.sequences] == [("walk", 3)]
+    assert [(sequence.name, len(sequence.pairs)) for sequence in opened.sequences] == [("walk", 3)]
 
 
 def test_splits_are_kept_apart(tmp_path: Path) -> None:
@@ -300,11 +300,11 @@ def test_a_stopped_fetch_keeps_what_it_has(server: Server) -> None:
     talk = Talk(notify=notify, stop=lambda: ExitStatus.INTERRUPTED if len(progress) >= 3 else None)
     with pytest.raises(InterruptedRunError):
         obtain.obtain_split(films(ON_HUB), "test", "blur", talk)
-    there = sorted((files.cache_folder() / "datasets" / "films").rglob("*.png"))
-    assert len(there) == 3
-    stamps = [path.stat().st_mtime_ns for path in there]
+    unpacked = sorted((files.cache_folder() / "datasets" / "films").rglob("*.png"))
+    assert len(unpacked) == 3
+    stamps = [path.stat().st_mtime_ns for path in unpacked]
     assert is_whole(obtain.obtain_split(films(ON_HUB), "test", "blur", Talk()))
-    assert [path.stat().st_mtime_ns for path in there] == stamps
+    assert [path.stat().st_mtime_ns for path in unpacked] == stamps
 
 
 def test_a_server_without_ranges_gives_the_whole_pinned_archive(server: Server) -> None:

@@ -204,8 +204,8 @@ def zipped(server: Server, name: str = "net.pth", **known) -> RemoteFile:
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_member_of_a_zip(server: Server, tmp_path: Path, ranges: bool) -> None:
-    whole = archive()
-    server.places["/all.zip"] = Place(whole, ranges=ranges, drop_after=[] if ranges else [0, 400_000])
+    data = archive()
+    server.places["/all.zip"] = Place(data, ranges=ranges, drop_after=[] if ranges else [0, 400_000])
     assert fetch(zipped(server), tmp_path, Talk()).path.read_bytes() == DATA
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["net.pth"]
     if ranges:
@@ -229,10 +229,10 @@ def spoilt_zips() -> dict[str, bytes]:
         stored = io.BytesIO()
         with zipfile.ZipFile(stored, "w", method) as archive:
             archive.writestr("net.pth", DATA[:5000] + bytes(20_000))
-        whole = bytearray(stored.getvalue())
+        damaged = bytearray(stored.getvalue())
         if spoil:
-            whole[60:400] = b"\xff" * 340
-        return whole
+            damaged[60:400] = b"\xff" * 340
+        return damaged
 
     before = made(zipfile.ZIP_STORED, spoil=False)
     end = before.rfind(b"PK\x05\x06")

@@ -116,8 +116,8 @@ def test_ten_bits_stay_ten_bits(vdeblur, tmp_path: Path) -> None:
     output = tmp_path / "side.mkv"
     assert vdeblur("compare", a, b, "-o", output).exit_code == 0
     assert clips.facts(output).pix_fmt == "yuv422p10le"
-    with av.open(str(output)) as both, av.open(str(a)) as one:
-        shown, alone = next(both.decode(video=0)), next(one.decode(video=0))
+    with av.open(str(output)) as both, av.open(str(a)) as original:
+        shown, alone = next(both.decode(video=0)), next(original.decode(video=0))
         assert (shown.to_ndarray()[..., 0][:, :64] == alone.to_ndarray()[..., 0]).all()
 
 
@@ -153,8 +153,8 @@ def test_frames_without_a_counterpart_are_counted(vdeblur, tmp_path: Path, dark_
 
 def test_damage_is_told(vdeblur, tmp_path: Path, shared: Path) -> None:
     broken = shared / "data" / "odd" / "h264_breaks_after_28.mp4"
-    whole = clips.make(tmp_path / "a.mkv", size="1280x720", rate="10", frames=50)
-    result = vdeblur("compare", whole, broken, "-o", tmp_path / "page.html")
+    intact = clips.make(tmp_path / "a.mkv", size="1280x720", rate="10", frames=50)
+    result = vdeblur("compare", intact, broken, "-o", tmp_path / "page.html")
     assert result.exit_code == 0
     assert "is damaged in 2 places" in result.output
     assert "1 frames of" in result.output
@@ -247,10 +247,10 @@ def test_a_signal_leaves_nothing(tmp_path: Path, dark_and_light) -> None:
 
 def test_progress_and_warnings_are_told(tmp_path: Path, dark_and_light) -> None:
     a, b = dark_and_light
-    told: list[tuple[str, dict]] = []
+    events: list[tuple[str, dict]] = []
     output = tmp_path / "o.mkv"
-    notify = lambda event, facts: told.append((event, facts))  # noqa: E731
+    notify = lambda event, facts: events.append((event, facts))  # noqa: E731
     assert compare.write_comparison(a, b, output, "split", overwrite=False, notify=notify) == 4
-    assert [event for event, _ in told] == ["progress"] * 4
-    assert told[-1][1]["frame"] == 4
-    json.dumps(told)
+    assert [event for event, _ in events] == ["progress"] * 4
+    assert events[-1][1]["frame"] == 4
+    json.dumps(events)

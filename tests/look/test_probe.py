@@ -90,14 +90,14 @@ def test_large_files_are_sampled(vdeblur, tmp_path: Path, suffix: str, monkeypat
         codec=("-c:v", "libx264", "-preset", "veryfast", "-x264-params", "open-gop=1:keyint=25:bframes=3"),
         extra=("-vf", uneven, "-fps_mode", "vfr", "-enc_time_base", "1/30000"),
     )  # fmt: skip
-    whole = json.loads(vdeblur("probe", "--json", source).stdout)
+    complete = json.loads(vdeblur("probe", "--json", source).stdout)
     monkeypatch.setattr(source_times, "WHOLE_BYTES", 0)
     monkeypatch.setattr(source_times, "WINDOW_PACKETS", 40)
     sampled = json.loads(vdeblur("probe", "--json", source).stdout)
-    for facts in (whole, sampled):
+    for facts in (complete, sampled):
         assert facts["variable_rate"]
         assert codes(facts) == set()
-    assert (whole["frames"], whole["frames_counted"], sampled["frames_counted"]) == (500, True, False)
+    assert (complete["frames"], complete["frames_counted"], sampled["frames_counted"]) == (500, True, False)
 
 
 def test_streams_are_planned_and_a_suffix_suggested(probed, tmp_path: Path) -> None:
@@ -144,10 +144,10 @@ def test_hdr_interlaced_and_rotation(probed, tmp_path: Path) -> None:
 
 
 def test_damage_is_seen(probed, tmp_path: Path) -> None:
-    whole = clips.make(tmp_path / "whole.mkv", frames=100, codec=(*H264, "-g", "10"), size="320x240")
+    intact = clips.make(tmp_path / "whole.mkv", frames=100, codec=(*H264, "-g", "10"), size="320x240")
     cut = tmp_path / "cut.mkv"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    assert codes(probed(whole)) == set()
+    cut.write_bytes(intact.read_bytes()[: intact.stat().st_size // 2])
+    assert codes(probed(intact)) == set()
     facts = probed(cut)
     assert "W_INPUT_TRUNCATED" in codes(facts)
     assert 20 < facts["frames"] < 80

@@ -73,7 +73,7 @@ def test_the_vector(waves: tuple[numpy.ndarray, numpy.ndarray]) -> None:
         "3d": 0.988381,
         "luma": 34.719546,
     }
-    assert [one.item() for one in metrics.ssim_both(restored, sharp)] == pytest.approx(
+    assert [score.item() for score in metrics.ssim_both(restored, sharp)] == pytest.approx(
         [found["2d"].item(), found["3d"].item()], abs=1e-12
     )
 
@@ -211,8 +211,8 @@ def test_a_protocol_says_what_it_does(name: str, counted: list[int], words: str)
     assert [index for index in range(6) if protocol.counts(index, 6)] == counted
     assert words in protocol.description
     exact = torch.tensor([-1.0, 0.4, 0.6, 99.9, 255.7])
-    whole = [0, 0, 0, 99, 255] if name == "estrnn" else [0, 0, 1, 100, 255]
-    assert protocol.to_8bit(exact).tolist() == whole
+    expected = [0, 0, 0, 99, 255] if name == "estrnn" else [0, 0, 1, 100, 255]
+    assert protocol.to_8bit(exact).tolist() == expected
     assert (protocol.blur == "blur_gamma") == (name == "pvdnet")
 
 

@@ -104,8 +104,8 @@ def test_blur_along_one_direction_counts() -> None:
     picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     kernel = torch.full((3, 1, 1, 7), 1 / 7)
     smeared = F.conv2d(F.pad(picture, (3, 3, 0, 0), mode="replicate"), kernel, groups=3)
-    for one in (smeared, smeared.transpose(2, 3)):
-        assert temporal.sharpness(one)[0] < temporal.sharpness(picture)[0] - 0.1
+    for blurred in (smeared, smeared.transpose(2, 3)):
+        assert temporal.sharpness(blurred)[0] < temporal.sharpness(picture)[0] - 0.1
 
 
 def load(folder: Path) -> Tensor:

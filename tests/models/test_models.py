@@ -514,7 +514,7 @@ def test_listing_and_showing(vdeblur, server: Server) -> None:
     assert "https://toys.example/page" in shown
     assert "toy@unpinned" not in vdeblur("models", "show", "toy@pinned").stdout
     facts = json.loads(vdeblur("models", "show", "toy", "--json").stdout)
-    assert [one["weights"] for one in facts["weights"]] == ["pinned", "partly", "unpinned", "by-hand"]
+    assert [row["weights"] for row in facts["weights"]] == ["pinned", "partly", "unpinned", "by-hand"]
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in registry.known_models().values() if entry.paper])

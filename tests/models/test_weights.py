@@ -14,7 +14,7 @@ from vdeblur import networks
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.fetch import http, sources
 from vdeblur.models import cache, registry, weights
-from vdeblur.models.registry import Entry
+from vdeblur.models.registry import ModelEntry
 from vdeblur.networks.lite import Lite
 
 UNPINNED = {"cdvd-tsp", "pvdnet", "pvdnet-large", "pwc-net", "dstnet-plus", "dstnet-plus-l"}
@@ -22,8 +22,8 @@ UNPINNED = {"cdvd-tsp", "pvdnet", "pvdnet-large", "pwc-net", "dstnet-plus", "dst
 
 def test_every_model_loads_that_needs_no_download() -> None:
     for name, entry in registry.known_models().items():
-        weights_there = [one.name for one in entry.weights.values() if one.in_package]
-        if not weights_there and (entry.weights or entry.no_weights):
+        in_package = [file.name for file in entry.weights.values() if file.in_package]
+        if not in_package and (entry.weights or entry.no_weights):
             continue
         network = weights.load_model(name)
         assert not network.training
@@ -44,10 +44,10 @@ def test_the_registry_is_whole() -> None:
     for entry in entries.values():
         assert entry.start_of in ("", *entries)
         assert entry.weights or entry.no_weights or entry.name == "identity"
-        for one in entry.weights.values():
-            assert one.in_package or one.remote.page.startswith("https://")
+        for file in entry.weights.values():
+            assert file.in_package or file.remote.page.startswith("https://")
             # Only digests that the authors published may be in weights.toml.
-            assert bool(one.remote.pins) != (entry.name in UNPINNED)
+            assert bool(file.remote.pins) != (entry.name in UNPINNED)
     assert entries["dstnet"].weights.keys() == {"gopro", "dvd", "bsd-1ms8ms"}
     assert entries["cdvd-tsp"].default == "gopro"
     assert not any(
@@ -65,11 +65,15 @@ def test_the_entry_in_contributing_is_understood(tmp_path: Path, monkeypatch: py
     assert (entry.prefix, entry.ignored, entry.default) == ("generator.", ("step_counter",), "gopro")
 
 
+def test_the_registry_knows_the_kinds_of_sources_that_fetch_knows() -> None:
+    assert set(registry.SOURCES) == set(sources.FETCHERS) | {"package", "manual"}
+
+
 def test_a_registry_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = []
     parse = registry._parse_entry
 
-    def counted(name: str, table: dict[str, Any]) -> Entry:
+    def counted(name: str, table: dict[str, Any]) -> ModelEntry:
         parsed.append(name)
         return parse(name, table)
 

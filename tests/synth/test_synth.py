@@ -219,9 +219,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(vdeblur, video: Path, tmp_
     assert not manifest(tmp_path / "a")["complete"]
     first = tmp_path / "a" / "train" / "sharp_00" / "sequence.json"
     before = first.stat().st_mtime_ns
-    told = ["--average", 3, "--frames", 3, "--test-share", 0, "--blur", "blur"]
+    arguments = ["--average", 3, "--frames", 3, "--test-share", 0, "--blur", "blur"]
     for name in "ab":
-        assert vdeblur("synth", video, tmp_path / name, *told).exit_code == 0
+        assert vdeblur("synth", video, tmp_path / name, *arguments).exit_code == 0
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     assert first.stat().st_mtime_ns == before
     assert manifest(tmp_path / "a")["complete"]
@@ -277,7 +277,7 @@ def test_cameras_way_blurs_along_its_path(vdeblur, photographs: Path, tmp_path: 
         options = ["--way", "camera", "--size", 32, "--frames", 3, "--speed", speed, "--test-share", 0]
         assert vdeblur("synth", photographs, tmp_path / name, *options).exit_code == 0
         folders = list((tmp_path / name / "train").iterdir())
-        pairs = [(stack(one / "blur_gamma"), stack(one / "sharp")) for one in folders]
+        pairs = [(stack(folder / "blur_gamma"), stack(folder / "sharp")) for folder in folders]
         errors.append(numpy.mean([abs(a.astype(float) - b).mean() for a, b in pairs]))
     assert 0 < 1.5 * errors[0] < errors[1]
 
@@ -306,9 +306,9 @@ def test_any_stretch_of_a_take_can_be_had(tmp_path: Path) -> None:
     clips.make(path, size=SIZE, frames=60, codec=("-c:v", "libx264", "-g", "12", "-bf", "2"))
     take = footage.Take(footage.Footage(path, "video"), ignore)
     assert take.shape == (60, 3, 48, 64)
-    whole = torch.stack([take._small(frame) for frame in take.source.frames()])
+    every = torch.stack([take._small(frame) for frame in take.source.frames()])
     for first, stop in ((0, 5), (30, 41), (47, 60), (11, 13)):
-        assert torch.equal(take[first:stop], whole[first:stop])
+        assert torch.equal(take[first:stop], every[first:stop])
 
 
 def test_what_is_held_of_a_video_is_a_window(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +320,7 @@ def test_what_is_held_of_a_video_is_a_window(vdeblur, tmp_path: Path, monkeypatc
     def counted(self: exposure.Exposures, frame: numpy.ndarray) -> list[numpy.ndarray] | None:
         nonlocal most
         seen.append(weakref.ref(frame))
-        most = max(most, sum(one() is not None for one in seen))
+        most = max(most, sum(reference() is not None for reference in seen))
         return push(self, frame)
 
     monkeypatch.setattr(exposure.Exposures, "push", counted)
@@ -373,7 +373,7 @@ def warnings_of(result) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("filters", "told"),
+    ("filters", "expected"),
     [
         ("setparams=color_trc=smpte2084", {"W_HDR": "HDR (PQ)"}),
         ("setparams=color_trc=arib-std-b67", {"W_HDR": "HDR (HLG)"}),
@@ -381,7 +381,7 @@ def warnings_of(result) -> list[tuple[str, str]]:
         ("setparams=color_trc=bt709", {}),
     ],
 )
-def test_hdr_and_uneven_times_are_named(vdeblur, tmp_path: Path, filters: str, told: dict[str, str]) -> None:
+def test_hdr_and_uneven_times_are_named(vdeblur, tmp_path: Path, filters: str, expected: dict[str, str]) -> None:
     source = tmp_path / "phone.mp4"
     timing = ("-fps_mode", "vfr", "-enc_time_base", "1/30000", "-video_track_timescale", "30000")
     clips.make(source, frames=20, codec=("-c:v", "libx264"), extra=("-vf", filters, *timing))
@@ -391,12 +391,12 @@ def test_hdr_and_uneven_times_are_named(vdeblur, tmp_path: Path, filters: str, t
         result = vdeblur("synth", *sharp, tmp_path / "o", *way, "--test-share", 0, "--dry-run", "--json")
         assert result.exit_code == 0, result.output
         found = {code: message for code, message in warnings_of(result) if code in ("W_HDR", "W_VFR")}
-        assert found.keys() == told.keys()
-        assert all("phone.mp4" in found[code] and words in found[code] for code, words in told.items())
+        assert found.keys() == expected.keys()
+        assert all("phone.mp4" in found[code] and words in found[code] for code, words in expected.items())
 
 
 @pytest.mark.parametrize(
-    ("frames", "asked", "told"),
+    ("frames", "asked", "expected"),
     [
         (5, 3, "no scene for a sequence of 3 pairs, only for 1 pair (--frames 1,"),
         (8, 3, "no scene for a sequence of 3 pairs, only for 2 pairs (--frames 2,"),
@@ -404,15 +404,15 @@ def test_hdr_and_uneven_times_are_named(vdeblur, tmp_path: Path, filters: str, t
         (1, 1, "only 1 frame in a scene, and 3 are averaged; it is left out"),
     ],
 )
-def test_short_sequences_are_named(vdeblur, tmp_path: Path, frames: int, asked: int, told: str | None) -> None:
+def test_short_sequences_are_named(vdeblur, tmp_path: Path, frames: int, asked: int, expected: str | None) -> None:
     source = clips.make(tmp_path / "brief.mkv", frames=frames)
     long = clips.make(tmp_path / "long.mkv", frames=9)
     options = ["--average", 3, "--frames", asked, "--test-share", 0]
     result = vdeblur("synth", source, long, tmp_path / "o", *options, "--json")
     assert result.exit_code == 0, result.output
     short = [message for code, message in warnings_of(result) if code == "W_SHORT"]
-    assert len(short) == (told is not None)
-    assert all(f"brief.mkv has {told}" in message for message in short)
+    assert len(short) == (expected is not None)
+    assert all(f"brief.mkv has {expected}" in message for message in short)
 
 
 def test_scenes_that_are_too_short_are_named(vdeblur, tmp_path: Path) -> None:
@@ -482,11 +482,11 @@ def test_what_cannot_be_made_anew_is_kept(vdeblur, video: Path, made: Path) -> N
     def stop() -> ExitStatus | None:
         return ExitStatus.TERMINATED if next(calls) == 14 else None
 
-    told: list[str] = []
+    events: list[str] = []
     options = sequences.Options(average=(3, 3), frames=3, test_share=0.0, blur="blur", seed=1)
     with pytest.raises(InterruptedRunError) as stopped:
-        make.make_pairs([video], made, options, overwrite=True, notify=lambda name, _: told.append(name), stop=stop)
-    assert "sequence_made" in told
+        make.make_pairs([video], made, options, overwrite=True, notify=lambda name, _: events.append(name), stop=stop)
+    assert "sequence_made" in events
     assert stopped.value.message == "stopped; the earlier data set is back in place"
     assert tree(made) == before
 
@@ -494,7 +494,7 @@ def test_what_cannot_be_made_anew_is_kept(vdeblur, video: Path, made: Path) -> N
 def test_a_set_is_put_back_after_a_kill(vdeblur, video: Path, made: Path, tmp_path: Path) -> None:
     """Wherever it came: while the old set is moved aside, while the new one is made, while the old one is put back."""
     before = tree(made)
-    told = ["--average", 3, "--frames", 3, "--clips", 2, "--blur", "blur", "--test-share", 0]
+    options = ["--average", 3, "--frames", 3, "--clips", 2, "--blur", "blur", "--test-share", 0]
     aside = made / ".earlier"
 
     def half_aside() -> None:
@@ -502,7 +502,7 @@ def test_a_set_is_put_back_after_a_kill(vdeblur, video: Path, made: Path, tmp_pa
         (made / "train" / "sharp_00").rename(aside / "train" / "sharp_00")
 
     def half_made() -> None:
-        assert vdeblur("synth", video, tmp_path / "new", *told, "--seed", 1).exit_code == 0
+        assert vdeblur("synth", video, tmp_path / "new", *options, "--seed", 1).exit_code == 0
         pairs_manifest.move_aside(made)
         (made / "train").mkdir()
         (tmp_path / "new" / "train" / "sharp_00").rename(made / "train" / "sharp_00")
@@ -516,7 +516,7 @@ def test_a_set_is_put_back_after_a_kill(vdeblur, video: Path, made: Path, tmp_pa
     for kill in (half_aside, half_made, half_back):
         kill()
         assert tree(made) != before
-        result = vdeblur("synth", video, made, *told)
+        result = vdeblur("synth", video, made, *options)
         assert result.exit_code == 0, result.output
         assert tree(made) == before
 
@@ -544,7 +544,7 @@ def test_a_disk_that_fails_is_named(vdeblur, video: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "expected"),
     [
         (["missing.mp4", "o"], 3, "no such file"),
         (["text.mp4", "o"], 3, "cannot be read as video"),
@@ -564,7 +564,7 @@ def test_a_disk_that_fails_is_named(vdeblur, video: Path, tmp_path: Path, monkey
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_errors(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words, status: int, told: str) -> None:
+def test_errors(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words, status: int, expected: str) -> None:
     monkeypatch.chdir(tmp_path)
     clips.make(tmp_path / "short.mkv", size=SIZE, frames=3)
     (tmp_path / "text.mp4").write_text("no video at all, but long enough to be looked at by a demuxer")
@@ -574,7 +574,7 @@ def test_errors(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words,
     (tmp_path / "pictures" / "1.png").write_bytes((tmp_path / "one.png").read_bytes())
     result = vdeblur("synth", *words)
     assert result.exit_code == status, result.output
-    assert told in result.output.replace("\n", " ")
+    assert expected in result.output.replace("\n", " ")
     assert not (tmp_path / "o" / "train").exists()
 
 

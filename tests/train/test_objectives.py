@@ -35,8 +35,8 @@ RECURRENT = {"distance": "mse", "begin_with": "previous", "frames": 2, "noise": 
 def moving_clip(frames: int, side: int, seed: int = 0) -> Batch:
     """One sample: a texture that pans by two pixels a frame, and the same as an open shutter sees it."""
     torch.manual_seed(seed)
-    whole = F.interpolate(torch.rand(1, 3, 24, 24), (2 * side, 2 * side), mode="bilinear")[0]
-    places = [whole[:, 4 : 4 + side, x : x + side] for x in range(2 * frames + 4)]
+    texture = F.interpolate(torch.rand(1, 3, 24, 24), (2 * side, 2 * side), mode="bilinear")[0]
+    places = [texture[:, 4 : 4 + side, x : x + side] for x in range(2 * frames + 4)]
     sharp = torch.stack([places[2 * t + 2] for t in range(frames)])
     blurry = torch.stack([torch.stack(places[2 * t : 2 * t + 5]).mean(0) for t in range(frames)])
     return {kind: (255 * clip).round().byte()[None] for kind, clip in (("blurry", blurry), ("sharp", sharp))}
@@ -324,10 +324,10 @@ def test_the_paper_begins_with_the_current_frame() -> None:
     paper = OBJECTIVES["pvdnet"](objective.network, RECURRENT | {"begin_with": "current"})
     still = {kind: clip[:, [1, 1, 2, 3]] for kind, clip in batch.items()}
     with torch.no_grad():
-        one, other = (o(batch, 0, 0, None)[0]["loss"].item() for o in (objective, paper))
-        assert one != other
-        one, other = (o(still, 0, 0, None)[0]["loss"].item() for o in (objective, paper))
-        assert one == other, "at the beginning of a video they are the same frame"
+        loss, other_loss = (o(batch, 0, 0, None)[0]["loss"].item() for o in (objective, paper))
+        assert loss != other_loss
+        loss, other_loss = (o(still, 0, 0, None)[0]["loss"].item() for o in (objective, paper))
+        assert loss == other_loss, "at the beginning of a video they are the same frame"
 
 
 @pytest.mark.parametrize("key", ["distance", "begin_with"])

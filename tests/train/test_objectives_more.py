@@ -248,8 +248,8 @@ def test_flow_rnn_loss_against_its_definition() -> None:
         restored, flows = objective.network.restore_with_flows(blurry, neighbour)
     image, flow = ((restored - sharp).double() ** 2).mean().item(), 0.0
     for s, field in enumerate(flows, 2):
-        here, there = (averaged(frame[0].numpy(), 2**s) for frame in (blurry, neighbour))
-        flow += 4.0**-s * ((oracles.backward_warp(there, field[0].numpy()) - here) ** 2).mean()
+        small, small_neighbour = (averaged(frame[0].numpy(), 2**s) for frame in (blurry, neighbour))
+        flow += 4.0**-s * ((oracles.backward_warp(small_neighbour, field[0].numpy()) - small) ** 2).mean()
     assert len(flows) == 5
     assert found["image"].item() == pytest.approx(image, rel=1e-4)
     assert found["flow"].item() == pytest.approx(flow, rel=1e-3)

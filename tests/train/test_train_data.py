@@ -215,14 +215,14 @@ GROUP: dict[str, Callable[[numpy.ndarray], dict[Any, numpy.ndarray]]] = {
 @pytest.mark.parametrize("name", GROUP)
 def test_an_augmentation_is_the_same_for_all_pictures_of_a_pair(name: str) -> None:
     """Each is one of the maps that it can be, of the whole clip, and all of them come equally often."""
-    whole = numpy.stack(
+    frames = numpy.stack(
         [[picture("two", frame, sharp)[:, :32, :32].numpy() for frame in range(4)] for sharp in (False, True)]
     )
-    expected = GROUP[name](whole)
+    expected = GROUP[name](frames)
     seen: Counter = Counter()
     draws = 100 * len(expected)
     for seed in range(draws):
-        clip = Augmentation(32, (name,)).clip(whole, numpy.random.default_rng(seed))
+        clip = Augmentation(32, (name,)).clip(frames, numpy.random.default_rng(seed))
         pair = torch.stack([clip.blurry, clip.sharp]).numpy()
         seen.update(key for key, value in expected.items() if numpy.array_equal(pair, value))
     assert seen.total() == draws
@@ -354,8 +354,8 @@ def test_what_is_held_out_follows_from_names() -> None:
     many = [Sequence(f"{number:03}", ()) for number in range(300)]
     kept, held_out = sets.split_sequences(many)
     assert 15 < len(held_out) < 45
-    assert sorted(one.name for one in (*kept, *held_out)) == [one.name for one in many]
-    assert sets.split_sequences(many[:150])[1] == tuple(one for one in held_out if int(one.name) < 150)
+    assert sorted(sequence.name for sequence in (*kept, *held_out)) == [sequence.name for sequence in many]
+    assert sets.split_sequences(many[:150])[1] == tuple(sequence for sequence in held_out if int(sequence.name) < 150)
     for count in range(2, 30):
         assert all(sets.split_sequences(many[:count])), "neither part is empty"
 
@@ -394,7 +394,7 @@ def test_maps_are_made_once_and_anew_where_a_picture_changed(
     assert len(after) == 3
     assert {name[:4] for name in before.keys() - after.keys()} == {"ten-"}
     assert all(after[name] == before[name] for name in before.keys() & after.keys())
-    [index] = [index for index, one in enumerate(made.source.sequences) if one.name == "ten"]
+    [index] = [index for index, sequence in enumerate(made.source.sequences) if sequence.name == "ten"]
     region = Augmentation(32).region(*SIZES["ten"], numpy.random.default_rng(0))
     assert made.source.read(index, [1], region)[1, 0, 2, 0, 0] == 128 + 32 + 30
 
@@ -463,21 +463,21 @@ def take(loader: Loader, count: int, first: int = 0) -> list[Batch]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_training_that_goes_on_sees_what_it_would_have_seen(root: Path, workers: int) -> None:
     """Four batches of five from the second one on, over the end of an epoch of 15."""
-    whole = [clips(root, PLAN)[number] for number in range(20)]
+    samples = [clips(root, PLAN)[number] for number in range(20)]
     state = torch.get_rng_state()
     tail = take(Loader(clips(root, PLAN), WorkerShare(5), workers=workers), 3, first=1)
     assert torch.equal(torch.get_rng_state(), state), "networks may draw from it"
     assert [set(batch) for batch in tail] == [{"blurry", "sharp", "drawn"}] * 3
     for index, batch in enumerate(tail, start=1):
-        expected = whole[5 * index : 5 * index + 5]
-        assert same(batch, {name: torch.stack([one[name] for one in expected]) for name in batch})
+        expected = samples[5 * index : 5 * index + 5]
+        assert same(batch, {name: torch.stack([sample[name] for sample in expected]) for name in batch})
 
 
 def test_processes_and_parts_share_a_batch(root: Path) -> None:
     made = clips(root, PLAN)
-    whole = take(Loader(made, WorkerShare(8)), 2, first=3)
+    batches = take(Loader(made, WorkerShare(8)), 2, first=3)
     parts = [take(Loader(made, WorkerShare(8, rank, ranks=2, parts=2)), 4, first=3) for rank in range(2)]
-    for index, batch in enumerate(whole):
+    for index, batch in enumerate(batches):
         micro = [part for process in parts for part in process[2 * index : 2 * index + 2]]
         assert [len(part["sharp"]) for part in micro] == [2] * 4
         assert same(batch, {name: torch.cat([part[name] for part in micro]) for name in batch})

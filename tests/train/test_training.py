@@ -96,10 +96,10 @@ def rows(out: Path) -> list[dict[str, str]]:
 
 
 def test_interrupted_training_equals_uninterrupted(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
-    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 8, "--ema", 0.9)
-    assert vdeblur(*told, "--out", tmp_path / "a").exit_code == 0
-    assert vdeblur(*told, "--out", tmp_path / "b", "--stop-at", 3).exit_code == 0
-    assert vdeblur(*told, "--out", tmp_path / "b", "--resume", "--workers", 2).exit_code == 0
+    command = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 8, "--ema", 0.9)
+    assert vdeblur(*command, "--out", tmp_path / "a").exit_code == 0
+    assert vdeblur(*command, "--out", tmp_path / "b", "--stop-at", 3).exit_code == 0
+    assert vdeblur(*command, "--out", tmp_path / "b", "--resume", "--workers", 2).exit_code == 0
     a, b = (state_of(tmp_path / name) for name in "ab")
     for part in ("objective", "optimisers", "average", "update", "number"):
         assert same(a[part], b[part]), part
@@ -111,30 +111,30 @@ def test_interrupted_training_equals_uninterrupted(vdeblur, tmp_path: Path, tiny
 
 
 def test_accumulated_parts_equal_the_whole_batch(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
-    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 2, "--set", "training.precision=fp32")
-    assert vdeblur(*told, "--out", tmp_path / "whole").exit_code == 0
-    assert vdeblur(*told, "--out", tmp_path / "parts", "--accumulate", 2).exit_code == 0
-    [whole, parts] = (rows(tmp_path / name)[-1] for name in ("whole", "parts"))
-    assert float(whole["loss"]) == pytest.approx(float(parts["loss"]), rel=1e-4)
+    command = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 2, "--set", "training.precision=fp32")
+    assert vdeblur(*command, "--out", tmp_path / "whole").exit_code == 0
+    assert vdeblur(*command, "--out", tmp_path / "parts", "--accumulate", 2).exit_code == 0
+    [undivided, parts] = (rows(tmp_path / name)[-1] for name in ("whole", "parts"))
+    assert float(undivided["loss"]) == pytest.approx(float(parts["loss"]), rel=1e-4)
 
 
 def test_a_training_is_not_replaced_unasked(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
-    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 1, "--out", tmp_path / "out")
-    assert vdeblur(*told).exit_code == 0
+    command = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 1, "--out", tmp_path / "out")
+    assert vdeblur(*command).exit_code == 0
     before = (tmp_path / "out" / "state.pt").read_bytes()
-    result = vdeblur(*told)
+    result = vdeblur(*command)
     assert result.exit_code == ExitStatus.OUTPUT
     assert "--resume" in result.output
     assert (tmp_path / "out" / "state.pt").read_bytes() == before
 
 
 def test_a_changed_recipe_is_said(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
-    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--out", tmp_path / "out")
-    assert vdeblur(*told, "--iterations", 1).exit_code == 0
-    result = vdeblur(*told, "--iterations", 2, "--resume", "--rate", 1e-5)
+    command = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--out", tmp_path / "out")
+    assert vdeblur(*command, "--iterations", 1).exit_code == 0
+    result = vdeblur(*command, "--iterations", 2, "--resume", "--rate", 1e-5)
     assert result.exit_code == 0
     assert "optimiser.rate, optimiser.matrix_rate, training.iterations" in result.output
-    other = vdeblur(*told, "--iterations", 2, "--resume", "--rate", 1e-5, "--limit", 5)
+    other = vdeblur(*command, "--iterations", 2, "--resume", "--rate", 1e-5, "--limit", 5)
     assert "--limit was not given before" in other.output
     assert tomllib.loads((tmp_path / "out" / "recipe.toml").read_text())["training"]["iterations"] == 2
 
@@ -155,8 +155,8 @@ def test_weights_say_how_they_came_about_and_run(vdeblur, tmp_path: Path, tiny: 
     [sample] = (out / "samples" / "0000004").iterdir()
     assert pictures.read_rgb(sample).shape == (3, 48, 3 * 64), "blurry, restored and sharp beside each other"
     clip = clips.make(tmp_path / "in.mp4", frames=5, size="64x48")
-    told = ("run", clip, tmp_path / "out.mp4", "-m", tiny, "--weights", out / "best.safetensors", "--device", "cpu")
-    assert vdeblur(*told).exit_code == 0
+    command = ("run", clip, tmp_path / "out.mp4", "-m", tiny, "--weights", out / "best.safetensors", "--device", "cpu")
+    assert vdeblur(*command).exit_code == 0
     # The validation's figure is that of bench.
     assert vdeblur("models", "import", out / "best.safetensors", "--as", f"{tiny}@mine").exit_code == 0
     report = tmp_path / "bench.json"
@@ -171,26 +171,26 @@ def test_weights_say_how_they_came_about_and_run(vdeblur, tmp_path: Path, tiny: 
 def test_what_is_frozen_stays(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
     names = [name for name, _ in NETWORKS["lite"](8, 1).named_parameters()]
     part = names[0].partition(".")[0]
-    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--out", tmp_path / "out", "--freeze", part)
-    assert vdeblur(*told, "--iterations", 1).exit_code == 0
+    command = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--out", tmp_path / "out", "--freeze", part)
+    assert vdeblur(*command, "--iterations", 1).exit_code == 0
     first = state_of(tmp_path / "out")["objective"]
-    assert vdeblur(*told, "--iterations", 4, "--resume").exit_code == 0
+    assert vdeblur(*command, "--iterations", 4, "--resume").exit_code == 0
     second = state_of(tmp_path / "out")["objective"]
     for name in names:
         assert torch.equal(first[f"network.{name}"], second[f"network.{name}"]) == name.startswith(part), name
-    result = vdeblur(*told[:-1], "nowhere", "--iterations", 4, "--resume")
+    result = vdeblur(*command[:-1], "nowhere", "--iterations", 4, "--resume")
     assert result.exit_code == ExitStatus.USAGE
     assert part in result.output
 
 
 def test_fine_tuning_begins_with_the_weights_of_a_model(vdeblur, tmp_path: Path, pairs: Path) -> None:
-    told = ("train", "-m", "lite", "--dataset", pairs, *SMALL, "--iterations", 1, "--rate", 1e-12, "--init", "lite")
-    result = vdeblur(*told, "--set", "optimiser.matrix_rate=1e-12", "--out", tmp_path / "out")
+    command = ("train", "-m", "lite", "--dataset", pairs, *SMALL, "--iterations", 1, "--rate", 1e-12, "--init", "lite")
+    result = vdeblur(*command, "--set", "optimiser.matrix_rate=1e-12", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     ours = safetensors.torch.load_file(tmp_path / "out" / "last.safetensors")
     theirs = weights.load_model("lite").state_dict()
     assert all(torch.allclose(ours[name].float(), value, atol=2e-3) for name, value in theirs.items())
-    result = vdeblur(*told[:-1], "spn", "--out", tmp_path / "other")
+    result = vdeblur(*command[:-1], "spn", "--out", tmp_path / "other")
     assert result.exit_code == ExitStatus.MODEL
     assert "another network" in result.output
 
@@ -206,8 +206,8 @@ def test_a_loss_that_is_no_number_is_named_at_once(
         return {name: loss * (float("nan") if update == 2 else 1) for name, loss in losses.items()}, carried
 
     monkeypatch.setattr(objective, "forward", spoilt)
-    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 4, "--out", tmp_path / "out")
-    result = vdeblur(*told, "--set", "training.keep_minutes=1e-9")
+    command = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 4, "--out", tmp_path / "out")
+    result = vdeblur(*command, "--set", "training.keep_minutes=1e-9")
     assert result.exit_code == ExitStatus.DEVICE
     assert "at update 3" in result.output
     assert "loss = nan" in result.output
@@ -216,9 +216,9 @@ def test_a_loss_that_is_no_number_is_named_at_once(
 
 def test_a_signal_keeps_all(tmp_path: Path, tiny: str, pairs: Path) -> None:
     """SIGTERM after the first validation; --resume then gives what an undisturbed training gives."""
-    told = [sys.executable, "-m", "vdeblur", "train", "-m", tiny, "--dataset", str(pairs), *map(str, SMALL)]
-    told += ["--set", "schedule.warm_up=2", "--iterations", "400", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(told, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "vdeblur", "train", "-m", tiny, "--dataset", str(pairs), *map(str, SMALL)]
+    command += ["--set", "schedule.warm_up=2", "--iterations", "400", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "out" / "state.pt", process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
@@ -255,7 +255,7 @@ with joined("cpu") as group:
     parts = next(trainer._batches())
     trainer.learner.backward(parts, 0, [None] * len(parts))
     gradients = {name: p.grad for name, p in trainer.learner.objective.named_parameters() if p.grad is not None}
-    if group.leads:
+    if group.is_main:
         torch.save(gradients, Path(out) / "gradients.pt")
 """
 
@@ -274,9 +274,9 @@ def test_two_processes_give_the_gradients_of_the_double_batch(
         ("training.precision", "fp32"),
         ("data.frames", str(frames)),
     ]
-    told = (model, pairs, tmp_path / "two", *(f"{key}={value}" for key, value in values))
+    options = (model, pairs, tmp_path / "two", *(f"{key}={value}" for key, value in values))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    two_processes = subprocess.run(torchrun(script, *told), env=environment, capture_output=True, text=True)
+    two_processes = subprocess.run(torchrun(script, *options), env=environment, capture_output=True, text=True)
     assert two_processes.returncode == 0, two_processes.stderr
     recipe = recipes.load_recipe(registry.find_entry(model), values=values)
     with distributed.joined("cpu") as group:
@@ -285,10 +285,10 @@ def test_two_processes_give_the_gradients_of_the_double_batch(
         assert len(parts[0]["blurry"]) == 8
         trainer.learner.backward(parts, 0, [None])
     two = torch.load(tmp_path / "two" / "gradients.pt", weights_only=True)
-    one = {name: p.grad for name, p in trainer.learner.objective.named_parameters()}
-    assert one.keys() == two.keys()
-    largest = max(float(gradient.abs().max()) for gradient in one.values())
-    for name, gradient in one.items():
+    alone = {name: p.grad for name, p in trainer.learner.objective.named_parameters()}
+    assert alone.keys() == two.keys()
+    largest = max(float(gradient.abs().max()) for gradient in alone.values())
+    for name, gradient in alone.items():
         # Sums in float32 in another order
         assert (gradient - two[name]).abs().max() < 1e-5 * largest, name
 
@@ -361,49 +361,49 @@ def pairs64(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_was_sharp_already_can_be_all_there_is(vdeblur, tmp_path: Path, tiny: str, pairs64: Path) -> None:
-    told = ("train", "-m", tiny, "--dataset", pairs64, *SMALL, "--iterations", 1, "--out", tmp_path / "out")
-    assert vdeblur(*told).exit_code == 0
+    command = ("train", "-m", tiny, "--dataset", pairs64, *SMALL, "--iterations", 1, "--out", tmp_path / "out")
+    assert vdeblur(*command).exit_code == 0
     [row] = rows(tmp_path / "out")
     assert row["psnr"] == row["untouched"]
 
 
 def test_weights_that_are_there_are_never_replaced(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
     out = tmp_path / "out"
-    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 1, "--out", out)
-    assert vdeblur(*told).exit_code == 0
+    command = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 1, "--out", out)
+    assert vdeblur(*command).exit_code == 0
     (out / "state.pt").unlink()
     kept = (out / "best.safetensors").read_bytes()
     for options in ((), ("--resume",)):
-        result = vdeblur(*told, *options)
+        result = vdeblur(*command, *options)
         assert result.exit_code == ExitStatus.OUTPUT
         assert "best.safetensors exists" in result.output
     assert (out / "best.safetensors").read_bytes() == kept
 
 
 def test_another_model_does_not_go_on(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
-    told = ("train", "--dataset", pairs, *SMALL, "--out", tmp_path / "out")
-    assert vdeblur(*told, "-m", tiny, "--iterations", 1).exit_code == 0
+    command = ("train", "--dataset", pairs, *SMALL, "--out", tmp_path / "out")
+    assert vdeblur(*command, "-m", tiny, "--iterations", 1).exit_code == 0
     recipe = (tmp_path / "out" / "recipe.toml").read_text()
-    result = vdeblur(*told, "-m", "dstnet-tiny", "--resume")
+    result = vdeblur(*command, "-m", "dstnet-tiny", "--resume")
     assert result.exit_code == ExitStatus.USAGE
     assert f"holds a training of {tiny}" in result.output
     assert (tmp_path / "out" / "recipe.toml").read_text() == recipe
 
 
 def test_what_fails_at_once_leaves_nothing(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
-    told = ("train", "-m", tiny, *SMALL, "--out", tmp_path / "out")
-    assert vdeblur(*told, "--dataset", tmp_path / "nowhere").exit_code == ExitStatus.INPUT
-    assert vdeblur(*told, "--dataset", pairs, "--crop", 500).exit_code == ExitStatus.INPUT
-    assert vdeblur(*told, "--dataset", pairs, "--init", "nosuch.safetensors").exit_code == ExitStatus.MODEL
+    command = ("train", "-m", tiny, *SMALL, "--out", tmp_path / "out")
+    assert vdeblur(*command, "--dataset", tmp_path / "nowhere").exit_code == ExitStatus.INPUT
+    assert vdeblur(*command, "--dataset", pairs, "--crop", 500).exit_code == ExitStatus.INPUT
+    assert vdeblur(*command, "--dataset", pairs, "--init", "nosuch.safetensors").exit_code == ExitStatus.MODEL
     assert not (tmp_path / "out").exists()
 
 
 def test_the_best_is_never_worse_than_the_start(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
-    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--set", "schedule.warm_up=1")
-    assert vdeblur(*told, "--iterations", 1, "--out", tmp_path / "first").exit_code == 0
+    command = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--set", "schedule.warm_up=1")
+    assert vdeblur(*command, "--iterations", 1, "--out", tmp_path / "first").exit_code == 0
     start = tmp_path / "first" / "best.safetensors"
     spoilt = ("--rate", 0.5, "--iterations", 3, "--init", start, "--out", tmp_path / "second")
-    result = vdeblur(*told, *spoilt)
+    result = vdeblur(*command, *spoilt)
     assert result.exit_code == 0, result.output
     assert "the initial ones" in result.output
     first, second = (safetensors.torch.load_file(path) for path in (start, tmp_path / "second" / "best.safetensors"))
@@ -414,9 +414,9 @@ def test_the_best_is_never_worse_than_the_start(vdeblur, tmp_path: Path, tiny: s
 def test_a_signal_to_the_whole_group_loses_nothing(tmp_path: Path, tiny: str, pairs: Path) -> None:
     """A signal to the process group, as when a service is stopped, ends the training with its state kept."""
     out = tmp_path / "out"
-    told = [sys.executable, "-m", "vdeblur", "train", "-m", tiny, "--dataset", str(pairs), *map(str, SMALL)]
-    told += ["--workers", "2", "--iterations", "4000", "--out", str(out)]
-    process = subprocess.Popen(told, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [sys.executable, "-m", "vdeblur", "train", "-m", tiny, "--dataset", str(pairs), *map(str, SMALL)]
+    command += ["--workers", "2", "--iterations", "4000", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(out / "state.pt", process)
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate()
@@ -426,10 +426,10 @@ def test_a_signal_to_the_whole_group_loses_nothing(tmp_path: Path, tiny: str, pa
 
 @pytest.mark.slow
 def test_only_one_process_speaks_and_writes(tmp_path: Path, tiny: str, pairs: Path) -> None:
-    told = ("-m", "vdeblur", "train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 1, "--json")
+    command = ("-m", "vdeblur", "train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 1, "--json")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        torchrun(*told, "--out", tmp_path / "out"), env=environment, capture_output=True, text=True, check=True
+        torchrun(*command, "--out", tmp_path / "out"), env=environment, capture_output=True, text=True, check=True
     )
     events = [json.loads(line)["event"] for line in run.stdout.splitlines()]
     assert events.count("start") == events.count("done") == events.count("validation") == 1
@@ -438,9 +438,9 @@ def test_only_one_process_speaks_and_writes(tmp_path: Path, tiny: str, pairs: Pa
 @pytest.mark.slow
 def test_torchrun_starts_again_where_a_process_was_killed(tmp_path: Path, tiny: str, pairs: Path) -> None:
     out = tmp_path / "out"
-    told = ("-m", "vdeblur", "train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 24, "--out", out)
+    command = ("-m", "vdeblur", "train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 24, "--out", out)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    engine = torchrun(*told)
+    engine = torchrun(*command)
     engine[3:3] = ["--max-restarts", "1"]
     process = subprocess.Popen(engine, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_for(out / "state.pt", process)
@@ -458,7 +458,7 @@ def workers_of(parent: int) -> list[int]:
 
 def test_a_group_of_one_needs_no_engine() -> None:
     with distributed.joined("cpu") as group:
-        assert group.leads
+        assert group.is_main
         assert group.gather(3) == [3]
         assert group.agree("x") == "x"
         assert group.any(True)
@@ -493,12 +493,12 @@ def test_every_network_that_can_be_trained_has_a_recipe() -> None:
 
 
 def test_what_is_printed_can_be_given_back(vdeblur, tmp_path: Path) -> None:
-    told = ("train", "-m", "dstnet", "--print-config")
-    printed = vdeblur(*told, "--rate", 1e-5, "--iterations", 7)
+    command = ("train", "-m", "dstnet", "--print-config")
+    printed = vdeblur(*command, "--rate", 1e-5, "--iterations", 7)
     assert printed.exit_code == 0
     assert "# " in printed.stdout, "the sources of the numbers"
     (tmp_path / "mine.toml").write_text(printed.stdout)
-    assert vdeblur(*told, "--config", tmp_path / "mine.toml").stdout == printed.stdout
+    assert vdeblur(*command, "--config", tmp_path / "mine.toml").stdout == printed.stdout
     assert re.search(r"^rate = 1e-0?5", printed.stdout, re.MULTILINE)
     assert re.search(r"^iterations = 7", printed.stdout, re.MULTILINE)
 
@@ -522,10 +522,10 @@ def test_what_makes_no_sense_is_refused(vdeblur, options: tuple[str, ...], said:
 
 
 def test_half_precision_with_scaled_gradients_learns_alike(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
-    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 6, "--set", "schedule.warm_up=1")
+    command = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 6, "--set", "schedule.warm_up=1")
     losses = {}
     for precision in ("fp32", "bf16", "fp16"):
-        result = vdeblur(*told, "--precision", precision, "--out", tmp_path / precision)
+        result = vdeblur(*command, "--precision", precision, "--out", tmp_path / precision)
         assert result.exit_code == 0, result.output
         losses[precision] = float(rows(tmp_path / precision)[-1]["loss"])
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.01)
@@ -540,8 +540,8 @@ def test_tensorboard_gets_what_the_log_has(vdeblur, tmp_path: Path, tiny: str, p
         "tensorboard.backend.event_processing.event_accumulator",
         reason="TensorBoard is not installed: pip install 'vdeblur[tensorboard]'",
     )
-    told = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 4, "--out", tmp_path / "out")
-    assert vdeblur(*told, "--tensorboard").exit_code == 0
+    command = ("train", "-m", tiny, "--dataset", pairs, *SMALL, "--iterations", 4, "--out", tmp_path / "out")
+    assert vdeblur(*command, "--tensorboard").exit_code == 0
     events = accumulator.EventAccumulator(str(tmp_path / "out" / "tensorboard"))
     events.Reload()
     [row] = rows(tmp_path / "out")
@@ -551,8 +551,8 @@ def test_tensorboard_gets_what_the_log_has(vdeblur, tmp_path: Path, tiny: str, p
 
 def test_a_part_of_a_set_can_be_trained_on(vdeblur, tmp_path: Path, tiny: str, pairs: Path) -> None:
     """--limit takes the first frames, --validation pairs of its own, --json tells of both."""
-    told = ("train", "-m", tiny, "--dataset", pairs / "train", *SMALL, "--iterations", 1, "--limit", 4, "--json")
-    result = vdeblur(*told, "--validation", pairs / "test", "--out", tmp_path / "out")
+    command = ("train", "-m", tiny, "--dataset", pairs / "train", *SMALL, "--iterations", 1, "--limit", 4, "--json")
+    result = vdeblur(*command, "--validation", pairs / "test", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     events = [json.loads(line) for line in result.stdout.splitlines()]
     [begun] = [event for event in events if event["event"] == "training"]
@@ -574,9 +574,9 @@ def test_from_sharp_footage_to_a_restored_clip(vdeblur, tmp_path: Path, tiny: st
     assert result.exit_code == 0, result.output
 
     out = tmp_path / "out"
-    told = ("train", "-m", tiny, "--dataset", made, "--crop", 64, "--batch", 8, "--workers", 0, "--device", "cpu")
+    command = ("train", "-m", tiny, "--dataset", made, "--crop", 64, "--batch", 8, "--workers", 0, "--device", "cpu")
     rates = ("--rate", 4e-3, "--set", "optimiser.matrix_rate=2e-3", "--set", "schedule.warm_up=5")
-    result = vdeblur(*told, *rates, "--iterations", 120, "--validate-every", 20, "--out", out)
+    result = vdeblur(*command, *rates, "--iterations", 120, "--validate-every", 20, "--out", out)
     assert result.exit_code == 0, result.output
     scores = [float(row["psnr"]) for row in rows(out) if row["psnr"]]
     assert scores[-1] > scores[0] + 0.5

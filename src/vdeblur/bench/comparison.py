@@ -22,10 +22,10 @@ class Comparison:
     After `finish`, `extremes` holds the restored pictures with the lowest ("worst") and the highest PSNR ("best").
     """
 
-    def __init__(self, protocol: Protocol, chosen: torch.device, scorer: vmaf.Vmaf | None = None) -> None:
+    def __init__(self, protocol: Protocol, device: torch.device, scorer: vmaf.Vmaf | None = None) -> None:
         self.protocol, self.scorer = protocol, scorer
         self.vmaf: float | None = None
-        self.device = torch.device("cpu") if chosen.type == "mps" else chosen  # mps has no float64
+        self.device = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
         self.waiting: list[tuple[FramePair, Tensor, Tensor, float]] = []
         self.frames: list[FrameResult] = []
         self.before: tuple[Tensor, Tensor] | None = None
@@ -75,8 +75,10 @@ class Comparison:
         except ValueError as error:
             raise InputError(f"{pairs[0].blurry}: {error}", "use larger pictures") from error
         sharpness = temporal.sharpness(stacked.float() / 255).tolist()
-        for pair, picture, quality, took, value in zip(pairs, restored, qualities, seconds, sharpness, strict=True):
-            self.frames.append(FrameResult(pair.name, **asdict(quality), seconds=took, sharpness=value))
+        for pair, picture, quality, frame_seconds, value in zip(
+            pairs, restored, qualities, seconds, sharpness, strict=True
+        ):
+            self.frames.append(FrameResult(pair.name, **asdict(quality), seconds=frame_seconds, sharpness=value))
             if quality.psnr < self._psnr["worst"]:
                 self._psnr["worst"], self.extremes["worst"] = quality.psnr, picture
             if quality.psnr > self._psnr["best"]:

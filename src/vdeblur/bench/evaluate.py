@@ -11,11 +11,19 @@ import torch
 from torch import Tensor
 
 from vdeblur import __version__, threads
-from vdeblur.bench import contenders, memory
+from vdeblur.bench import candidates, memory
+from vdeblur.bench.candidates import Candidate
 from vdeblur.bench.comparison import Comparison
-from vdeblur.bench.contenders import Contender
-from vdeblur.bench.kept import Kept
-from vdeblur.bench.results import BenchReport, BenchTask, DatasetFacts, ModelResult, SequenceResult, ShownFrame
+from vdeblur.bench.result_cache import ResultCache
+from vdeblur.bench.results import (
+    BenchReport,
+    BenchTask,
+    DatasetFacts,
+    ExampleFrame,
+    ModelResult,
+    SequenceResult,
+    without_infinities,
+)
 from vdeblur.bench.speed import device_name_of
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import DataSet, Sequence, open_dataset
@@ -23,10 +31,10 @@ from vdeblur.errors import DeviceError, InputError, InterruptedRunError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.measure import vmaf
 from vdeblur.measure.protocols import PROTOCOLS, Protocol
-from vdeblur.restore import device
+from vdeblur.restore.device import choose_device
 
 AHEAD = 4  # pictures that are decoded ahead
-SHOWN = 2  # worst frames, and best frames, of each model on a page
+EXAMPLES = 2  # worst frames, and best frames, of each model on the HTML page
 
 
 def run_bench(
@@ -40,47 +48,50 @@ def run_bench(
     """Measure every model on every sequence.
 
     notify: gets the events bench, bench_model, progress, sequence_done, bench_kept (after a signal), warning, and those
-    of downloads. ask, stop: as for pipeline.restore_file. finish: gets the report while the pictures it names exist.
+    of downloads. ask, stop: as for pipeline.restore_file. finish: called with the report before the pictures that its
+    examples name are deleted.
 
     Raises: VdeblurError. Finished sequences are kept, and the same task resumes after them.
     """
     protocol = PROTOCOLS[task.protocol]
-    names = tuple(dict.fromkeys((*task.models, *contenders.ALWAYS)))
-    contenders.check_names(names)
+    names = tuple(dict.fromkeys((*task.models, *candidates.ALWAYS)))
+    candidates.check_names(names)
     if task.vmaf:
         vmaf.check_vmaf()
     talk = Talk(task.offline, task.yes, notify, ask, stop)
     dataset = _open(task, protocol, talk)
-    chosen = device.choose_device(task.device)
-    contenders.obtain_contenders(names, talk)
+    device = choose_device(task.device)
+    candidates.obtain_candidates(names, talk)
     facts = _dataset_facts(dataset)
     notify("bench", {**asdict(facts), "protocol": protocol.description, "models": list(names)})
     results: list[ModelResult] = []
-    caches: list[Kept] = []
+    caches: list[ResultCache] = []
     try:
         for name in names:
-            contender = contenders.load_contender(name, chosen, task.precision, talk)
-            caches.append(Kept(task, dataset, protocol, contender, chosen))
-            results.append(_measure(Bench(task, dataset, protocol, chosen, notify, stop), contender, caches[-1]))
+            candidate = candidates.load_candidate(name, device, task.precision, talk)
+            caches.append(ResultCache(task, dataset, protocol, candidate, device))
+            results.append(_measure(BenchContext(task, dataset, protocol, device, notify, stop), candidate, caches[-1]))
     except InterruptedRunError:
-        notify("bench_kept", {"sequences": sum(kept.count() for kept in caches)})
+        notify("bench_kept", {"sequences": sum(cache.count() for cache in caches)})
         raise
     precisions = dict.fromkeys(result.precision for result in results if result.model in task.models)
     report = BenchReport(
         dataset=facts,
         protocol=protocol,
-        device=str(chosen),
-        device_name=device_name_of(chosen),
+        device=str(device),
+        device_name=device_name_of(device),
         precision=" ".join(precisions) or task.precision,
         versions=_versions(),
         models=tuple(results),
-        shown=tuple(
-            frame for result, kept in zip(results, caches, strict=True) for frame in _shown(result, kept, dataset)
+        examples=tuple(
+            frame
+            for result, cache in zip(results, caches, strict=True)
+            for frame in _example_frames(result, cache, dataset)
         ),
     )
     finish(report)
-    for kept in caches:
-        kept.forget()
+    for cache in caches:
+        cache.clear()
     return report
 
 
@@ -126,8 +137,8 @@ def _versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The task, the data and the callbacks that all measurements of a bench share."""
+class BenchContext:
+    """The options of a bench, its open data set, device and callbacks, which all its measurements share."""
 
     task: BenchTask
     dataset: DataSet
@@ -150,7 +161,7 @@ class Bench:
 class _Progress:
     """Counts the restored frames of a model and reports its rate."""
 
-    bench: Bench
+    context: BenchContext
     name: str
     total: int
     done: int = 0
@@ -160,77 +171,80 @@ class _Progress:
         self.done += 1
         rate = self.done / max(time.monotonic() - self.begun, 1e-6)
         facts = {"input": self.name, "frame": self.done, "frames_estimate": self.total, "fps": round(rate, 3)}
-        self.bench.notify("progress", {**facts, "eta_seconds": round((self.total - self.done) / rate, 1)})
+        self.context.notify("progress", {**facts, "eta_seconds": round((self.total - self.done) / rate, 1)})
 
 
-def _measure(bench: Bench, contender: Contender, kept: Kept) -> ModelResult:
+def _measure(context: BenchContext, candidate: Candidate, cache: ResultCache) -> ModelResult:
     """Measure a model on every sequence that no interrupted bench has finished.
 
     Raises: DeviceError if memory runs out.
     """
-    sequences = bench.dataset.sequences
-    earlier = [kept.read(sequence.name) for sequence in sequences]
-    facts = {"model": contender.name, "precision": contender.precision, "device": str(bench.device)}
+    sequences = context.dataset.sequences
+    earlier = [cache.read(sequence.name) for sequence in sequences]
+    facts = {"model": candidate.name, "precision": candidate.precision, "device": str(context.device)}
     finished = sum(result is not None for result in earlier)
-    bench.notify("bench_model", {**facts, "finished": finished, "sequences": len(sequences)})
+    context.notify("bench_model", {**facts, "finished": finished, "sequences": len(sequences)})
     height, width = pictures.read_rgb(sequences[0].pairs[0].blurry).shape[1:]
-    flops = contender.flops(height, width)
+    flops = candidate.flops(height, width)
     frames = (len(sequence.pairs) for sequence, result in zip(sequences, earlier, strict=True) if result is None)
-    progress = _Progress(bench, contender.name, sum(frames))
+    progress = _Progress(context, candidate.name, sum(frames))
     results = []
     for sequence, result in zip(sequences, earlier, strict=True):
         if result is None:
             try:
-                result = _measure_sequence(bench, contender, sequence, kept, progress)
+                result = _measure_sequence(context, candidate, sequence, cache, progress)
             except torch.OutOfMemoryError as error:
                 hint = "use --device cpu, or another model"
-                raise DeviceError(f"the device is out of memory for {contender.name}", hint) from error
-            kept.write(result)
+                raise DeviceError(f"the device is out of memory for {candidate.name}", hint) from error
+            cache.write(result)
         results.append(result)
-        bench.notify("sequence_done", {"model": contender.name, "sequence": result.name, **asdict(result.quality)})
-    title = bench.dataset.title
+        scores = {"model": candidate.name, "sequence": result.name, **asdict(result.quality)}
+        context.notify("sequence_done", without_infinities(scores))
+    title = context.dataset.title
     return ModelResult(
-        model=contender.model,
-        weights=contender.weights,
-        weights_sha256=contender.digest,
-        precision=contender.precision,
-        params=contender.parameters,
+        model=candidate.model,
+        weights=candidate.weights,
+        weights_sha256=candidate.digest,
+        precision=candidate.precision,
+        params=candidate.parameters,
         flops=flops,
-        published=contenders.published_score(contender, title, bench.protocol) if bench.dataset.complete else None,
-        other_protocols=contenders.other_protocols(contender, title, bench.protocol),
+        published=candidates.published_score(candidate, title, context.protocol) if context.dataset.complete else None,
+        other_protocols=candidates.other_protocols(candidate, title, context.protocol),
         sequences=tuple(results),
     )
 
 
 def _measure_sequence(
-    bench: Bench, contender: Contender, sequence: Sequence, kept: Kept, progress: _Progress
+    context: BenchContext, candidate: Candidate, sequence: Sequence, cache: ResultCache, progress: _Progress
 ) -> SequenceResult:
     """Restore a sequence, compare each frame with the sharp one, and keep the worst and the best frame.
 
     Raises: InputError if the sizes of a pair differ.
     """
-    folder = None if bench.task.save is None else bench.task.save / contender.name / sequence.name
-    peak = memory.Peak(bench.device)
+    folder = None if context.task.save is None else context.task.save / candidate.name / sequence.name
+    peak = memory.Peak(context.device)
     seconds = 0.0
     with contextlib.ExitStack() as stack:
         sharp = stack.enter_context(contextlib.closing(threads.threaded(_pictures(sequence, "sharp"), AHEAD)))
         blurry = stack.enter_context(contextlib.closing(threads.threaded(_pictures(sequence, "blurry"), AHEAD)))
-        scorer = stack.enter_context(vmaf.Vmaf()) if bench.task.vmaf else None
-        comparison = Comparison(bench.protocol, bench.device, scorer)
-        restored_frames = _timed_frames(bench, contender, blurry, peak)
+        scorer = stack.enter_context(vmaf.Vmaf()) if context.task.vmaf else None
+        comparison = Comparison(context.protocol, context.device, scorer)
+        restored_frames = _timed_frames(context, candidate, blurry, peak)
         for index, pair in enumerate(sequence.pairs):
-            restored, took = next(restored_frames)
-            seconds += took
-            truth = next(sharp)
-            if truth.shape != restored.shape:
+            restored, frame_seconds = next(restored_frames)
+            seconds += frame_seconds
+            sharp_frame = next(sharp)
+            if sharp_frame.shape != restored.shape:
                 raise InputError(f"{pair.sharp} has another size than {pair.blurry}", "make the sizes of a pair equal")
             if folder is not None:
                 pictures.write_png(folder / f"{pair.name}.png", restored)
-            comparison.add(pair, restored, truth, took, bench.protocol.counts(index, len(sequence.pairs)))
+            comparison.add(
+                pair, restored, sharp_frame, frame_seconds, context.protocol.counts(index, len(sequence.pairs))
+            )
             progress.count()
         frames = comparison.finish()
     for kind, picture in comparison.extremes.items():
-        pictures.write_png(kept.picture(sequence.name, kind), picture)
+        pictures.write_png(cache.picture(sequence.name, kind), picture)
     return SequenceResult(
         name=sequence.name,
         frames=frames,
@@ -248,11 +262,11 @@ def _pictures(sequence: Sequence, kind: str) -> Iterator[Tensor]:
 
 
 def _timed_frames(
-    bench: Bench, contender: Contender, blurry: Iterator[Tensor], peak: memory.Peak
+    context: BenchContext, candidate: Candidate, blurry: Iterator[Tensor], peak: memory.Peak
 ) -> Iterator[tuple[Tensor, float]]:
     """Yield each restored frame with the seconds it took, without those spent waiting for blurry frames."""
-    waited = contenders.Waited()
-    stream = contender.restore(waited.through(blurry, bench.check_stop), bench.protocol, bench.dataset.known)
+    waited = candidates.Waited()
+    stream = candidate.restore(waited.through(blurry, context.check_stop), context.protocol, context.dataset.known)
     while True:
         with peak:
             begun, waited.seconds = time.perf_counter(), 0.0
@@ -263,14 +277,16 @@ def _timed_frames(
         yield restored, seconds
 
 
-def _shown(result: ModelResult, kept: Kept, dataset: DataSet) -> Iterator[ShownFrame]:
-    """Yield a model's worst and best frames, no two of one sequence and kind."""
+def _example_frames(result: ModelResult, cache: ResultCache, dataset: DataSet) -> Iterator[ExampleFrame]:
+    """Yield a model's worst and best frames: of a sequence at most its worst and its best one."""
     pairs = {(sequence.name, pair.name): pair for sequence in dataset.sequences for pair in sequence.pairs}
     for kind, pick in (("worst", min), ("best", max)):
-        extremes = [(one.name, pick(one.frames, key=lambda frame: frame.psnr)) for one in result.sequences]
+        extremes = [
+            (sequence.name, pick(sequence.frames, key=lambda frame: frame.psnr)) for sequence in result.sequences
+        ]
         extremes.sort(key=lambda item: item[1].psnr, reverse=kind == "best")
-        for sequence, frame in extremes[:SHOWN]:
-            pair, restored = pairs[sequence, frame.name], kept.picture(sequence, kind)
+        for name, frame in extremes[:EXAMPLES]:
+            pair, restored = pairs[name, frame.name], cache.picture(name, kind)
             if restored.is_file():
-                place = {"model": result.model, "weights": result.weights, "sequence": sequence, "frame": frame.name}
-                yield ShownFrame(**place, kind=kind, blurry=pair.blurry, restored=restored, sharp=pair.sharp)
+                place = {"model": result.model, "weights": result.weights, "sequence": name, "frame": frame.name}
+                yield ExampleFrame(**place, kind=kind, blurry=pair.blurry, restored=restored, sharp=pair.sharp)

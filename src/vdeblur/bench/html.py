@@ -18,7 +18,7 @@ from vdeblur.bench.columns import (
     sequence_rows,
     source_cells,
 )
-from vdeblur.bench.results import BenchReport, ModelResult, ShownFrame
+from vdeblur.bench.results import BenchReport, ExampleFrame, ModelResult
 from vdeblur.look.page import page_html, picture_uri, slider_html
 from vdeblur.source.pictures import read_picture
 
@@ -36,7 +36,7 @@ def as_html(report: BenchReport) -> str:
         _scatters(models),
         _model_table(models),
         _sequence_tables(models),
-        _pictures(report.shown, models),
+        _pictures(report.examples, models),
         _sources(models),
     ]
     title = f"vdeblur bench: {report.dataset.title}: {len(models)} models"
@@ -156,7 +156,7 @@ def _sequence_tables(models: list[ModelResult]) -> str:
     return f'<section><h2>Sequences</h2><div class="tabs">{"".join(buttons + tables)}</div></section>'
 
 
-def _pictures(frames: tuple[ShownFrame, ...], models: list[ModelResult]) -> str:
+def _pictures(frames: tuple[ExampleFrame, ...], models: list[ModelResult]) -> str:
     """Return a slider for each of the worst and best frames, the best model first."""
     parts = []
     for model in models:
@@ -172,13 +172,13 @@ def _pictures(frames: tuple[ShownFrame, ...], models: list[ModelResult]) -> str:
     )
 
 
-def _slider(frame: ShownFrame) -> str:
+def _slider(frame: ExampleFrame) -> str:
     blurry, restored, sharp = map(_read, (frame.blurry, frame.restored, frame.sharp))
     y, x = largest_change(blurry, restored)
-    before, after, truth = (
+    blurry_crop, restored_crop, sharp_crop = (
         picture_uri(picture[y : y + CROP[0], x : x + CROP[1]]) for picture in (blurry, restored, sharp)
     )
-    return slider_html(before, after, truth, f"{frame.kind} frame of {frame.sequence}: {frame.frame}")
+    return slider_html(blurry_crop, restored_crop, sharp_crop, f"{frame.kind} frame of {frame.sequence}: {frame.frame}")
 
 
 def _read(path: Path) -> numpy.ndarray:

@@ -14,8 +14,8 @@ class Peak:
     libraries. Only Linux can reset that peak; elsewhere it includes all that the process did before.
     """
 
-    def __init__(self, chosen: torch.device) -> None:
-        self.device = chosen
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.bytes: int | None = None
 
     def __enter__(self) -> Self:

@@ -42,16 +42,16 @@ def write_text(text: str, path: Path) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror}", "check the folder") from error
 
 
-def check_report(path: Path, kinds: Iterable[str] = (), what: str = "a report") -> None:
+def check_report(path: Path, kinds: Iterable[str] = (), kind: str = "a report") -> None:
     """Refuse a path that no report can be written to, before the long work begins.
 
-    kinds: the suffixes allowed, by default those of KINDS. what: the report's name in the message.
+    kinds: the suffixes allowed, by default those of KINDS. kind: the kind of report, for the message.
 
     Raises: UsageError for another suffix, OutputError if the folder does not exist.
     """
     kinds = tuple(kinds or KINDS)
     if path.suffix.lower() not in kinds:
-        raise UsageError(f"{what} cannot be of the kind {path.suffix!r}", f"name it {' or '.join(kinds)}")
+        raise UsageError(f"{kind} cannot be of the kind {path.suffix!r}", f"name it {' or '.join(kinds)}")
     if not path.absolute().parent.is_dir():
         raise OutputError(f"the folder {path.absolute().parent} does not exist", "create it, or choose another")
 

@@ -158,7 +158,7 @@ class DatasetFacts:
 
 
 @dataclass(frozen=True)
-class ShownFrame:
+class ExampleFrame:
     """One of a model's worst or best frames, and the files of its pictures. kind: "worst" or "best"."""
 
     model: str
@@ -175,8 +175,8 @@ class ShownFrame:
 class BenchReport:
     """Everything that a bench measured.
 
-    precision: of the models that the user named. shown: for the page; the restored pictures exist only until the bench
-    ends.
+    precision: of the models that the user named. examples: for the HTML page; their restored pictures exist only
+    until the bench ends.
     """
 
     dataset: DatasetFacts
@@ -186,11 +186,11 @@ class BenchReport:
     precision: str
     versions: dict[str, str]
     models: tuple[ModelResult, ...]
-    shown: tuple[ShownFrame, ...] = ()
+    examples: tuple[ExampleFrame, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as docs/json.md describes it; infinite numbers (PSNR of equal frames) become None."""
-        report: dict[str, Any] = _without_infinities(
+        report: dict[str, Any] = without_infinities(
             {
                 "v": 1,
                 "dataset": self.dataset.title,
@@ -256,10 +256,10 @@ def _weighted_mean(values: list[tuple[float | None, int]]) -> float | None:
     return math.fsum(value * frames for value, frames in known) / sum(frames for _, frames in known) if known else None
 
 
-def _without_infinities(value: Any) -> Any:
+def without_infinities(value: Any) -> Any:
     """Replace infinities and NaN, which JSON does not know, by None."""
     if isinstance(value, dict):
-        return {key: _without_infinities(item) for key, item in value.items()}
+        return {key: without_infinities(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_infinities(item) for item in value]
+        return [without_infinities(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -151,7 +151,9 @@ def _with_ratios(models: list[ModelSpeed], references: list[ReferenceSpeed]) -> 
         replace(
             model,
             ratio=model.network_fps / models[0].network_fps,
-            reference_ratios={one.name: one.seconds_per_frame * model.network_fps for one in references},
+            reference_ratios={
+                reference.name: reference.seconds_per_frame * model.network_fps for reference in references
+            },
         )
         for model in models
     ]

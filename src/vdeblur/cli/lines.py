@@ -194,7 +194,8 @@ def _bench_kept(facts: BenchKeptEvent) -> list[str]:
 
 
 def _sequence_done(facts: SequenceDoneEvent) -> list[str]:
-    return [f"  {facts['sequence']}: {facts['psnr']:.2f} dB"]
+    psnr = "inf" if facts["psnr"] is None else f"{facts['psnr']:.2f}"
+    return [f"  {facts['sequence']}: {psnr} dB"]
 
 
 def _measuring(facts: MeasuringEvent) -> list[str]:

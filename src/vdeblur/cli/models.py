@@ -12,7 +12,7 @@ from vdeblur.cli.types import YES
 from vdeblur.errors import ModelError
 
 if TYPE_CHECKING:
-    from vdeblur.models.registry import Entry, Weights
+    from vdeblur.models.registry import ModelEntry, Weights
 
 # torch takes seconds to import, and --help must not wait: vdeblur.models is imported inside the commands.
 
@@ -48,7 +48,7 @@ def list_command(json: bool) -> None:
         from vdeblur.models import registry
         from vdeblur.models.listing import seconds_per_frame_here
 
-        rows: list[tuple[Entry, Weights | None]] = []
+        rows: list[tuple[ModelEntry, Weights | None]] = []
         for entry in registry.known_models().values():
             rows += [(entry, weights) for weights in registry.weights_of(entry).values()] or [(entry, None)]
         seconds = seconds_per_frame_here()
@@ -62,7 +62,7 @@ def list_command(json: bool) -> None:
         show_table(heads, [_row(entry, weights, seconds.get(entry.name)) for entry, weights in rows])
 
 
-def _row(entry: "Entry", weights: "Weights | None", seconds: float | None) -> tuple[str, ...]:
+def _row(entry: "ModelEntry", weights: "Weights | None", seconds: float | None) -> tuple[str, ...]:
     from vdeblur.models import cache
 
     name = entry.name if weights is None or weights.name == entry.default else f"{entry.name}@{weights.name}"
@@ -124,7 +124,7 @@ def _show_facts(facts: dict[str, Any]) -> None:
             click.echo(f"{key}: {value}")
 
 
-def _entry_facts(entry: "Entry") -> dict[str, Any]:
+def _entry_facts(entry: "ModelEntry") -> dict[str, Any]:
     return {
         "model": entry.name,
         "description": entry.description,
@@ -140,7 +140,7 @@ def _entry_facts(entry: "Entry") -> dict[str, Any]:
     }
 
 
-def _weights_facts(entry: "Entry", weights: "Weights") -> dict[str, Any]:
+def _weights_facts(entry: "ModelEntry", weights: "Weights") -> dict[str, Any]:
     from vdeblur.models import cache
 
     return {
@@ -157,7 +157,7 @@ def _weights_facts(entry: "Entry", weights: "Weights") -> dict[str, Any]:
     }
 
 
-def _facts(entry: "Entry", weights: "Weights | None") -> dict[str, Any]:
+def _facts(entry: "ModelEntry", weights: "Weights | None") -> dict[str, Any]:
     facts = _entry_facts(entry)
     return facts if weights is None else {**facts, **_weights_facts(entry, weights)}
 
@@ -238,9 +238,9 @@ def verify_command(names: tuple[str, ...]) -> None:
             several = [chosen] if "@" in name and chosen else list(registry.weights_of(entry).values())
             for weights in several:
                 state = cache.verification_of(entry, weights)
-                if state != "absent" or names:
+                if state != cache.CacheState.ABSENT or names:
                     click.echo(f"{entry.name}@{weights.name}: {state}")
-                if state in ("damaged", cache.UNREADABLE):
+                if state in (cache.CacheState.DAMAGED, cache.CacheState.UNREADABLE):
                     bad.append(f"{entry.name}@{weights.name}")
         if bad:
             raise ModelError(

@@ -137,7 +137,7 @@ def train_command(model: str, json: bool, print_config: bool, **given: Any) -> N
             recipe,
             given["dataset"],
             given["out"] or Path("runs") / (f"{entry.name}-{recipe.stage}" if recipe.stage else entry.name),
-            copy=given["data"],
+            data_folder=given["data"],
             frozen=given["freeze"],
             **{name: given[name] for name in (*names, "yes", "offline")},
         )

@@ -146,15 +146,15 @@ def _size_at(url: str, archive: Archive, talk: Talk) -> int:
     return round((archive.megabytes or 0) * 1e6)
 
 
-def _check_room(folder: Path, needed_bytes: int, what: str) -> None:
-    """Check the free room.
+def _check_room(folder: Path, needed_bytes: int, name: str) -> None:
+    """Check that the folder has room for the file of this name.
 
     Raises: OutputError if it is too little.
     """
     free = shutil.disk_usage(folder).free
     if needed_bytes * SPARE > free:
         raise OutputError(
-            f"{what} needs {needed_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free",
+            f"{name} needs {needed_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free",
             "free some space, or set VDEBLUR_CACHE to another folder",
         )
 
@@ -242,11 +242,7 @@ def _write(path: Path, data: bytes) -> None:
 
     Raises: OutputError if it cannot be written.
     """
-    temporary = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        files.write_whole(path, data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {error.strerror}", "free some space in the cache") from error

@@ -72,8 +72,8 @@ def write_comparison(
     exists; it appears complete or not at all.
     """
     if (mode == "html") != (output.suffix.lower() in (".html", ".htm")):
-        what = "a page with a slider is named *.html" if mode == "html" else f"{output.suffix} is not a video format"
-        raise OutputError(f"{output} cannot hold a comparison of mode {mode}: {what}", "choose another -o or --mode")
+        reason = "a page with a slider is named *.html" if mode == "html" else f"{output.suffix} is not a video format"
+        raise OutputError(f"{output} cannot hold a comparison of mode {mode}: {reason}", "choose another -o or --mode")
     with opened(a, b, notify, cut) as couple:
         for path in (a, b):
             files.check_output(output, path, overwrite)

@@ -53,12 +53,12 @@ class SampledPart:
 class FrameSample:
     """The findings in the sampled frames.
 
-    whole: all parts were reached. side_data: the kinds of side data, in FFmpeg's names. damaged: the number of packets
-    that could not be decoded.
+    is_complete: all parts were reached. side_data: the kinds of side data, in FFmpeg's names. damaged: the number of
+    packets that could not be decoded.
     """
 
     parts: list[SampledPart] = field(default_factory=list)
-    whole: bool = True
+    is_complete: bool = True
     interlaced: bool = False
     side_data: set[str] = field(default_factory=set)
     damaged: int = 0
@@ -139,7 +139,7 @@ def _of_stream(
             return
         rest = sum(1 for _ in islice(frames, step - GROUP))
         yield index * step / rate, (index * step + len(pictures) + rest) / rate, pictures
-    sample.whole = next(frames, None) is None
+    sample.is_complete = next(frames, None) is None
 
 
 def _decoded(

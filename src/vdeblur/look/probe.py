@@ -182,7 +182,7 @@ def _findings(
         found["W_ALPHA"] = "its transparency is in a separate layer that no decoder here reads, so it is left out"
     if sample.interlaced:
         found["W_INTERLACED"] = "the video is interlaced, and blur is measured on whole frames"
-    if not sample.whole:
+    if not sample.is_complete:
         found["W_SAMPLED_BEGINNING"] = "the file has no index, so only its beginning was sampled"
     return found
 

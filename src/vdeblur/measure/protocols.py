@@ -70,8 +70,8 @@ class Protocol:
 
     def to_8bit(self, restored: Tensor) -> Tensor:
         """Quantise values in 0..255 to uint8 as the authors do."""
-        whole = restored.floor() if self.truncate else restored.round()
-        return whole.clamp(0, 255).to(torch.uint8)
+        integers = restored.floor() if self.truncate else restored.round()
+        return integers.clamp(0, 255).to(torch.uint8)
 
     def measure(self, restored: Tensor, sharp: Tensor) -> "list[Quality]":
         """Measure each of the RGB pictures, (B, 3, H, W) uint8.
@@ -103,13 +103,17 @@ class Quality:
 def mean(qualities: list[Quality]) -> Quality:
     """Return the mean of each score; there must be at least one quality."""
 
-    def over(values: list[float | None]) -> float | None:
+    def mean_of_known(values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return math.fsum(known) / len(known) if known else None
 
-    psnr = over([quality.psnr for quality in qualities])
+    psnr = mean_of_known([quality.psnr for quality in qualities])
     assert psnr is not None
-    return Quality(psnr, over([quality.ssim_2d for quality in qualities]), over([one.ssim_3d for one in qualities]))
+    return Quality(
+        psnr,
+        mean_of_known([quality.ssim_2d for quality in qualities]),
+        mean_of_known([quality.ssim_3d for quality in qualities]),
+    )
 
 
 PROTOCOLS = {

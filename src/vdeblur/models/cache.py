@@ -1,8 +1,12 @@
-"""Weights on this machine: fetched, verified, converted once, imported, removed."""
+"""The weights on this machine, as files: obtain_weights downloads, verifies and converts them once to safetensors.
+
+import_file and remove_weights add and remove files. weights.py loads a file into a network; fetch/ downloads.
+"""
 
 import contextlib
 import dataclasses
 import shutil
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 
@@ -18,44 +22,52 @@ from vdeblur.fetch.sources import DownloadSource, RemoteFile
 from vdeblur.models import own
 from vdeblur.models.checkpoint import fit_model, fit_start, read_checkpoint
 from vdeblur.models.records import WeightsRecord, cached_path, read_record, record_path, write_record
-from vdeblur.models.registry import NAME, Entry, Weights, choose_weights, find_entry, known_models, weights_of
+from vdeblur.models.registry import NAME, ModelEntry, Weights, choose_weights, find_entry, known_models, weights_of
 
-QUIET = Talk()
-UNREADABLE = "not readable by you"
+QUIET = Talk()  # reports nothing and asks nothing: files without a published digest are refused
 
 
-def is_cached(entry: Entry, weights: Weights) -> bool:
+class CacheState(StrEnum):
+    """The states of cached weights; the values are the words of `vdeblur models verify`."""
+
+    WHOLE = "whole"  # as it was downloaded or imported
+    DAMAGED = "damaged"  # or not the expected file
+    ABSENT = "absent"
+    UNREADABLE = "not readable by you"
+
+
+def is_cached(entry: ModelEntry, weights: Weights) -> bool:
     """Return whether weights are on this machine, without reading them."""
     return weights.in_package or cached_path(entry.name, weights.name).is_file()
 
 
-def check_cached(entry: Entry, weights: Weights) -> str:
-    """Compare cached weights with their digests: "whole", "damaged", "absent", or "not readable by you"."""
+def check_cached(entry: ModelEntry, weights: Weights) -> CacheState:
+    """Compare cached weights with their digests."""
     if weights.in_package:
         found = sources.digests(_packaged_path(weights))["sha256"]
-        return "whole" if found == weights.remote.pins["sha256"] else "damaged"
+        return CacheState.WHOLE if found == weights.remote.pins["sha256"] else CacheState.DAMAGED
     path = cached_path(entry.name, weights.name)
     try:
         if not path.is_file():
-            return "absent"
-        for each in (path, record_path(path)):
-            if each.exists():
-                each.open("rb").close()
+            return CacheState.ABSENT
+        for file in (path, record_path(path)):
+            if file.exists():
+                file.open("rb").close()
     except PermissionError:
-        return UNREADABLE
+        return CacheState.UNREADABLE
     record = read_record(path)
     if record is None or any(record.digests.get(kind) != pin for kind, pin in weights.remote.pins.items()):
-        return "damaged"
+        return CacheState.DAMAGED
     try:
-        return "whole" if sources.digests(path)["sha256"] == record.converted_sha256 else "damaged"
+        return CacheState.WHOLE if sources.digests(path)["sha256"] == record.converted_sha256 else CacheState.DAMAGED
     except OSError:
-        return "damaged"
+        return CacheState.DAMAGED
 
 
-def verification_of(entry: Entry, weights: Weights) -> str:
+def verification_of(entry: ModelEntry, weights: Weights) -> str:
     """Return what check_cached found, and how much that proves."""
     state = check_cached(entry, weights)
-    if state != "whole":
+    if state is not CacheState.WHOLE:
         return state
     if weights.imported:
         return f"{state}, imported by you"
@@ -81,45 +93,45 @@ def read_cached(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} cannot be read: {error}", "see vdeblur models verify") from error
 
 
-def obtain_weights(entry: Entry, weights: Weights, talk: Talk = QUIET) -> Path:
+def obtain_weights(entry: ModelEntry, weights: Weights, talk: Talk = QUIET) -> Path:
     """Return the safetensors file of weights, verified; download and convert it if it is not cached.
 
     Raises: ModelError if that fails, with what to do by hand.
     """
     full_name = f"{entry.name}@{weights.name}"
     if weights.in_package:
-        if check_cached(entry, weights) != "whole":
+        if check_cached(entry, weights) is not CacheState.WHOLE:
             raise ModelError(
                 f"the weights of {entry.name} are damaged: their SHA-256 is wrong", "install vdeblur again"
             )
         return _packaged_path(weights)
     path = cached_path(entry.name, weights.name)
     state = check_cached(entry, weights)
-    if state == "whole":  # before the lock, so that a read-only cache works, too
+    if state is CacheState.WHOLE:  # before the lock, so that a read-only cache works, too
         return path
-    if state == UNREADABLE:
+    if state is CacheState.UNREADABLE:
         message = f"{path} cannot be read: permission denied"
         raise ModelError(message, "ask its owner for access, or set VDEBLUR_CACHE to another folder")
     with files.locked(path.with_suffix(".lock"), talk):
         state = check_cached(entry, weights)
-        if state == "whole":  # another process has just fetched it
+        if state is CacheState.WHOLE:  # another process has just fetched it
             return path
         if weights.imported:
             raise ModelError(
                 f"the imported file of {full_name} is {state}", f"vdeblur models import FILE --as {full_name}"
             )
-        if state == "damaged":
+        if state is CacheState.DAMAGED:
             message = f"{full_name} in the cache is damaged or not the expected file; downloading it again"
             talk.notify("warning", {"code": "W_CACHE", "message": message})
-        return _fetch(entry, weights, path, talk)
+        return _download(entry, weights, path, talk)
 
 
-def _fetch(entry: Entry, weights: Weights, path: Path, talk: Talk) -> Path:
-    """Fetch, verify and convert weights to path; the caller holds the lock."""
+def _download(entry: ModelEntry, weights: Weights, path: Path, talk: Talk) -> Path:
+    """Download, verify and convert weights to path; the caller holds the lock."""
     full_name = f"{entry.name}@{weights.name}"
     remote = _with_remembered(weights.remote, path)
     if not weights.is_fetchable:
-        raise ModelError(f"{remote.name} has no automatic download", by_hand(entry, weights))
+        raise ModelError(f"{remote.name} has no automatic download", manual_hint(entry, weights))
     if not talk.is_offline and not remote.pins:
         _ask_for_unpinned(entry, weights, talk)
     folder = _download_folder(full_name)
@@ -128,11 +140,11 @@ def _fetch(entry: Entry, weights: Weights, path: Path, talk: Talk) -> Path:
     except http.FetchError as error:
         if remote.remembered and "has changed since" in error.message:
             accept = f"vdeblur models remove {full_name} --forget accepts the new one"
-            hint = f"{accept}; without a download: {models_at_hand()}"
+            hint = f"{accept}; without a download: {available_models_hint()}"
         elif talk.is_offline:
-            hint = f"with a network: vdeblur models download {full_name}; or {by_hand(entry, weights)}"
+            hint = f"with a network: vdeblur models download {full_name}; or {manual_hint(entry, weights)}"
         else:
-            hint = by_hand(entry, weights)
+            hint = manual_hint(entry, weights)
         raise ModelError(error.message, hint) from error
     try:
         tensors = _read_original(fetched.path, entry)
@@ -140,7 +152,7 @@ def _fetch(entry: Entry, weights: Weights, path: Path, talk: Talk) -> Path:
         if not weights.remote.pins:
             shutil.rmtree(folder, ignore_errors=True)
         message = f"the file from {fetched.place} is not usable: {error.message}"
-        raise ModelError(message, by_hand(entry, weights)) from error
+        raise ModelError(message, manual_hint(entry, weights)) from error
     size = fetched.path.stat().st_size
     record = WeightsRecord(fetched.path.name, fetched.place, fetched.digests, size, converted_sha256="")
     _store(tensors, entry, weights.name, record)
@@ -162,7 +174,7 @@ def _with_remembered(remote: RemoteFile, cached: Path) -> RemoteFile:
     return dataclasses.replace(remote, pins={"sha256": record.digests["sha256"]}, remembered=True)
 
 
-def _ask_for_unpinned(entry: Entry, weights: Weights, talk: Talk) -> None:
+def _ask_for_unpinned(entry: ModelEntry, weights: Weights, talk: Talk) -> None:
     """Ask the user to accept a download whose authors published no digest.
 
     Raises: ModelError if the user declines, or nobody can be asked.
@@ -181,13 +193,13 @@ def _ask_for_unpinned(entry: Entry, weights: Weights, talk: Talk) -> None:
     if talk.ask is None:
         raise ModelError(
             f"{full_name} has no digest from its authors to verify it: {text}.{notice}",
-            f"to accept it: vdeblur models download {full_name} --yes; without a download: {models_at_hand()}",
+            f"to accept it: vdeblur models download {full_name} --yes; without a download: {available_models_hint()}",
         )
     if not talk.ask(f"{text}: its authors published no digest to verify it.{notice} Download it?"):
-        raise ModelError(f"{full_name} was not downloaded", f"without a download: {models_at_hand()}")
+        raise ModelError(f"{full_name} was not downloaded", f"without a download: {available_models_hint()}")
 
 
-def _announce(entry: Entry, weights: Weights, source: DownloadSource, talk: Talk) -> None:
+def _announce(entry: ModelEntry, weights: Weights, source: DownloadSource, talk: Talk) -> None:
     talk.notify(
         "download",
         {
@@ -203,16 +215,16 @@ def _announce(entry: Entry, weights: Weights, source: DownloadSource, talk: Talk
     )
 
 
-def by_hand(entry: Entry, weights: Weights) -> str:
+def manual_hint(entry: ModelEntry, weights: Weights) -> str:
     """Return how to get a file of weights by hand, and which models run without a download."""
     full_name = f"{entry.name}@{weights.name}"
     name = weights.remote.name
     text = next((source.facts.get("text") for source in weights.remote.sources if source.kind == "manual"), None)
     page = f"get {name} from {weights.remote.page}{f' ({text})' if text else ''}"
-    return f"{page}, then: vdeblur models import {name} --as {full_name}; without a download: {models_at_hand()}"
+    return f"{page}, then: vdeblur models import {name} --as {full_name}; without a download: {available_models_hint()}"
 
 
-def models_at_hand() -> str:
+def available_models_hint() -> str:
     """Return the options that choose the models which need no download."""
     names = [
         f"-m {entry.name}"
@@ -222,7 +234,7 @@ def models_at_hand() -> str:
     return " or ".join(names)
 
 
-def _read_original(path: Path, entry: Entry) -> dict[str, Tensor]:
+def _read_original(path: Path, entry: ModelEntry) -> dict[str, Tensor]:
     """Read an original checkpoint as the cache keeps it: fitted to its network or part.
 
     Raises: ModelError if it cannot be read, or does not fit.
@@ -233,7 +245,7 @@ def _read_original(path: Path, entry: Entry) -> dict[str, Tensor]:
     return fit_model(tensors, entry.build(), entry, path.name)
 
 
-def _store(tensors: dict[str, Tensor], entry: Entry, weights: str, record: WeightsRecord) -> None:
+def _store(tensors: dict[str, Tensor], entry: ModelEntry, weights: str, record: WeightsRecord) -> None:
     """Write weights and their record to the cache; they appear complete or not at all.
 
     record: what is known of the original; converted_sha256 is computed here.
@@ -254,7 +266,7 @@ def _store(tensors: dict[str, Tensor], entry: Entry, weights: str, record: Weigh
         raise files.cache_error(error if isinstance(error, OSError) else OSError(str(error))) from error
 
 
-def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[Entry, Weights]:
+def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[ModelEntry, Weights]:
     """Copy the user's file into the cache as NAME[@WEIGHTS]; a new WEIGHTS registers it under that name.
 
     Raises: ModelError if it is not the file that the name stands for, or does not fit the model.
@@ -280,7 +292,7 @@ def import_file(path: Path, name: str, talk: Talk = QUIET) -> tuple[Entry, Weigh
     return entry, weights_of(entry)[wanted]
 
 
-def _import_target(name: str) -> tuple[Entry, str]:
+def _import_target(name: str) -> tuple[ModelEntry, str]:
     """Return the model and the name of the weights that a file can be imported as.
 
     Raises: ModelError if there is no such model, or it takes no such weights.
@@ -303,7 +315,7 @@ def _import_target(name: str) -> tuple[Entry, str]:
     return entry, wanted
 
 
-def _verify_import(path: Path, entry: Entry, weights: Weights) -> dict[str, str]:
+def _verify_import(path: Path, entry: ModelEntry, weights: Weights) -> dict[str, str]:
     """Return the digests of a file that is to be imported as published weights.
 
     Raises: ModelError if it is not the published file, or not the one of the first download.
@@ -317,7 +329,7 @@ def _verify_import(path: Path, entry: Entry, weights: Weights) -> dict[str, str]
         raise ModelError(error.message, hint) from error
 
 
-def _other_name(entry: Entry, wanted: str, path: Path) -> str:
+def _other_name(entry: ModelEntry, wanted: str, path: Path) -> str:
     """Return the name under which a file can be imported that is not `wanted`."""
     for name, weights in entry.weights.items():
         if weights.remote.pins and name != wanted:
@@ -340,7 +352,7 @@ def path_of(name: str) -> Path:
     return _packaged_path(weights) if weights.in_package else cached_path(entry.name, weights.name)
 
 
-def digest_of(entry: Entry, weights: Weights) -> str:
+def digest_of(entry: ModelEntry, weights: Weights) -> str:
     """Return the SHA-256 of the original file of cached weights, before it was converted."""
     if weights.in_package:
         return weights.remote.pins["sha256"]
@@ -369,7 +381,7 @@ def remove_weights(name: str, forget: bool = False, talk: Talk = QUIET) -> list[
     ]
 
 
-def _remove_one(entry: Entry, weights: Weights, forget: bool, talk: Talk) -> bool:
+def _remove_one(entry: ModelEntry, weights: Weights, forget: bool, talk: Talk) -> bool:
     """Remove weights and unfinished downloads of them; return whether there were weights."""
     path = cached_path(entry.name, weights.name)
     if not path.parent.is_dir():
@@ -393,7 +405,7 @@ def imported_of(name: str) -> list[str]:
     return [f"{name}@{weights.name}" for weights in weights_of(find_entry(name)).values() if weights.imported]
 
 
-def state_of(entry: Entry, weights: Weights | None) -> str:
+def state_of(entry: ModelEntry, weights: Weights | None) -> str:
     """Return in a few words where a model's weights are."""
     if weights is None:
         if entry.own is not None:

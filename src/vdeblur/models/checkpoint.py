@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vdeblur.errors import ModelError
 from vdeblur.fetch.sources import text_kind
-from vdeblur.models.registry import Entry, known_models
+from vdeblur.models.registry import ModelEntry, known_models
 from vdeblur.networks import PARTS
 from vdeblur.networks.layers import Network
 
@@ -110,7 +110,7 @@ def _odd_kind(value: Tensor) -> str:
     return "" if value.dtype in DTYPES else str(value.dtype).removeprefix("torch.")
 
 
-def fit_model(tensors: dict[str, Tensor], network: Network, entry: Entry, source: str) -> dict[str, Tensor]:
+def fit_model(tensors: dict[str, Tensor], network: Network, entry: ModelEntry, source: str) -> dict[str, Tensor]:
     """Return the state dict of a model's network from a checkpoint's tensors.
 
     source: the checkpoint's name, for the error.
@@ -128,7 +128,7 @@ def fit_model(tensors: dict[str, Tensor], network: Network, entry: Entry, source
     raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
 
 
-def fit_start(tensors: dict[str, Tensor], entry: Entry, source: str) -> dict[str, Tensor]:
+def fit_start(tensors: dict[str, Tensor], entry: ModelEntry, source: str) -> dict[str, Tensor]:
     """Return start weights under their authors' names: all tensors of the part, and no others.
 
     source: the checkpoint's name, for the error.
@@ -145,7 +145,7 @@ def fit_start(tensors: dict[str, Tensor], entry: Entry, source: str) -> dict[str
     return {part.official_name(name): value for name, value in state.items()}  # type: ignore[attr-defined]
 
 
-def _fits(tensors: dict[str, Tensor], entry: Entry) -> bool:
+def _fits(tensors: dict[str, Tensor], entry: ModelEntry) -> bool:
     """Return whether tensors have the names and shapes of a model, whose network gets no memory."""
     try:
         with torch.device("meta"):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from vdeblur.events import Talk
 from vdeblur.models import cache, registry
-from vdeblur.models.registry import Entry
+from vdeblur.models.registry import ModelEntry
 from vdeblur.restore import device
 
 ALWAYS = "lite"  # in the package, and fast
@@ -59,19 +59,19 @@ def strongest(chosen: torch.device, precision: str, height: int, width: int, fra
     )
 
 
-def ranking() -> list[Entry]:
+def ranking() -> list[ModelEntry]:
     """Return the models with a published PSNR on GoPro and a known cost, the strongest first."""
     known = [entry for entry in registry.known_models().values() if entry.gmacs and published_psnr(entry)]
     return sorted(known, key=lambda entry: -(published_psnr(entry) or 0))
 
 
-def published_psnr(entry: Entry) -> float | None:
+def published_psnr(entry: ModelEntry) -> float | None:
     """Return the published PSNR on GoPro, in dB, of a model's default weights."""
     weights = entry.weights.get(entry.default or "")
     return next((score.psnr for score in weights.scores if score.data == "GoPro"), None) if weights else None
 
 
-def is_at_hand(entry: Entry, talk: Talk) -> bool:
+def is_at_hand(entry: ModelEntry, talk: Talk) -> bool:
     """Return whether a model's default weights are cached, or download without a question."""
     weights = entry.weights[entry.default or ""]
     if cache.is_cached(entry, weights):
@@ -79,7 +79,7 @@ def is_at_hand(entry: Entry, talk: Talk) -> bool:
     return not talk.is_offline and weights.is_fetchable and (talk.yes or weights.verification != "unpinned")
 
 
-def seconds_per_frame(entry: Entry, height: int, width: int, rate: float) -> float:
+def seconds_per_frame(entry: ModelEntry, height: int, width: int, rate: float) -> float:
     """Estimate the seconds for a frame. rate: multiply-adds per second."""
     assert entry.gmacs is not None
     return entry.gmacs * 1e9 * height * width / COST_SIDE**2 / (rate * EFFICIENCY)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from vdeblur.models import choice
 from vdeblur.models.cache import is_cached, state_of
-from vdeblur.models.registry import Entry, PublishedScore, Weights, known_models, weights_of
+from vdeblur.models.registry import ModelEntry, PublishedScore, Weights, known_models, weights_of
 from vdeblur.restore import device
 
 SPEED_SIZE = (720, 1280)  # height and width of the frame that speed is estimated for
@@ -72,7 +72,7 @@ def seconds_per_frame_here() -> dict[str, float]:
     return seconds
 
 
-def _row(entry: Entry, weights: Weights | None, seconds: float | None) -> ListedModel:
+def _row(entry: ModelEntry, weights: Weights | None, seconds: float | None) -> ListedModel:
     is_default = weights is None or weights.name == entry.default
     return ListedModel(
         name=entry.name if is_default or weights is None else f"{entry.name}@{weights.name}",

@@ -20,7 +20,7 @@ from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
-# The required and the allowed keys of each kind of source.
+# The required and the allowed keys of each kind of source. fetch.sources.FETCHERS downloads all but package and manual.
 SOURCES: dict[str, tuple[set[str], set[str]]] = {
     "package": (set(), set()),
     "hub": ({"repo"}, {"file", "revision"}),
@@ -67,7 +67,8 @@ class PublishedScore:
 class Weights:
     """One file of weights of a model.
 
-    trained_on, blur: the data set, and how its blur was made. imported: the user's own file, known to the cache only.
+    trained_on, blur: the data set, and how its blur was made. imported: the user added the file by `vdeblur models
+    import`; weights.toml does not list it.
     """
 
     name: str
@@ -97,14 +98,16 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ModelEntry:
     """One model of weights.toml, or the user's own network.
 
-    network: a key of NETWORKS, with its arguments. It is empty for start weights, which only training uses: start_of
-    is their model, part a key of PARTS. own: the class of the user's own network, which NETWORKS lacks. prefix,
-    ignored: what the authors' checkpoints put before each tensor's name, and tensors that are not the network's.
-    no_weights: why no weights are published. gmacs: the cost of a 256x256 frame in a long stream, in 10^9
-    multiply-adds. bibtex: the entry to cite the paper with.
+    network: a key of NETWORKS; for the user's own network what the user typed, FILE.py:CLASS or the name of an entry
+    point; empty for start weights. arguments: of the network's constructor. own: the class of the user's own network,
+    None for all others. Start weights are for training only, and restore nothing: start_of names the model that they
+    start, part the part of its network that they are for, a key of PARTS. prefix: what the authors' checkpoints put
+    before each tensor's name. ignored: tensors in them that the network lacks. no_weights: why no weights are
+    published. gmacs: the cost of a 256x256 frame in a long stream, in 10^9 multiply-adds. bibtex: the entry to cite the
+    paper with.
     """
 
     name: str
@@ -137,12 +140,12 @@ class Entry:
         return self.network_class(**self.arguments)
 
 
-def known_models() -> dict[str, Entry]:
-    """Return the models of the registry whose networks exist, by name."""
+def known_models() -> dict[str, ModelEntry]:
+    """Return the models whose networks this version has, by name."""
     return read_registry(NETWORKS)
 
 
-def find_entry(name: str) -> Entry:
+def find_entry(name: str) -> ModelEntry:
     """Return the model that NAME or NAME@WEIGHTS stands for.
 
     Raises: ModelError if there is no such model, or no such weights.
@@ -150,7 +153,7 @@ def find_entry(name: str) -> Entry:
     return choose_weights(name)[0]
 
 
-def choose_weights(name: str) -> tuple[Entry, Weights | None]:
+def choose_weights(name: str) -> tuple[ModelEntry, Weights | None]:
     """Resolve a model name to its entry and weights; the weights are None if the model has none.
 
     name: NAME for a model's default weights, NAME@WEIGHTS for others, or the user's own network: FILE.py:CLASS or the
@@ -178,7 +181,7 @@ def choose_weights(name: str) -> tuple[Entry, Weights | None]:
     return entry, weights[wanted]
 
 
-def weights_of(entry: Entry) -> dict[str, Weights]:
+def weights_of(entry: ModelEntry) -> dict[str, Weights]:
     """Return all weights of a model by name: first those of the registry, then those that the user imported."""
     found = dict(entry.weights)
     for name, record in records.imported_records(entry.name):
@@ -188,21 +191,21 @@ def weights_of(entry: Entry) -> dict[str, Weights]:
     return found
 
 
-def _own_entry(name: str, network: type[Network]) -> Entry:
+def _own_entry(name: str, network: type[Network]) -> ModelEntry:
     description = (network.__doc__ or "").strip().partition("\n")[0]
-    return Entry(name=name, network=name, description=description, license="", own=network)
+    return ModelEntry(name=name, network=name, description=description, license="", own=network)
 
 
-def read_registry(networks: Collection[str]) -> dict[str, Entry]:
-    """Read weights.toml and the file that VDEBLUR_REGISTRY names, without models whose network is missing.
+def read_registry(networks: Collection[str]) -> dict[str, ModelEntry]:
+    """Read weights.toml and the file that VDEBLUR_REGISTRY names, and leave out models of other networks.
 
-    Each file is parsed once, until it changes.
+    networks: keys of NETWORKS. Each file is parsed once, until it changes.
     Raises: ModelError if the user's file is not valid, or has a model of the same name.
     """
     paths = [_packaged()]
     if os.environ.get("VDEBLUR_REGISTRY"):
         paths.append(Path(os.environ["VDEBLUR_REGISTRY"]).expanduser())
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ModelEntry] = {}
     for path in paths:
         try:
             status = path.stat()
@@ -218,7 +221,7 @@ def read_registry(networks: Collection[str]) -> dict[str, Entry]:
 
 
 @functools.lru_cache(maxsize=8)
-def _parse_file(path: Path, version: tuple[int, int, int]) -> dict[str, Entry]:
+def _parse_file(path: Path, version: tuple[int, int, int]) -> dict[str, ModelEntry]:
     """Parse a registry. version: identifies the file's content, so that a changed file is parsed again."""
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
@@ -239,7 +242,7 @@ def _packaged() -> Path:
     return packaged if packaged.is_file() else Path(__file__).parents[3] / "weights.toml"
 
 
-def _parse_entry(name: str, table: dict[str, Any]) -> Entry:
+def _parse_entry(name: str, table: dict[str, Any]) -> ModelEntry:
     _check_name(name)
     _check_keys(table, {"description", "license"} | ({"part"} if "start_of" in table else {"network"}), ENTRY_KEYS)
     weights = {key: _parse_weights(key, value) for key, value in table.get("weights", {}).items()}
@@ -247,7 +250,7 @@ def _parse_entry(name: str, table: dict[str, Any]) -> Entry:
     if default is not None and default not in weights:
         raise ValueError(f"its default {default!r} is not one of its weights")
     plain = {key: value for key, value in table.items() if key not in ("weights", "default", "scores", "ignored")}
-    return Entry(
+    return ModelEntry(
         name=name,
         weights=weights,
         default=default,

@@ -1,4 +1,7 @@
-"""From a model's name to its network with verified weights."""
+"""Load models: load_model builds a model's network and fills it with its weights.
+
+cache.py obtains the file of the weights; checkpoint.py fits its tensors to the network.
+"""
 
 from pathlib import Path
 
@@ -6,9 +9,9 @@ from torch import Tensor
 
 from vdeblur.errors import ModelError, UsageError
 from vdeblur.events import Talk
-from vdeblur.models.cache import QUIET, models_at_hand, obtain_weights, read_cached
+from vdeblur.models.cache import QUIET, available_models_hint, obtain_weights, read_cached
 from vdeblur.models.checkpoint import fit_model, read_checkpoint
-from vdeblur.models.registry import Entry, choose_weights
+from vdeblur.models.registry import ModelEntry, choose_weights
 from vdeblur.networks.layers import Network
 
 
@@ -43,14 +46,15 @@ def load_model(name: str, checkpoint: Path | None = None, talk: Talk = QUIET) ->
     return network.eval()
 
 
-def _no_weights(entry: Entry) -> ModelError:
+def _no_weights(entry: ModelEntry) -> ModelError:
     if entry.own is not None:
         return ModelError(
             f"{entry.name} needs weights", "add --weights FILE, or set trained = True in the class to run without"
         )
     return ModelError(
         f"{entry.name} has no published weights: {entry.no_weights or 'weights.toml names none'}",
-        f"with your own file: vdeblur run --weights FILE -m {entry.name}; without a download: {models_at_hand()}",
+        f"with your own file: vdeblur run --weights FILE -m {entry.name}; "
+        f"without a download: {available_models_hint()}",
     )
 
 

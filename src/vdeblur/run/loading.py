@@ -8,7 +8,7 @@ import torch
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
 from vdeblur.models import choice, own, registry, weights
-from vdeblur.models.registry import Entry
+from vdeblur.models.registry import ModelEntry
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device
 from vdeblur.run.context import Context
@@ -88,7 +88,7 @@ def prepare_network(context: Context, info: SourceInfo) -> Loaded:
 
 def settle(
     network: Network,
-    entry: Entry,
+    entry: ModelEntry,
     chosen: torch.device,
     settings: Settings,
     faults: list[str],
@@ -117,7 +117,7 @@ def settle(
     return Placed(network, chosen, precision, reason + _expected_time(entry, chosen, precision, size))
 
 
-def _expected_time(entry: Entry, chosen: torch.device, precision: str, size: tuple[int, int, int | None]) -> str:
+def _expected_time(entry: ModelEntry, chosen: torch.device, precision: str, size: tuple[int, int, int | None]) -> str:
     height, width, frames = size
     if not entry.gmacs:
         return ""

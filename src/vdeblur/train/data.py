@@ -401,7 +401,7 @@ class Loader:
             yield batch
 
     def _next(self, made: Iterator[Any]) -> Batch:
-        with lost_workers_named():
+        with explain_lost_workers():
             batch = next(made)
         if isinstance(batch, VdeblurError):
             raise batch
@@ -416,7 +416,7 @@ class Loader:
 
 
 @contextlib.contextmanager
-def lost_workers_named() -> Iterator[None]:
+def explain_lost_workers() -> Iterator[None]:
     """Translate PyTorch's error about a dead worker, which a signal handler raises at any moment.
 
     Raises: DeviceError.

@@ -35,7 +35,7 @@ class ProcessGroup:
     run: str = ""
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Return whether this process writes files and reports progress."""
         return self.rank == 0
 
@@ -48,7 +48,7 @@ class ProcessGroup:
         return values
 
     def agree(self, value: Any) -> Any:
-        """Return the leading process's value; wait for all processes."""
+        """Return the main process's value; wait for all processes."""
         if self.size == 1:
             return value
         values = [value]
@@ -59,12 +59,12 @@ class ProcessGroup:
         """Return a batch on the device."""
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
-    def leader_first(self, make: Callable[[], T]) -> T:
-        """Return what make returns: called in the leading process first, which may download or write files for all."""
-        if self.leads:
+    def main_first(self, make: Callable[[], T]) -> T:
+        """Call make in the main process first, which may download or write files for all; return its result."""
+        if self.is_main:
             made = make()
         self.agree(None)
-        if not self.leads:
+        if not self.is_main:
             made = make()
         self.agree(None)
         return made

@@ -31,14 +31,14 @@ RESULTS = ("best.safetensors", "last.safetensors", "log.csv")
 
 
 class TrainingFolder:
-    """Reads and writes a training's folder; of several processes only the leading one writes.
+    """Reads and writes a training's folder; of several processes only the main one writes.
 
-    kept: when the state was last written, by time.monotonic.
+    saved_at: when the state was last written, by time.monotonic.
     """
 
     def __init__(self, out: Path, recipe: Recipe, group: ProcessGroup) -> None:
         self.out, self.recipe, self.group = out, recipe, group
-        self.kept = time.monotonic()
+        self.saved_at = time.monotonic()
 
     def open(self, resume: bool) -> dict[str, Any] | None:
         """Return the state in the folder, or None where the folder is free for a new training.
@@ -89,12 +89,12 @@ class TrainingFolder:
         for name, before in (state["told"] if state else {}).items():
             if before != options[name]:
                 warn("W_RECIPE", f"--{name} was {before or 'not given'} before; continuing with the new value")
-        if self.group.leads:
+        if self.group.is_main:
             self._write("recipe.toml", self.recipe.text.encode())
 
-    def keep(self, state: dict[str, Any], options: dict[str, str]) -> None:
-        """Write the state, whole or not at all."""
-        if not self.group.leads:
+    def save_state(self, state: dict[str, Any], options: dict[str, str]) -> None:
+        """Write the state; the file appears complete or not at all."""
+        if not self.group.is_main:
             return
         facts = {
             "recipe": self.recipe.text,
@@ -107,11 +107,11 @@ class TrainingFolder:
         data = io.BytesIO()
         torch.save({**facts, **state}, data)
         self._write(STATE, data.getbuffer())
-        self.kept = time.monotonic()
+        self.saved_at = time.monotonic()
 
     def is_stale(self, minutes: float) -> bool:
         """Return whether the last state is older than this."""
-        return time.monotonic() - self.kept > 60 * minutes
+        return time.monotonic() - self.saved_at > 60 * minutes
 
     def write_weights(self, name: str, network: nn.Module, about: dict[str, Any]) -> None:
         """Write weights that `run --weights` reads, with metadata about their training."""

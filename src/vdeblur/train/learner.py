@@ -27,8 +27,8 @@ from vdeblur.train.schedules import Plateau
 class Learner:
     """An objective in training, by a recipe's numbers.
 
-    frozen: prefixes of parameters that keep their values. update, number: updates made and batches used so far; before:
-    updates made before the current batch.
+    frozen: prefixes of parameters that keep their values. update, batches_used: updates made and batches used so far.
+    before: updates made before the current batch. The header of loop.py defines updates, batches, turns and parts.
 
     Call `distribute` before the first step, and after load_state_dict.
 
@@ -47,7 +47,7 @@ class Learner:
         self.average = None if self.training.ema is None else _average_of(objective.network, self.training.ema)
         self.precision = device.DTYPES[self.training.precision]
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=self.precision == torch.float16)
-        self.update = self.number = self.before = 0
+        self.update = self.batches_used = self.before = 0
         self.model: nn.Module = objective
 
     def set_modes(self) -> None:
@@ -102,7 +102,7 @@ class Learner:
                 if self.average is not None:
                     self.average.update_parameters(self.objective.network)
         self.update += "network" not in turns
-        self.number += 1
+        self.batches_used += 1
         return {key: math.fsum(values) / len(values) for key, values in sums.items()}
 
     def backward(self, parts: list[Batch], turn: int, carried: list[Any]) -> dict[str, float]:
@@ -111,7 +111,7 @@ class Learner:
         carried: what the turn before left for each part; replaced by what this one leaves.
         """
         # What a step draws at random depends on the seed, the batch, the turn and the process alone.
-        torch.manual_seed(_mixed(self.training.seed, self.number, turn, self.group.rank))
+        torch.manual_seed(_mixed(self.training.seed, self.batches_used, turn, self.group.rank))
         sums: dict[str, float] = {}
         for index, part in enumerate(parts):
             with self._exchange(index == len(parts) - 1):
@@ -165,8 +165,8 @@ class Learner:
         assert isinstance(network, Network)
         return network
 
-    def crossed(self, every: int) -> bool:
-        """Return whether the last batch reached or passed a multiple of this; a batch may make several updates."""
+    def passed_multiple_of(self, every: int) -> bool:
+        """Return whether the last batch reached or passed a multiple of `every` updates."""
         return self.update // every > self.before // every
 
     def is_exhausted(self) -> bool:
@@ -183,7 +183,7 @@ class Learner:
             "plateau": self.plateau.state_dict(),
             "scaler": self.scaler.state_dict(),
             "update": self.update,
-            "number": self.number,
+            "number": self.batches_used,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -199,7 +199,7 @@ class Learner:
         self.plateau.load_state_dict(state["plateau"])
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
-        self.update, self.number = state["update"], state["number"]
+        self.update, self.batches_used = state["update"], state["number"]
 
 
 def _average_of(network: nn.Module, decay: float) -> AveragedModel:

@@ -107,7 +107,7 @@ class Log:
                 csv.DictWriter(file, self.names, lineterminator="\n").writerow(row)
         else:
             rows = [*_rows(self.path), row]
-            self.names = list(dict.fromkeys(name for each in rows for name in each))
+            self.names = list(dict.fromkeys(name for row in rows for name in row))
             self._write(rows)
         if self.writer is not None:
             for name, value in facts.items():

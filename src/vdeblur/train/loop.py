@@ -5,6 +5,14 @@
 The clips of a batch, and all that its steps draw at random, depend only on the seed and the batch's number. So a
 resumed training gives the same weights, bit for bit on one device, as an uninterrupted one: on CPUs always, on GPUs
 with --deterministic if PyTorch has a deterministic way for all that the network does.
+
+What is counted:
+    update: a step of the network's optimiser, or a batch without such a step. Learner.update counts them; a recipe's
+        `iterations` is their number in a complete training. Schedules, validations, logs and --stop-at count updates.
+    batch: what one Learner.step uses, for one update or several. Learner.batches_used counts them; by this number the
+        loader chooses the clips.
+    turn: one pass over a batch, and a step of one optimiser (Objective.turns): the network's, or a discriminator's.
+    part: a micro-batch. --accumulate cuts a process's share of a batch into parts whose gradients add up.
 """
 
 import math
@@ -36,16 +44,16 @@ from vdeblur.train.validate import Validator
 class TrainingTask:
     """A recipe and the options of `vdeblur train` beside it.
 
-    dataset: a set's name, or a folder. copy: the folder of a named set's copy. validation: a folder to validate on.
-    init: a checkpoint, or NAME[@WEIGHTS] of the registry. frozen: prefixes of parameters that keep their values.
-    limit: frames of each sequence at most. stop_at: an update to stop at, with the schedule of the whole training.
-    deterministic: see device.make_deterministic.
+    dataset: a set's name, or a folder. data_folder: the user's copy of a named set (--data). validation: a folder to
+    validate on. init: a checkpoint, or NAME[@WEIGHTS] of the registry. frozen: prefixes of parameters that keep their
+    values. limit: frames of each sequence at most. stop_at: an update to stop at, with the schedule of the whole
+    training. deterministic: see device.make_deterministic.
     """
 
     recipe: Recipe
     dataset: str
     out: Path
-    copy: Path | None = None
+    data_folder: Path | None = None
     validation: str | None = None
     init: str | None = None
     frozen: tuple[str, ...] = ()
@@ -69,7 +77,11 @@ class TrainingTask:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The updates made, and the best validation's score and update."""
+    """The result of a training.
+
+    update: updates made. best: the best validation's score, higher is better: PSNR in dB, or minus the loss; -inf
+    without a validation. best_update: the update of that validation.
+    """
 
     update: int
     best: float
@@ -86,15 +98,15 @@ def train(
     """Train a network by a recipe; under torchrun in all its processes together.
 
     Raises: VdeblurError of the kind that fits: data, weights, device, output; DeviceError at a NaN or infinite loss;
-    InterruptedRunError when `stop` returns a status, after the state is kept.
+    InterruptedRunError when `stop` returns a status, after the state is saved.
     """
     if task.deterministic:
         device.make_deterministic()
     with joined(task.device) as group:
         torch.backends.cudnn.benchmark = not task.deterministic  # crops are all of one size
-        leading = notify if group.leads else ignore
-        trainer = Trainer(task, group, Talk(task.offline, task.yes, leading, ask, stop))
-        with data.lost_workers_named():
+        notify_once = notify if group.is_main else ignore
+        trainer = Trainer(task, group, Talk(task.offline, task.yes, notify_once, ask, stop))
+        with data.explain_lost_workers():
             return trainer.run()
 
 
@@ -111,19 +123,19 @@ class Trainer:
         self.share = data.WorkerShare(self.training.batch, group.rank, group.size, self.training.accumulate)
         plan = recipe.data
         sets: dict[str, Any] = {
-            "data": task.copy,
+            "data": task.data_folder,
             "validation": task.validation,
             "blur": plan.blur,
             "limit": task.limit,
         }
-        training, held_out = group.leader_first(lambda: open_sets(task.dataset, **sets, talk=talk, warn=self._warn))
+        training, held_out = group.main_first(lambda: open_sets(task.dataset, **sets, talk=talk, warn=self._warn))
         self.learner = Learner(self._build(state is None), recipe, group, task.frozen)
         if state is not None:
             self._restore(state)
         self.learner.distribute(self._warn)
 
         options: dict[str, Any] = {"talk": talk, "warn": self._warn}
-        source = group.leader_first(lambda: data.open_clips(training.sequences, plan, cache=task.cache, **options))
+        source = group.main_first(lambda: data.open_clips(training.sequences, plan, cache=task.cache, **options))
         talk.notify("training", self._facts(source, len(held_out.sequences)))
         objective = self.learner.objective
         clips = data.training_clips(source, plan, objective.prepare, self.training.seed)
@@ -137,7 +149,7 @@ class Trainer:
 
         self.folder.write_recipe(state, task.options, self._warn)
         update = self.learner.update
-        log = Log(task.out / "log.csv", update, active=group.leads, tensorboard=task.tensorboard)
+        log = Log(task.out / "log.csv", update, active=group.is_main, tensorboard=task.tensorboard)
         self.journal = Journal(log, talk.notify, self.training.iterations, self.stop_at, update)
         self.progress = Progress(0.0 if state is None else state["seconds"])
 
@@ -159,7 +171,7 @@ class Trainer:
         return moved
 
     def _restore(self, state: dict[str, Any]) -> None:
-        """Continue from a kept state.
+        """Continue from a saved state.
 
         Raises: UsageError for the state of a training with other parts.
         """
@@ -210,47 +222,47 @@ class Trainer:
 
     def _run(self) -> None:
         learner = self.learner
-        if learner.number == 0 and self.task.init is not None:
+        if learner.batches_used == 0 and self.task.init is not None:
             self._validate()  # so that the best is never worse than the start
         for parts in self._batches():
             self.progress.add(learner.step(parts), self.share.batch, self.loader)
-            validates = learner.crossed(self.training.validate_every) or learner.update >= self.stop_at
+            validates = learner.passed_multiple_of(self.training.validate_every) or learner.update >= self.stop_at
             if validates:
                 self._validate()
             elif self.progress.is_due():
                 self._report(None)
             if self.folder.is_stale(self.training.keep_minutes):
-                self._keep()
+                self._save_state()
             self._check_stop()
             if validates and learner.is_exhausted():
                 return
 
     def _batches(self) -> Iterator[list[Batch]]:
         """Yield this process's parts of each batch that is still to be used."""
-        made = self.loader.batches(self.learner.number)
+        made = self.loader.batches(self.learner.batches_used)
         while self.learner.update < self.stop_at:
             try:
                 parts = [next(made) for _ in range(self.share.parts)]
             except VdeblurError:
-                self._keep()  # nothing is lost but the unreadable batch
+                self._save_state()  # nothing is lost but the unreadable batch
                 raise
             yield [self.group.upload(part) for part in parts]
 
     def _check_stop(self) -> None:
-        """Keep the state and stop, in all processes together, when a signal has arrived.
+        """Save the state and stop, in all processes together, when a signal has arrived.
 
         Raises: InterruptedRunError.
         """
         status = self.talk.stop()
         if self.group.any(status is not None):
-            self._keep()
+            self._save_state()
             error = InterruptedRunError(status or ExitStatus.TERMINATED)
             error.message = f"stopped at update {self.learner.update}; its state is kept"
             error.hint = "continue with --resume"
             raise error
 
     def _validate(self) -> None:
-        """Validate, report, and keep the weights and the state."""
+        """Validate, report, and write the weights and the state."""
         with self.progress.paused():
             facts, samples = self.validator.run(self.learner.evaluated, self.learner.update)
             self.learner.set_modes()
@@ -260,29 +272,29 @@ class Trainer:
                 self.best, self.best_update = score, self.learner.update
             self.learner.plateau.observe(score)
         self._report(facts)
-        if self.group.leads:
+        if self.group.is_main:
             self.journal.log.pictures(samples, self.learner.update)
             for name in ("last", "best") if is_best else ("last",):
-                self.folder.write_weights(name, self.learner.evaluated, self._origin(facts))
-        self._keep()  # last: a training that resumes from an older state does all this again
+                self.folder.write_weights(name, self.learner.evaluated, self._metadata(facts))
+        self._save_state()  # last: a training that resumes from an older state does all this again
 
     def _report(self, score: dict[str, Any] | None) -> None:
         learner = self.learner
         self.journal.report(self.progress, learner.update, learner.rate, learner.updates_per_batch, score)
 
-    def _origin(self, score: dict[str, Any]) -> dict[str, Any]:
+    def _metadata(self, score: dict[str, Any]) -> dict[str, Any]:
         """Return the metadata of weights: how they were trained."""
         task = self.task
         return {
             "update": self.learner.update,
             "seconds": round(self.progress.seconds),
-            "dataset": task.dataset if task.copy is None else f"{task.dataset} (a copy)",
+            "dataset": task.dataset if task.data_folder is None else f"{task.dataset} (a copy)",
             "init": task.init,
             "score": score,
             "version": __version__,
         }
 
-    def _keep(self) -> None:
+    def _save_state(self) -> None:
         """Write the state."""
-        own = {"best": self.best, "best_update": self.best_update, "seconds": self.progress.seconds}
-        self.folder.keep({**self.learner.state_dict(), **own}, self.task.options)
+        results = {"best": self.best, "best_update": self.best_update, "seconds": self.progress.seconds}
+        self.folder.save_state({**self.learner.state_dict(), **results}, self.task.options)

@@ -20,7 +20,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from vdeblur.errors import UsageError
-from vdeblur.models.registry import Entry
+from vdeblur.models.registry import ModelEntry
 from vdeblur.train import optimisers, schedules
 from vdeblur.train.data import Plan
 from vdeblur.train.objectives import OBJECTIVES
@@ -123,7 +123,7 @@ class Recipe:
         return tomlkit.dumps(self.tables)
 
 
-def stages_of(entry: Entry) -> list[str]:
+def stages_of(entry: ModelEntry) -> list[str]:
     """Return the names of a model's stages in their order; the main stage's is empty."""
     found = [name.split(".") for name in _names()]
     return sorted((parts[1] if len(parts) > 1 else "" for parts in found if parts[0] == _base(entry)), reverse=True)
@@ -141,14 +141,14 @@ def _names() -> Iterator[str]:
             yield file.name.removesuffix(".toml")
 
 
-def _base(entry: Entry) -> str:
+def _base(entry: ModelEntry) -> str:
     """Return the model whose recipe trains a model: itself, or else its network's namesake."""
     known = trainable()
     return entry.name if entry.name in known else entry.network
 
 
 def load_recipe(
-    entry: Entry,
+    entry: ModelEntry,
     stage: str | None = None,
     *,
     config: Path | None = None,

@@ -8,12 +8,12 @@ from vdeblur.errors import ModelError, UsageError
 from vdeblur.events import Talk
 from vdeblur.models import registry, weights
 from vdeblur.models.checkpoint import fit, read_checkpoint
-from vdeblur.models.registry import Entry
+from vdeblur.models.registry import ModelEntry
 from vdeblur.networks.layers import Network
 from vdeblur.train.recipes import Recipe
 
 
-def begin(network: Network, entry: Entry, recipe: Recipe, init: str | None, talk: Talk) -> None:
+def begin(network: Network, entry: ModelEntry, recipe: Recipe, init: str | None, talk: Talk) -> None:
     """Load the given weights, or else the start weights that the recipe names.
 
     init: a checkpoint's path, or NAME[@WEIGHTS] of the registry.
@@ -30,7 +30,7 @@ def begin(network: Network, entry: Entry, recipe: Recipe, init: str | None, talk
                 _load_part(network, part, name, talk)
 
 
-def _initial(init: str, entry: Entry, talk: Talk) -> dict[str, Tensor]:
+def _initial(init: str, entry: ModelEntry, talk: Talk) -> dict[str, Tensor]:
     """Return the weights of a file, or of a registry's model with the same network."""
     path = Path(init)
     if path.is_file() or path.suffix or "/" in init:

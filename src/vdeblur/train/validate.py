@@ -123,7 +123,7 @@ def validate(
                 samples[sequence.name] = torch.cat([_middle(picture) for picture in (blurry, restored, sharp)], 2).cpu()
     for others in group.gather(samples):
         samples |= others
-    if shown is not None and group.leads:
+    if shown is not None and group.is_main:
         for name, sample in samples.items():
             pictures.write_png(shown / f"{name}.png", sample)
     return _score(group.gather(measured)), samples

@@ -1,6 +1,6 @@
-"""The contenders of a bench: models as `run` runs them, and FFmpeg's filters, with the same interface.
+"""The candidates of a bench: models as `run` runs them, and FFmpeg's filters, with the same interface.
 
-A contender restores a sequence of 8-bit RGB pictures, which is one scene. It has the name that the user typed, the name
+A candidate restores a sequence of 8-bit RGB pictures, which is one scene. It has the name that the user typed, the name
 of its model, its weights and their digest (empty if it has none), its precision and its number of parameters.
 """
 
@@ -21,10 +21,11 @@ from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
 from vdeblur.measure.protocols import Protocol
 from vdeblur.models import cache, registry, weights
-from vdeblur.models.registry import Entry, PublishedScore, Weights
+from vdeblur.models.registry import ModelEntry, PublishedScore, Weights
 from vdeblur.networks.layers import Network
-from vdeblur.restore import device, streams
+from vdeblur.restore import streams
 from vdeblur.restore.clip import restored_pictures
+from vdeblur.restore.device import choose_precision, place
 
 ALWAYS = ("identity", *BASELINES)  # in every table
 RATE = Fraction(25)  # frames per second, which filters need
@@ -32,7 +33,7 @@ RATE = Fraction(25)  # frames per second, which filters need
 
 @dataclass
 class Waited:
-    """Seconds that a contender waited for blurry pictures, which do not count as its own time."""
+    """Seconds that a candidate waited for blurry pictures, which do not count as its own time."""
 
     seconds: float = 0.0
 
@@ -62,34 +63,34 @@ def check_names(names: tuple[str, ...]) -> None:
             registry.choose_weights(name)
 
 
-def obtain_contenders(names: tuple[str, ...], talk: Talk) -> None:
+def obtain_candidates(names: tuple[str, ...], talk: Talk) -> None:
     """Download the weights of all models before the first one is measured.
 
     Raises: ModelError if weights are not available.
     """
     for name in names:
         if name not in BASELINES:
-            entry, chosen = registry.choose_weights(name)
-            if chosen is not None:
-                cache.obtain_weights(entry, chosen, talk)
+            entry, chosen_weights = registry.choose_weights(name)
+            if chosen_weights is not None:
+                cache.obtain_weights(entry, chosen_weights, talk)
             else:
                 weights.load_model(name)  # raises with the reason if there are none
 
 
-def load_contender(name: str, chosen: torch.device, precision: str, talk: Talk) -> "Contender":
+def load_candidate(name: str, device: torch.device, precision: str, talk: Talk) -> "Candidate":
     """Return the filter or the loaded model of this name.
 
     Raises: ModelError if its weights are not available.
     """
-    return Filter(name) if name in BASELINES else MeasuredModel(name, chosen, precision, talk)
+    return Filter(name) if name in BASELINES else MeasuredModel(name, device, precision, talk)
 
 
 class Filter:
     """One of FFmpeg's sharpening filters."""
 
     weights, digest, precision, parameters = "", "", "8 bit", 0
-    entry: Entry | None = None
-    chosen: Weights | None = None
+    entry: ModelEntry | None = None
+    chosen_weights: Weights | None = None
 
     def __init__(self, name: str) -> None:
         self.name = self.model = name
@@ -114,17 +115,17 @@ def _timed(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
 class MeasuredModel:
     """A network with its weights on a device."""
 
-    def __init__(self, name: str, chosen: torch.device, precision: str, talk: Talk) -> None:
-        self.name, self.device = name, chosen
-        self.entry, self.chosen = registry.choose_weights(name)
+    def __init__(self, name: str, device: torch.device, precision: str, talk: Talk) -> None:
+        self.name, self.device = name, device
+        self.entry, self.chosen_weights = registry.choose_weights(name)
         network = weights.load_model(name, talk=talk)
-        self.precision = device.choose_precision(precision, chosen, network)
+        self.precision = choose_precision(precision, device, network)
         if self.precision != "fp32" and self.precision not in network.half_precision:
             message = f"{name} loses quality in {self.precision}; it is meant for fp32"
             talk.notify("warning", {"code": "W_PRECISION", "message": message})
-        self.network: Network = device.place(network, chosen, self.precision)
-        self.model, self.weights = self.entry.name, self.chosen.name if self.chosen else ""
-        self.digest = cache.digest_of(self.entry, self.chosen) if self.chosen else ""
+        self.network: Network = place(network, device, self.precision)
+        self.model, self.weights = self.entry.name, self.chosen_weights.name if self.chosen_weights else ""
+        self.digest = cache.digest_of(self.entry, self.chosen_weights) if self.chosen_weights else ""
         self.parameters = sum(parameter.numel() for parameter in self.network.parameters())
 
     def restore(self, blurry: Iterator[Tensor], protocol: Protocol, dataset: str) -> Iterator[Tensor]:
@@ -148,20 +149,20 @@ class MeasuredModel:
         return count_flops(self.network, self.device, height, width)
 
 
-Contender = MeasuredModel | Filter
+Candidate = MeasuredModel | Filter
 
 
-def published_score(contender: Contender, title: str, protocol: Protocol) -> PublishedScore | None:
+def published_score(candidate: Candidate, title: str, protocol: Protocol) -> PublishedScore | None:
     """Return the score that was published for these weights on this data set by this protocol.
 
     title: of the data set, which must be complete.
     """
-    scores = contender.chosen.scores if contender.chosen else ()
+    scores = candidate.chosen_weights.scores if candidate.chosen_weights else ()
     return next((score for score in scores if score.data == title and protocol.name in score.bench), None)
 
 
-def other_protocols(contender: Contender, title: str, protocol: Protocol) -> tuple[str, ...]:
+def other_protocols(candidate: Candidate, title: str, protocol: Protocol) -> tuple[str, ...]:
     """Return the protocols by which scores of these weights on this data set were published, if not by this one."""
-    scores = contender.chosen.scores if contender.chosen else ()
+    scores = candidate.chosen_weights.scores if candidate.chosen_weights else ()
     names = tuple(name for score in scores if score.data == title for name in score.bench)
     return () if protocol.name in names else names

@@ -11,26 +11,26 @@ from typing import Any
 import torch
 
 from vdeblur import __version__
-from vdeblur.bench.contenders import Contender
+from vdeblur.bench.candidates import Candidate
 from vdeblur.bench.results import BenchTask, FrameResult, SequenceResult
 from vdeblur.datasets.layouts import DataSet
-from vdeblur.files import cache_error, cache_folder
+from vdeblur.files import cache_error, cache_folder, write_whole
 from vdeblur.measure.protocols import Protocol
 
 
-class Kept:
-    """A model's finished sequences, one file each in the user's cache.
+class ResultCache:
+    """A model's finished sequences, one file each in the user's cache, and their worst and best frames.
 
-    Only the same task on the same files with the same weights finds them. A bench removes them when it ends.
+    Only the same task on the same files with the same weights finds them. A bench deletes them when it ends.
     """
 
     def __init__(
-        self, task: BenchTask, dataset: DataSet, protocol: Protocol, contender: Contender, chosen: torch.device
+        self, task: BenchTask, dataset: DataSet, protocol: Protocol, candidate: Candidate, device: torch.device
     ) -> None:
         facts: dict[str, Any] = {
             "version": __version__,
             "protocol": protocol.name,
-            "model": [contender.name, contender.digest, contender.precision, str(chosen)],
+            "model": [candidate.name, candidate.digest, candidate.precision, str(device)],
             "save": str(task.save.absolute()) if task.save else "",
             "vmaf": task.vmaf,
             "files": [
@@ -58,12 +58,8 @@ class Kept:
 
         Raises: ModelError if the cache cannot be written.
         """
-        path = self.folder / f"{result.name}.json"
-        temporary = path.with_suffix(".part")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(asdict(result)), "utf-8")
-            temporary.replace(path)
+            write_whole(self.folder / f"{result.name}.json", json.dumps(asdict(result)).encode())
         except OSError as error:
             raise cache_error(error) from error
 
@@ -75,6 +71,6 @@ class Kept:
         """Return the file of a sequence's frame with the "worst" or "best" PSNR."""
         return self.folder / f"{sequence}-{kind}.png"
 
-    def forget(self) -> None:
-        """Remove everything."""
+    def clear(self) -> None:
+        """Delete all results and pictures."""
         shutil.rmtree(self.folder, ignore_errors=True)
