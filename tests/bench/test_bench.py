@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur import files
-from vdeblur.bench import candidates, evaluate, memory, result_cache, results
+from vdeblur.bench import contenders, evaluate, kept, memory, results
 from vdeblur.cli import bench as cli_bench
 from vdeblur.datasets import known as datasets_known
 from vdeblur.datasets import layouts, pictures
@@ -408,7 +408,7 @@ def test_published_figures_only_where_all_matches(
     vdeblur, footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(vdeblur, tmp_path, monkeypatch)
-    monkeypatch.setattr(candidates, "ALWAYS", ("identity",))
+    monkeypatch.setattr(contenders, "ALWAYS", ("identity",))
     known = ("--dataset", "gopro", "--data", footage, "--model", "tiny")
     result = vdeblur("bench", *known, "--protocol", "dstnet", "--report", tmp_path / "r.json")
     assert "31.50 / 0.9100 (3D)" in result.stdout
@@ -559,14 +559,14 @@ def test_saved_frames_that_are_gone_are_made_again(footage: Path, tmp_path: Path
 
 
 def test_a_signal_ends_it_cleanly(vdeblur, footage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = result_cache.ResultCache.write
+    write = kept.ResultCache.write
 
-    def then_interrupt(self: result_cache.ResultCache, result: results.SequenceResult) -> None:
+    def then_interrupt(self: kept.ResultCache, result: results.SequenceResult) -> None:
         write(self, result)
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(result_cache.ResultCache, "write", then_interrupt)
+        patch.setattr(kept.ResultCache, "write", then_interrupt)
         result = vdeblur("bench", "--dataset", footage, "--model", "identity")
     assert result.exit_code == 130
     assert "1 sequence kept: the same command continues" in result.stderr

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from vdeblur import __version__, threads
-from vdeblur.bench import candidates, memory
-from vdeblur.bench.candidates import Candidate
+from vdeblur.bench import contenders, memory
 from vdeblur.bench.comparison import Comparison
-from vdeblur.bench.result_cache import ResultCache
+from vdeblur.bench.contenders import Contender
+from vdeblur.bench.kept import ResultCache
 from vdeblur.bench.results import (
     BenchReport,
     BenchTask,
@@ -54,23 +54,23 @@ def run_bench(
     Raises: VdeblurError. Finished sequences are kept, and the same task resumes after them.
     """
     protocol = PROTOCOLS[task.protocol]
-    names = tuple(dict.fromkeys((*task.models, *candidates.ALWAYS)))
-    candidates.check_names(names)
+    names = tuple(dict.fromkeys((*task.models, *contenders.ALWAYS)))
+    contenders.check_names(names)
     if task.vmaf:
         vmaf.check_vmaf()
     talk = Talk(task.offline, task.yes, notify, ask, stop)
     dataset = _open(task, protocol, talk)
     device = choose_device(task.device)
-    candidates.obtain_candidates(names, talk)
+    contenders.obtain_contenders(names, talk)
     facts = _dataset_facts(dataset)
     notify("bench", {**asdict(facts), "protocol": protocol.description, "models": list(names)})
     results: list[ModelResult] = []
     caches: list[ResultCache] = []
     try:
         for name in names:
-            candidate = candidates.load_candidate(name, device, task.precision, talk)
-            caches.append(ResultCache(task, dataset, protocol, candidate, device))
-            results.append(_measure(BenchContext(task, dataset, protocol, device, notify, stop), candidate, caches[-1]))
+            contender = contenders.load_contender(name, device, task.precision, talk)
+            caches.append(ResultCache(task, dataset, protocol, contender, device))
+            results.append(_measure(BenchContext(task, dataset, protocol, device, notify, stop), contender, caches[-1]))
     except InterruptedRunError:
         notify("bench_kept", {"sequences": sum(cache.count() for cache in caches)})
         raise
@@ -174,54 +174,54 @@ class _Progress:
         self.context.notify("progress", {**facts, "eta_seconds": round((self.total - self.done) / rate, 1)})
 
 
-def _measure(context: BenchContext, candidate: Candidate, cache: ResultCache) -> ModelResult:
+def _measure(context: BenchContext, contender: Contender, cache: ResultCache) -> ModelResult:
     """Measure a model on every sequence that no interrupted bench has finished.
 
     Raises: DeviceError if memory runs out.
     """
     sequences = context.dataset.sequences
     earlier = [cache.read(sequence.name) for sequence in sequences]
-    facts = {"model": candidate.name, "precision": candidate.precision, "device": str(context.device)}
+    facts = {"model": contender.name, "precision": contender.precision, "device": str(context.device)}
     finished = sum(result is not None for result in earlier)
     context.notify("bench_model", {**facts, "finished": finished, "sequences": len(sequences)})
     height, width = pictures.read_rgb(sequences[0].pairs[0].blurry).shape[1:]
-    flops = candidate.flops(height, width)
+    flops = contender.flops(height, width)
     frames = (len(sequence.pairs) for sequence, result in zip(sequences, earlier, strict=True) if result is None)
-    progress = _Progress(context, candidate.name, sum(frames))
+    progress = _Progress(context, contender.name, sum(frames))
     results = []
     for sequence, result in zip(sequences, earlier, strict=True):
         if result is None:
             try:
-                result = _measure_sequence(context, candidate, sequence, cache, progress)
+                result = _measure_sequence(context, contender, sequence, cache, progress)
             except torch.OutOfMemoryError as error:
                 hint = "use --device cpu, or another model"
-                raise DeviceError(f"the device is out of memory for {candidate.name}", hint) from error
+                raise DeviceError(f"the device is out of memory for {contender.name}", hint) from error
             cache.write(result)
         results.append(result)
-        scores = {"model": candidate.name, "sequence": result.name, **asdict(result.quality)}
+        scores = {"model": contender.name, "sequence": result.name, **asdict(result.quality)}
         context.notify("sequence_done", without_infinities(scores))
     title = context.dataset.title
     return ModelResult(
-        model=candidate.model,
-        weights=candidate.weights,
-        weights_sha256=candidate.digest,
-        precision=candidate.precision,
-        params=candidate.parameters,
+        model=contender.model,
+        weights=contender.weights,
+        weights_sha256=contender.digest,
+        precision=contender.precision,
+        params=contender.parameters,
         flops=flops,
-        published=candidates.published_score(candidate, title, context.protocol) if context.dataset.complete else None,
-        other_protocols=candidates.other_protocols(candidate, title, context.protocol),
+        published=contenders.published_score(contender, title, context.protocol) if context.dataset.complete else None,
+        other_protocols=contenders.other_protocols(contender, title, context.protocol),
         sequences=tuple(results),
     )
 
 
 def _measure_sequence(
-    context: BenchContext, candidate: Candidate, sequence: Sequence, cache: ResultCache, progress: _Progress
+    context: BenchContext, contender: Contender, sequence: Sequence, cache: ResultCache, progress: _Progress
 ) -> SequenceResult:
     """Restore a sequence, compare each frame with the sharp one, and keep the worst and the best frame.
 
     Raises: InputError if the sizes of a pair differ.
     """
-    folder = None if context.task.save is None else context.task.save / candidate.name / sequence.name
+    folder = None if context.task.save is None else context.task.save / contender.name / sequence.name
     peak = memory.Peak(context.device)
     seconds = 0.0
     with contextlib.ExitStack() as stack:
@@ -229,7 +229,7 @@ def _measure_sequence(
         blurry = stack.enter_context(contextlib.closing(threads.threaded(_pictures(sequence, "blurry"), AHEAD)))
         scorer = stack.enter_context(vmaf.Vmaf()) if context.task.vmaf else None
         comparison = Comparison(context.protocol, context.device, scorer)
-        restored_frames = _timed_frames(context, candidate, blurry, peak)
+        restored_frames = _timed_frames(context, contender, blurry, peak)
         for index, pair in enumerate(sequence.pairs):
             restored, frame_seconds = next(restored_frames)
             seconds += frame_seconds
@@ -262,11 +262,11 @@ def _pictures(sequence: Sequence, kind: str) -> Iterator[Tensor]:
 
 
 def _timed_frames(
-    context: BenchContext, candidate: Candidate, blurry: Iterator[Tensor], peak: memory.Peak
+    context: BenchContext, contender: Contender, blurry: Iterator[Tensor], peak: memory.Peak
 ) -> Iterator[tuple[Tensor, float]]:
     """Yield each restored frame with the seconds it took, without those spent waiting for blurry frames."""
-    waited = candidates.Waited()
-    stream = candidate.restore(waited.through(blurry, context.check_stop), context.protocol, context.dataset.known)
+    waited = contenders.Waited()
+    stream = contender.restore(waited.through(blurry, context.check_stop), context.protocol, context.dataset.known)
     while True:
         with peak:
             begun, waited.seconds = time.perf_counter(), 0.0

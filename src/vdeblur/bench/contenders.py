@@ -1,6 +1,6 @@
-"""The candidates of a bench: models as `run` runs them, and FFmpeg's filters, with the same interface.
+"""The contenders of a bench: models as `run` runs them, and FFmpeg's filters, with the same interface.
 
-A candidate restores a sequence of 8-bit RGB pictures, which is one scene. It has the name that the user typed, the name
+A contender restores a sequence of 8-bit RGB pictures, which is one scene. It has the name that the user typed, the name
 of its model, its weights and their digest (empty if it has none), its precision and its number of parameters.
 """
 
@@ -33,7 +33,7 @@ RATE = Fraction(25)  # frames per second, which filters need
 
 @dataclass
 class Waited:
-    """Seconds that a candidate waited for blurry pictures, which do not count as its own time."""
+    """Seconds that a contender waited for blurry pictures, which do not count as its own time."""
 
     seconds: float = 0.0
 
@@ -63,7 +63,7 @@ def check_names(names: tuple[str, ...]) -> None:
             registry.choose_weights(name)
 
 
-def obtain_candidates(names: tuple[str, ...], talk: Talk) -> None:
+def obtain_contenders(names: tuple[str, ...], talk: Talk) -> None:
     """Download the weights of all models before the first one is measured.
 
     Raises: ModelError if weights are not available.
@@ -77,7 +77,7 @@ def obtain_candidates(names: tuple[str, ...], talk: Talk) -> None:
                 weights.load_model(name)  # raises with the reason if there are none
 
 
-def load_candidate(name: str, device: torch.device, precision: str, talk: Talk) -> "Candidate":
+def load_contender(name: str, device: torch.device, precision: str, talk: Talk) -> "Contender":
     """Return the filter or the loaded model of this name.
 
     Raises: ModelError if its weights are not available.
@@ -149,20 +149,20 @@ class MeasuredModel:
         return count_flops(self.network, self.device, height, width)
 
 
-Candidate = MeasuredModel | Filter
+Contender = MeasuredModel | Filter
 
 
-def published_score(candidate: Candidate, title: str, protocol: Protocol) -> PublishedScore | None:
+def published_score(contender: Contender, title: str, protocol: Protocol) -> PublishedScore | None:
     """Return the score that was published for these weights on this data set by this protocol.
 
     title: of the data set, which must be complete.
     """
-    scores = candidate.chosen_weights.scores if candidate.chosen_weights else ()
+    scores = contender.chosen_weights.scores if contender.chosen_weights else ()
     return next((score for score in scores if score.data == title and protocol.name in score.bench), None)
 
 
-def other_protocols(candidate: Candidate, title: str, protocol: Protocol) -> tuple[str, ...]:
+def other_protocols(contender: Contender, title: str, protocol: Protocol) -> tuple[str, ...]:
     """Return the protocols by which scores of these weights on this data set were published, if not by this one."""
-    scores = candidate.chosen_weights.scores if candidate.chosen_weights else ()
+    scores = contender.chosen_weights.scores if contender.chosen_weights else ()
     names = tuple(name for score in scores if score.data == title for name in score.bench)
     return () if protocol.name in names else names

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vdeblur import __version__
-from vdeblur.bench.candidates import Candidate
+from vdeblur.bench.contenders import Contender
 from vdeblur.bench.results import BenchTask, FrameResult, SequenceResult
 from vdeblur.datasets.layouts import DataSet
 from vdeblur.files import cache_error, cache_folder, write_whole
@@ -25,12 +25,12 @@ class ResultCache:
     """
 
     def __init__(
-        self, task: BenchTask, dataset: DataSet, protocol: Protocol, candidate: Candidate, device: torch.device
+        self, task: BenchTask, dataset: DataSet, protocol: Protocol, contender: Contender, device: torch.device
     ) -> None:
         facts: dict[str, Any] = {
             "version": __version__,
             "protocol": protocol.name,
-            "model": [candidate.name, candidate.digest, candidate.precision, str(device)],
+            "model": [contender.name, contender.digest, contender.precision, str(device)],
             "save": str(task.save.absolute()) if task.save else "",
             "vmaf": task.vmaf,
             "files": [
