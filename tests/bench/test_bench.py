@@ -17,6 +17,7 @@ from tests import clips
 from tests.conftest import ROOT
 from vdeblur import files
 from vdeblur.bench import contenders, evaluate, kept, memory, results
+from vdeblur.bench.speed_results import SpeedTask
 from vdeblur.cli import bench as cli_bench
 from vdeblur.datasets import known as datasets_known
 from vdeblur.datasets import layouts, pictures
@@ -456,7 +457,8 @@ def test_speed_is_asked_for_by_the_same_command(vdeblur, tmp_path: Path, monkeyp
     report = tmp_path / "speed.md"
     options = ("--size", "64x48", "--frames", 4, "--repeats", 2, "-d", "cpu", "-p", "fp32,bf16", "--report", report)
     assert vdeblur("bench", "--speed", "--model", "lite,identity", *options, "--json").exit_code == 0
-    assert calls == [(("lite", "identity"), ("fp32", "bf16"), "64x48", 4, "cpu", (), 2, report, True)]
+    task = SpeedTask(("lite", "identity"), ("fp32", "bf16"), "64x48", 4, "cpu", (), 2)
+    assert calls == [(task, report, True)]
 
 
 def test_memory_that_was_taken_is_seen() -> None:

@@ -14,7 +14,7 @@ import torch
 from tests import clips
 from tests.clocks import Clock
 from vdeblur.bench import moving_clip, network_speed, run_speed, speed, speed_report, stages
-from vdeblur.bench.speed_results import NetworkSeconds, NetworkSpeed, SpeedReport
+from vdeblur.bench.speed_results import NetworkSeconds, NetworkSpeed, SpeedReport, SpeedTask
 from vdeblur.cli.speed import run_speed as speed_command
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, ModelError, OutputError, UsageError
 from vdeblur.restore import color, scenes, streams, tiles
@@ -72,7 +72,7 @@ def test_untrained_networks_run_as_a_whole_without_changing_anything(clip: Path,
 
 def test_ffmpegs_filters_have_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "run_part", in_this_process)
-    results = speed.measure_speed(["identity", "unsharp", "cas"], ["fp32"], "64x48", 6, "cpu")
+    results = speed.measure_speed(SpeedTask(["identity", "unsharp", "cas"], ["fp32"], "64x48", 6, "cpu"))
     identity, *filters = results.to_json()["models"]
     for row in filters:
         assert row.keys() == identity.keys()
@@ -183,7 +183,7 @@ def test_the_command_shows_and_writes(monkeypatch: pytest.MonkeyPatch, tmp_path:
         return measured[0]
 
     monkeypatch.setattr(speed, "measure_speed", measure_and_record)
-    speed_command(models, ["fp32"], "64x48", 4, "cpu", [reference], 1, report, False, lambda: None)
+    speed_command(SpeedTask(models, ["fp32"], "64x48", 4, "cpu", [reference]), report, False, lambda: None)
     table, messages = capsys.readouterr()
     assert "flow-rnn (untrained weights)" in table
     assert "identity (untrained weights)" not in table
@@ -226,7 +226,7 @@ def test_repeats_take_turns_and_give_medians(monkeypatch: pytest.MonkeyPatch) ->
         return {"decoder_fps": 100.0, "encoder_fps": 10.0}
 
     monkeypatch.setattr(speed, "run_part", stub)
-    results = speed.measure_speed(["lite", "identity"], ["fp32", "bf16"], "64x48", 4, "cpu", repeats=3)
+    results = speed.measure_speed(SpeedTask(["lite", "identity"], ["fp32", "bf16"], "64x48", 4, "cpu", repeats=3))
     round_once = [("lite", "fp32"), ("lite", "bf16"), ("identity", "fp32"), ("identity", "bf16")]
     assert order == round_once * 3
     for index, row in enumerate(results.models, 1):
@@ -238,7 +238,7 @@ def test_repeats_take_turns_and_give_medians(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_json_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(speed, "run_part", in_this_process)
-    speed_command(["identity"], ["fp32"], "64x48", 4, "cpu", [], 1, None, True, lambda: None)
+    speed_command(SpeedTask(["identity"], ["fp32"], "64x48", 4, "cpu"), None, True, lambda: None)
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["models"][0]["model"] == "identity"
 
@@ -251,11 +251,11 @@ def test_sizes_that_make_no_sense(size: str) -> None:
 
 def test_reports_that_cannot_be_written_are_refused_beforehand(tmp_path: Path) -> None:
     def call(report: Path) -> None:
-        speed_command(["lite"], ["fp32"], "64x48", 5, "cpu", [], 1, report, False, lambda: None)
+        speed_command(SpeedTask(["lite"], ["fp32"], "64x48", 5, "cpu"), report, False, lambda: None)
 
     with pytest.raises(UsageError, match=r"'\.html'"):
         call(tmp_path / "speed.html")
     with pytest.raises(OutputError, match="does not exist"):
         call(tmp_path / "nowhere" / "speed.json")
     with pytest.raises(ModelError, match="unknown model"):
-        speed.measure_speed(["nobody"], size="64x48")
+        speed.measure_speed(SpeedTask(["nobody"], size="64x48"))

@@ -32,6 +32,7 @@ from vdeblur.bench.speed_results import (
     PipelineSpeed,
     ReferenceSpeed,
     SpeedReport,
+    SpeedTask,
 )
 from vdeblur.errors import DeviceError, InterruptedRunError, UsageError
 from vdeblur.events import Notify, Stop, ignore, never
@@ -41,51 +42,40 @@ from vdeblur.restore import device
 POLL_SECONDS = 0.2  # between questions whether a signal arrived
 
 
-def measure_speed(
-    models: Sequence[str],
-    precisions: Sequence[str] = ("auto",),
-    size: str = "1280x720",
-    frames: int = 60,
-    device_name: str = "auto",
-    references: Sequence[Path] = (),
-    repeats: int = 1,
-    notify: Notify = ignore,
-    stop: Stop = never,
-) -> SpeedReport:
+def measure_speed(task: SpeedTask, notify: Notify = ignore, stop: Stop = never) -> SpeedReport:
     """Measure each model in each precision.
 
-    models: unsharp and cas may be among them. size: WIDTHxHEIGHT, even. references: scripts to compare with, see
-    time_reference. notify: gets the event `measuring` with model, precision and part. stop: asked all the time; a
-    status means that a signal arrived.
+    notify: gets the event `measuring` with model, precision and part. stop: asked all the time; a status means that a
+    signal arrived.
 
     Raises: UsageError, ModelError, DeviceError, InterruptedRunError.
     """
-    width, height = parse_size(size)
-    for model in models:
+    width, height = parse_size(task.size)
+    for model in task.models:
         if model not in BASELINES:
             registry.find_entry(model)  # raises for a misspelt name before anything is measured
-    chosen = device.choose_device(device_name)
-    pairs = [(model, precision) for model in models for precision in precisions]
+    chosen = device.choose_device(task.device)
+    pairs = [(model, precision) for model in task.models for precision in task.precisions]
     rows: list[list[ModelSpeed]] = [[] for _ in pairs]
-    times: dict[str, list[float]] = {path.stem: [] for path in references}
+    times: dict[str, list[float]] = {path.stem: [] for path in task.references}
     with tempfile.TemporaryDirectory() as folder:
-        clip = make_clip(Path(folder) / "clip.mp4", width, height, frames)
-        for _ in range(repeats):
+        clip = make_clip(Path(folder) / "clip.mp4", width, height, task.frames)
+        for _ in range(task.repeats):
             for row, (model, precision) in zip(rows, pairs, strict=True):
-                row.append(_measure_model(model, precision, chosen, width, height, frames, clip, notify, stop))
-            for path in references:
+                row.append(_measure_model(task, model, precision, chosen, clip, notify, stop))
+            for path in task.references:
                 notify("measuring", {"model": path.stem, "precision": "", "part": "reference"})
-                times[path.stem].append(time_reference(path, size, frames, str(chosen), stop))
+                times[path.stem].append(time_reference(path, task.size, task.frames, str(chosen), stop))
     found = [ReferenceSpeed(name, statistics.median(seconds)) for name, seconds in times.items()]
     return SpeedReport(
         device=str(chosen),
         device_name=device_name_of(chosen),
         threads=torch.get_num_threads(),
         versions={"vdeblur": __version__, "torch": torch.__version__, "av": metadata.version("av")},
-        size=size,
-        frames=frames,
+        size=task.size,
+        frames=task.frames,
         warm_up_frames=WARM_UP,
-        repeats=repeats,
+        repeats=task.repeats,
         models=_with_ratios([_median(row) for row in rows], found),
         references=found,
     )
@@ -106,17 +96,10 @@ def parse_size(size: str) -> tuple[int, int]:
 
 
 def _measure_model(
-    model: str,
-    precision: str,
-    chosen: torch.device,
-    width: int,
-    height: int,
-    frames: int,
-    clip: Path,
-    notify: Notify,
-    stop: Stop,
+    task: SpeedTask, model: str, precision: str, chosen: torch.device, clip: Path, notify: Notify, stop: Stop
 ) -> ModelSpeed:
     """Measure all parts of one model in one precision."""
+    width, height = parse_size(task.size)
     options = {"model": model, "device_name": str(chosen), "precision": precision, "clip": str(clip)}
     restored = str(clip.with_name("restored.mp4"))
 
@@ -125,7 +108,7 @@ def _measure_model(
         return run_part({"part": part, **arguments}, stop)
 
     is_filter = model in BASELINES
-    facts = measure("filter" if is_filter else "network", **options, width=width, height=height, frames=frames)
+    facts = measure("filter" if is_filter else "network", **options, width=width, height=height, frames=task.frames)
     network = NetworkSpeed(**{**facts, "network_seconds": NetworkSeconds(**facts["network_seconds"])})
     run = PipelineSpeed(**measure("filtering" if is_filter else "pipeline", **options, output=restored))
     codecs = CodecSpeed(**measure("codecs", clip=str(clip), restored=restored))

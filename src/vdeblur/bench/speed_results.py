@@ -1,7 +1,26 @@
 """Results of `vdeblur bench --speed`; `SpeedReport.to_json` makes the object that docs/json.md describes."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class SpeedTask:
+    """What to time: each model in each precision, on a clip that is made for it.
+
+    models: unsharp and cas may be among them. size: WIDTHxHEIGHT, even. frames: of the clip. references: scripts to
+    compare with, see speed.time_reference. repeats: measurements of each, of which the median counts.
+    """
+
+    models: Sequence[str]
+    precisions: Sequence[str] = ("auto",)
+    size: str = "1280x720"
+    frames: int = 60
+    device: str = "auto"
+    references: Sequence[Path] = ()
+    repeats: int = 1
 
 
 @dataclass(frozen=True)

@@ -129,10 +129,12 @@ def _measure_speed(given: dict[str, Any], json: bool, session: Session) -> None:
     if len(given["report"]) > 1:
         raise UsageError("--speed writes one report", "name one .json or .md file")
     report = given["report"][0] if given["report"] else None
-    models, precisions, size, frames = given["model"], given["precision"], given["size"], given["frames"]
-    run_speed(
-        models, precisions, size, frames, given["device"], given["reference"], given["repeats"], report, json, session
-    )
+    from vdeblur.bench.speed_results import SpeedTask
+
+    names = {"models": "model", "precisions": "precision", "references": "reference"}
+    same = ("size", "frames", "device", "repeats")
+    task = SpeedTask(**{field: given[option] for field, option in (*names.items(), *zip(same, same, strict=True))})
+    run_speed(task, report, json, session)
 
 
 def _measure_quality(

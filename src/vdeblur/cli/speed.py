@@ -1,7 +1,6 @@
 """`vdeblur bench --speed`: measure how fast models are on this machine."""
 
 import sys
-from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from vdeblur.cli.types import with_options
 from vdeblur.events import Stop
 
 if TYPE_CHECKING:
-    from vdeblur.bench.speed_results import SpeedReport
+    from vdeblur.bench.speed_results import SpeedReport, SpeedTask
 
 WIDE = 200  # columns of a table outside a terminal
 
@@ -35,18 +34,7 @@ SPEED_OPTIONS = with_options(
 )  # fmt: skip
 
 
-def run_speed(
-    models: Sequence[str],
-    precisions: Sequence[str],
-    size: str,
-    frames: int,
-    device: str,
-    references: Sequence[Path],
-    repeats: int,
-    report: Path | None,
-    json: bool,
-    stop: Stop,
-) -> None:
+def run_speed(task: "SpeedTask", report: Path | None, json: bool, stop: Stop) -> None:
     """Measure, print the result, and write the report if there is one; see bench.speed.measure_speed.
 
     json: print one line of JSON instead of tables.
@@ -55,7 +43,7 @@ def run_speed(
 
     if report is not None:
         speed_report.check_speed_report(report)
-    results = speed.measure_speed(models, precisions, size, frames, device, references, repeats, _say, stop)
+    results = speed.measure_speed(task, _say, stop)
     if report is not None:
         speed_report.write_speed_report(results, report)
     if json:
