@@ -60,7 +60,7 @@ dataset_options = with_options(
     click.option("--split", help="Part of the data set.  [default: test; val for reds]"),
     click.option(
         "--protocol", type=click.Choice(PROTOCOLS), default="plain", show_default=True,
-        help="Measure as this paper does: which frames, pixels and SSIM count.",
+        help="The paper to measure like: it decides which frames and pixels count, and the kind of SSIM.",
     ),
     LIMIT,
     click.option(
@@ -78,7 +78,7 @@ OF_DATASET = (
     "save",
     "vmaf",
     "yes",
-)  # --speed obeys --offline: it never downloads
+)  # --offline is none of them: --speed accepts it, since it never downloads
 OF_SPEED = ("size", "frames", "repeats", "reference")
 
 
@@ -90,10 +90,10 @@ OF_SPEED = ("size", "frames", "repeats", "reference")
 def bench_command(context: click.Context, /, speed: bool, json: bool, **given: Any) -> None:
     """Measure models on a data set: PSNR, SSIM, time, memory and size, beside published figures.
 
-    Known data sets are downloaded (except bsd); the layout of a folder is recognised. Published figures appear only
-    where data set, protocol and weights are theirs. identity, which passes frames through, and FFmpeg's filters unsharp
-    and cas are always measured, too. An interrupted bench continues where it stopped. With --speed, measure instead how
-    fast models are: the network alone, the whole run, and each of its stages.
+    vdeblur downloads known data sets (except bsd), and recognises the layout of a folder. Published figures appear only
+    where data set, protocol and weights are those of the paper. identity, which passes frames through, and FFmpeg's
+    filters unsharp and cas are always measured, too. An interrupted bench continues where it stopped. With --speed,
+    measure instead how fast models are: the network alone, the complete run, and each of its stages.
 
     \b
     Examples:
@@ -111,7 +111,7 @@ def bench_command(context: click.Context, /, speed: bool, json: bool, **given: A
 
 
 def _check_options(context: click.Context, speed: bool, dataset: str | None) -> None:
-    """Refuse options that mean nothing here; those of configuration files and the environment wait for their command.
+    """Refuse options that have no effect here, unless a configuration file or the environment sets them.
 
     Raises: UsageError.
     """

@@ -187,20 +187,21 @@ def download_command(names: tuple[str, ...], yes: bool, offline: bool) -> None:
             click.echo(cache.obtain_weights(entry, chosen, talk))
 
 
-@models_command.command("import", short_help="Add your own checkpoint to the cache.")
+@models_command.command("import", short_help="Add a downloaded or self-trained file to the cache.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--as",
     "name",
     required=True,
     metavar="NAME[@WEIGHTS]",
-    help="Its model and weights; choose a new WEIGHTS for your own.",
+    help="Model and weights that FILE is for; for your own weights, choose a new name as WEIGHTS.",
 )
 def import_command(file: Path, name: str) -> None:
     """Add FILE, which you downloaded by hand or trained yourself, to the cache.
 
     The file must fit the network. Under a known NAME@WEIGHTS it must also have the published digest; without one, a
-    warning says that it cannot be verified. Under a new WEIGHTS it is yours; use it with --model NAME@WEIGHTS.
+    warning says that it cannot be verified. For weights of your own, choose a new name as WEIGHTS and run with
+    --model NAME@WEIGHTS.
 
     \b
     Examples:
@@ -222,7 +223,8 @@ def import_command(file: Path, name: str) -> None:
 def verify_command(names: tuple[str, ...]) -> None:
     """Compare the weights of each NAME, or all cached weights, with their digests.
 
-    "whole" means that a file is as it was downloaded or imported, and the published one unless the line says otherwise.
+    "whole": the file is unchanged since its download or import, and it is the published file unless the line adds that
+    you imported it or that it is not, or only partly, verified.
 
     \b
     Examples:
@@ -272,7 +274,11 @@ def path_command(name: str | None) -> None:
 
 @models_command.command("remove", short_help="Remove weights from the cache.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--forget", is_flag=True, help="Also forget the remembered digest of a file without a published one.")
+@click.option(
+    "--forget",
+    is_flag=True,
+    help="Also forget the digest of the first download, so that a changed file without a published digest is accepted.",
+)
 def remove_command(names: tuple[str, ...], forget: bool) -> None:
     """Remove the weights of each NAME or NAME@WEIGHTS from the cache.
 

@@ -17,7 +17,11 @@ BAR = 24  # characters for a sharpness of 1
 @click.command("probe", short_help="Describe a video: format, blur, and what run would keep.")
 @click.argument("files", type=click.Path(path_type=Path, readable=False), nargs=-1, required=True, metavar="FILE...")
 @click.option("--json", is_flag=True, help="Print one JSON object per line and FILE.")
-@click.option("--output-suffix", metavar=".SUFFIX", help="Container to plan for, as .mp4.  [default: from FILE]")
+@click.option(
+    "--output-suffix",
+    metavar=".SUFFIX",
+    help="Suffix of the planned output, as .mkv.  [default: FILE's, or .mkv if that keeps more streams]",
+)
 def probe_command(files: tuple[Path, ...], json: bool, output_suffix: str | None) -> None:
     """Describe each FILE, a video or a folder of pictures: format, streams, colour, and how blurry each part looks.
 

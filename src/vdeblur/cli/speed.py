@@ -25,7 +25,7 @@ SPEED_OPTIONS = with_options(
     ),
     click.option(
         "--repeats", type=click.IntRange(1), default=1, show_default=True,
-        help="With --speed: measure so many times, and report medians.",
+        help="With --speed: measure N times, and report medians.",
     ),
     click.option(
         "--reference", type=click.Path(path_type=Path, exists=True), multiple=True,

@@ -44,11 +44,12 @@ SHORT = {
     click.option("--validation", metavar="DIR",
                  help="Pairs to validate on.  [default: the data set's own, or a tenth of it]"),
     LIMIT,
-    click.option("--out", type=FOLDER, help="Folder for weights, log and samples.  [default: runs/MODEL]"),
-    click.option("--resume", is_flag=True, help="Continue the training in --out, if there is one."),
+    click.option("--out", type=FOLDER,
+                 help="Folder for weights, log and samples.  [default: runs/MODEL, or runs/MODEL-STAGE]"),
+    click.option("--resume", is_flag=True, help="Continue the training in --out; start one if there is none."),
     click.option("--init", metavar="FILE|NAME", help="Weights to start from: a checkpoint, or NAME[@WEIGHTS]."),
     click.option("--freeze", multiple=True, metavar="PREFIX",
-                 help="Do not train parameters whose names begin so; may be repeated."),
+                 help="Do not train the parameters under PREFIX, the name of a part of the network; may be repeated."),
     click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file merged over the recipe."),
     click.option("--set", "values", type=KeyValueType(), multiple=True,
                  help="Set a value of the recipe, as optimiser.clip=0.01; may be repeated."),
@@ -56,7 +57,8 @@ SHORT = {
     click.option("--print-config", is_flag=True, help="Print the resulting recipe, and stop."),
     click.option("--iterations", type=click.IntRange(1),
                  help="Length of the training in updates.  [default: the recipe's]"),
-    click.option("--stop-at", type=click.IntRange(1), help="Pause after this update; --resume continues."),
+    click.option("--stop-at", type=click.IntRange(1),
+                 help="Stop after this update, on the schedule of the full training; --resume continues."),
     click.option("--batch", type=click.IntRange(1),
                  help="Clips per batch, over all processes.  [default: the recipe's]"),
     click.option("--accumulate", type=click.IntRange(1),
@@ -76,7 +78,8 @@ SHORT = {
                  help="Number of processes that read clips; 0: read in the training process."),
     click.option("--cache", type=FOLDER, help="Folder for decoded frames: reads faster, but takes much space."),
     click.option("--tensorboard", is_flag=True, help="Also write a TensorBoard log, to OUT/tensorboard."),
-    click.option("--deterministic", is_flag=True, help="Repeat a training exactly on GPUs, where possible; slower."),
+    click.option("--deterministic", is_flag=True,
+                 help="Make GPUs repeat a training exactly, where PyTorch can; slower. CPUs always do."),
     YES,
     OFFLINE,
     JSON_EVENTS,
@@ -85,8 +88,8 @@ def train_command(model: str, json: bool, print_config: bool, **given: Any) -> N
     """Train a network by its paper's recipe, on a data set or on pairs from vdeblur synth.
 
     Writes to OUT: best.safetensors and last.safetensors, for vdeblur run --weights, a log, sample pictures, and the
-    state from which --resume continues as if nothing had interrupted it. Under torchrun several processes share each
-    batch, on one machine or many. To fine-tune, use --init and a low --rate.
+    state from which --resume continues with the same result as an uninterrupted training. Under torchrun several
+    processes share each batch, on one machine or many. To fine-tune, use --init and a low --rate.
 
     \b
     Examples:
