@@ -9,7 +9,7 @@ import av.error
 
 from vdeblur.output.carry import container_options, first_packets
 from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, StreamPlan, Track, open_track, without_tags
-from vdeblur.source.demux import Rebase, demux, is_cover, open_container, packet_seconds
+from vdeblur.source.demux import TimestampRepair, demux, is_cover, open_container, packet_seconds
 from vdeblur.source.excerpt import SECONDS_BEYOND, is_within
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source, VideoSource
@@ -155,17 +155,17 @@ class Muxer:
 def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | None) -> Iterator[av.Packet]:
     """Read a source's file again and yield the packets of all streams but its video, in the order of the file.
 
-    begin, end: seconds on the file's clock, None for no bound; yield the packets that begin in between. Rebase shifts
-    times that jump back, as in VideoSource.
+    begin, end: seconds on the file's clock, None for no bound; yield the packets that begin in between. TimestampRepair
+    shifts times that jump back, as in VideoSource.
     """
     with open_container(source.path) as container:
         if begin is not None and source.seekable:
             container.seek(int(begin * av.time_base))
-        rebase = Rebase()
+        repair = TimestampRepair()
         for packet in demux(container):
             if packet is None or packet.dts is None:
                 continue
-            rebase.move(packet)
+            repair.shift(packet)
             if packet.stream.index == source.video.index:
                 continue
             seconds = packet_seconds(packet)
