@@ -29,7 +29,7 @@ class Muxer:
     def __init__(
         self,
         target: str,
-        form: str,
+        container_name: str,
         source: Source,
         plans: list[StreamPlan],
         add_video: AddVideo,
@@ -40,19 +40,21 @@ class Muxer:
     ) -> None:
         """Open the target and write its header.
 
-        form: FFmpeg's name of the container. plans: from plan_streams, which tried them in memory. offset, end: where
-        the part begins and ends, in seconds on the input's clock; the part begins at zero in the output.
+        container_name: FFmpeg's name of the container. plans: from plan_streams, which tried them in memory. offset,
+        end: where the part begins and ends, in seconds on the input's clock; the part begins at zero in the output.
 
         Raises: whatever PyAV raises where the container refuses the video.
         """
         self.offset, self.misplaced = offset, 0
-        self.counted, self.frames = form == "yuv4mpegpipe", 0  # y4m has no times, only a sequence of frames
+        self.counted, self.frames = container_name == "yuv4mpegpipe", 0  # y4m has no times, only a sequence of frames
         self.others: Iterator[av.Packet] = iter(())
         self.next: av.Packet | None = None
         self.last_dts: dict[int, int] = {}
         self.covers: list[av.Packet] = []
         clocks = [source.info.time_base, *(stream.time_base or Fraction(1, 1000) for stream in source.extras)]
-        self.container = av.open(target, "w", format=form, container_options=container_options(form, options, clocks))
+        self.container = av.open(
+            target, "w", format=container_name, container_options=container_options(container_name, options, clocks)
+        )
         try:
             self.video = add_video(self.container)
             self.tracks = self._add_tracks(source, plans)

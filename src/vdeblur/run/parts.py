@@ -58,7 +58,7 @@ class VideoPart:
         self.frames, self.crc = 0, 0
         # The encoder makes packets as for the output's container, which is written once all segments are finished.
         self.encoder = encoding.open()
-        self.encoder.stand_alone(encoding.form)
+        self.encoder.stand_alone(encoding.container_name)
         self.draft = store.draft_of(index)
         try:
             self.file = _PacketFile(self.draft, encoding)
