@@ -404,7 +404,7 @@ class Loader:
             # After an error its traceback refers to the iterator. Left to the garbage collector, which may destroy the
             # queues first, PyTorch waits 10 s for the workers; it has no public function for this.
             if self.workers:
-                made._shutdown_workers()  # type: ignore[union-attr]
+                made._shutdown_workers()  # type: ignore[attr-defined]
 
     def _next(self, made: Iterator[Any]) -> Batch:
         with lost_workers_named():
