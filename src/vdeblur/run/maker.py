@@ -42,7 +42,7 @@ class SegmentMaker:
         self.count = division.count(source.wanted_seconds)
         self.missing = MissingSegments(store, self._share())
         self.stop = GracefulStop(context.stop, division.length, source.info.rate)
-        self.reader = SegmentReader(context, source, division, streams.context(loaded.network), self.stop)
+        self.reader = SegmentReader(context, source, division, streams.frames_around(loaded.network), self.stop)
         self.plan = self._plan()
         self.part: parts.SegmentPart | None = None
         self.finished: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()

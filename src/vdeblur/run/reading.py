@@ -33,7 +33,7 @@ def read_ahead(
 class SegmentReader:
     """Read the input from a given segment on.
 
-    context_frames: how many frames the network sees before and after a segment. tail: the marks with which the segments
+    frames_around: how many frames the network sees before and after a segment. tail: the marks with which the segments
     end that were finished when this run began. spool: the other streams' packets where the input is a pipe.
     """
 
@@ -42,11 +42,11 @@ class SegmentReader:
         context: Context,
         source: Source,
         division: Division,
-        context_frames: tuple[int, int],
+        frames_around: tuple[int, int],
         stop: GracefulStop,
     ) -> None:
         self.context, self.source, self.division, self.stop = context, source, division, stop
-        self.context_frames = context_frames
+        self.frames_around = frames_around
         self.tail: list[Mark] = []
         self.spool: Spool | None = None
         self.items: Generator[Frame] | None = None
@@ -95,7 +95,7 @@ class SegmentReader:
             frames = self._limited(frames, begin, limit - done)
         self.items = read_ahead(self.context, frames)
         waited = self.context.profile.main.each(self.items, "wait_decode")
-        return Divider(self._watched(waited), self.division, *self.context_frames)
+        return Divider(self._watched(waited), self.division, *self.frames_around)
 
     def _watched(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """Pass frames on; while they are skipped, and no network asks for signals, do so here."""
