@@ -7,6 +7,7 @@ from typing import Any
 import av
 import av.error
 
+from vdeblur.events import Warn
 from vdeblur.output.carry import container_options, first_packets
 from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, StreamPlan, Track, open_track, without_tags
 from vdeblur.source.demux import TimestampRepair, demux, is_cover, open_container, packet_seconds
@@ -148,6 +149,11 @@ class Muxer:
         for track in self.tracks.values():
             self._mux(track, track.rest())
         self.container.close()
+
+    def warn_of_misplaced(self, warn: Warn) -> None:
+        """Warn of packets that the container did not take; call this after close."""
+        if self.misplaced:
+            warn("W_STREAM_DAMAGED", f"{self.misplaced} packets of copied streams went back in time and were left out")
 
     def abort(self) -> None:
         """Close the unfinished file."""
