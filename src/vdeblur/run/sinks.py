@@ -39,7 +39,7 @@ from vdeblur.source.video import Source
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run has to do. segments: their number, None if unknown. frames_done: finished by earlier runs."""
+    """The work of a run. segments: their number, None if unknown. frames_done: finished by earlier runs."""
 
     tiles: TilePlan
     segments: int | None = 1
