@@ -305,7 +305,7 @@ def test_17_starts_and_b_frames(events, tmp_path: Path) -> None:
 
 
 def test_18_two_recordings_in_one_file(events, tmp_path: Path) -> None:
-    """Times start anew in the middle: what follows is moved on, sound and pictures by the same time."""
+    """Times start anew in the middle: what follows is shifted, sound and pictures by the same time."""
     part = clips.make(tmp_path / "part.ts", frames=50, codec=(*H264, "-bf", "0"), audio=("-c:a", "aac"))
     source = tmp_path / "in.ts"
     source.write_bytes(part.read_bytes() * 2)

@@ -115,17 +115,17 @@ def test_a_gpu_without_room_for_the_network(monkeypatch: pytest.MonkeyPatch, ask
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_the_exact_copy_is_the_network_as_it_was_loaded() -> None:
+def test_the_float32_copy_is_the_network_as_it_was_loaded() -> None:
     for name in ("lite", "dstnet"):  # dstnet has buffers, too
         network = NETWORKS[name]().eval()
         before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
         half = device.place(network, CPU, "fp16")
-        exact = device.exact_copy(half, CPU)
-        assert all(torch.equal(tensor, before[key]) for key, tensor in exact.state_dict().items())
+        float32 = device.float32_copy(half, CPU)
+        assert all(torch.equal(tensor, before[key]) for key, tensor in float32.state_dict().items())
         assert all(tensor.dtype == torch.float16 for tensor in half.parameters())
-        assert exact.exact_weights is None
-        assert half.exact_weights is not None
-    assert device.place(NETWORKS["lite"](), CPU, "fp32").exact_weights is None, "nothing is kept twice"
+        assert float32.float32_weights is None
+        assert half.float32_weights is not None
+    assert device.place(NETWORKS["lite"](), CPU, "fp32").float32_weights is None, "nothing is kept twice"
 
 
 def test_lack_of_memory_and_lost_devices_are_told_apart() -> None:

@@ -221,7 +221,7 @@ def test_a_colon_in_a_name(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_two_joined_files_with_sound(vdeblur, tmp_path: Path) -> None:
-    """Times start again in the middle; the frames are moved on, sound that goes back in time is left out and named."""
+    """Times start again in the middle; the frames are shifted, sound that goes back in time is left out and named."""
     part = clips.make(tmp_path / "part.ts", frames=50, codec=H264, audio=("-c:a", "aac"))
     source = tmp_path / "in.ts"
     source.write_bytes(part.read_bytes() * 2)

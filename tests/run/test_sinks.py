@@ -49,13 +49,17 @@ def test_damage_is_an_error_for_a_pipe_too(vdeblur, damaged: Path, capfdbinary: 
     assert vdeblur("run", damaged, "-", "-m", "identity").exit_code == 0
 
 
-def test_a_file_and_a_pipe_report_the_same_damage(
-    damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = av.open
+@pytest.fixture
+def piped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that what goes to standard output is written to."""
+    real, path = av.open, tmp_path / "piped"
     monkeypatch.setattr(
-        av, "open", lambda file, *rest, **given: real(tmp_path / "piped" if file == "pipe:1" else file, *rest, **given)
+        av, "open", lambda file, *rest, **given: real(path if file == "pipe:1" else file, *rest, **given)
     )
+    return path
+
+
+def test_a_file_and_a_pipe_report_the_same_damage(damaged: Path, piped: Path, tmp_path: Path) -> None:
     settings = Settings(model="identity", fail_on_damage=True, encoding=EncodeOptions(codec="ffv1", format="nut"))
     warnings = []
     for output in (tmp_path / "out.nut", demux.PIPE):
@@ -64,4 +68,19 @@ def test_a_file_and_a_pipe_report_the_same_damage(
             restore_file(damaged, output, settings, notify=lambda *event, seen=seen: seen.append(event))
         warnings.append([facts["message"] for _, facts in seen if facts.get("code") == "W_INPUT_DAMAGED"])
     assert warnings[0] == warnings[1] != []
-    assert clips.frame_hashes(tmp_path / "piped") == clips.frame_hashes(tmp_path / "out.nut")
+    assert clips.frame_hashes(piped) == clips.frame_hashes(tmp_path / "out.nut")
+
+
+def test_a_file_and_a_pipe_report_the_same_misplaced_packets(piped: Path, tmp_path: Path) -> None:
+    """Two recordings in one file, too short for a jump in time: the second one's sound goes back."""
+    part = clips.make(tmp_path / "part.ts", frames=20, codec=("-c:v", "libx264"), audio=("-c:a", "aac"))
+    source = tmp_path / "in.ts"
+    source.write_bytes(part.read_bytes() * 2)
+    settings = Settings(model="identity", encoding=EncodeOptions(codec="ffv1", format="nut"))
+    warnings = []
+    for output in (tmp_path / "out.nut", demux.PIPE):
+        seen: list[tuple[str, dict[str, Any]]] = []
+        restore_file(source, output, settings, notify=lambda *event, seen=seen: seen.append(event))
+        warnings.append([facts["message"] for _, facts in seen if facts.get("code") == "W_STREAM_DAMAGED"])
+    assert warnings[0] == warnings[1] != []
+    assert "went back in time" in warnings[0][0]

@@ -174,36 +174,36 @@ class Model:
         """Yield what the network changes in each picture, times strength: (3, H, W) float32, on the device.
 
         pictures: (3, H, W) float32 in [0, 1], on the device. If memory does not suffice, smaller tiles continue; if
-        half precision overflows, float32 does. The new stream sees the last finished pictures first, so that the
-        network finds its state.
+        half precision overflows, float32 does. The new stream replays the last finished pictures, to rebuild the
+        network's state, and goes on with the first unfinished one.
         """
         first = next(pictures, None)
         if first is None:
             return
         plan = plans.plan_tiles(self.settings, first.shape[1], first.shape[2], self.network, self.device)
         network = self.network
-        done: deque[Tensor] = deque(maxlen=streams.context(network)[0])
-        todo: deque[Tensor] = deque([first])
+        finished: deque[Tensor] = deque(maxlen=streams.frames_around(network)[0])
+        unfinished: deque[Tensor] = deque([first])
 
         def padded(plan: TilePlan) -> Iterator[Tensor]:
-            for picture in (*done, *todo):
+            for picture in (*finished, *unfinished):
                 yield plan.pad(picture[None])
             for picture in pictures:
-                todo.append(picture)
+                unfinished.append(picture)
                 yield plan.pad(picture[None])
 
         while True:
-            known = len(done)
+            replayed = len(finished)
             is_sound = True
             try:
                 for index, restored in enumerate(streams.stream(network, padded(plan), plan)):
-                    if index < known:  # finished before, shown again for the state only
+                    if index < replayed:
                         continue
-                    difference = (plan.crop(restored)[0].float() - todo[0]) * self.settings.strength
+                    difference = (plan.crop(restored)[0].float() - unfinished[0]) * self.settings.strength
                     is_sound = bool(difference.sum().isfinite())
                     if not is_sound:
                         break
-                    done.append(todo.popleft())
+                    finished.append(unfinished.popleft())
                     yield difference
                 else:
                     return
@@ -232,11 +232,11 @@ class Model:
 
         Raises: DeviceError if it was in float32 already.
         """
-        if network.exact_weights is None:
+        if network.float32_weights is None:
             raise DeviceError(f"{self.name} returned values that are not finite", "use other weights or another model")
         self._warn("W_NON_FINITE", "half precision overflowed: the rest is restored in float32")
         if self._exact is None:
-            self._exact = device.exact_copy(self.network, self.device)
+            self._exact = device.float32_copy(self.network, self.device)
         return self._exact
 
     def _warn(self, code: str, message: str) -> None:

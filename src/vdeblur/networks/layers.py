@@ -37,7 +37,7 @@ class Network(nn.Module):
     overlap: pixels that neighbouring tiles should share. reach: distance in pixels beyond which one pixel cannot
     affect another, if it is known. whole_pixels: up to this many pixels, a frame is better not cut into tiles.
     memory, half_memory: memory in float32 and in half precision.
-    exact_weights: the weights in float32, if the network runs in half precision.
+    float32_weights: the weights in float32, if the network runs in half precision.
     trained: the constructor sets the trained parameters itself, so that the user's own network runs without weights.
     """
 
@@ -56,7 +56,7 @@ class Network(nn.Module):
     trained: ClassVar[bool] = False
     memory: Memory = Memory()
     half_memory: Memory = Memory()
-    exact_weights: dict[str, Tensor] | None = None
+    float32_weights: dict[str, Tensor] | None = None
 
     @staticmethod
     def official_name(name: str) -> str:

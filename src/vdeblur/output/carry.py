@@ -2,7 +2,8 @@
 
 `plan_streams` decides for each stream whether to keep it (copy its packets), convert it without losing its content, or
 drop it, with the reason. Containers are tried, not looked up in a table: plan_streams writes the header to memory,
-first with each stream alone, then with all of them and the video together. `Muxer` carries the plan out.
+first with each stream alone, then with all of them and the video together. `Muxer` then copies the streams by this
+plan.
 """
 
 import io
@@ -41,7 +42,8 @@ SUFFIXES = {"matroska": ".mkv", "webm": ".webm", "mp4": ".mp4", "mov": ".mov", "
 TEXT = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text", "stl", "sami", "subviewer", "microdvd", "mpl2"}
 STYLED = {"ass", "ssa"}  # have positions and fonts, which the others have not
 TEXT_CODECS = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "subrip", "webm": "webvtt"}
-EXACT_PCM = {"pcm_u8", "pcm_s8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_dvd", "pcm_bluray"}
+# Uncompressed audio that ALAC holds without loss: integers of at most 24 bits, the most that FFmpeg's encoder takes.
+LOSSLESS_PCM = {"pcm_u8", "pcm_s8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_dvd", "pcm_bluray"}
 # Decoders of the same codec: name to common name.
 SAME_CODEC = {"srt": "subrip", "ssa": "ass", "libvorbis": "vorbis", "libopus": "opus", "libdav1d": "av1"}
 SAME_CODEC |= dict.fromkeys(
@@ -63,19 +65,21 @@ def container_format(path: Path) -> str:
         raise OutputError(f"a video cannot be written as {path.suffix or 'a file without a suffix'}", hint) from error
 
 
-def plan_streams(source: Source, form: str, options: MuxOptions, add_video: AddVideo | None = None) -> list[StreamPlan]:
+def plan_streams(
+    source: Source, container_name: str, options: MuxOptions, add_video: AddVideo | None = None
+) -> list[StreamPlan]:
     """Plan what becomes of every stream of a source but its video; write nothing.
 
-    form: FFmpeg's name of the container. add_video: try all streams together with this video, too.
+    container_name: FFmpeg's name of the container. add_video: try all streams together with this video, too.
 
     Raises: whatever PyAV raises where the container refuses the video alone.
     """
     if isinstance(source, PictureSource):
         return []
     first = first_packets(source)
-    plans = [_plan(stream, source, form, options, first) for stream in source.extras]
-    if add_video is not None and not _fits(source, form, plans, first, add_video):
-        plans = _fitting(source, form, plans, first, add_video)
+    plans = [_plan_stream(stream, source, container_name, options, first) for stream in source.extras]
+    if add_video is not None and not _is_accepted(source, container_name, plans, first, add_video):
+        plans = _plan_together(source, container_name, plans, first, add_video)
     return plans
 
 
@@ -85,96 +89,102 @@ def drop_all(source: Source, reason: str) -> list[StreamPlan]:
     return [StreamPlan(index, kind, codec, None, DROP, reason) for index, kind, codec in names]
 
 
-def _plan(
-    stream: Stream, source: VideoSource, form: str, options: MuxOptions, first: dict[int, av.Packet]
+def _plan_stream(
+    stream: Stream, source: VideoSource, container_name: str, options: MuxOptions, first: dict[int, av.Packet]
 ) -> StreamPlan:
     kind = "cover" if is_cover(stream) else stream.type
     plan = StreamPlan(stream.index, kind, codec_name(stream), stream.metadata.get("language"), KEEP)
     if (kind == "audio" and not options.audio) or (kind == "subtitle" and not options.subtitles):
         return replace(plan, action=DROP, reason="left out as requested")
     if is_time_code(stream, source):
-        return _plan_time_code(plan, form)
+        return _plan_time_code(plan, container_name)
     if is_chapter_track(stream, source):
-        return (
-            plan
-            if form in MP4_LIKE | {"matroska"}
-            else replace(plan, action=DROP, reason=f"holds chapters, which {SUFFIXES.get(form, form)} does not")
-        )
-    if _fits(source, form, [plan], first):
+        if container_name in MP4_LIKE | {"matroska"}:
+            return plan
+        return replace(plan, action=DROP, reason=f"holds chapters, which {_suffix_of(container_name)} does not")
+    if _is_accepted(source, container_name, [plan], first):
         return plan
-    converted = _conversion(plan, stream, form)
-    if converted is not None and _fits(source, form, [converted], first):
+    converted = _plan_conversion(plan, stream, container_name)
+    if converted is not None and _is_accepted(source, container_name, [converted], first):
         return converted
-    reason = f"cannot be held by {SUFFIXES.get(form, form)}"
-    if form != "matroska" and _fits(source, "matroska", [plan], first):
+    reason = f"cannot be held by {_suffix_of(container_name)}"
+    if container_name != "matroska" and _is_accepted(source, "matroska", [plan], first):
         reason += "; .mkv can"
     return replace(plan, action=DROP, reason=reason)
 
 
-def _plan_time_code(plan: StreamPlan, form: str) -> StreamPlan:
+def _suffix_of(container_name: str) -> str:
+    return SUFFIXES.get(container_name, container_name)
+
+
+def _plan_time_code(plan: StreamPlan, container_name: str) -> StreamPlan:
     """Plan a track that repeats the video's tag `timecode`; the tag is copied."""
-    if form in MP4_LIKE:
+    if container_name in MP4_LIKE:
         return replace(plan, codec="tmcd")  # these containers write the track anew from the tag
-    if form == "matroska":
+    if container_name == "matroska":
         return replace(plan, codec="tmcd", action=CONVERT, target="tag", reason="becomes a tag of the video")
-    return replace(plan, codec="tmcd", action=DROP, reason=f"cannot be held by {SUFFIXES.get(form, form)}; .mkv can")
+    return replace(
+        plan,
+        codec="tmcd",
+        action=DROP,
+        reason=f"cannot be held by {_suffix_of(container_name)}; .mkv can",
+    )
 
 
-def _conversion(plan: StreamPlan, stream: Stream, form: str) -> StreamPlan | None:
+def _plan_conversion(plan: StreamPlan, stream: Stream, container_name: str) -> StreamPlan | None:
     """Return a plan that converts a stream without losing its content; None where there is none."""
-    if plan.type == "subtitle" and plan.codec in TEXT and form in TEXT_CODECS:
+    if plan.type == "subtitle" and plan.codec in TEXT and container_name in TEXT_CODECS:
         lost = ", without its positions and fonts (.mkv keeps them)" if plan.codec in STYLED else ""
-        target = TEXT_CODECS[form]
+        target = TEXT_CODECS[container_name]
         return replace(plan, action=CONVERT, target=target, reason=f"becomes {target}{lost}")
-    if plan.type == "audio" and _is_exact(stream) and form in MP4_LIKE:
+    if plan.type == "audio" and _can_become_alac(stream) and container_name in MP4_LIKE:
         return replace(plan, action=CONVERT, target="alac", reason="becomes alac, which is lossless, too")
     return None
 
 
-def _is_exact(stream: Stream) -> bool:
-    """Return whether audio is lossless, with at most 24 bits."""
+def _can_become_alac(stream: Stream) -> bool:
+    """Return whether ALAC holds this audio without loss: it is lossless itself, with at most 24 bits."""
     name = codec_name(stream)
     if name == "flac":
         header = cast(av.AudioCodecContext, stream.codec_context).extradata or bytes(34)
         return ((header[12] & 1) << 4 | header[13] >> 4) + 1 <= 24  # STREAMINFO, RFC 9639 Sec. 8.2
-    return name in EXACT_PCM
+    return name in LOSSLESS_PCM
 
 
-def _fitting(
-    source: VideoSource, form: str, plans: list[StreamPlan], first: dict[int, av.Packet], add_video: AddVideo
+def _plan_together(
+    source: VideoSource, container_name: str, plans: list[StreamPlan], first: dict[int, av.Packet], add_video: AddVideo
 ) -> list[StreamPlan]:
-    """Return the plans with those dropped that do not fit beside the streams before them.
+    """Add one stream after the other to the video; drop each that the container refuses beside those before it.
 
     Raises: whatever PyAV raises where the container refuses the video alone.
     """
-    _try(source, form, [], first, add_video)
-    fitting: list[StreamPlan] = []
+    _write_trial(source, container_name, [], first, add_video)
+    decided: list[StreamPlan] = []
     for plan in plans:
-        if plan.action != DROP and not _fits(source, form, [*fitting, plan], first, add_video):
-            plan = replace(
-                plan, action=DROP, reason=f"does not fit into {SUFFIXES.get(form, form)} beside the other streams"
-            )
-        fitting.append(plan)
-    return fitting
+        if plan.action != DROP and not _is_accepted(source, container_name, [*decided, plan], first, add_video):
+            reason = f"does not fit into {_suffix_of(container_name)} beside the other streams"
+            plan = replace(plan, action=DROP, reason=reason)
+        decided.append(plan)
+    return decided
 
 
-def _fits(
+def _is_accepted(
     source: VideoSource,
-    form: str,
+    container_name: str,
     plans: list[StreamPlan],
     first: dict[int, av.Packet],
     add_video: AddVideo | None = None,
 ) -> bool:
     try:
-        _try(source, form, plans, first, add_video)
+        _write_trial(source, container_name, plans, first, add_video)
     except (ValueError, av.error.FFmpegError, OSError):
         return False
     return True
 
 
-def _try(
+def _write_trial(
     source: VideoSource,
-    form: str,
+    container_name: str,
     plans: list[StreamPlan],
     first: dict[int, av.Packet],
     add_video: AddVideo | None = None,
@@ -186,7 +196,9 @@ def _try(
     Raises: ValueError, FFmpegError or OSError where the container refuses them.
     """
     file = io.BytesIO()
-    with av.open(file, "w", format=form, container_options=container_options(form, MuxOptions())) as trial:
+    with av.open(
+        file, "w", format=container_name, container_options=container_options(container_name, MuxOptions())
+    ) as trial:
         if add_video is not None:
             add_video(trial)
         tracks = {plan.index: open_track(trial, source, plan, first) for plan in plans if plan.action != DROP}
@@ -201,29 +213,29 @@ def _try(
                 streams_written += bool(packets)
                 trial.mux(packets)
     if streams_written == len(plans) == 1:
-        _read_back(file, form, plans[0])
+        _read_back(file, container_name, plans[0])
     elif len(plans) == 1 and plans[0].type == "data":
         raise ValueError("without a packet, a data stream cannot be tried")
 
 
-def _read_back(file: io.BytesIO, form: str, plan: StreamPlan) -> None:
-    with av.open(io.BytesIO(file.getvalue()), format=form) as result:
+def _read_back(file: io.BytesIO, container_name: str, plan: StreamPlan) -> None:
+    with av.open(io.BytesIO(file.getvalue()), format=container_name) as result:
         found = [codec_name(stream) for stream in result.streams]
     expected = plan.target or plan.codec
     if not any(SAME_CODEC.get(name, name) == SAME_CODEC.get(expected, expected) for name in found):
-        raise ValueError(f"{form} reads {expected} back as {found}")
+        raise ValueError(f"{container_name} reads {expected} back as {found}")
 
 
-def container_options(form: str, options: MuxOptions, clocks: Sequence[Fraction] = ()) -> dict[str, str]:
+def container_options(container_name: str, options: MuxOptions, clocks: Sequence[Fraction] = ()) -> dict[str, str]:
     """Return FFmpeg's options for a container. clocks: time bases of its streams."""
     chosen = {}
-    if form in MP4_LIKE:
+    if container_name in MP4_LIKE:
         # The unit of each stream's start time. FFmpeg's default, a millisecond, would shift whole streams by rounding.
         common = math.lcm(1000, *(clock.denominator for clock in clocks))
         chosen["movie_timescale"] = str(common if common < 1 << 31 else clocks[0].denominator)
-    if form == "yuv4mpegpipe":
+    if container_name == "yuv4mpegpipe":
         chosen["strict"] = "unofficial"  # allows more than 8 bits
-    if form in MATROSKA_LIKE:
+    if container_name in MATROSKA_LIKE:
         # Matroska stores no decoding times; without this, negative ones make FFmpeg shift late streams.
         chosen["avoid_negative_ts"] = "disabled"
     if options.deterministic:

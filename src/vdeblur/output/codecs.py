@@ -242,7 +242,7 @@ def _held_formats(encoder: Encoder, suffix: str) -> list[str]:
     elif encoder.name == "rawvideo":
         names = Y4M_FORMATS if suffix == ".y4m" else RAW_FORMATS
     else:
-        names = [form.name for form in av.Codec(encoder.name, "w").video_formats or []]
+        names = [pixel_format.name for pixel_format in av.Codec(encoder.name, "w").video_formats or []]
     beside = encoder.name.startswith("libvpx")  # its alpha is side data of packets, which only Matroska keeps
     if encoder.name == "libx265" or (beside and suffix.lower() not in (".webm", ".mkv")):
         names = [name for name in names if not has_alpha(name)]

@@ -24,8 +24,8 @@ class VideoEncoder(Protocol):
         """Add the stream to a container; trials call it repeatedly, and the last call counts."""
         ...
 
-    def stand_alone(self, form: str) -> None:
-        """Encode as for a container of this format (FFmpeg's name), but without one."""
+    def stand_alone(self, container_name: str) -> None:
+        """Encode as for this container (FFmpeg's name), but without one."""
         ...
 
     def encode(self, picture: av.VideoFrame | None) -> list[av.Packet]:
@@ -85,7 +85,7 @@ class InternalEncoder:
             stream.metadata["alpha_mode"] = "1"
         return stream
 
-    def stand_alone(self, form: str) -> None:
+    def stand_alone(self, container_name: str) -> None:
         """Encode without a container; see VideoEncoder.
 
         A container and its streams refer to each other, so an encoder's memory, some 15 MB at 640x360, would stay until
@@ -94,15 +94,15 @@ class InternalEncoder:
         context = av.CodecContext.create(self.coding.encoder.name, "w")
         assert isinstance(context, av.VideoCodecContext)
         context.framerate, context.bit_rate, context.options = self.info.rate, 0, dict(self.options)
-        self._set_up(context, av.ContainerFormat(form, "w"))
+        self._set_up(context, av.ContainerFormat(container_name, "w"))
 
-    def _set_up(self, context: av.VideoCodecContext, form: av.ContainerFormat) -> None:
+    def _set_up(self, context: av.VideoCodecContext, container: av.ContainerFormat) -> None:
         info, coding = self.info, self.coding
         os.environ.setdefault("SVT_LOG", "1")  # errors only; otherwise SVT-AV1 fills stderr
         context.width, context.height, context.pix_fmt = info.width, info.height, coding.format
         context.time_base = 1 / info.rate if coding.encoder.counted else info.time_base
         context.thread_type = "AUTO"
-        if form.flags & GLOBAL_HEADER:
+        if container.flags & GLOBAL_HEADER:
             context.flags |= av.codec.context.Flags.global_header
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
@@ -112,7 +112,7 @@ class InternalEncoder:
             context.field_order = info.field_order
             if coding.encoder.name != "ffv1":
                 context.flags |= av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.interlaced_me
-        if coding.encoder.name == "libx265" and form.name in ("mp4", "mov", "ipod"):
+        if coding.encoder.name == "libx265" and container.name in ("mp4", "mov", "ipod"):
             context.codec_tag = "hvc1"  # Apple's players refuse hev1
         self.context = context
 

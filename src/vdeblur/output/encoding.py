@@ -1,4 +1,14 @@
-"""Choose how a video is encoded, and try the output's container before the work."""
+"""Choose how a video is encoded, and try the output's container before the work.
+
+From what a user asks for to packets:
+
+    settings.EncodeOptions    the user's options: --codec, --crf, ...
+    codecs.Encoder, Coding    one of FFmpeg's encoders with its limits; this encoder with the settings chosen for a run
+    VideoEncoding (here)      the Coding and the container of one output; opens as many encoders as there are segments
+    encoders.VideoEncoder     an open encoder: pictures in, packets out
+
+A folder of pictures has pictures.PictureEncoding instead of VideoEncoding; run/parts.py calls either an Encoding.
+"""
 
 import dataclasses
 import io
@@ -28,8 +38,8 @@ CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # common name to F
 class VideoEncoding:
     """The encoding and container of a video; one object serves all its parts.
 
-    form: FFmpeg's name of the container. format: the pixel format. plans: of the input's other streams, after
-    try_container.
+    container_name: FFmpeg's name of the container. format: the pixel format. stream_plans: of the input's other
+    streams, after try_container.
 
     Raises: OutputError where there is no such encoder, or it does not take the size or the pixel format.
     """
@@ -47,9 +57,9 @@ class VideoEncoding:
         """Choose encoder and pixel format. pictures: the input is a folder of pictures, whose codec does not count."""
         self.info, self.warn = info, warn
         named = options.format and CONTAINERS.get(options.format, options.format)
-        self.form = named or container_format(Path(f"output{suffix}"))
+        self.container_name = named or container_format(Path(f"output{suffix}"))
         self.muxing = MuxOptions(options.audio, options.subtitles, deterministic)
-        if self.form == Y4M:
+        if self.container_name == Y4M:
             options, suffix = dataclasses.replace(options, codec=options.codec or "rawvideo"), ".y4m"
             if self.info.variable_rate:
                 warn("W_TIMING", "y4m has one constant frame rate, so uneven frame times are lost; -f nut keeps them")
@@ -67,7 +77,7 @@ class VideoEncoding:
         self.coding = Coding(
             encoder, self.format, options.crf, options.preset, options.options, options.lossless, fields
         )
-        self.plans: list[StreamPlan] | None = None
+        self.stream_plans: list[StreamPlan] | None = None
 
     def open(self) -> VideoEncoder:
         """Open a new encoder.
@@ -85,7 +95,7 @@ class VideoEncoding:
         return picture
 
     def try_container(self, source: Source, encoder: VideoEncoder | None = None) -> list[StreamPlan]:
-        """Write the header with everything in it to memory; return, and keep in `plans`, the plan of each other stream.
+        """Write the header with everything in it to memory; return, and keep, the plan of each other stream.
 
         encoder: the one to try; None opens one for the trial.
 
@@ -93,27 +103,31 @@ class VideoEncoding:
         """
         tried = encoder or self.open()
         try:
-            self.plans = plan_streams(source, self.form, self.muxing, tried.add_to)
-            with av.open(io.BytesIO(), "w", format=self.form) as trial:
+            self.stream_plans = plan_streams(source, self.container_name, self.muxing, tried.add_to)
+            with av.open(io.BytesIO(), "w", format=self.container_name) as trial:
                 tried.add_to(trial)
                 trial.start_encoding()
                 tried.check_options()
         except (ValueError, av.error.FFmpegError, OSError) as error:
             hint = "try another container (.mkv takes nearly everything) or another --codec"
-            raise OutputError(f"{self.form} with {self.coding.encoder.name} refused: {error}", hint) from error
+            raise OutputError(
+                f"{self.container_name} with {self.coding.encoder.name} refused: {error}", hint
+            ) from error
         finally:
             if encoder is None:
                 tried.close()
-        return self.plans
+        return self.stream_plans
 
     def open_muxer(self, target: str, source: Source, encoder: VideoEncoder, *, end: Fraction | None = None) -> Muxer:
         """Open the container and write its header, as try_container planned it.
 
         end: where the part ends, in seconds on the input's clock.
         """
-        assert self.plans is not None, "try_container comes first"
+        assert self.stream_plans is not None, "try_container comes first"
         offset = source.cut_begin or Fraction(0)
-        return Muxer(target, self.form, source, self.plans, encoder.add_to, self.muxing, offset=offset, end=end)
+        return Muxer(
+            target, self.container_name, source, self.stream_plans, encoder.add_to, self.muxing, offset=offset, end=end
+        )
 
 
 def warn_of_plans(plans: list[StreamPlan], options: EncodeOptions, warn: Warn) -> None:

@@ -48,12 +48,12 @@ def external_formats(name: str) -> list[str]:
 class ExternalEncoder:
     """An encoder in a process of ffmpeg; see VideoEncoder."""
 
-    def __init__(self, info: SourceInfo, name: str, form: str, options: dict[str, str]) -> None:
-        """Try the encoder with one picture. form: the pixel format.
+    def __init__(self, info: SourceInfo, name: str, pixel_format: str, options: dict[str, str]) -> None:
+        """Try the encoder with one picture. pixel_format: the pixel format.
 
         Raises: OutputError with ffmpeg's message where it refuses.
         """
-        self.info, self.name, self.form, self.options = info, name, form, options
+        self.info, self.name, self.pixel_format, self.options = info, name, pixel_format, options
         self.template = self._try()
         self.stream: av.VideoStream | None = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -61,7 +61,7 @@ class ExternalEncoder:
 
     def _command(self) -> list[str]:
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "nut", "-i", "pipe:0", "-map", "0:v"]
-        command += ["-c:v", self.name, "-pix_fmt", self.form]
+        command += ["-c:v", self.name, "-pix_fmt", self.pixel_format]
         for key, value in self.options.items():
             command += [f"-{key}", value]
         for key, option in COLOR_OPTIONS.items():
@@ -72,8 +72,8 @@ class ExternalEncoder:
     def _try(self) -> InputContainer:
         """Encode one black picture; return the opened result."""
         raw = io.BytesIO()
-        with _RawWriter(raw, self.info, self.form) as writer:
-            black = av.VideoFrame(self.info.width, self.info.height, self.form)
+        with _RawWriter(raw, self.info, self.pixel_format) as writer:
+            black = av.VideoFrame(self.info.width, self.info.height, self.pixel_format)
             for plane in black.planes:
                 plane.update(bytes(plane.buffer_size))  # the memory is uninitialised
             writer.write(black, 0)
@@ -100,9 +100,9 @@ class ExternalEncoder:
         self.stream = stream
         return stream
 
-    def stand_alone(self, form: str) -> None:
+    def stand_alone(self, container_name: str) -> None:
         """Encode with a container in memory that is never written; see VideoEncoder."""
-        self.add_to(av.open(io.BytesIO(), "w", format=form))
+        self.add_to(av.open(io.BytesIO(), "w", format=container_name))
 
     def check_options(self) -> None:
         """Do nothing: the trial has refused unknown options."""
@@ -117,7 +117,7 @@ class ExternalEncoder:
         self.process = process
         for thread in self.threads:
             thread.start()
-        self.writer = _RawWriter(process.stdin, self.info, self.form)
+        self.writer = _RawWriter(process.stdin, self.info, self.pixel_format)
         return process
 
     def _read_packets(self) -> None:
@@ -188,12 +188,12 @@ class ExternalEncoder:
 class _RawWriter:
     """Writes raw pictures with their times as NUT."""
 
-    def __init__(self, file: IO[bytes], info: SourceInfo, form: str) -> None:
+    def __init__(self, file: IO[bytes], info: SourceInfo, pixel_format: str) -> None:
         self.info = info
         self.container = av.open(_Unseekable(file), "w", format="nut")
         stream = self.container.add_stream("rawvideo", rate=info.rate)
         context: Any = stream.codec_context
-        context.width, context.height, context.pix_fmt = info.width, info.height, form
+        context.width, context.height, context.pix_fmt = info.width, info.height, pixel_format
         context.time_base = stream.time_base = info.time_base
         context.color_range, context.colorspace = info.color["range"], info.color["matrix"]
         context.color_primaries, context.color_trc = info.color["primaries"], info.color["transfer"]

@@ -7,9 +7,10 @@ from typing import Any
 import av
 import av.error
 
+from vdeblur.events import Warn
 from vdeblur.output.carry import container_options, first_packets
 from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, StreamPlan, Track, open_track, without_tags
-from vdeblur.source.demux import Rebase, demux, is_cover, open_container, packet_seconds
+from vdeblur.source.demux import TimestampRepair, demux, is_cover, open_container, packet_seconds
 from vdeblur.source.excerpt import SECONDS_BEYOND, is_within
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source, VideoSource
@@ -29,7 +30,7 @@ class Muxer:
     def __init__(
         self,
         target: str,
-        form: str,
+        container_name: str,
         source: Source,
         plans: list[StreamPlan],
         add_video: AddVideo,
@@ -40,19 +41,21 @@ class Muxer:
     ) -> None:
         """Open the target and write its header.
 
-        form: FFmpeg's name of the container. plans: from plan_streams, which tried them in memory. offset, end: where
-        the part begins and ends, in seconds on the input's clock; the part begins at zero in the output.
+        container_name: FFmpeg's name of the container. plans: from plan_streams, which tried them in memory. offset,
+        end: where the part begins and ends, in seconds on the input's clock; the part begins at zero in the output.
 
         Raises: whatever PyAV raises where the container refuses the video.
         """
         self.offset, self.misplaced = offset, 0
-        self.counted, self.frames = form == "yuv4mpegpipe", 0  # y4m has no times, only a sequence of frames
+        self.counted, self.frames = container_name == "yuv4mpegpipe", 0  # y4m has no times, only a sequence of frames
         self.others: Iterator[av.Packet] = iter(())
         self.next: av.Packet | None = None
         self.last_dts: dict[int, int] = {}
         self.covers: list[av.Packet] = []
         clocks = [source.info.time_base, *(stream.time_base or Fraction(1, 1000) for stream in source.extras)]
-        self.container = av.open(target, "w", format=form, container_options=container_options(form, options, clocks))
+        self.container = av.open(
+            target, "w", format=container_name, container_options=container_options(container_name, options, clocks)
+        )
         try:
             self.video = add_video(self.container)
             self.tracks = self._add_tracks(source, plans)
@@ -147,6 +150,11 @@ class Muxer:
             self._mux(track, track.rest())
         self.container.close()
 
+    def warn_of_misplaced(self, warn: Warn) -> None:
+        """Warn of packets that the container did not take; call this after close."""
+        if self.misplaced:
+            warn("W_STREAM_DAMAGED", f"{self.misplaced} packets of copied streams went back in time and were left out")
+
     def abort(self) -> None:
         """Close the unfinished file."""
         self.container.close()
@@ -155,17 +163,17 @@ class Muxer:
 def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | None) -> Iterator[av.Packet]:
     """Read a source's file again and yield the packets of all streams but its video, in the order of the file.
 
-    begin, end: seconds on the file's clock, None for no bound; yield the packets that begin in between. Rebase shifts
-    times that jump back, as in VideoSource.
+    begin, end: seconds on the file's clock, None for no bound; yield the packets that begin in between. TimestampRepair
+    shifts times that jump back, as in VideoSource.
     """
     with open_container(source.path) as container:
         if begin is not None and source.seekable:
             container.seek(int(begin * av.time_base))
-        rebase = Rebase()
+        repair = TimestampRepair()
         for packet in demux(container):
             if packet is None or packet.dts is None:
                 continue
-            rebase.move(packet)
+            repair.shift(packet)
             if packet.stream.index == source.video.index:
                 continue
             seconds = packet_seconds(packet)

@@ -101,13 +101,13 @@ def open_track(
     Raises: ValueError or FFmpegError where the container refuses it.
     """
     template = source.container.streams[plan.index]
-    form = container.format.name
-    if plan.type == "attachment" and form != "matroska":
-        raise ValueError(f"{form} holds no attached files")
+    container_name = container.format.name
+    if plan.type == "attachment" and container_name != "matroska":
+        raise ValueError(f"{container_name} holds no attached files")
     if is_chapter_track(template, source) or is_time_code(template, source):
         return None
     if plan.type == "cover":
-        return _add_cover(container, template, form, first)
+        return _add_cover(container, template, container_name, first)
     if plan.action == KEEP:
         return CopiedTrack(container, template)
     if plan.type == "subtitle":
@@ -116,12 +116,12 @@ def open_track(
 
 
 def _add_cover(
-    container: OutputContainer, template: Stream, form: str, first: dict[int, av.Packet]
+    container: OutputContainer, template: Stream, container_name: str, first: dict[int, av.Packet]
 ) -> "CopiedTrack | None":
     codec = codec_name(template)
-    if codec not in COVERS.get(form, set()) or template.index not in first:
-        raise ValueError(f"{form} holds no cover of {codec}")
-    if form != "matroska":
+    if codec not in COVERS.get(container_name, set()) or template.index not in first:
+        raise ValueError(f"{container_name} holds no cover of {codec}")
+    if container_name != "matroska":
         return CopiedTrack(container, template)
     name, mime = COVER_FILES[codec]  # Matroska's covers are attached files
     attached = container.add_attachment(
@@ -218,10 +218,10 @@ class SoundTrack:
         return list(self.stream.encode(None))
 
 
-def _copy_description(stream: Stream, template: Stream, form: str) -> None:
+def _copy_description(stream: Stream, template: Stream, container_name: str) -> None:
     """Copy a stream's metadata and disposition."""
     stream.metadata.update(template.metadata)
-    if form == "mov" and template.metadata.get("language") in MOV_LANGUAGES:
+    if container_name == "mov" and template.metadata.get("language") in MOV_LANGUAGES:
         stream.metadata["language"] = MOV_LANGUAGES[template.metadata["language"]]
     stream.disposition = template.disposition
 

@@ -110,9 +110,9 @@ class _Alone:
     """A container of the video alone, with the methods of Muxer."""
 
     def __init__(self, path: Path, file: VideoFile) -> None:
-        form, muxing = file.encoding.form, file.encoding.muxing
-        options = carry.container_options(form, muxing, [file.encoding.info.time_base])
-        self.container = av.open(str(path), "w", format=form, container_options=options)
+        container_name, muxing = file.encoding.container_name, file.encoding.muxing
+        options = carry.container_options(container_name, muxing, [file.encoding.info.time_base])
+        self.container = av.open(str(path), "w", format=container_name, container_options=options)
         try:
             self.video = file.encoder.add_to(self.container)
             self.container.start_encoding()

@@ -85,7 +85,7 @@ def computes_bf16() -> bool:
 def place(network: Network, device: torch.device, precision: str) -> Network:
     """Move a network to a device, convert it to a precision, and lay out its weights channels last.
 
-    In half precision it keeps its float32 weights for exact_copy. If the device fails, the network stays unchanged.
+    In half precision it keeps its float32 weights for float32_copy. If the device fails, the network stays unchanged.
     """
     if device.type == "cuda":  # TF32 has a mantissa of ten bits, as fp16, so fp32 must not use it
         torch.backends.cudnn.allow_tf32 = precision != "fp32"
@@ -97,16 +97,16 @@ def place(network: Network, device: torch.device, precision: str) -> Network:
     except FAULTS:
         network.load_state_dict(loaded, assign=True)
         raise
-    moved.exact_weights = None if precision == "fp32" else loaded
+    moved.float32_weights = None if precision == "fp32" else loaded
     return moved
 
 
-def exact_copy(network: Network, device: torch.device) -> Network:
+def float32_copy(network: Network, device: torch.device) -> Network:
     """Return a float32 copy, with the original weights, of a network that was placed in half precision."""
-    weights = network.exact_weights
+    weights = network.float32_weights
     assert weights is not None, "only for networks that were placed in half precision"
     twin = copy.deepcopy(network, {id(weights): {}})  # without copying the weights
-    twin.exact_weights = None
+    twin.float32_weights = None
     twin.load_state_dict({name: tensor.to(device) for name, tensor in weights.items()}, assign=True)
     return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

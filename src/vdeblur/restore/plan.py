@@ -66,7 +66,7 @@ def overlap_of(settings: Settings, network: Network) -> int:
 
 def needed_bytes(network: Network, plan: TilePlan) -> float:
     """Estimate the peak memory of restoring by this plan, in bytes, without the network's weights."""
-    cost = network.memory if network.exact_weights is None else network.half_memory
+    cost = network.memory if network.float32_weights is None else network.half_memory
     held = plan.window or WINDOWS.get(network.feeding, 0)
     frame = FRAME_BYTES + cost.frame + held * (WAITING_BYTES + cost.frame_held)
     tile = cost.tile + held * cost.tile_held

@@ -1,8 +1,9 @@
 """Frames to restored frames on the device: the stages between decoding and encoding, and recovery from failures.
 
 A scene passes through the network as a stream. If the stream fails, because memory runs out or half precision
-overflows, a new stream starts with a smaller plan or in float32. It gets the last finished frames again, so that a
-recurrent state can build up, and then the first unfinished one. So every frame comes out once, in order.
+overflows, a new stream starts with a smaller plan or in float32. It replays the last finished frames, to rebuild a
+recurrent network's state; their results are discarded. Then it continues with the first unfinished frame. So every
+frame comes out once, in order.
 """
 
 import math
@@ -48,8 +49,8 @@ class Restorer:
     ) -> None:
         self.network, self.plan, self.device, self.settings = network, plan, chosen, settings
         self.stop, self.warn, self.watch = stop, warn, watch
-        self.is_half = network.exact_weights is not None
-        self.exact: Network | None = None if self.is_half else network
+        self.is_half = network.float32_weights is not None
+        self.float32_network: Network | None = None if self.is_half else network
         self.redone = self.unrestored = 0
         self.warned: set[str] = set()
         self.has_shrunk = False  # the plan, without a warning yet
@@ -71,12 +72,12 @@ class Restorer:
         network returns no valid picture even in float32.
         """
         detector = scenes.SceneDetector() if self.settings.scene_detect else None
-        source = _Source(frames, self._upload, detector, self.watch)
+        reader = _FrameReader(frames, self._upload, detector, self.watch)
         # New for every call, so that a segment's result does not depend on earlier segments.
-        trust = _Trust(0 if self.is_half else math.inf)
+        half = _HalfPrecisionState(0 if self.is_half else math.inf)
         try:
-            while source.has_more():
-                yield from self._restore_scene(_Scene(source, streams.context(self.network)[0]), trust)
+            while reader.has_more():
+                yield from self._restore_scene(_Scene(reader, streams.frames_around(self.network)[0]), half)
         except RuntimeError as error:
             if memory.is_lacking(error) or not device.is_lost(error):
                 raise
@@ -85,68 +86,68 @@ class Restorer:
                 "finished segments are kept: run the same command again",
             ) from error
 
-    def _restore_scene(self, scene: "_Scene", trust: "_Trust") -> Iterator[Frame]:
+    def _restore_scene(self, scene: "_Scene", half: "_HalfPrecisionState") -> Iterator[Frame]:
         while not scene.is_over:
             try:
-                yield from self._stream(scene, trust)
+                yield from self._stream(scene, half)
                 continue
             except (RuntimeError, MemoryError) as error:
-                if scene.source.is_reading or not memory.is_lacking(error):
+                if scene.reader.is_reading or not memory.is_lacking(error):
                     raise
                 self._shrink(error)
             # The except block has ended, so nothing refers to the tensors of the failed stream.
             memory.release(self.device)
 
-    def _stream(self, scene: "_Scene", trust: "_Trust") -> Iterator[Frame]:
+    def _stream(self, scene: "_Scene", half: "_HalfPrecisionState") -> Iterator[Frame]:
         """Restore unfinished frames with one stream; it ends with the scene, or where a new stream has to start."""
-        is_exact = trust.exact_frames > 0
-        network = self._exact_network() if is_exact else self.network
-        known = len(scene.done)
-        left = math.inf  # frames until this stream must end
+        is_float32 = half.float32_frames > 0
+        network = self._in_float32() if is_float32 else self.network
+        replayed = len(scene.finished)
+        remaining = math.inf  # frames until this stream must end
         for uploaded, result in self._results(network, scene):
-            if known:  # finished before, and shown again only for the state
-                known -= 1
+            if replayed:
+                replayed -= 1
                 continue
             with self.watch.stage("difference"):
-                is_picture = result.is_picture()
-            if not is_picture and not is_exact:
-                self._note_overflow(uploaded.frame, trust)
+                is_valid = result.is_valid()
+            if not is_valid and not is_float32:
+                self._note_overflow(uploaded.frame, half)
                 # Enough frames that the next stream in half precision does not get the overflowing frame again.
-                trust.exact_frames = max(trust.exact_frames, len(scene.todo) + (scene.done.maxlen or 0))
+                half.float32_frames = max(half.float32_frames, len(scene.unfinished) + (scene.finished.maxlen or 0))
                 return
-            if not is_picture:
+            if not is_valid:
                 self._note_failure(uploaded.frame)
-                left = min(left, len(scene.todo))
+                remaining = min(remaining, len(scene.unfinished))
             with self.watch.stage("difference"):
-                restored = result.frame(uploaded, self.copier) if is_picture else uploaded.frame
+                restored = result.frame(uploaded, self.copier) if is_valid else uploaded.frame
             self._warn_of_plan()
             scene.advance()
-            self.redone += is_picture and is_exact and self.is_half
-            trust.exact_frames, left = max(trust.exact_frames - 1, 0), left - 1
+            self.redone += is_valid and is_float32 and self.is_half
+            half.float32_frames, remaining = max(half.float32_frames - 1, 0), remaining - 1
             yield restored
-            if not left:  # the next stream must not see the frame that broke the state
-                scene.done.clear()
-            if not left or (is_exact and not trust.exact_frames):
+            if not remaining:  # the next stream must not see the frame that broke the state
+                scene.finished.clear()
+            if not remaining or (is_float32 and not half.float32_frames):
                 return
         scene.is_over = True
 
     def _results(self, network: Network, scene: "_Scene") -> "Iterator[tuple[_Uploaded, _Result]]":
-        """Yield frames with their results, first the finished frames."""
-        given: deque[_Uploaded] = deque()
+        """Yield frames with their results, first those of the replayed frames."""
+        fed: deque[_Uploaded] = deque()
         results: deque[_Result] = deque()
 
         def padded() -> Iterator[Tensor]:
             for item in scene.items():
-                given.append(item)
+                fed.append(item)
                 yield self.plan.pad(item.rgb[None])
 
         for restored in self.watch.each(streams.stream(network, padded(), self.plan), "network"):
             with self.watch.stage("difference"):
-                results.append(self._finish(given[len(results)], restored))
+                results.append(self._finish(fed[len(results)], restored))
             if len(results) > self.delay:
-                yield given.popleft(), results.popleft()
+                yield fed.popleft(), results.popleft()
         while results:
-            yield given.popleft(), results.popleft()
+            yield fed.popleft(), results.popleft()
 
     def _upload(self, frame: Frame) -> "_Uploaded":
         self.check_stop()
@@ -156,16 +157,16 @@ class Restorer:
             return _Uploaded(frame, space, planes, color.to_rgb(planes, space))
 
     def _finish(self, item: "_Uploaded", restored: Tensor) -> "_Result":
-        """Add the network's change to the frame's planes, compute what is_picture needs, and start copying both."""
+        """Add the network's change to the frame's planes, compute what is_valid needs, and start copying both."""
         picture = self.plan.crop(restored)[0].float()
         extremes = torch.stack((*picture.aminmax(), item.rgb.mean()))  # NaN if any pixel is
         planes = color.add_difference(item.planes, (picture - item.rgb) * self.settings.strength, item.space)
         return _Result.fetch(extremes, planes)
 
-    def _exact_network(self) -> Network:
-        if self.exact is None:
-            self.exact = device.exact_copy(self.network, self.device)
-        return self.exact
+    def _in_float32(self) -> Network:
+        if self.float32_network is None:
+            self.float32_network = device.float32_copy(self.network, self.device)
+        return self.float32_network
 
     def _shrink(self, error: BaseException) -> None:
         """Switch to the next smaller plan.
@@ -189,14 +190,14 @@ class Restorer:
                 "W_OUT_OF_MEMORY", f"{self.device} was out of memory; continuing with {plans.in_words(self.plan)}"
             )
 
-    def _note_overflow(self, frame: Frame, trust: "_Trust") -> None:
+    def _note_overflow(self, frame: Frame, half: "_HalfPrecisionState") -> None:
         """Warn that half precision overflowed, and give it up after MOST_OVERFLOWS."""
         seconds = f"{float(frame.seconds):.3f} s"
         message = f"half precision overflowed at {seconds}: such frames are restored in float32"
         self._warn_once("overflow", "W_NON_FINITE", message)
-        trust.overflows += 1
-        if trust.overflows > MOST_OVERFLOWS:
-            trust.exact_frames = math.inf
+        half.overflows += 1
+        if half.overflows > MOST_OVERFLOWS:
+            half.float32_frames = math.inf
             message = f"half precision keeps overflowing: using float32 from {seconds} on"
             self._warn_once("no half", "W_PRECISION", message)
 
@@ -215,10 +216,10 @@ class Restorer:
 
 
 @dataclass
-class _Trust:
-    """Trust in half precision: how many frames must still be restored in float32, and overflows so far."""
+class _HalfPrecisionState:
+    """Of half precision: how many frames must still be restored in float32 instead, and overflows so far."""
 
-    exact_frames: float
+    float32_frames: float
     overflows: int = 0
 
 
@@ -244,7 +245,7 @@ class _Result:
 
     @classmethod
     def fetch(cls, extremes: Tensor, planes: list[Tensor]) -> "_Result":
-        """Start copying; only is_picture waits for the device."""
+        """Start copying; only is_valid waits for the device."""
         if extremes.device.type != "cuda":
             return cls(extremes.cpu(), [plane.cpu() for plane in planes], None)
         copies = [
@@ -255,7 +256,7 @@ class _Result:
         arrival.record(torch.cuda.current_stream(extremes.device))
         return cls(copies[0], copies[1:], arrival)
 
-    def is_picture(self) -> bool:
+    def is_valid(self) -> bool:
         """Return whether the result is finite, and not black unless the blurry picture was dark."""
         if self.arrival is not None:
             self.arrival.synchronize()
@@ -268,7 +269,7 @@ class _Result:
         return Frame(picture, item.frame.pts, item.frame.time_base, item.frame.name)
 
 
-class _Source:
+class _FrameReader:
     """Uploads frames one after the other; if an upload fails, it can be repeated.
 
     is_reading: whether an error comes from the iterator of frames, which cannot be repeated.
@@ -294,45 +295,57 @@ class _Source:
             self.is_reading = False
         return self.read is not None or self.first is not None
 
-    def next_of_scene(self, begins: bool) -> _Uploaded | None:
-        """Return the next frame; None if another scene begins with it, unless it `begins` this one."""
-        if self.first is not None:
-            item, self.first = (self.first, None) if begins else (None, self.first)
-            return item
-        if not self.has_more():
+    def first_of_scene(self) -> _Uploaded:
+        """Return the first frame of a scene; has_more says that there is one."""
+        item, self.first = self.first, None
+        return self._upload_read()[0] if item is None else item
+
+    def next_of_scene(self) -> _Uploaded | None:
+        """Return the next frame of a scene; None if the scene is over. The next scene's first frame is then kept."""
+        if self.first is not None or not self.has_more():
             return None
-        assert self.read is not None
+        item, is_cut = self._upload_read()
+        if is_cut:
+            self.first = item
+            return None
+        return item
+
+    def _upload_read(self) -> tuple[_Uploaded, bool]:
+        """Upload the frame that was read; return it, and whether a scene begins with it."""
+        assert self.read is not None, "has_more has read it"
         item = self.upload(self.read)
         with self.watch.stage("scenes"):
             is_cut = self.detector is not None and self.detector.is_cut(item.rgb)
         self.read = None
-        if is_cut and not begins:
-            self.first = item
-            return None
-        return item
+        return item, is_cut
 
 
 class _Scene:
     """The frames up to the next cut.
 
-    done: the last finished frames, as many as a state needs to build up. todo: frames that were read, but not finished.
+    finished: the last finished frames, as many as rebuild a state. unfinished: frames that were read, but not finished.
     """
 
-    def __init__(self, source: _Source, warm_up: int) -> None:
-        self.source = source
-        self.done: deque[Frame] = deque(maxlen=warm_up)
-        self.todo: deque[Frame] = deque()
+    def __init__(self, reader: _FrameReader, warm_up: int) -> None:
+        self.reader = reader
+        self.finished: deque[Frame] = deque(maxlen=warm_up)
+        self.unfinished: deque[Frame] = deque()
         self.has_begun = self.is_over = False
 
     def items(self) -> Iterator[_Uploaded]:
         """Yield the last finished frames, the unfinished ones, and then the rest of the scene."""
-        for frame in (*self.done, *self.todo):
-            yield self.source.upload(frame)
-        while (item := self.source.next_of_scene(begins=not self.has_begun)) is not None:
+        for frame in (*self.finished, *self.unfinished):
+            yield self.reader.upload(frame)
+        item: _Uploaded | None
+        if not self.has_begun:
+            item = self.reader.first_of_scene()
             self.has_begun = True
-            self.todo.append(item.frame)
+            self.unfinished.append(item.frame)
+            yield item
+        while (item := self.reader.next_of_scene()) is not None:
+            self.unfinished.append(item.frame)
             yield item
 
     def advance(self) -> None:
         """Mark the first unfinished frame as finished."""
-        self.done.append(self.todo.popleft())
+        self.finished.append(self.unfinished.popleft())

@@ -18,9 +18,10 @@ from vdeblur.networks.layers import Network
 from vdeblur.restore.tiles import TilePlan
 
 # If memory allows; a plan for less memory scales them down:
-WINDOW, AHEAD = 30, 10  # frames that a bidirectional network holds, and how many of them are only look-ahead
+WINDOW, LOOK_AHEAD = 30, 10  # frames that a bidirectional network holds, and how many of them are only look-ahead
 CLIP, CLIP_OVERLAP = 30, 5  # frames restored as one clip, as many as training saw, and the frames at its ends not used
 WINDOWS = {"bidirectional": WINDOW, "clip": CLIP}  # feedings that hold a window
+WARM_UP = 10  # frames after which a state is close to that of a network which has seen all earlier frames
 RUNAWAY = 8.0  # a state larger than this many times its size after the first window has diverged
 
 
@@ -132,7 +133,10 @@ class Bidirectional(Protocol):
         """Yield the features of each whole frame."""
 
     def propagate_backward(self, features: Sequence[Tensor], keep: int | None = None) -> list[Tensor]:
-        """Propagate features, whole or in tiles, from the last frame to the first; return the first `keep`."""
+        """Propagate features, whole or in tiles, from the last frame to the first.
+
+        keep: return only those of the first `keep` frames; None: all.
+        """
 
     def propagate_forward(self, backward: list[Tensor], state: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
         """Propagate them forward from a state; return them and the last state."""
@@ -156,35 +160,35 @@ def stream_bidirectional(
     one.
     """
     window = window or plan.window or WINDOW
-    ahead = min(AHEAD, window // 3) if ahead is None else ahead
-    waiting: deque[Tensor] = deque()
+    ahead = min(LOOK_AHEAD, window // 3) if ahead is None else ahead
+    waiting: deque[Tensor] = deque()  # frames that are read, but not restored
 
-    def noted() -> Iterator[Tensor]:
+    def queued() -> Iterator[Tensor]:
         for frame in frames:
             waiting.append(frame)
             yield frame
 
-    features = network.features(noted())
-    held: list[Tensor] = []
+    features = network.features(queued())
+    window_features: list[Tensor] = []
     states: list[Tensor | None] = [None] * len(plan.groups())
-    limit: float | None = None
+    largest: float | None = None  # that a state may become
     while True:
-        held += islice(features, window - len(held))
-        ready = len(held) if len(held) < window else window - ahead
+        window_features += islice(features, window - len(window_features))
+        ready = len(window_features) if len(window_features) < window else window - ahead  # frames to restore now
         if not ready:
             return
         parts = []
         for index, group in enumerate(plan.groups()):
-            backward = network.propagate_backward([plan.split(part, group) for part in held], ready)
+            backward = network.propagate_backward([plan.split(part, group) for part in window_features], ready)
             propagated, states[index] = network.propagate_forward(backward, states[index])
             parts.append(propagated)
-        del held[:ready]
+        del window_features[:ready]
         for tiles in zip(*parts, strict=True):
             yield plan.apply(network.reconstruct, waiting.popleft(), plan.join(tiles))
         # Each step is quadratic in the state, and training saw only short clips: reset a state that diverges.
         strength = max(float(state.detach().abs().amax()) for state in states if state is not None)
-        limit = RUNAWAY * strength if limit is None else limit
-        if not strength <= limit:  # also if it is NaN
+        largest = RUNAWAY * strength if largest is None else largest
+        if not strength <= largest:  # also if it is NaN
             states = [None] * len(states)
 
 
@@ -254,23 +258,25 @@ def stream_clip(
     window = window or plan.window or CLIP
     overlap = min(CLIP_OVERLAP, window // 6) if overlap is None else overlap
     analysed = network.analyse(frames)
-    held: list[tuple[Tensor, ...]] = []
+    window_frames: list[tuple[Tensor, ...]] = []
     first, ended = 0, False
     while not ended:
-        held += islice(analysed, window + 1 - len(held))  # one more, to know whether the clip continues
-        ended = len(held) <= window
+        window_frames += islice(
+            analysed, window + 1 - len(window_frames)
+        )  # one more, to know whether the clip continues
+        ended = len(window_frames) <= window
         assert ended or window > 2 * overlap, "windows must advance"
-        last = len(held) if ended else window - overlap
+        last = len(window_frames) if ended else window - overlap
         parts: list[Iterator[Tensor]] = []
         for group in plan.groups():
-            tiles = [tuple(plan.split(part, group) for part in frame) for frame in held[:window]]
+            tiles = [tuple(plan.split(part, group) for part in frame) for frame in window_frames[:window]]
             part = network.restore(tiles, first, last)
             # Results need less memory than the analysed frames, so one tile after another is restored.
             parts.append(part if plan.count == 1 else iter(list(part)))
         for restored in zip(*parts, strict=True):
             yield plan.join(restored)
         first = overlap
-        del held[: last - overlap]
+        del window_frames[: last - overlap]
 
 
 Feeding = Callable[..., Iterator[Tensor]]  # takes a network, an iterator of frames and a plan
@@ -286,11 +292,11 @@ FEEDINGS: dict[str, Feeding] = {
 }
 
 
-def context(network: Network) -> tuple[int, int]:
+def frames_around(network: Network) -> tuple[int, int]:
     """Return how many frames before and after a part of a scene are needed to restore it as within the scene.
 
-    With them, networks without a state return the very same result. Networks with a state need all earlier frames for
-    that; they get as many as bring the state close.
+    With them, networks without a state return exactly the same result. A network with a state would need all earlier
+    frames for that; after WARM_UP of them its state is close.
     """
     reach = network.radius if network.feeding == "window" else getattr(network, "stages", 0)
     return {
@@ -298,8 +304,8 @@ def context(network: Network) -> tuple[int, int]:
         "neighbours": (1, 1),
         "window": (reach, reach),
         "pair": (1, 1),
-        "recurrent": (AHEAD, 1),
+        "recurrent": (WARM_UP, 1),
         "cascade": (reach, reach),
-        "bidirectional": (AHEAD, AHEAD),
+        "bidirectional": (WARM_UP, LOOK_AHEAD),
         "clip": (CLIP_OVERLAP, CLIP_OVERLAP),
     }[network.feeding]

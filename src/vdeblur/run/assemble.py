@@ -84,8 +84,7 @@ def _join(
         raise
     finally:
         encoder.close()
-    if muxer.misplaced:
-        warn("W_STREAM_DAMAGED", f"{muxer.misplaced} packets of copied streams went back in time and were left out")
+    muxer.warn_of_misplaced(warn)
     _check(draft, store.output, records, base, shift)
 
 

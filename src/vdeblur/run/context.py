@@ -1,6 +1,8 @@
 """Context, which the steps of one run share: the paths, the settings, and the way to the caller."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -65,9 +67,9 @@ class Context:
             self.warnings.append((code, message))
             self.notify("warning", {"code": code, "message": message, "input": str(self.source_path)})
 
-    def tell_progress(self, info: SourceInfo, done: int, made: int) -> None:
-        """Report the progress. done: finished frames; made: those of them that this run has made."""
-        rate = made / max(self.seconds(), 1e-6)
+    def notify_progress(self, info: SourceInfo, done: int, restored: int) -> None:
+        """Report the progress. done: finished frames; restored: those of them that this run has restored."""
+        rate = restored / max(self.seconds(), 1e-6)
         left = None if info.frames_estimate is None else max(info.frames_estimate - done, 0) / rate
         facts = {"input": str(self.source_path), "frame": done, "frames_estimate": info.frames_estimate}
         self.notify(
@@ -79,13 +81,13 @@ class GracefulStop:
     """A Stop that lets the current segment finish first, if that takes at most GRACE_SECONDS.
 
     length: seconds of a segment; None: the video is not divided, so nothing is worth waiting for. rate: frames a second
-    of the video. segment: the one being restored, if any. made: frames that this run has restored.
+    of the video. segment: the one being restored, if any. restored_frames: frames that this run has restored.
     """
 
     def __init__(self, stop: Stop, length: Fraction | None, rate: Fraction) -> None:
         self.stop, self.length, self.rate = stop, length, rate
         self.segment: Segment | None = None
-        self.made = 0
+        self.restored_frames = 0
         self.begun = time.monotonic()
         self.deadline: float | None = None
 
@@ -98,10 +100,19 @@ class GracefulStop:
         if self.deadline is None:
             self.deadline = now + GRACE_SECONDS
             left = self.length * self.rate - self.segment.own
-            speed = self.made / max(now - self.begun, 1e-6)
+            speed = self.restored_frames / max(now - self.begun, 1e-6)
             if left > GRACE_SECONDS * speed:
                 self.deadline = now
         return status if now >= self.deadline else None
+
+    @contextlib.contextmanager
+    def finishing(self, segment: Segment) -> Iterator[None]:
+        """Let this segment finish first, as long as the block runs."""
+        self.segment = segment
+        try:
+            yield
+        finally:
+            self.segment = None
 
     def check(self) -> None:
         """Raise InterruptedRunError once the run must stop."""

@@ -11,7 +11,7 @@ from vdeblur.restore import device
 from vdeblur.run.context import Context, RunResult
 from vdeblur.run.loading import Loaded, check_model, prepare_network
 from vdeblur.run.parts import Encoding
-from vdeblur.run.sinks import FileSink, PipeSink, Sink, SinkPlan
+from vdeblur.run.sinks import FileSink, PipeSink, Sink, Workload
 from vdeblur.source import deinterlace, video
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source
@@ -22,7 +22,7 @@ DAMAGE = {"W_INPUT_DAMAGED", "W_INPUT_TRUNCATED", "W_TIMESTAMPS"}  # warnings ab
 def run_file(context: Context) -> RunResult:
     """Restore one file or folder of pictures to one output.
 
-    Raises: VdeblurError; DamageError only after the output is complete, any other before it has its name.
+    Raises: VdeblurError. After a DamageError the output is complete; every other error leaves no output.
     """
     settings = context.settings
     check_model(settings)
@@ -32,7 +32,7 @@ def run_file(context: Context) -> RunResult:
     with context.profile.main.stage("start"):
         source = video.open_source(context.source_path, settings.cut, context.warn)
     try:
-        _tell_probe(context, source.info)
+        _notify_probe(context, source.info)
         frames = _restore(context, source, sink)
     except torch.OutOfMemoryError as error:
         raise DeviceError("the device is out of memory", "use --tile 512, or --device cpu") from error
@@ -42,7 +42,7 @@ def run_file(context: Context) -> RunResult:
         gc.collect()  # PyAV's containers and streams refer to each other, and their encoders hold threads
     result = RunResult(context.output, frames, context.seconds(), tuple(code for code, _ in context.warnings))
     if not settings.dry_run:
-        _tell_done(context, result)
+        _notify_done(context, result)
     _check_warnings(context, result)
     return result
 
@@ -51,11 +51,11 @@ def _restore(context: Context, source: Source, sink: Sink) -> int:
     """Run all steps between the opened input and the finished output; return the number of frames."""
     encoding = sink.choose_encoding(source)
     with context.profile.main.stage("start"):
-        others = _try_container(context, encoding, source)
+        stream_plans = _try_container(context, encoding, source)
         loaded = prepare_network(context, source.info)
-    plan = sink.prepare(source, loaded)
-    _tell_plan(context, loaded, plan, source.info, others)
-    return 0 if context.settings.dry_run else sink.write()
+    workload = sink.prepare(source, loaded)
+    _notify_plan(context, loaded, workload, source.info, stream_plans)
+    return 0 if context.settings.dry_run else sink.restore_and_write()
 
 
 def _try_container(context: Context, encoding: Encoding, source: Source) -> list[tracks.StreamPlan]:
@@ -63,34 +63,34 @@ def _try_container(context: Context, encoding: Encoding, source: Source) -> list
     options = context.settings.encoding
     deinterlace.warn_of_interlacing(source.info, options.deinterlace, context.warn)
     if isinstance(encoding, VideoEncoding):
-        plans = encoding.try_container(source)
+        stream_plans = encoding.try_container(source)
     else:
-        plans = carry.drop_all(source, "has no place in a folder of pictures")
-    warn_of_plans(plans, options, context.warn)
-    return plans
+        stream_plans = carry.drop_all(source, "has no place in a folder of pictures")
+    warn_of_plans(stream_plans, options, context.warn)
+    return stream_plans
 
 
-def _tell_probe(context: Context, info: SourceInfo) -> None:
+def _notify_probe(context: Context, info: SourceInfo) -> None:
     facts = {"input": str(context.source_path), "width": info.width, "height": info.height}
     duration = None if info.duration_seconds is None else float(info.duration_seconds)
     facts |= {"frames_estimate": info.frames_estimate, "duration": duration, "vfr": info.variable_rate}
     context.notify("probe", {**facts, "streams": info.streams, "color": info.color})
 
 
-def _tell_plan(
-    context: Context, loaded: Loaded, plan: SinkPlan, info: SourceInfo, others: list[tracks.StreamPlan]
+def _notify_plan(
+    context: Context, loaded: Loaded, workload: Workload, info: SourceInfo, stream_plans: list[tracks.StreamPlan]
 ) -> None:
     facts: dict[str, object] = {"input": str(context.source_path), "model": loaded.model, "device": str(loaded.device)}
-    facts |= {"precision": loaded.precision, "tile": plan.tiles.name}
-    facts |= {"segments": plan.segments, "frames_done": plan.done}
-    facts["keep"] = [each.name for each in others if each.action != tracks.DROP]
-    facts["convert"] = [f"{each.name} {each.reason}" for each in others if each.action == tracks.CONVERT]
-    facts["drop"] = [each.name for each in others if each.action == tracks.DROP]
+    facts |= {"precision": loaded.precision, "tile": workload.tiles.name}
+    facts |= {"segments": workload.segments, "frames_done": workload.frames_done}
+    facts["keep"] = [each.name for each in stream_plans if each.action != tracks.DROP]
+    facts["convert"] = [f"{each.name} {each.reason}" for each in stream_plans if each.action == tracks.CONVERT]
+    facts["drop"] = [each.name for each in stream_plans if each.action == tracks.DROP]
     facts |= {"frames_estimate": info.frames_estimate, "dry_run": context.settings.dry_run}
     context.notify("plan", facts)
 
 
-def _tell_done(context: Context, result: RunResult) -> None:
+def _notify_done(context: Context, result: RunResult) -> None:
     if context.settings.share is None:
         facts = {"input": str(context.source_path), "output": str(context.output), "frames": result.frames}
         speed = {"seconds": round(result.seconds, 3), "fps": round(result.frames / result.seconds, 3)}

@@ -32,8 +32,8 @@ USUAL_BITS, FFV1_BITS, PNG_BITS = 0.4, 4.0, 12.0
 class SegmentMaker:
     """Restore and encode the missing segments of one file, in order.
 
-    plan: the tiles; it may change when `make` finds that another process has planned. count: number of segments, None
-    if unknown. missing: which segments are left to make.
+    tiles: the plan of the tiles; if another process has planned since, restore_missing takes over its plan. count:
+    number of segments, None if unknown. missing: finds the segments that are left to restore.
     """
 
     def __init__(self, context: Context, source: Source, store: Store, encoding: Encoding, loaded: Loaded) -> None:
@@ -42,17 +42,17 @@ class SegmentMaker:
         self.count = division.count(source.wanted_seconds)
         self.missing = MissingSegments(store, self._share())
         self.stop = GracefulStop(context.stop, division.length, source.info.rate)
-        self.reader = SegmentReader(context, source, division, streams.context(loaded.network), self.stop)
-        self.plan = self._plan()
+        self.reader = SegmentReader(context, source, division, streams.frames_around(loaded.network), self.stop)
+        self.tiles = self._plan_tiles()
         self.part: parts.SegmentPart | None = None
-        self.finished: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
+        self.finished_segments: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
 
     @property
-    def made(self) -> int:
+    def restored_frames(self) -> int:
         """The number of frames that this run has restored."""
-        return self.stop.made
+        return self.stop.restored_frames
 
-    def _plan(self) -> TilePlan:
+    def _plan_tiles(self) -> TilePlan:
         """Plan the tiles, the same as an earlier run or another share: free memory may differ, the result must not."""
         settings, store, info, loaded = self.context.settings, self.store, self.source.info, self.loaded
         if settings.tile == "auto" and "tile" in store.plan:
@@ -80,57 +80,57 @@ class SegmentMaker:
             beyond = sys.maxsize  # count is an estimate: the last share takes the rest
         return range(first, beyond)
 
-    def make(self) -> None:
-        """Make the missing segments.
+    def restore_missing(self) -> None:
+        """Restore and encode the missing segments.
 
         Raises: VdeblurError of any kind; finished segments are kept.
         """
         context, is_shared = self.context, self.context.settings.share is not None
         if not is_shared:
-            warn_of_room(context, self.source.info, self.encoding)
-        plan = {"tile": self.plan.name, "window": self.plan.window, "model": self.loaded.model}
+            warn_of_disk_space(context, self.source.info, self.encoding)
+        plan = {"tile": self.tiles.name, "window": self.tiles.window, "model": self.loaded.model}
         self.store.open(plan, shared=is_shared)
         if self.store.plan != plan:  # another process has started since this one planned
-            self.plan = self._plan()
+            self.tiles = self._plan_tiles()
         if self.source.is_pipe:
             self.reader.spool = Spool(self.store.folder / "others")
         loaded, watch = self.loaded, context.profile.main
-        restorer = Restorer(loaded.network, self.plan, loaded.device, context.settings, self.stop, context.warn, watch)
+        restorer = Restorer(loaded.network, self.tiles, loaded.device, context.settings, self.stop, context.warn, watch)
         worker = context.profile.worker(QUEUE_FRAMES)
         try:
-            self._make_all(restorer, worker)
+            self._restore_segments(restorer, worker)
             worker.finish()
-            self._tell_finished()
+            self._notify_finished()
         except BaseException:
             worker.drain()
-            self._tell_finished()
+            self._notify_finished()
             if self.part is not None:
                 self.part.abort()
             raise
         finally:
             self.reader.close()
 
-    def _make_all(self, restorer: Restorer, worker: threads.Worker) -> None:
+    def _restore_segments(self, restorer: Restorer, worker: threads.Worker) -> None:
         missing = self.missing
-        index = missing.first()
+        index = missing.go_to_first()
         self.reader.tail = missing.tail
         for code, message in missing.warnings:
             self.context.warn(code, message)
-        divider = None if index is None else self.reader.open_at(index, missing.done)
+        divider = None if index is None else self.reader.open_at(index, missing.frames_before)
         while divider is not None and index is not None:
             if missing.share is not None and divider.upcoming() not in missing.share:
                 break  # the rest of this share has no frames
-            self.stop.segment = segment = divider.segment()
-            self._make(segment, restorer, worker)
-            self.stop.segment = None
+            segment = divider.segment()
+            with self.stop.finishing(segment):
+                self._restore_segment(segment, restorer, worker)
             restorer.check_stop()
-            index = missing.after(segment, divider.marks())
+            index = missing.go_past(segment, divider.marks())
             if index is None or not divider.skip_to(index):
                 break
 
-    def _make(self, segment: segments.Segment, restorer: Restorer, worker: threads.Worker) -> None:
+    def _restore_segment(self, segment: segments.Segment, restorer: Restorer, worker: threads.Worker) -> None:
         """Restore and encode one segment."""
-        first = self.missing.done
+        first = self.missing.frames_before
         self.part = part = parts.new_part(self.store, segment.index, self.encoding, first)
         damaged = self.source.damaged
         count = 0
@@ -142,25 +142,25 @@ class SegmentMaker:
                     continue
                 worker.do(part.write, frame)
                 count += 1
-                self.stop.made += 1
-                self.context.tell_progress(self.source.info, first + count, self.made)
-                self._tell_finished()
+                self.stop.restored_frames += 1
+                self.context.notify_progress(self.source.info, first + count, self.restored_frames)
+                self._notify_finished()
         for _ in segment.frames:  # the network may not have asked for the frames that follow
             pass
         assert count == segment.own, "every frame comes out once"
         worker.do(part.finish, segment, self.source.damaged - damaged, list(self.context.warnings))
         self.part = None
-        self.missing.done += count
+        self.missing.frames_before += count
         facts = {"input": str(self.context.source_path), "index": segment.index}
-        worker.do(self.finished.put, {**facts, "first": first, "last": self.missing.done - 1})
+        worker.do(self.finished_segments.put, {**facts, "first": first, "last": self.missing.frames_before - 1})
 
-    def _tell_finished(self) -> None:
+    def _notify_finished(self) -> None:
         """Report the segments that are on the disk now."""
         with contextlib.suppress(queue.Empty):
             while True:
-                self.context.notify("segment", self.finished.get_nowait())
+                self.context.notify("segment", self.finished_segments.get_nowait())
 
-    def end(self) -> Fraction | None:
+    def last_frame_end(self) -> Fraction | None:
         """Return when the last frame ends, on the source's clock, if a number of frames was asked for; else None."""
         pictures = isinstance(self.encoding, PictureEncoding)
         if self.context.settings.cut.frames is None or self.source.is_pipe or pictures:
@@ -170,41 +170,45 @@ class SegmentMaker:
 
 
 class MissingSegments:
-    """Find the segments that no run has finished.
+    """Goes from one segment that no run has finished to the next.
 
-    share: the segments to look at; None: all. done: frames before the next segment to make. tail: the marks with which
-    the finished segments end; warnings: code and message of those that their making caused.
+    share: the segments to look at; None: all. frames_before: the number of frames before the segment gone to. tail: the
+    marks with which the segments before the first missing one end. warnings: code and message of the warnings that
+    these caused.
     """
 
     def __init__(self, store: Store, share: range | None) -> None:
         self.store, self.share = store, share
-        self.done = 0
+        self.frames_before = 0
         self.tail: list[segments.Mark] = []
         self.warnings: list[tuple[str, str]] = []
 
-    def first(self) -> int | None:
-        """Return the first missing segment."""
+    def go_to_first(self) -> int | None:
+        """Go to the first missing segment; return its index, None if none is missing."""
         if self.share is not None:
             return next((index for index in self.share if index not in self.store.records), None)
         chain = self.store.chain()
-        self.done = sum(record.frames for record in chain)
+        self.frames_before = sum(record.frames for record in chain)
         self.tail = tail_of(chain)
         self.warnings = list(dict.fromkeys(warning for record in chain for warning in record.warnings))
         if not chain:
             return 0
         return None if chain[-1].last else chain[-1].index + 1
 
-    def after(self, segment: segments.Segment, marks: list[segments.Mark]) -> int | None:
-        """Return the next missing segment after one that ends with these marks; others may have made what follows."""
+    def go_past(self, segment: segments.Segment, marks: list[segments.Mark]) -> int | None:
+        """Go to the next missing segment after this one; return its index, None if none is missing.
+
+        marks: with which this segment ends. Finished segments in between are skipped, but counted in frames_before.
+        """
         index, last = segment.index, segment.last
         while not last and (record := self.store.after(index)) and record.follows(marks):
-            self.done += record.frames
+            self.frames_before += record.frames
             marks = (marks + record.tail)[-segments.CHECKED :]
             index, last = record.index, record.last
         return None if last or (self.share is not None and index + 1 not in self.share) else index + 1
 
 
-def warn_of_room(context: Context, info: SourceInfo, encoding: Encoding) -> None:
+def warn_of_disk_space(context: Context, info: SourceInfo, encoding: Encoding) -> None:
     """Warn if the disk is likely to become full: for a while it holds both the segments and the output."""
     if info.frames_estimate is None:
         return

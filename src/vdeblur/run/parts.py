@@ -39,13 +39,13 @@ class SegmentPart(Protocol):
         """Remove what was written."""
 
 
-def new_part(store: Store, index: int, encoding: Encoding, done: int) -> SegmentPart:
-    """Start a segment's part. done: frames before it.
+def new_part(store: Store, index: int, encoding: Encoding, frames_before: int) -> SegmentPart:
+    """Start a segment's part. frames_before: the number of frames before it.
 
     Raises: OutputError if it cannot be written, as the part's own functions do.
     """
     if isinstance(encoding, PictureEncoding):
-        return PicturePart(store, index, encoding, done)
+        return PicturePart(store, index, encoding, frames_before)
     return VideoPart(store, index, encoding)
 
 
@@ -58,7 +58,7 @@ class VideoPart:
         self.frames, self.crc = 0, 0
         # The encoder makes packets as for the output's container, which is written once all segments are finished.
         self.encoder = encoding.open()
-        self.encoder.stand_alone(encoding.form)
+        self.encoder.stand_alone(encoding.container_name)
         self.draft = store.draft_of(index)
         try:
             self.file = _PacketFile(self.draft, encoding)
@@ -158,8 +158,8 @@ def in_matroska(encoding: VideoEncoding) -> bool:
 class PicturePart:
     """Write a segment's frames as pictures; see SegmentPart."""
 
-    def __init__(self, store: Store, index: int, encoding: PictureEncoding, done: int) -> None:
-        self.store, self.index, self.encoding, self.done = store, index, encoding, done
+    def __init__(self, store: Store, index: int, encoding: PictureEncoding, frames_before: int) -> None:
+        self.store, self.index, self.encoding, self.frames_before = store, index, encoding, frames_before
         self.names: list[str] = []
         self.taken = {name for record in store.records.values() for name in record.names}
         self.bytes = 0
@@ -170,7 +170,7 @@ class PicturePart:
 
     def write(self, frame: Frame) -> None:
         """Write a picture."""
-        name = self.encoding.name_of(frame, self.done + len(self.names) + 1)
+        name = self.encoding.name_of(frame, self.frames_before + len(self.names) + 1)
         if name in self.taken:
             raise OutputError(f"two pictures would be written as {name}", "rename the inputs")
         data = self.encoding.encode(frame)

@@ -1,17 +1,22 @@
-"""A blurry video in, a sharp one out: the entry to every run. Read this file first.
+"""A blurry video in, a sharp one out: the entry to every run.
 
     decode -> segments -> RGB on the device -> split at scene cuts -> tiles -> network stream -> blend
            -> difference onto the original planes -> encode -> assemble
 
-Every arrow is an iterator of frames. Decoding and encoding run in threads of their own behind bounded queues, so the
-device never waits for them and memory does not grow with the video's length. Each segment becomes a finished file
-beside the output; when all are finished they are joined to the output, which appears complete or not at all.
+Up to encoding, every arrow is an iterator of frames. Decoding and encoding run in threads of their own behind bounded
+queues, so the device seldom waits for them, and memory does not grow with the video's length. Each segment becomes a
+finished file beside the output; when all are finished they are joined to the output, which appears complete or not at
+all.
 
-    restore_file -> file_run    the steps of a run, in order
-                    loading     the network
-                    sinks       where frames go: segments and a file (maker, assemble), or a pipe
-                    reading     decoding
-                    context     what all of them share
+To follow a video through the code, read on in this order:
+
+    file_run    the steps of a run
+    sinks       the two kinds of output: a file, made of segments (then maker and assemble), or a pipe
+    maker       restores and encodes the segments (with reading, segments, parts and store)
+    assemble    joins the segments to the output
+
+    loading     the network
+    context     what all of these share
 """
 
 from pathlib import Path
@@ -47,8 +52,8 @@ def restore_file(
     published no digest; None: nobody can be asked. stop: asked before every frame; a status means that a signal
     arrived, and the run ends with InterruptedRunError.
 
-    Raises: VdeblurError, one kind for each fault. The output's name then holds what it held before, except that after
-    a DamageError, or an error of the comparison, the output is complete.
+    Raises: VdeblurError, one kind for each fault. An existing output then stays as it was. But after a DamageError, or
+    an error of the comparison, the new output is complete.
     """
     source_path, output = Path(source_path), Path(output)
     if settings.sample:

@@ -33,7 +33,7 @@ def read_ahead(
 class SegmentReader:
     """Read the input from a given segment on.
 
-    context_frames: how many frames the network sees before and after a segment. tail: the marks with which the segments
+    frames_around: how many frames the network sees before and after a segment. tail: the marks with which the segments
     end that were finished when this run began. spool: the other streams' packets where the input is a pipe.
     """
 
@@ -42,21 +42,21 @@ class SegmentReader:
         context: Context,
         source: Source,
         division: Division,
-        context_frames: tuple[int, int],
+        frames_around: tuple[int, int],
         stop: GracefulStop,
     ) -> None:
         self.context, self.source, self.division, self.stop = context, source, division, stop
-        self.context_frames = context_frames
+        self.frames_around = frames_around
         self.tail: list[Mark] = []
         self.spool: Spool | None = None
         self.items: Generator[Frame] | None = None
 
-    def open_at(self, index: int, done: int) -> Divider | None:
+    def open_at(self, index: int, frames_before: int) -> Divider | None:
         """Read the source so that this segment comes next; return None if no frame is left.
 
         Not every file yields the same frames when read from the middle. So the last frames before the segment are
         compared with those that the run before this one has seen; if they differ, the file is read from its beginning.
-        done: frames before the segment.
+        frames_before: the number of frames before the segment.
 
         Raises: InputError if even from the beginning the frames differ.
         """
@@ -64,11 +64,11 @@ class SegmentReader:
         for back in SEEK_BACK if index and self.source.seekable else ():
             if begin - back <= self.source.first_seconds:
                 break
-            divider = self._divider(begin - back, begin, done)
+            divider = self._divider(begin - back, begin, frames_before)
             found = divider.skip_to(index)
             if found and len(divider.recent) == divider.recent.maxlen and self._agrees(divider):
                 return divider
-        divider = self._divider(None, begin, done)
+        divider = self._divider(None, begin, frames_before)
         if not divider.skip_to(index):
             return None
         if not self._agrees(divider):
@@ -87,15 +87,15 @@ class SegmentReader:
         """Check that the last frames read are those with which the finished segments end, if there are any."""
         return self.context.settings.share is not None or divider.marks()[-len(self.tail) :] == self.tail
 
-    def _divider(self, seek: Fraction | None, begin: Fraction, done: int) -> Divider:
+    def _divider(self, seek: Fraction | None, begin: Fraction, frames_before: int) -> Divider:
         self.close()
         frames = self._spooled(self.spool) if self.spool is not None else self.source.frames(seek)
         limit = self.context.settings.cut.frames
         if seek is not None and limit is not None:
-            frames = self._limited(frames, begin, limit - done)
+            frames = self._limited(frames, begin, limit - frames_before)
         self.items = read_ahead(self.context, frames)
         waited = self.context.profile.main.each(self.items, "wait_decode")
-        return Divider(self._watched(waited), self.division, *self.context_frames)
+        return Divider(self._watched(waited), self.division, *self.frames_around)
 
     def _watched(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """Pass frames on; while they are skipped, and no network asks for signals, do so here."""

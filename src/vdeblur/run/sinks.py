@@ -1,4 +1,8 @@
-"""The two ends of a run: a file, made of segments that survive an interruption, or standard output, frame by frame."""
+"""The two kinds of output: a file, made of segments that survive an interruption, or standard output, frame by frame.
+
+A sink drives the work: it decodes, restores and writes. A file restores only the segments that are missing, a pipe all
+frames.
+"""
 
 import contextlib
 import dataclasses
@@ -34,18 +38,18 @@ from vdeblur.source.video import Source
 
 
 @dataclass(frozen=True)
-class SinkPlan:
-    """A sink's plan. segments: their number, None if unknown. done: frames that earlier runs finished."""
+class Workload:
+    """The work of a run. segments: their number, None if unknown. frames_done: finished by earlier runs."""
 
     tiles: TilePlan
     segments: int | None = 1
-    done: int = 0
+    frames_done: int = 0
 
 
 class Sink(Protocol):
-    """A destination of restored frames: a file, or standard output.
+    """Restores a video to one kind of output.
 
-    A run calls these functions once each, in this order; a dry run leaves out `write`.
+    A run calls these functions once each, in this order; a dry run leaves out restore_and_write.
     """
 
     def choose_encoding(self, source: Source) -> Encoding:
@@ -54,18 +58,18 @@ class Sink(Protocol):
         Raises: OutputError, UsageError.
         """
 
-    def prepare(self, source: Source, loaded: Loaded) -> SinkPlan:
-        """Plan the work; nothing is written yet."""
+    def prepare(self, source: Source, loaded: Loaded) -> Workload:
+        """Plan the work; write nothing yet."""
 
-    def write(self) -> int:
-        """Restore and write all frames; return the number of frames in the output."""
+    def restore_and_write(self) -> int:
+        """Decode, restore and write all frames that are not finished yet; return the number of frames in the output."""
 
     def close(self) -> None:
         """Release everything; called after errors too."""
 
 
 class PipeSink:
-    """Write frames to standard output as they come.
+    """Restore all frames, and write each to standard output at once.
 
     Raises: UsageError where the settings do not fit a pipe.
     """
@@ -92,14 +96,14 @@ class PipeSink:
         )
         return self.encoding
 
-    def prepare(self, source: Source, loaded: Loaded) -> SinkPlan:
+    def prepare(self, source: Source, loaded: Loaded) -> Workload:
         """Plan the tiles; see Sink."""
         self.source, self.loaded = source, loaded
         info = source.info
         self.tiles = plan_tiles(self.context.settings, info.height, info.width, loaded.network, loaded.device)
-        return SinkPlan(self.tiles)
+        return Workload(self.tiles)
 
-    def write(self) -> int:
+    def restore_and_write(self) -> int:
         """Restore and write all frames; see Sink."""
         context, encoding, source, loaded = self.context, self.encoding, self.source, self.loaded
         encoder = encoding.open()
@@ -115,7 +119,7 @@ class PipeSink:
         def frames() -> Iterator[Frame]:
             for item in watch.each(items, "wait_decode"):
                 if isinstance(item, av.Packet):
-                    worker.do(muxer.copy, item)  # overtakes the frames that the network still holds
+                    worker.do(muxer.copy, item)  # written before the frames that the network still holds
                 else:
                     yield item
 
@@ -127,7 +131,7 @@ class PipeSink:
             for frame in restorer.restore(frames()):
                 worker.do(encode, frame)
                 count += 1
-                context.tell_progress(source.info, count, count)
+                context.notify_progress(source.info, count, count)
             restorer.check_stop()
             worker.do(encode, None)
             worker.do(muxer.close)
@@ -141,19 +145,20 @@ class PipeSink:
             items.close()
             encoder.close()
         warn_of_damage(context, source.damaged, count)
+        muxer.warn_of_misplaced(context.warn)
         return count
 
     def close(self) -> None:
-        """Do nothing: `write` has released everything."""
+        """Do nothing: restore_and_write has released everything."""
 
 
 class FileSink:
-    """Make the missing segments of a file or of a folder of pictures, and join all of them to the output."""
+    """Restore the missing segments of a file or of a folder of pictures, and join all segments to the output."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.store: Store | None = None
-        self.keeps_segments = False  # at the end, for the next run
+        self.keep_for_resume = False  # whether close leaves the segments to the next run
 
     def choose_encoding(self, source: Source) -> Encoding:
         """Choose pictures if the output is a folder or has no suffix, else a video; see Sink."""
@@ -173,24 +178,24 @@ class FileSink:
             )
         return self.encoding
 
-    def prepare(self, source: Source, loaded: Loaded) -> SinkPlan:
-        """Look for finished segments and plan the tiles as the run before did; see Sink."""
+    def prepare(self, source: Source, loaded: Loaded) -> Workload:
+        """Look for finished segments, and plan the tiles as the earlier run did; see Sink."""
         context = self.context
         self.source = source
         self.store = store = open_store(context, loaded, source)
-        self.keeps_segments = context.settings.resume and not source.is_pipe
+        self.keep_for_resume = context.settings.resume and not source.is_pipe
         self.maker = SegmentMaker(context, source, store, self.encoding, loaded)
-        return SinkPlan(self.maker.plan, self.maker.count, sum(record.frames for record in store.chain()))
+        return Workload(self.maker.tiles, self.maker.count, sum(record.frames for record in store.chain()))
 
-    def write(self) -> int:
-        """Make the missing segments; then, unless this is one share of several, write the output. See Sink."""
+    def restore_and_write(self) -> int:
+        """Restore the missing segments; then, unless this is one share of several, join all to the output; see Sink."""
         assert self.store is not None, "it is prepared"
         try:
-            self.maker.make()
-            return self.maker.made if self.context.settings.share is not None else self._join(self.store)
+            self.maker.restore_missing()
+            return self.maker.restored_frames if self.context.settings.share is not None else self._join(self.store)
         except InputError as error:
             # The next run would fail at the same place, unless the cause is the disk or network that the input is on.
-            self.keeps_segments = self.keeps_segments and isinstance(error.__cause__, OSError)
+            self.keep_for_resume = self.keep_for_resume and isinstance(error.__cause__, OSError)
             raise
         except InterruptedRunError as error:
             raise self._interrupted(error, self.store) from error
@@ -203,7 +208,7 @@ class FileSink:
         overwrite = context.settings.encoding.overwrite
         with context.profile.main.stage("assemble"):
             assemble.assemble(store, self.encoding, self.source, self._others(), context.warn, overwrite=overwrite)
-        self.keeps_segments = False
+        self.keep_for_resume = False
         return frames
 
     def _others(self) -> Iterable[av.Packet]:
@@ -213,7 +218,7 @@ class FileSink:
             return spool.packets()
         if isinstance(self.source, PictureSource):
             return ()
-        ends = [end for end in (self.source.cut_end, self.maker.end()) if end is not None]
+        ends = [end for end in (self.source.cut_end, self.maker.last_frame_end()) if end is not None]
         return other_packets(self.source, self.source.cut_begin, min(ends, default=None))
 
     def _interrupted(self, error: InterruptedRunError, store: Store) -> InterruptedRunError:
@@ -229,7 +234,7 @@ class FileSink:
     def close(self) -> None:
         """Release the folder of segments, and remove it unless the next run needs them."""
         if self.store is not None:
-            self.store.close(keep=self.keeps_segments)
+            self.store.close(keep=self.keep_for_resume)
 
 
 def open_store(context: Context, loaded: Loaded, source: Source) -> Store:

@@ -21,7 +21,7 @@ JUMP_SECONDS = 1  # a larger step back in decoding times means that another file
 PIPE = Path("-")  # standard input or output
 
 
-class Rebase:
+class TimestampRepair:
     """Shift packets where timestamps jump back, as in a file that was joined from two recordings.
 
     All streams of the second recording shift by the same time, so they stay in sync. One object serves all streams of
@@ -30,12 +30,12 @@ class Rebase:
 
     def __init__(self, warn: Warn | None = None) -> None:
         self.warn = warn
-        self.offsets = [Fraction(0)]  # of the first recording, the second, ...
+        self.offsets = [Fraction(0)]  # one per recording, to add to its times
         self.recording: dict[int, int] = {}  # each stream's current recording
         self.last: dict[int, Fraction] = {}  # each stream's last decoding time, before the shift
         self.end = Fraction(0)  # of all packets so far, shifted
 
-    def move(self, packet: av.Packet) -> None:
+    def shift(self, packet: av.Packet) -> None:
         """Shift a packet by its recording's offset."""
         if packet.dts is None or packet.time_base is None:
             return
@@ -46,7 +46,7 @@ class Rebase:
                 self.offsets.append(self.end - seconds)
                 if self.warn is not None:
                     message = f"times jump back from {float(self.last[index]):.2f} to {float(seconds):.2f} s"
-                    self.warn("W_TIMESTAMPS", f"{message}; what follows is moved on")
+                    self.warn("W_TIMESTAMPS", f"{message}; what follows is shifted")
         self.last[index] = seconds
         offset = round(self.offsets[self.recording.get(index, 0)] / packet.time_base)
         if offset:
@@ -55,8 +55,8 @@ class Rebase:
         self.end = max(self.end, (packet.dts + (packet.duration or 0)) * packet.time_base)
 
 
-class Stamper:
-    """Time every frame: by its own timestamp, else one frame after the last at the nominal rate."""
+class FrameClock:
+    """Assign every frame a time: its own timestamp, else that of the last frame plus one at the nominal rate."""
 
     def __init__(self, info: SourceInfo, warn: Warn) -> None:
         self.step = max(round(1 / (info.rate * info.time_base)), 1)
@@ -65,7 +65,7 @@ class Stamper:
         self.count = 0
         self.warned = False
 
-    def stamp(self, pts: int | None) -> int:
+    def next_pts(self, pts: int | None) -> int:
         """Return the next frame's pts; a missing one, or one that does not advance, becomes the last plus a frame."""
         wrong = pts is None or (self.last is not None and pts <= self.last)
         if wrong and not self.warned:

@@ -1,4 +1,8 @@
-"""The part of a video that -ss, -t, --to and --frames ask for."""
+"""The part of a video that -ss, -t, --to and --frames ask for.
+
+settings.Cut holds these options, in seconds from the video's start. Excerpt applies them while a file is read once: it
+knows the times on the container's clock, and counts the frames.
+"""
 
 from collections import deque
 from collections.abc import Iterator
@@ -16,8 +20,8 @@ BACKWARD_SLACK = Fraction(1, 1000)  # seconds
 class Excerpt:
     """Choose the frames and packets of a part, in the order in which they are read.
 
-    begin, end: seconds on the container's clock, None for no bound. limit: number of frames, None for all; then only
-    the last frame tells the end, so packets wait until a frame has passed them.
+    begin, end: seconds on the container's clock, None for no bound. limit: number of frames, None for all. With a
+    limit only the last frame shows where the part ends, so packets wait until a frame at their time was read.
     """
 
     def __init__(self, begin: Fraction | None, end: Fraction | None, limit: int | None) -> None:
@@ -39,7 +43,7 @@ class Excerpt:
         return True
 
     def is_beyond(self, seconds: Fraction | None) -> bool:
-        """Return whether nothing of the part comes any more, at a packet or picture of this time."""
+        """Return whether reading can stop at a packet or picture of this time: nothing of the part can follow."""
         return self.is_over and (seconds is None or seconds > (self.end or 0) + SECONDS_BEYOND)
 
     def packets(self, packet: av.Packet) -> Iterator[av.Packet]:
@@ -65,5 +69,5 @@ class Excerpt:
 
 
 def is_within(seconds: Fraction | None, begin: Fraction | None, end: Fraction | None) -> bool:
-    """Return whether a time lies in [begin, end); an unknown time does, and None as a bound is none."""
+    """Return whether a time lies in [begin, end), as an unknown one does. None: no bound."""
     return seconds is None or ((begin is None or seconds >= begin) and (end is None or seconds < end))

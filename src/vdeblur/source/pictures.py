@@ -41,14 +41,14 @@ class PictureSource:
             raise InputError(f"{path}: there is no picture in the part asked for", "check -ss, -t and --to")
         self.files = files
         picture, codec = read_picture(files[0])
-        form = planar_name(picture.format.name)
-        if layout_of(form) is None:
+        pixel_format = planar_name(picture.format.name)
+        if layout_of(pixel_format) is None:
             raise InputError(f"{files[0]}: pixel format {picture.format.name} is not supported")
         self.info = SourceInfo(
             path=path,
             width=picture.width,
             height=picture.height,
-            picture_format=form,
+            picture_format=pixel_format,
             codec=codec,
             time_base=1 / PICTURE_RATE,
             rate=PICTURE_RATE,

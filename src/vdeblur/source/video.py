@@ -22,8 +22,8 @@ from vdeblur.source.decoders import choose_video, decoder_of, refuse_encrypted
 from vdeblur.source.demux import (
     PIPE,
     SEEKABLE,
-    Rebase,
-    Stamper,
+    FrameClock,
+    TimestampRepair,
     demux,
     ffmpeg_reason,
     open_container,
@@ -60,42 +60,53 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
 
 
 class VideoSource:
-    """A video file: decodes its first video stream that is no cover, and passes on the packets of the other streams."""
+    """A video file: decodes its first video stream that is no cover, and passes on the packets of the other streams.
+
+    Its times are in seconds on the container's clock, which seldom starts at zero:
+
+        start_seconds        the video's start in the header; -ss, --to and -t count from here
+        first_frame_seconds  the first frame that can be decoded; often equal, later if the beginning is damaged
+        cut_begin, cut_end   the part asked for; None where -ss, or --to and -t, is not given
+        first_seconds        cut_begin, or without -ss first_frame_seconds; segments count from here
+
+    damaged: number of packets that could not be decoded, or only in part. buffered: read from a pipe to find the first
+    frame, but not yielded yet.
+    """
 
     pictures = False
 
     def __init__(self, path: Path, cut: Cut, warn: Warn) -> None:
         self.path, self.cut, self.warn = path, cut, warn
-        self.damaged = 0  # number of packets that could not be decoded, or only in part
+        self.damaged = 0
         self.was_read = False
-        self.held: list[av.VideoFrame | av.Packet] = []  # read from a pipe, but not yet yielded
+        self.buffered: list[av.VideoFrame | av.Packet] = []
         self.container = open_container(path)
         try:
             self.video = choose_video(self.container, self.path)
             self.decoder = decoder_of(self.video)
-            first = self._peek()  # rotation and colour are on frames, and not always on the stream
+            first = self._first_picture()  # rotation and colour are on frames, and not always on the stream
             self.info = self._describe(first)
             self.first_frame_seconds = (first.pts or 0) * self.info.time_base
         except BaseException:
             self.container.close()
             raise
 
-    def _peek(self) -> av.VideoFrame:
-        """Decode one frame; of a pipe, keep what was read on the way."""
+    def _first_picture(self) -> av.VideoFrame:
+        """Decode the first picture; of a pipe, keep everything read so far in `buffered`."""
         container = self.container if self.is_pipe else open_container(self.path)
         video = choose_video(container, self.path)
         decoder = self.decoder if self.is_pipe else decoder_of(video)
-        held: list[av.VideoFrame | av.Packet] = []
+        read: list[av.VideoFrame | av.Packet] = []
         try:
             for packet in demux(container):
                 if packet is None or packet.stream.index != video.index:
-                    held += [] if packet is None else [packet]
+                    read += [] if packet is None else [packet]
                     continue
                 refuse_encrypted(packet, self.path)
                 with contextlib.suppress(av.error.FFmpegError):
                     pictures = decoder.decode(packet if packet.size else None)
                     if pictures:
-                        self.held = [*held, *pictures] if self.is_pipe else []
+                        self.buffered = [*read, *pictures] if self.is_pipe else []
                         return pictures[0]
         finally:
             if not self.is_pipe:
@@ -162,7 +173,7 @@ class VideoSource:
 
     @property
     def first_seconds(self) -> Fraction:
-        """The time from which segments count: of the first frame, or where the part asked for begins."""
+        """The time from which segments count: the begin of the part asked for, without -ss the first frame."""
         begin = self.cut_begin
         return self.first_frame_seconds if begin is None else begin
 
@@ -194,7 +205,7 @@ class VideoSource:
 
         Raises: InputError where the part asked for holds no frame, or the picture's size or format changes.
         """
-        for item in self.items(seek, others=False):
+        for item in self.items(seek, with_packets=False):
             assert isinstance(item, Frame)
             yield item
 
@@ -219,30 +230,30 @@ class VideoSource:
         """The end of the part asked for, on the container's clock; None: the file's end."""
         return None if self.cut.stop is None else self.start_seconds + self.cut.stop
 
-    def items(self, seek: Fraction | None = None, others: bool = True) -> Iterator[Frame | av.Packet]:
-        """Yield frames and, with others, between them the packets of the other streams; see `frames`."""
+    def items(self, seek: Fraction | None = None, with_packets: bool = True) -> Iterator[Frame | av.Packet]:
+        """Yield frames and, if asked, between them the packets of the other streams; see `frames`."""
         self._rewind()
         self._seek(seek)
         self.last_seconds = Fraction(0)
-        part = Excerpt(self.cut_begin, self.cut_end, self.cut.frames if seek is None else None)
-        stamper = Stamper(self.info, self.warn)
-        for item in self._decoded(others):
+        excerpt = Excerpt(self.cut_begin, self.cut_end, self.cut.frames if seek is None else None)
+        clock = FrameClock(self.info, self.warn)
+        for item in self._decoded(with_packets):
             if isinstance(item, av.Packet):
-                if part.is_beyond(packet_seconds(item)):
+                if excerpt.is_beyond(packet_seconds(item)):
                     break
-                yield from part.packets(item)
-            elif part.is_over:
-                if not others or part.is_beyond((item.pts or 0) * self.info.time_base):
+                yield from excerpt.packets(item)
+            elif excerpt.is_over:
+                if not with_packets or excerpt.is_beyond((item.pts or 0) * self.info.time_base):
                     break
             else:
-                frame = self._frame(item, stamper)
-                if part.takes(frame):
+                frame = self._frame(item, clock)
+                if excerpt.takes(frame):
                     yield frame
-                    yield from part.passed(frame)
-        yield from part.rest()
+                    yield from excerpt.passed(frame)
+        yield from excerpt.rest()
         if self.cut.whole:
             self._check_end()
-        if part.count == 0 and seek is None:
+        if excerpt.count == 0 and seek is None:
             if self.cut.whole:
                 raise InputError(f"{self.path}: not one frame could be decoded", "the file is damaged")
             raise InputError(f"{self.path}: there is no frame in the part asked for", "check -ss, -t and --to")
@@ -254,22 +265,22 @@ class VideoSource:
         if target is not None and self.seekable:
             self.container.seek(math.floor(target / self.info.time_base), stream=self.video)
 
-    def _decoded(self, others: bool) -> Iterator[av.VideoFrame | av.Packet]:
-        """Yield pictures and, with others, packets; first those that `_peek` read from a pipe."""
-        rebase = Rebase(self.warn)
-        for item in self.held:
+    def _decoded(self, with_packets: bool) -> Iterator[av.VideoFrame | av.Packet]:
+        """Yield pictures and, if asked, packets; first those that `_first_picture` read from a pipe."""
+        repair = TimestampRepair(self.warn)
+        for item in self.buffered:
             if isinstance(item, av.Packet):
-                rebase.move(item)
+                repair.shift(item)
             yield item
-        self.held = []
-        for packet in demux(self.container):  # all streams: Rebase needs them together
+        self.buffered = []
+        for packet in demux(self.container):  # all streams: TimestampRepair needs them together
             if packet is None:
                 self.damaged += 1
                 continue
-            rebase.move(packet)
+            repair.shift(packet)
             self.last_seconds = max(self.last_seconds, packet_end(packet) or self.last_seconds)
             if packet.stream.index != self.video.index:  # packet.stream_index is 0 on the empty packets at the end
-                if others:
+                if with_packets:
                     yield packet
                 continue
             try:
@@ -289,25 +300,25 @@ class VideoSource:
         last = self.last_seconds
         start = Fraction(self.container.start_time or 0, av.time_base)
         announced = Fraction(self.container.duration, av.time_base)
-        if not self.container.format.name.startswith("matroska"):  # whose header has the end, not the length
+        if not self.container.format.name.startswith("matroska"):  # Matroska's header stores the end time
             announced += start
         if announced - last > max(MISSING_SECONDS, 3 / self.info.rate):
             read, length = float(last - start), float(announced - start)
             message = f"{self.path} is incomplete: it ends after {read:.2f} s of {length:.2f} s"
             self.warn("W_INPUT_TRUNCATED", message)
 
-    def _frame(self, picture: av.VideoFrame, stamper: Stamper) -> Frame:
+    def _frame(self, picture: av.VideoFrame, clock: FrameClock) -> Frame:
         if (picture.width, picture.height) != (self.info.width, self.info.height):
             found = f"{picture.width}x{picture.height}"
             raise InputError(
                 f"{self.path}: the picture size changes from {self.info.width}x{self.info.height} to {found} "
-                f"at frame {stamper.count}",
+                f"at frame {clock.count}",
                 "split the file there",
             )
         if planar_name(picture.format.name) != self.info.picture_format:
             found = picture.format.name
-            raise InputError(f"{self.path}: the pixel format changes to {found} at frame {stamper.count}", "split it")
-        pts = stamper.stamp(picture.pts)
+            raise InputError(f"{self.path}: the pixel format changes to {found} at frame {clock.count}", "split it")
+        pts = clock.next_pts(picture.pts)
         if picture.format.name != self.info.picture_format:
             picture = to_planar(picture, self.info.picture_format)
         return Frame(picture, pts, self.info.time_base)

@@ -394,11 +394,17 @@ class Loader:
                 generator=torch.Generator(),
             )
         )
-        while True:
-            asked = time.perf_counter()
-            batch = self._next(made)
-            self.waited_seconds += time.perf_counter() - asked
-            yield batch
+        try:
+            while True:
+                asked = time.perf_counter()
+                batch = self._next(made)
+                self.waited_seconds += time.perf_counter() - asked
+                yield batch
+        finally:
+            # After an error its traceback refers to the iterator. Left to the garbage collector, which may destroy the
+            # queues first, PyTorch waits 10 s for the workers; it has no public function for this.
+            if self.workers:
+                made._shutdown_workers()  # type: ignore[attr-defined]
 
     def _next(self, made: Iterator[Any]) -> Batch:
         with explain_lost_workers():
