@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SpeedTask:
-    """What to time: each model in each precision, on a clip that is made for it.
+    """The measurements that bench --speed makes: each model in each precision, on a clip made for them.
 
     models: unsharp and cas may be among them. size: WIDTHxHEIGHT, even. frames: of the clip. references: scripts to
     compare with, see speed.time_reference. repeats: measurements of each, of which the median counts.
