@@ -149,6 +149,17 @@ def test_every_folder_of_the_code_has_its_row() -> None:
             assert path.exists() or path.with_name(f"{path.name}.py").exists(), f"{folder}/{name}"
 
 
+def test_names_in_the_tables_are_defined_in_the_files_of_their_rows() -> None:
+    """The tables in CONTRIBUTING.md: `CamelCase`, `ALL_CAPS`, `snake_case` and `call()`, with dots or without."""
+    name = re.compile(r"`((?:[A-Z]\w+|\w*_\w+)(?:\.\w+)*|\w+(?=\(\)))(?:\(\))?`")
+    for row in re.findall(r"^\| .* \|$", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE):
+        paths = [ROOT / "src" / "vdeblur" / file for file in re.findall(r"`([\w/]+\.py)`", row)]
+        code = "\n".join(path.read_text("utf-8") for path in paths)
+        names = [found for found in name.findall(row) if paths and not found.endswith(".py")]
+        for part in ".".join(names).split(".") if names else []:
+            assert re.search(rf"^ *(?:class |(?:async )?def )?{part}\b *[:=(\[]", code, re.MULTILINE), f"{part}: {row}"
+
+
 def test_warnings_and_exit_codes_are_explained() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
     sources = (path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))

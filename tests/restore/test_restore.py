@@ -273,7 +273,7 @@ def test_a_window_that_is_too_long_is_shortened(kind: type[Stub], most: int) -> 
     setattr(network, name, checked)
     run = Run(network, frames(50))
     assert len(run.pictures) == 50
-    assert f"{run.restorer.plan.window} frames at once" in run.warnings[-1][1]
+    assert f"a window of {run.restorer.plan.window} frames" in run.warnings[-1][1]
     assert (run.restorer.plan.window or 99) <= most
 
 

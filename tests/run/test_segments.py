@@ -67,7 +67,7 @@ def test_segments_have_frames_around_them() -> None:
         list(range(max(first - 2, 0), min(first + 13, 40))) for first in (0, 10, 20, 30)
     ]
     assert [segment.lead for _, segment in seen] == [0, 2, 2, 2]
-    assert [segment.own for _, segment in seen] == [10] * 4
+    assert [segment.own_frames for _, segment in seen] == [10] * 4
     assert [segment.last for _, segment in seen] == [False, False, False, True]
     assert all(after.before == before.tail for (_, before), (_, after) in pairwise(seen))
 

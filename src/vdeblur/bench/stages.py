@@ -1,4 +1,6 @@
-"""The parts of a run, each measured in a process of its own, so that their peaks of memory do not add up.
+"""Child processes that each measure one part of a bench, so that their peaks of memory do not add up.
+
+These parts (PARTS) are not the stages of a run (decode, color, ...) that reports list as `stages`.
 
 `python -m vdeblur.bench.stages` reads one line of JSON, {"part": a key of PARTS, and the arguments of its function},
 and writes one: the dataclass that the function returns, or {"error": [class, message, hint]}.

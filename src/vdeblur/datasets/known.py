@@ -98,5 +98,5 @@ def _span(frames: int | str) -> NumberSpan:
 
 
 def names() -> list[str]:
-    """Return the names that users type for data sets; bsd is the one of its three exposures that the folder has."""
+    """Return the names that --dataset takes; "bsd" is one of three sets, by the exposure of the user's folder."""
     return [*(name for name in known_sets() if not name.startswith("bsd-")), "bsd"]

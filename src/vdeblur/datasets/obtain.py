@@ -12,14 +12,14 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vdeblur import files
 from vdeblur.datasets.known import Archive, KnownSet, Origin
 from vdeblur.errors import ModelError, OutputError
-from vdeblur.events import Ask, Talk
+from vdeblur.events import Talk
 from vdeblur.fetch import http, sources
 from vdeblur.fetch.http import FetchError
 from vdeblur.fetch.sources import DownloadSource, RemoteFile
@@ -33,7 +33,7 @@ BAD_TAR = (tarfile.TarError, zlib.error, EOFError, OSError)
 def obtain_split(known: KnownSet, split: str, blur: str, talk: Talk) -> Path:
     """Return the folder of a split of a set; download the split if it is not in the cache.
 
-    blur: the kind of blurry pictures; any but "blur" only a set's first origin has.
+    blur: the kind of blurry pictures; only a set's first origin has other kinds than "blur".
 
     Raises: ModelError if it cannot be downloaded, with what to do by hand; OutputError if there is no room.
     """
@@ -84,7 +84,7 @@ def _ask_for_unpinned(known: KnownSet, origin: Origin, talk: Talk) -> None:
     unpinned = [archive for archive in origin.archives if not archive.pinned]
     if not unpinned or talk.yes:
         return
-    places = " and ".join(archive.url + _size_of(archive) for archive in unpinned)
+    places = " and ".join(archive.url + _size_in_words(archive) for archive in unpinned)
     text = f"{known.title} from {places}, licence {known.license}: its authors published no digest to verify it with"
     if talk.ask is None:
         raise ModelError(text, "to accept it: --yes")
@@ -92,7 +92,7 @@ def _ask_for_unpinned(known: KnownSet, origin: Origin, talk: Talk) -> None:
         raise ModelError(f"{known.title} was not downloaded", _by_hand(known))
 
 
-def _size_of(archive: Archive) -> str:
+def _size_in_words(archive: Archive) -> str:
     return f" (about {archive.megabytes / 1000:.1f} GB)" if archive.megabytes else ""
 
 
@@ -126,8 +126,9 @@ def _unpack(known: KnownSet, split: str, origin: Origin, archive: Archive, folde
 def _downloaded(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterator[Path]:
     """Download an archive, verified if there is a digest, and remove it at the end."""
     begun = [folder / "archives" / f"{archive.name}{end}" for end in ("", ".part")]
-    size = _size_at(url, archive, talk) - sum(path.stat().st_size for path in begun if path.is_file())
-    # A tar is unpacked beside itself, and compresses pictures hardly; a zip's members are counted when it is open.
+    size = _bytes_at(url, archive, talk) - sum(path.stat().st_size for path in begun if path.is_file())
+    # A tar stays on the disk while it is unpacked, and its pictures take about as much room again. Of a zip, only the
+    # archive counts here; _unpack_zip checks the room for its members.
     _check_room(folder, size if archive.name.endswith(".zip") else 2 * size, archive.name)
     pins = {"sha256": archive.sha256} if archive.sha256 else {}
     remote = RemoteFile(archive.name, (DownloadSource("https", {"url": url}),), pins)
@@ -136,7 +137,7 @@ def _downloaded(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterato
     path.unlink()
 
 
-def _size_at(url: str, archive: Archive, talk: Talk) -> int:
+def _bytes_at(url: str, archive: Archive, talk: Talk) -> int:
     """Return an archive's bytes according to its server, else to datasets.toml; 0 if neither knows."""
     with contextlib.suppress(FetchError):  # the download itself raises it again
         remote = http.RangeFile.open_url(url, archive.name, talk)
@@ -159,7 +160,7 @@ def _check_room(folder: Path, needed_bytes: int, name: str) -> None:
         )
 
 
-def _unpack_zip(opened: Any, name: str, is_wanted: Ask, folder: Path, talk: Talk) -> None:
+def _unpack_zip(opened: Any, name: str, is_wanted: Callable[[str], bool], folder: Path, talk: Talk) -> None:
     """Copy the wanted members that are missing in the folder out of an open zip, in the zip's order.
 
     Raises: FetchError if the archive cannot be read, or has none of them.
@@ -202,7 +203,7 @@ def _forget_buffered(archive: zipfile.ZipFile) -> None:
     archive.fp.read(1)
 
 
-def _unpack_tar(opened: Any, name: str, is_wanted: Ask, folder: Path, talk: Talk) -> None:
+def _unpack_tar(opened: Any, name: str, is_wanted: Callable[[str], bool], folder: Path, talk: Talk) -> None:
     """Copy the wanted members out of an open, compressed tar.
 
     Raises: FetchError if the archive cannot be read, or has none of them.

@@ -1,8 +1,8 @@
 """Files from their authors' servers, complete and verified.
 
 A source is a file on the Hub, at an https address, in a zip at an https address, in a public Google Drive folder, or
-one that must be downloaded by hand. Each kind but the last is a function in FETCHERS. `fetch` tries a file's sources in
-order and returns the first file that passes verification. Interrupted downloads resume.
+one that must be downloaded by hand. FETCHERS has a function for each kind but the last, "manual". `fetch` tries a
+file's sources in order and returns the first file that passes verification. Interrupted downloads resume.
 """
 
 import contextlib

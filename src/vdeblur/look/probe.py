@@ -239,7 +239,7 @@ def _suggestion(
     return {
         "command": shlex.join(words),
         "notes": notes,
-        "model": choice.ALWAYS,
+        "model": choice.FALLBACK,
         "device": chosen,
         "precision": precision,
         "network_seconds": None if seconds is None else round(seconds, 3),
@@ -254,13 +254,13 @@ def _safe(path: Path) -> str:
 def _lite_speed(height: int, width: int) -> tuple[str, str, float]:
     """Return lite's device, precision and estimated seconds per frame."""
     name, precision, rate = _measured()
-    return name, precision, choice.seconds_per_frame(find_entry(choice.ALWAYS), height, width, rate)
+    return name, precision, choice.seconds_per_frame(find_entry(choice.FALLBACK), height, width, rate)
 
 
 @cache
 def _measured() -> tuple[str, str, float]:
     chosen = device.choose_device("auto")
-    entry = find_entry(choice.ALWAYS)
+    entry = find_entry(choice.FALLBACK)
     assert entry.network is not None
     precision = device.choose_precision("auto", chosen, entry.network_class)
     return str(chosen), precision, choice.multiply_adds_per_second(chosen, precision)

@@ -2,8 +2,8 @@
 
 Warping error: W.-S. Lai, J.-B. Huang, O. Wang, E. Shechtman, E. Yumer, M.-H. Yang, "Learning Blind Video Temporal
 Consistency", ECCV 2018, Sec. 4.2; its masks: M. Ruder, A. Dosovitskiy, T. Brox, "Artistic Style Transfer for Videos",
-GCPR 2016, Sec. 4.2. They estimate motion with FlowNet 2; this uses Lucas-Kanade (networks/lucas_kanade.py), which needs
-no weights. So these numbers can be compared with each other, not with the paper's.
+GCPR 2016, Sec. 4.2. Lai et al. estimate motion with FlowNet 2; this file uses Lucas-Kanade (networks/lucas_kanade.py),
+which needs no weights. So its numbers can be compared with each other, not with the paper's.
 
 Sharpness: F. Crété, T. Dolmière, P. Ladret, M. Nicolas, "The blur effect: perception and estimation with a new
 no-reference perceptual blur metric", Human Vision and Electronic Imaging 2007. On the 30 real pairs of REDS at 320x180

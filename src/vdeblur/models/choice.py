@@ -16,7 +16,7 @@ from vdeblur.models import cache, registry
 from vdeblur.models.registry import ModelEntry
 from vdeblur.restore import device
 
-ALWAYS = "lite"  # in the package, and fast
+FALLBACK = "lite"  # used if no other model is quick enough; it is in the package, and fast
 REASONABLE_SECONDS = 3600.0  # for a file
 UNKNOWN_FRAMES = 1800  # a minute at 30 fps, for files of unknown length
 COST_SIDE = 256  # pixels; side of the frames that the costs in weights.toml are for
@@ -55,7 +55,7 @@ def strongest(chosen: torch.device, precision: str, height: int, width: int, fra
             aside = f"; {skipped[0]} (--yes)" if skipped and not talk.is_offline else ""
             return Choice(entry.name, reason + aside)
     return Choice(
-        ALWAYS, f"all others would take more than {time_in_words(REASONABLE_SECONDS)} here, or need a download first"
+        FALLBACK, f"all others would take more than {time_in_words(REASONABLE_SECONDS)} here, or need a download first"
     )
 
 

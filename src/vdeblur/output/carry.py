@@ -1,9 +1,9 @@
 """Plan which of the input's other streams the output's container takes, and how.
 
-`plan_streams` decides for each stream whether to keep it (copy its packets), convert it without losing its content, or
-drop it, with the reason. Containers are tried, not looked up in a table: plan_streams writes the header to memory,
-first with each stream alone, then with all of them and the video together. `Muxer` then copies the streams by this
-plan.
+`plan_streams` decides for each stream whether to keep it (copy its packets), convert it (the content survives; styled
+subtitles lose positions and fonts), or drop it, with the reason. Containers are tried, not looked up in a table:
+plan_streams writes the header to memory, first with each stream alone, then with all of them and the video together.
+`Muxer` then copies the streams by this plan.
 """
 
 import io
@@ -132,7 +132,10 @@ def _plan_time_code(plan: StreamPlan, container_name: str) -> StreamPlan:
 
 
 def _plan_conversion(plan: StreamPlan, stream: Stream, container_name: str) -> StreamPlan | None:
-    """Return a plan that converts a stream without losing its content; None where there is none."""
+    """Return a plan that converts a stream; None if its content would not survive.
+
+    Styled subtitles are converted, too: their texts survive, their positions and fonts are lost.
+    """
     if plan.type == "subtitle" and plan.codec in TEXT and container_name in TEXT_CODECS:
         lost = ", without its positions and fonts (.mkv keeps them)" if plan.codec in STYLED else ""
         target = TEXT_CODECS[container_name]

@@ -103,7 +103,7 @@ PICTURE_CODECS = {
     "webp",
 }  # of pictures in a folder; another codec in the output needs no warning
 # Usual encoders of containers; the first is the default. --codec may choose others.
-NEEDS = {
+USUAL_ENCODERS = {
     ".webm": ("libvpx-vp9", "libvpx", "libsvtav1"),
     ".mp4": ("libx264", "libx265", "libsvtav1", "libvpx-vp9"),
     ".m4v": ("libx264", "libx265"),
@@ -179,7 +179,7 @@ def _family(info: SourceInfo, suffix: str, pictures: bool, warn: Warn) -> str:
     name = FAMILIES[info.codec] if known else "libx264"
     if name == "dnxhd" and (info.width < DNXHR_SMALLEST[0] or info.height < DNXHR_SMALLEST[1]):
         name, known = "libx264", False
-    usual = NEEDS.get(suffix)
+    usual = USUAL_ENCODERS.get(suffix)
     if usual is not None and name not in usual:
         name, known = usual[0], known and name in HDR_ENCODERS | {"libvpx", "libvpx-vp9", "libx264"}
     if not known and not (pictures and info.codec in PICTURE_CODECS):
@@ -243,8 +243,8 @@ def _held_formats(encoder: Encoder, suffix: str) -> list[str]:
         names = Y4M_FORMATS if suffix == ".y4m" else RAW_FORMATS
     else:
         names = [pixel_format.name for pixel_format in av.Codec(encoder.name, "w").video_formats or []]
-    beside = encoder.name.startswith("libvpx")  # its alpha is side data of packets, which only Matroska keeps
-    if encoder.name == "libx265" or (beside and suffix.lower() not in (".webm", ".mkv")):
+    alpha_beside = encoder.name.startswith("libvpx")  # its alpha is side data of packets, which only Matroska keeps
+    if encoder.name == "libx265" or (alpha_beside and suffix.lower() not in (".webm", ".mkv")):
         names = [name for name in names if not has_alpha(name)]
     return names
 

@@ -85,7 +85,7 @@ class Track(Protocol):
         ...
 
     def packets(self, packet: av.Packet, offset: Fraction) -> list[av.Packet]:
-        """Return the output's packets for one of the input's, `offset` seconds earlier."""
+        """Return the output's packets for a packet of the input. offset: seconds to subtract from its times."""
         ...
 
     def rest(self) -> list[av.Packet]:
@@ -173,7 +173,7 @@ class TextTrack:
         _copy_description(self.stream, template, container.format.name)
 
     def packets(self, packet: av.Packet, offset: Fraction) -> list[av.Packet]:
-        """Convert a text; it keeps the packet's time."""
+        """Convert the packet's text, and shift its time; its duration stays."""
         if packet.pts is None or packet.time_base is None:
             return []
         made: list[av.Packet] = []

@@ -17,7 +17,7 @@ from vdeblur.restore.streams import WINDOWS
 from vdeblur.restore.tiles import TileNeeds, TilePlan, cut_tiles
 from vdeblur.settings import Settings
 
-AUTO_TILE = 1024
+AUTO_TILE = 1024  # pixels; side of the largest tile that --tile auto tries, unless four overlaps are more
 LEAST_TILE = 32
 STACK = 8  # tiles that a GPU computes together; a CPU's caches prefer one at a time
 NEARLY = 1.1  # if nothing fits, plans within this factor of the least memory count as equal
@@ -31,20 +31,20 @@ FRAME_BYTES, WAITING_BYTES = 125, 18
 
 
 def plan_tiles(
-    settings: Settings, height: int, width: int, network: Network, chosen: torch.device, window: int | None = None
+    settings: Settings, height: int, width: int, network: Network, device: torch.device, window: int | None = None
 ) -> TilePlan:
     """Plan tiles as --tile says, and the frames of a window, to fit into memory.
 
     window: the window of an earlier plan, if this one must keep it.
-    If nothing fits, return about the smallest plan.
+    If nothing fits, return the first plan that needs at most NEARLY times the least memory.
     Raises: UsageError if --tile is not valid, or too small for the overlap.
     """
     overlap = overlap_of(settings, network)
     needs = TileNeeds.of(network)
     sizes = _sizes(settings, height, width, network, overlap)
-    available = memory.total_bytes(chosen) / 2 if settings.deterministic else memory.free_bytes(chosen)
-    room = available * (CPU_SHARE if chosen.type == "cpu" else GPU_SHARE)
-    most = 1 if chosen.type == "cpu" else STACK
+    available = memory.total_bytes(device) / 2 if settings.deterministic else memory.free_bytes(device)
+    room = available * (CPU_SHARE if device.type == "cpu" else GPU_SHARE)
+    most = 1 if device.type == "cpu" else STACK
     plans = []
     for length in _windows(network) if window is None else (window,):
         for tile in sizes:
@@ -94,7 +94,7 @@ def in_words(plan: TilePlan) -> str:
     """Describe a plan in words."""
     rows, columns = plan.tile
     words = f"tiles of {columns}x{rows}" if plan.count > 1 else "whole frames"
-    return words if plan.window is None else f"{words}, {plan.window} frames at once"
+    return words if plan.window is None else f"{words}, a window of {plan.window} frames"
 
 
 def _sizes(settings: Settings, height: int, width: int, network: Network, overlap: int) -> list[tuple[int, int] | None]:

@@ -25,8 +25,10 @@ from vdeblur.run.store import WHOLE, SegmentRecord, Store
 from vdeblur.source import demux, pictures
 from vdeblur.source.video import Source
 
-EXACT = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}  # how far times may be off; the clocks are ours
-EXACT |= {".mkv": Fraction(1, 2000), ".webm": Fraction(1, 2000)}  # Matroska counts milliseconds
+# How many seconds a frame's time may be off, by suffix. In MP4 vdeblur sets the time base, so times are exact;
+# Matroska rounds them to milliseconds.
+TOLERANCE = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}
+TOLERANCE |= {".mkv": Fraction(1, 2000), ".webm": Fraction(1, 2000)}
 
 
 def assemble(
@@ -152,9 +154,9 @@ def _check(draft: Path, output: Path, records: list[SegmentRecord], base: Fracti
     fault = ""
     if len(found) != len(expected):
         fault = f"{len(found)} frames are in the file, {len(expected)} were written"
-    elif output.suffix.lower() in EXACT:
+    elif output.suffix.lower() in TOLERANCE:
         late = max(abs(a - b) for a, b in zip(sorted(found), expected, strict=True))
-        if late > EXACT[output.suffix.lower()]:
+        if late > TOLERANCE[output.suffix.lower()]:
             fault = f"frames are up to {float(late) * 1000:.3f} ms off their times"
     if fault:
         raise VerificationError(f"{output}: {fault}", "try another container or --codec; the input is untouched")

@@ -99,7 +99,7 @@ class GracefulStop:
         now = time.monotonic()
         if self.deadline is None:
             self.deadline = now + GRACE_SECONDS
-            left = self.length * self.rate - self.segment.own
+            left = self.length * self.rate - self.segment.own_frames
             speed = self.restored_frames / max(now - self.begun, 1e-6)
             if left > GRACE_SECONDS * speed:
                 self.deadline = now

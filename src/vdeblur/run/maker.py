@@ -136,7 +136,7 @@ class SegmentMaker:
         count = 0
         with closing(restorer.restore(segment.frames)) as restored:
             for place, frame in enumerate(restored):
-                if segment.closed and place >= segment.lead + segment.own:
+                if segment.closed and place >= segment.lead + segment.own_frames:
                     break
                 if place < segment.lead:
                     continue
@@ -147,7 +147,7 @@ class SegmentMaker:
                 self._notify_finished()
         for _ in segment.frames:  # the network may not have asked for the frames that follow
             pass
-        assert count == segment.own, "every frame comes out once"
+        assert count == segment.own_frames, "every frame comes out once"
         worker.do(part.finish, segment, self.source.damaged - damaged, list(self.context.warnings))
         self.part = None
         self.missing.frames_before += count

@@ -100,7 +100,15 @@ class VideoPart:
                 )
             put_in_place(self.draft, self.store.data_of(self.index))
             record = SegmentRecord(
-                segment.index, segment.own, segment.last, segment.before, segment.tail, self.packets, [], size, self.crc
+                segment.index,
+                segment.own_frames,
+                segment.last,
+                segment.before,
+                segment.tail,
+                self.packets,
+                [],
+                size,
+                self.crc,
             )
             record.damaged, record.warnings = damaged, warnings
             self.store.save(record)
@@ -190,7 +198,7 @@ class PicturePart:
                 with (self.store.pictures / name).open("r+b") as file:
                     os.fsync(file.fileno())
             sync_folder(self.store.pictures)
-            record = SegmentRecord(segment.index, segment.own, segment.last, segment.before, segment.tail)
+            record = SegmentRecord(segment.index, segment.own_frames, segment.last, segment.before, segment.tail)
             record.names, record.bytes, record.damaged, record.warnings = self.names, self.bytes, damaged, warnings
             self.store.save(record)
         except OSError as error:

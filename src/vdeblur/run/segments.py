@@ -57,14 +57,14 @@ class Segment:
     """A segment's frames, with those that the network sees before and after; the other fields fill as they are read.
 
     lead: how many of the frames come before its own. before: marks of the last frames before it; tail: of its own last
-    frames. own: its own frames so far; closed: whether these are all. last: whether no frame follows.
+    frames. own_frames: number of its own frames so far; closed: whether these are all. last: whether no frame follows.
     """
 
     index: int
     frames: Iterator[Frame]
     lead: int
     before: list[Mark]
-    own: int = 0
+    own_frames: int = 0
     closed: bool = False
     last: bool = False
     tail: list[Mark] = field(default_factory=list)
@@ -108,9 +108,9 @@ class Divider:
         yield from lead
         while (frame := self._peek()) and self.division.index_of(frame.seconds) <= segment.index:
             self.recent.append(self.ahead.popleft())
-            segment.own += 1
+            segment.own_frames += 1
             yield frame
-        segment.tail = self.marks()[-segment.own :]
+        segment.tail = self.marks()[-segment.own_frames :]
         segment.last = frame is None
         segment.closed = True
         self._peek(self.after)

@@ -23,7 +23,7 @@ from vdeblur.source.video import Source
 FORMAT = 1  # of the records; others are ignored
 SAMPLE_BYTES = 1 << 16  # hashed at a file's beginning, middle and end to identify it
 WHOLE = "whole"  # the output's name in the folder, without suffix, while the segments are joined
-LOCK = "lock"  # the file that whoever works in the folder holds
+LOCK = "lock"  # the lock file, which a run holds while it works in the folder
 NAME_BYTES = 100  # of the output's name, repeated in the folder's name
 
 
@@ -62,7 +62,7 @@ class SegmentRecord:
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
     def follows(self, tail: list[Mark]) -> bool:
-        """Check that this segment begins right after the frames with these marks; none: at the beginning."""
+        """Return whether this segment directly follows the frames with these marks; no marks: whether it is first."""
         shared = min(len(self.before), len(tail))
         return self.before[-shared:] == tail[-shared:] if shared else not self.before and not tail
 
@@ -209,7 +209,7 @@ class Store:
             return
         if keep and self.records:
             with contextlib.suppress(OSError):
-                for path in self.folder.glob(f"{WHOLE}*"):  # room that a full disk may lack
+                for path in self.folder.glob(f"{WHOLE}*"):  # an unfinished output; the disk may be full
                     path.unlink()
         else:
             try:  # the lock goes last: the next run takes it before it writes anything

@@ -56,7 +56,7 @@ class TimestampRepair:
 
 
 class FrameClock:
-    """Assign every frame a time: its own timestamp, else that of the last frame plus one at the nominal rate."""
+    """Assign every frame a time: its timestamp, else the last frame's time plus one interval of the nominal rate."""
 
     def __init__(self, info: SourceInfo, warn: Warn) -> None:
         self.step = max(round(1 / (info.rate * info.time_base)), 1)
@@ -70,7 +70,7 @@ class FrameClock:
         wrong = pts is None or (self.last is not None and pts <= self.last)
         if wrong and not self.warned:
             self.warned = True
-            what = "no time" if pts is None else "a time before its predecessor's"
+            what = "no time" if pts is None else "a time that is not after its predecessor's"
             self.warn("W_TIMESTAMPS", f"frame {self.count} has {what}; such frames are spaced at the nominal rate")
         if pts is None or wrong:
             pts = 0 if self.last is None else self.last + self.step

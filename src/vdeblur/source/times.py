@@ -15,7 +15,7 @@ from vdeblur.source import demux, video
 
 WHOLE_BYTES = 64_000_000  # files up to this size are read completely, in about a second
 WINDOW_PACKETS = 400  # of video, read at each place
-WINDOWS = (0.35, 0.7)  # places in between, as shares of the duration
+PLACES = (0.35, 0.7)  # places in between, as shares of the duration
 END_SECONDS = 3  # read at the end
 REORDERED = 16  # frames; codecs reorder across no more, so earlier times of a window are complete
 EVEN = Fraction(1, 50)  # intervals that differ by less, or by up to two ticks of the clock, are equal
@@ -45,7 +45,7 @@ class PacketTimes:
 
     @property
     def rate(self) -> Fraction | None:
-        """Frames per second: of the even intervals, or at a variable rate the average."""
+        """Frames per second, from the mean of the intervals near the usual one; at a variable rate, of all."""
         counted = self.intervals if self.variable else [i for i in self.intervals if self._near(i, self.usual or i)]
         return len(counted) / sum(counted, Fraction(0)) if counted else None
 
@@ -80,13 +80,13 @@ def read(source: video.VideoSource) -> PacketTimes:
         seconds = Fraction(container.duration or 0, av.time_base)
         begin = Fraction(container.start_time or 0, av.time_base)
         if size <= WHOLE_BYTES:
-            times.frames = reader.stretch(None)
+            times.frames = reader.read_stretch(None)
         else:
-            reader.stretch(WINDOW_PACKETS)
+            reader.read_stretch(WINDOW_PACKETS)
             if indexed:
-                for share in WINDOWS:
-                    reader.stretch(WINDOW_PACKETS, begin + Fraction(share) * seconds)
-                reader.stretch(None, begin + max(seconds - END_SECONDS, Fraction(0)))
+                for share in PLACES:
+                    reader.read_stretch(WINDOW_PACKETS, begin + Fraction(share) * seconds)
+                reader.read_stretch(None, begin + max(seconds - END_SECONDS, Fraction(0)))
         if indexed and reader.reached_end:
             missing = begin + seconds - reader.last_end
             times.missing_seconds = missing if missing > max(LEAST_MISSING, seconds / 100) else Fraction(0)
@@ -100,7 +100,7 @@ class _Reader:
         self.last_end = Fraction(0)
         self.reached_end = False
 
-    def stretch(self, limit: int | None, begin: Fraction | None = None) -> int:
+    def read_stretch(self, limit: int | None, begin: Fraction | None = None) -> int:
         """Read up to `limit` packets of video, None for all; return their number.
 
         begin: seconds; start at a keyframe before this, None: go on from the last packet.

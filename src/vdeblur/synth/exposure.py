@@ -31,7 +31,7 @@ class Window:
 
 
 def plain_window(frames: int, duty: float) -> Window:
-    """Return equal weights for the middle share `duty` of an odd number of frames: again an odd number, at least 1."""
+    """Return equal weights for the frames in the middle: the odd number nearest to frames * duty, at least 1."""
     return Window((1,) * (2 * math.floor((frames * duty - 1) / 2 + 0.5) + 1 if frames * duty > 1 else 1))
 
 

@@ -20,7 +20,8 @@ class Schedule:
     def multiplier(self, update: int, iterations: int, rate: float) -> float:
         """Return the factor of all rates at an update, counted from 0.
 
-        iterations: updates of the whole training. rate: that of [optimiser], since floors are rates.
+        iterations: number of updates of the complete training. rate: the recipe's rate in [optimiser]; a schedule's
+        `floor` is a rate, too, so it is divided by this one.
         """
         return 1.0
 
@@ -32,7 +33,7 @@ class HalvingSchedule(Schedule):
     every: Annotated[int, COUNT]
 
     def multiplier(self, update: int, iterations: int, rate: float) -> float:
-        """Return 1/2 to the number of halvings so far."""
+        """Return 0.5 to the power of the number of halvings so far."""
         return float(0.5 ** (update // self.every))
 
 
@@ -44,7 +45,7 @@ class StepSchedule(Schedule):
     factor: Annotated[float, RATE]
 
     def multiplier(self, update: int, iterations: int, rate: float) -> float:
-        """Return the factor to the number of steps so far."""
+        """Return the factor to the power of the number of steps so far."""
         return float(self.factor ** sum(update >= step for step in self.at))
 
 
@@ -114,8 +115,8 @@ class LinearSchedule(Schedule):
 class PlateauSchedule(Schedule):
     """The kind "plateau": validations decide, see Plateau.
 
-    patience: validations in a row, none above the best, that make a plateau. factor: of the rates
-    at each of the first `reductions` plateaus; training ends at the next.
+    patience: number of validations in a row without a new best score that make a plateau. factor: multiplies the rates
+    at each of the first `reductions` plateaus; training ends at the next plateau.
     """
 
     patience: Annotated[int, COUNT]
