@@ -27,5 +27,7 @@ class UnsharpMask(Network):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/own_network.py IN OUT")
     result = vdeblur.deblur(sys.argv[1], sys.argv[2], model=f"{__file__}:UnsharpMask")
     print(f"{result.frames} frames in {result.seconds:.1f} s")

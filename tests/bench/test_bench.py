@@ -38,7 +38,7 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SEQUENCE/{blur,sharp}: the first frames of real pairs, cropped to 96x64."""
     pairs = ROOT.parent / "shared" / "data" / "pairs"
     if not pairs.is_dir():
-        pytest.skip("the shared folder with real footage is not beside this checkout")
+        pytest.skip("needs the folder shared/ with real footage beside this checkout")
     folder = tmp_path_factory.mktemp("footage")
     for sequence in SEQUENCES:
         for kind in ("blur", "sharp"):

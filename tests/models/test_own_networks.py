@@ -211,7 +211,9 @@ def test_an_entry_point(vdeblur, clip: Path, tmp_path: Path, monkeypatch: pytest
     assert result.exit_code == 0, result.output
     assert vdeblur("models", "import", checkpoint, "--as", "my-net@mine").exit_code == 0
     assert vdeblur("run", clip, tmp_path / "out2.mkv", "-m", "my-net@mine").exit_code == 0
-    assert "my-net, or best" in last_line(vdeblur("models", "show", "your-net"))
+    hint = last_line(vdeblur("models", "show", "my-nt"))
+    assert "did you mean my-net?" in hint
+    assert "my-net, or best" in hint
 
 
 def test_an_entry_point_that_fails(vdeblur, monkeypatch: pytest.MonkeyPatch) -> None:

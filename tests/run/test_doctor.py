@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 
+import vdeblur as vdeblur_package
 from vdeblur.errors import ExitStatus
 from vdeblur.run import doctor
 
@@ -35,6 +36,7 @@ def test_all_is_well(vdeblur) -> None:
     assert "FAIL" not in result.stdout
     for group in ("versions", "devices", "codecs", "room", "caches", "settings", "self test"):
         assert f"\n{group}\n" in f"\n{result.stdout}"
+    assert f"{Path(vdeblur_package.__file__).parent}\n" in result.stdout
     for line in ("libx264, yuv420p: writes and reads", "identity: bit-exact", "lite: restores on"):
         assert f"  ok       {line}" in result.stdout
     assert "all checks passed" in result.stdout.splitlines()[-1]

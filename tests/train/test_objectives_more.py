@@ -408,7 +408,7 @@ def test_spn_learns_a_clip_by_heart_and_spgan_goes_on() -> None:
 def test_recipes_fit_what_they_name(path: Path, of_paper: bool) -> None:
     """Their networks, objectives, optimisers and schedules are there and take the numbers."""
     if of_paper and "paper" not in tomllib.loads(path.read_text()):
-        pytest.skip("its paper says nothing else")
+        pytest.skip("the recipe has no [paper] table: the paper does not differ from its code")
     name, _, stage = path.stem.partition(".")
     model = registry.read_registry(NETWORKS)[name]
     recipe = recipes.load_recipe(model, stage, paper=of_paper)

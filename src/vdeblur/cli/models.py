@@ -71,7 +71,7 @@ def _row(entry: "ModelEntry", weights: "Weights | None", seconds: float | None) 
         name,
         cache.state_of(entry, weights),
         f"{scores[0].psnr:.2f} {scores[0].data}" if scores else "",
-        "" if seconds is None else f"{seconds:.2g} s",
+        "" if seconds is None else f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s",
         entry.license.partition(";")[0] + (", see show" if entry.notice else ""),
         entry.description if weights is None else f"{weights.trained_on}; {weights.blur}".strip("; "),
     )

@@ -3,6 +3,7 @@
 `choose_weights` resolves every model name of the command line and the Python API.
 """
 
+import difflib
 import functools
 import os
 import re
@@ -169,9 +170,10 @@ def choose_weights(name: str) -> tuple[ModelEntry, Weights | None]:
         entry = _own_entry(plain, own.load_plugin(plain))
     if entry is None:
         runnable = sorted(name for name, entry in known.items() if entry.network)
-        raise ModelError(
-            f"unknown model {plain!r}", f"choose from {', '.join([*runnable, *own.plugin_names()])}, or best"
-        )
+        names = [*runnable, *own.plugin_names()]
+        near = difflib.get_close_matches(plain, names, 2)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ModelError(f"unknown model {plain!r}", f"{meant}choose from {', '.join(names)}, or best")
     if not at:
         return entry, entry.weights[entry.default] if entry.default else None
     weights = weights_of(entry)

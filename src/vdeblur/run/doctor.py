@@ -86,7 +86,7 @@ def examine(configuration: list[Path]) -> Iterator[Check]:
 
 
 def _versions() -> Iterator[Check]:
-    yield Check("versions", "vdeblur", f"{__version__}, in {Path(__file__).parent}")
+    yield Check("versions", "vdeblur", f"{__version__}, in {Path(__file__).parents[1]}")
     yield Check("versions", "python", f"{platform.python_version()} on {platform.platform()}")
     for package in PACKAGES:
         try:
