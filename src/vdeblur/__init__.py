@@ -31,6 +31,7 @@ from vdeblur.errors import (
 )
 from vdeblur.events import Ask, Notify, Stop, ignore, never
 from vdeblur.settings import Cut, EncodeOptions, Settings
+from vdeblur.version import __version__
 
 if TYPE_CHECKING:
     from vdeblur.look.probe import probe
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
     load_model = Model.load
     open = open_video
-
-__version__ = "0.1.0"
 
 # Names that load PyTorch or PyAV at their first use. Public name: module[:attribute].
 _LAZY = {

@@ -10,7 +10,7 @@ from importlib import metadata
 import torch
 from torch import Tensor
 
-from vdeblur import __version__, threads
+from vdeblur import threads
 from vdeblur.bench import contenders, memory
 from vdeblur.bench.comparison import Comparison
 from vdeblur.bench.contenders import Contender
@@ -32,6 +32,7 @@ from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.measure import vmaf
 from vdeblur.measure.protocols import PROTOCOLS, Protocol
 from vdeblur.restore.device import choose_device
+from vdeblur.version import __version__
 
 AHEAD = 4  # pictures that are decoded ahead
 EXAMPLES = 2  # worst frames, and best frames, of each model on the HTML page

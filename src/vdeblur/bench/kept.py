@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from vdeblur import __version__
 from vdeblur.bench.contenders import Contender
 from vdeblur.bench.results import BenchTask, FrameResult, SequenceResult
 from vdeblur.datasets.layouts import DataSet
 from vdeblur.files import cache_error, cache_folder, write_whole
 from vdeblur.measure.protocols import Protocol
+from vdeblur.version import __version__
 
 
 class ResultCache:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from vdeblur import __version__, errors
+from vdeblur import errors
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.bench.moving_clip import make_clip
 from vdeblur.bench.network_speed import WARM_UP
@@ -38,6 +38,7 @@ from vdeblur.errors import DeviceError, InterruptedRunError, UsageError
 from vdeblur.events import Notify, Stop, ignore, never
 from vdeblur.models import registry
 from vdeblur.restore import device
+from vdeblur.version import __version__
 
 POLL_SECONDS = 0.2  # between questions whether a signal arrived
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from vdeblur import __version__
 from vdeblur.cli.bench import bench_command
 from vdeblur.cli.compare import compare_command
 from vdeblur.cli.doctor import doctor_command
@@ -23,6 +22,7 @@ from vdeblur.cli.synth import synth_command
 from vdeblur.cli.train import train_command
 from vdeblur.cli.types import CONFIG_FILE
 from vdeblur.errors import ExitStatus, UsageError
+from vdeblur.version import __version__
 
 EVENTFUL = {"run", "bench", "train", "synth"}  # commands whose --json is one line per event
 

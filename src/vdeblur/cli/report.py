@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from vdeblur import __version__
 from vdeblur.cli.lines import counted, lines_of
 from vdeblur.cli.terminal import Bars, show_batch
 from vdeblur.errors import ExitStatus, VdeblurError, error_facts
+from vdeblur.version import __version__
 
 PROGRESS_SECONDS = 0.5  # at most two progress events a second
 LINE_SECONDS = 10.0  # between lines of progress without a terminal

@@ -23,12 +23,13 @@ import imageio_ffmpeg
 import numpy
 import torch
 
-from vdeblur import __version__, files
+from vdeblur import files
 from vdeblur.errors import ExitStatus, OutputError, VdeblurError
 from vdeblur.models import registry
 from vdeblur.restore import device, memory
 from vdeblur.run.pipeline import restore_file
 from vdeblur.settings import EncodeOptions, Settings
+from vdeblur.version import __version__
 
 SIDE, TRIAL_FRAMES = 64, 2  # of the clips that are encoded; some encoders refuse smaller ones
 CLIP = (48, 64, 6)  # height, width and frames of the self test's clip

@@ -13,12 +13,12 @@ from typing import Any
 
 import filelock
 
-from vdeblur import __version__
 from vdeblur.errors import InputError, OutputError
 from vdeblur.files import write_whole
 from vdeblur.run.segments import CHECKED, Mark
 from vdeblur.settings import Settings
 from vdeblur.source.video import Source
+from vdeblur.version import __version__
 
 FORMAT = 1  # of the records; others are ignored
 SAMPLE_BYTES = 1 << 16  # hashed at a file's beginning, middle and end to identify it

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vdeblur import __version__
 from vdeblur.errors import InterruptedRunError, OutputError
 from vdeblur.files import write_whole
 from vdeblur.synth.sequences import DRAFTS, RECORD, SPLITS, ManifestEntry, Piece, random_name
+from vdeblur.version import __version__
 
 MANIFEST, LOCK = "manifest.json", ".lock"
 EARLIER = ".earlier"  # holds the set that is being replaced

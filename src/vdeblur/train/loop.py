@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 
-from vdeblur import __version__
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError, VdeblurError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models.registry import find_entry
@@ -38,6 +37,7 @@ from vdeblur.train.objectives.base import Batch, Objective
 from vdeblur.train.recipes import Recipe
 from vdeblur.train.sets import open_sets
 from vdeblur.train.validate import Validator
+from vdeblur.version import __version__
 
 
 @dataclass(frozen=True)
