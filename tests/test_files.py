@@ -85,4 +85,8 @@ def test_drafts_of_killed_processes_go_and_those_of_others_stay(tmp_path: Path) 
     for draft in (abandoned, alive, foreign):
         draft.touch()
     files.write_whole(tmp_path / "state.pt", b"complete")
+    assert abandoned.exists()  # a process of another machine may be writing it
+    for draft in (abandoned, alive, foreign):
+        os.utime(draft, (0, 0))
+    files.write_whole(tmp_path / "state.pt", b"complete")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["state.pt", alive.name, foreign.name])

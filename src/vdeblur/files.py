@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +50,9 @@ def write_error(path: Path, error: Exception) -> OutputError:
 
 
 LOCK_POLL_SECONDS = 0.5
+ABANDONED_SECONDS = (
+    3600  # since the last write to a draft: on shared disks, other machines write, whose processes are unknown
+)
 
 
 def cache_folder() -> Path:
@@ -164,16 +168,18 @@ def drafted_output(output: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove drafts of a file whose processes have ended; a state of training can take hundreds of megabytes."""
+    """Remove old drafts of a file whose processes have ended; a state of training can take hundreds of megabytes."""
     prefix, suffix = f"{path.name}.", ".draft"
-    for name in os.listdir(path.parent):
-        process = name.removeprefix(prefix).removesuffix(suffix)
-        if name == f"{prefix}{process}{suffix}" and process.isascii() and process.isdigit():
+    with contextlib.suppress(OSError):  # it is only cleaning
+        for name in os.listdir(path.parent):
+            process = name.removeprefix(prefix).removesuffix(suffix)
+            if name != f"{prefix}{process}{suffix}" or not (process.isascii() and process.isdigit()):
+                continue
             import psutil
 
-            if not psutil.pid_exists(int(process)):
-                with contextlib.suppress(OSError):
-                    (path.parent / name).unlink()
+            draft = path.parent / name
+            if time.time() - draft.stat().st_mtime > ABANDONED_SECONDS and not psutil.pid_exists(int(process)):
+                draft.unlink()
 
 
 @contextlib.contextmanager

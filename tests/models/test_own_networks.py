@@ -169,6 +169,19 @@ def test_a_class_that_cannot_run_says_what_is_missing(vdeblur, file: Path, name:
     assert words in last_line(result)
 
 
+@pytest.mark.parametrize("result", ["None", "blurry[..., 1:]", "blurry[:, :1]"])
+def test_frames_of_another_shape_are_one_clear_error(vdeblur, clip: Path, tmp_path: Path, result: str) -> None:
+    path = tmp_path / "odd.py"
+    path.write_text(
+        "from vdeblur.networks.layers import Network\n\n\nclass Odd(Network):\n"
+        f'    feeding = "frame"\n\n    def forward(self, blurry):\n        return {result}\n'
+    )
+    restored = vdeblur("run", clip, tmp_path / "out.mkv", "-m", f"{path}:Odd")
+    assert restored.exit_code == ExitStatus.MODEL
+    assert "Odd returned " in last_line(restored)
+    assert not (tmp_path / "out.mkv").exists()
+
+
 def test_a_file_that_is_missing_or_fails(vdeblur, clip: Path, tmp_path: Path) -> None:
     missing = vdeblur("run", clip, tmp_path / "out.mkv", "-m", f"{tmp_path}/none.py:Average")
     assert missing.exit_code == ExitStatus.MODEL

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from vdeblur.errors import ModelError
 from vdeblur.networks.layers import Network
 from vdeblur.restore.tiles import TilePlan
 
@@ -26,8 +27,19 @@ RUNAWAY = 8.0  # a state larger than this many times its size after the first wi
 
 
 def stream(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
-    """Feed a scene to a network in the way that it declares."""
-    return FEEDINGS[network.feeding](network, frames, plan)
+    """Feed a scene to a network in the way that it declares; yield its restored frames (1, 3, H, W).
+
+    Raises: ModelError if the network, which may be the user's own, does not return frames of the size that it got.
+    """
+    for restored in FEEDINGS[network.feeding](network, frames, plan):
+        if not isinstance(restored, Tensor) or restored.shape[-3:] != (3, *plan.padded):
+            found = tuple(restored.shape) if isinstance(restored, Tensor) else type(restored).__name__
+            height, width = plan.padded
+            raise ModelError(
+                f"{type(network).__name__} returned {found} for frames (1, 3, {height}, {width})",
+                "restored frames must have the shape of the blurry ones",
+            )
+        yield restored
 
 
 def stream_frames(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
