@@ -1,6 +1,7 @@
 """Recovery if memory runs out, half precision overflows or the device fails."""
 
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -237,26 +238,41 @@ def test_real_errors_of_a_cpu_are_recognised() -> None:
 SHORT_OF_MEMORY = """
 import resource
 import torch
-from tests.restore.test_restore import CPU, Settings, NETWORKS, Restorer, frames, pictures, plan
+from tests.restore.test_restore import CPU, DeviceError, Settings, NETWORKS, Restorer, frames, pictures, plan
 
-network, settings = NETWORKS["lite"]().eval(), Settings(tile="none")
-def restore(height, width):
-    planned = plan.plan_tiles(settings, height, width, network, CPU)
+network, clip = NETWORKS["lite"]().eval(), list(frames(3, size=(360, 640)))
+def restore(tile):
+    settings = Settings(tile=tile)
+    planned = plan.plan_tiles(settings, 360, 640, network, CPU)
     restorer = Restorer(network, planned, CPU, settings, warn=print)
-    assert len(pictures(restorer.restore(frames(3, size=(height, width))))) == 3
-restore(64, 64)
+    assert len(pictures(restorer.restore(iter(clip)))) == 3
+# A kernel that oneDNN cannot make for want of memory stays broken, so let it make those of every size first.
+for tile in ("none", "320", "160", "80"):
+    restore(tile)
 size = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmSize"))
-resource.setrlimit(resource.RLIMIT_AS, (size + 80_000_000,) * 2)
-restore(360, 640)
+most = resource.getrlimit(resource.RLIMIT_AS)[1]
+for megabytes in range(10, 500, 20):
+    resource.setrlimit(resource.RLIMIT_AS, (size + megabytes * 10**6, most))
+    try:
+        restore("none")
+    except (DeviceError, MemoryError) as error:
+        print("too little:", error)
+    else:
+        break
+else:
+    raise AssertionError("500 MB more were not enough")
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its own memory as Linux does")
 def test_a_real_network_with_too_little_memory() -> None:
-    """lite takes 140 MB for 640x360 pixels."""
-    done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, cwd=ROOT)
+    """Raise the limit step by step: how much is needed differs by machine."""
+    freed_at_once = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}  # or the heap keeps what the first runs took
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, cwd=ROOT, env=freed_at_once
+    )
     assert done.returncode == 0, done.stderr
-    assert "W_OUT_OF_MEMORY cpu was out of memory; continuing with tiles of 320x320" in done.stdout
+    assert "W_OUT_OF_MEMORY cpu was out of memory; continuing with tiles of" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize(("kind", "most"), [(BothWays, 10), (OfClips, 12)])
