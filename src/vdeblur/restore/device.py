@@ -1,14 +1,16 @@
 """The device and the precision to compute with."""
 
+import contextlib
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
 from vdeblur.errors import DeviceError
 from vdeblur.events import ignore
 from vdeblur.networks.layers import Network
+from vdeblur.restore.bf16 import is_bf16_faster
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Errors of a GPU's first use: it is busy, broken, out of memory, or unknown to this build of PyTorch.
@@ -67,19 +69,13 @@ def in_a_line(error: BaseException) -> str:
 
 
 def choose_precision(name: str, device: torch.device, network: Network | type[Network]) -> str:
-    """Return fp32, bf16 or fp16; `auto` is half precision if network and device support it well."""
+    """Return fp32, bf16 or fp16; `auto` is half precision if the network allows it and the device is faster in it."""
     if name != "auto":
         return name
     if device.type == "cuda":
         return "fp16" if "fp16" in network.half_precision else "fp32"
-    is_fast = device.type == "cpu" and "bf16" in network.half_precision and computes_bf16()
+    is_fast = device.type == "cpu" and "bf16" in network.half_precision and is_bf16_faster()
     return "bf16" if is_fast else "fp32"
-
-
-def computes_bf16() -> bool:
-    """Return whether this processor multiplies bfloat16 in hardware; emulation is slower than float32."""
-    facts = torch.cpu.get_capabilities()  # since torch 2.11
-    return bool(facts.get("avx512_bf16") or facts.get("amx_bf16") or facts.get("arm_bf16") or facts.get("bf16"))
 
 
 def place(network: Network, device: torch.device, precision: str) -> Network:
@@ -111,12 +107,25 @@ def float32_copy(network: Network, device: torch.device) -> Network:
     return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
+@contextlib.contextmanager
+def with_threads(count: int | None) -> Iterator[None]:
+    """Let networks on the CPU use `count` threads, at most one for each core; None: as many as before."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(min(count, os.cpu_count() or count))
+    try:
+        yield
+    finally:
+        if count is not None:
+            torch.set_num_threads(before)
+
+
 def make_deterministic() -> None:
     """Make PyTorch return the same bytes for the same input on the same machine; GPUs become somewhat slower.
 
-    On a CPU this holds for one number of threads, because threads split sums. That number is the number of cores, or
-    OMP_NUM_THREADS. Call this before the first use of a GPU: cuBLAS reads the size of its workspace then. Operations
-    without a deterministic variant warn, and run.
+    On a CPU this holds for one number of threads, because threads split sums. That number is the number of cores,
+    OMP_NUM_THREADS or with_threads. Call this before the first use of a GPU: cuBLAS reads the size of its workspace
+    then. Operations without a deterministic variant warn, and run.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -26,7 +26,7 @@ import torch
 from vdeblur import files
 from vdeblur.errors import ExitStatus, OutputError, VdeblurError
 from vdeblur.models import registry
-from vdeblur.restore import device, memory
+from vdeblur.restore import bf16, device, memory
 from vdeblur.run.pipeline import restore_file
 from vdeblur.settings import EncodeOptions, Settings
 from vdeblur.version import __version__
@@ -107,8 +107,7 @@ def _devices() -> Iterator[Check]:
     facts = torch.cpu.get_capabilities()
     named = ", ".join(name for name in FEATURES if facts.get(name)) or "none of " + ", ".join(FEATURES)
     cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of PyTorch; {named}"
-    precision = "bf16" if device.computes_bf16() else "fp32"
-    yield Check("devices", "cpu", f"{platform.machine()}, {cores}; auto precision {precision}")
+    yield _guarded("devices", "cpu", lambda: f"{platform.machine()}, {cores}; {_auto_precision()}", ExitStatus.DEVICE)
     yield _guarded("devices", "cpu computes", partial(_compute, torch.device("cpu")), ExitStatus.DEVICE)
     for index in range(torch.cuda.device_count()):
         gpu = torch.device("cuda", index)
@@ -118,6 +117,14 @@ def _devices() -> Iterator[Check]:
             yield _guarded("devices", kind, partial(_compute, torch.device(kind)), ExitStatus.DEVICE)
     if device.choose_device("auto").type == "cpu":
         yield _no_gpu()
+
+
+def _auto_precision() -> str:
+    speedup = bf16.bf16_speedup()
+    if speedup is None:
+        return "auto precision fp32, since there are no bfloat16 instructions"
+    precision = "bf16" if bf16.is_bf16_faster() else "fp32"
+    return f"auto precision {precision}: in bf16 a convolution is {speedup:.2f} times as fast as in fp32"
 
 
 def _no_gpu() -> Check:
