@@ -38,6 +38,8 @@ from vdeblur.source import video
         (Settings, {"device": "cuda:\u0661"}, "auto, cpu, cuda"),
         (Settings, {"segment": 0}, "above 0"),
         (Settings, {"segment": math.inf}, "number"),
+        (Settings, {"threads": 0}, "1 or more"),
+        (Settings, {"threads": 1.5}, "whole number"),
         (Settings, {"share": (0, 3)}, "third of eight"),
         (Settings, {"share": (4, 3)}, "third of eight"),
         (Settings, {"share": 3}, "third of eight"),
@@ -107,7 +109,7 @@ def test_the_fingerprint_follows_the_marks(tmp_path: Path) -> None:
         "--lossless": "False", "--format": "None", "--deinterlace": "auto",
         "--start": "None", "--stop": "None", "--frames": "None",
     }  # fmt: skip
-    assert fingerprint(Settings(device="cpu", strict=True, resume=False), "lite", "0", source) == facts
+    assert fingerprint(Settings(device="cpu", strict=True, resume=False, threads=3), "lite", "0", source) == facts
     assert fingerprint(Settings(strength=0.5), "lite", "0", source) != facts
 
 

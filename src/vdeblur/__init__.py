@@ -134,6 +134,7 @@ class RunOptions(TypedDict, total=False):
     profile: bool
     compare: str | None
     sample: bool
+    threads: int | None
     # EncodeOptions
     codec: str | None
     crf: float

@@ -105,7 +105,8 @@ class Settings:
     n) makes only the k-th of n shares of the segments, and no output. strict: warnings are errors. fail_on_damage: a
     damaged input is an error at the end. dry_run: plan only. profile: measure seconds per stage and peak memory.
     compare: also write a comparison beside the output: side, split, wipe, diff or html. sample: instead of the output,
-    write three short samples beside the input.
+    write three short samples beside the input. threads: of the network on a CPU, at most one for each core; None: as
+    many as PyTorch chooses.
 
     Raises: UsageError for a wrong value or for settings that exclude each other, DeviceError for an unknown device.
     """
@@ -135,6 +136,7 @@ class Settings:
     profile: bool = field(default=False, metadata=NO_RESULT)
     compare: str | None = field(default=None, metadata=NO_RESULT)
     sample: bool = field(default=False, metadata=NO_RESULT)
+    threads: int | None = field(default=None, metadata=NO_RESULT)  # sums may differ by rounding; a resumed run goes on
 
     def __post_init__(self) -> None:
         if isinstance(self.checkpoint, str):
@@ -157,6 +159,8 @@ class Settings:
                 f"segment {float(self.segment):g} is too short", "use seconds above 0, or None for one piece"
             )
         self._check_share()
+        if self.threads is not None and _whole_number("threads", self.threads) < 1:
+            raise UsageError(f"threads {self.threads} is less than 1", "use 1 or more, or leave it out")
         if self.compare is not None:
             _check_choice("compare", self.compare, COMPARE_MODES)
         self._check_together()

@@ -33,6 +33,6 @@ def test_options_from_the_environment_wait_for_their_command(vdeblur, monkeypatc
 
 def test_every_option_belongs_to_one_side_or_to_both() -> None:
     names = {parameter.name for parameter in cli_bench.bench_command.params}
-    common = {"model", "report", "device", "precision", "json", "speed", "dataset", "offline"}
+    common = {"model", "report", "device", "precision", "threads", "json", "speed", "dataset", "offline"}
     assert names == common | set(cli_bench.OF_DATASET) | set(cli_bench.OF_SPEED)
     assert len(names) == len(common) + len(cli_bench.OF_DATASET) + len(cli_bench.OF_SPEED)

@@ -31,6 +31,7 @@ class ResultCache:
             "version": __version__,
             "protocol": protocol.name,
             "model": [contender.name, contender.digest, contender.precision, str(device)],
+            "threads": torch.get_num_threads(),
             "save": str(task.save.absolute()) if task.save else "",
             "vmaf": task.vmaf,
             "files": [

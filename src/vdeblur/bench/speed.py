@@ -159,11 +159,12 @@ def _median(values: Sequence[Any]) -> Any:
 
 
 def run_part(task: dict[str, Any], stop: Stop = never) -> dict[str, Any]:
-    """Measure one part in a process of its own; task and result: see stages.py.
+    """Measure one part in a process of its own, with as many threads as this one; task and result: see stages.py.
 
     Raises: the error of the part if a user can fix it; DeviceError if the system killed the process.
     """
-    output = _run([sys.executable, "-m", "vdeblur.bench.stages"], json.dumps(task) + "\n", stop)
+    line = json.dumps({**task, "threads": torch.get_num_threads()}) + "\n"
+    output = _run([sys.executable, "-m", "vdeblur.bench.stages"], line, stop)
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
     if "error" in result:
         kind, message, hint = result["error"]
@@ -174,14 +175,17 @@ def run_part(task: dict[str, Any], stop: Stop = never) -> dict[str, Any]:
 def _run(command: list[str], text: str, stop: Stop) -> str:
     """Run a command with this text on stdin; return its stdout.
 
-    It gets a session of its own: a signal from the terminal then reaches only this process, which ends the command.
+    It gets a session of its own: a signal from the terminal then reaches only this process, which ends the command. By
+    default it computes with as many threads as this process.
     """
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads()))
     process = subprocess.Popen(  # noqa: S603 - this Python, with a script that the user names
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | threads,
         start_new_session=True,
     )
     try:

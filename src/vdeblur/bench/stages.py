@@ -2,8 +2,9 @@
 
 These parts (PARTS) are not the stages of a run (decode, color, ...) that reports list as `stages`.
 
-`python -m vdeblur.bench.stages` reads one line of JSON, {"part": a key of PARTS, and the arguments of its function},
-and writes one: the dataclass that the function returns, or {"error": [class, message, hint]}.
+`python -m vdeblur.bench.stages` reads one line of JSON, {"part": a key of PARTS, "threads": for PyTorch, and the
+arguments of the part's function}, and writes one: the dataclass that the function returns, or {"error": [class,
+message, hint]}.
 """
 
 import json
@@ -31,6 +32,7 @@ PARTS: dict[str, Callable[..., NetworkSpeed | PipelineSpeed | CodecSpeed]] = {
 def run_stage() -> None:
     """Measure the part that the line on stdin names; errors that a user can fix become JSON, too."""
     task: dict[str, Any] = json.loads(sys.stdin.readline())
+    torch.set_num_threads(task.pop("threads"))
     try:
         result: dict[str, Any] = asdict(PARTS[task.pop("part")](**task))
     except torch.OutOfMemoryError:

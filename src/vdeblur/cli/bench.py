@@ -9,7 +9,7 @@ from click.core import ParameterSource
 from vdeblur.cli.report import HumanReporter, JsonReporter, Session, reported
 from vdeblur.cli.speed import SPEED_OPTIONS, run_speed
 from vdeblur.cli.terminal import question, show_table
-from vdeblur.cli.types import DATASET, DEVICE, LIMIT, OFFLINE, YES, NamesType, with_options
+from vdeblur.cli.types import DATASET, DEVICE, LIMIT, OFFLINE, THREADS, YES, NamesType, with_options
 from vdeblur.errors import UsageError
 from vdeblur.settings import PRECISIONS
 
@@ -49,6 +49,7 @@ common_options = with_options(
         "-p", "--precision", type=NamesType(PRECISIONS), default="auto", show_default=True,
         help="Precision of the networks: auto, fp32, bf16, fp16. With --speed several, as fp32,bf16.",
     ),
+    THREADS,
     click.option(
         "--json", is_flag=True, help="Write events to stdout, one JSON object per line; with --speed, one report."
     ),
@@ -104,10 +105,13 @@ def bench_command(context: click.Context, /, speed: bool, json: bool, **given: A
     reporter = JsonReporter() if json and not speed else HumanReporter()
     with reported(reporter, [given["dataset"] or "bench"]) as session:
         _check_options(context, speed, given["dataset"])
-        if speed:
-            _measure_speed(given, json, session)
-        else:
-            _measure_quality(given, json, reporter, session)
+        from vdeblur.restore import device  # torch takes seconds to import; --help must not wait
+
+        with device.with_threads(given["threads"]):
+            if speed:
+                _measure_speed(given, json, session)
+            else:
+                _measure_quality(given, json, reporter, session)
 
 
 def _check_options(context: click.Context, speed: bool, dataset: str | None) -> None:

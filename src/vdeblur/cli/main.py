@@ -22,6 +22,7 @@ from vdeblur.cli.synth import synth_command
 from vdeblur.cli.train import train_command
 from vdeblur.cli.types import CONFIG_FILE
 from vdeblur.errors import ExitStatus, UsageError
+from vdeblur.threads import let_waiting_threads_sleep
 from vdeblur.version import __version__
 
 EVENTFUL = {"run", "bench", "train", "synth"}  # commands whose --json is one line per event
@@ -41,6 +42,7 @@ class Program(click.Group):
         """Run the command that the arguments name, and end the program."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode, **extra)
+        let_waiting_threads_sleep()
         arguments = list(sys.argv[1:] if args is None else args)
         if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show must not end the program
             with contextlib.suppress(OSError):

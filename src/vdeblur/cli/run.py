@@ -13,6 +13,7 @@ from vdeblur.cli.types import (
     JSON_EVENTS,
     OFFLINE,
     PATH,
+    THREADS,
     YES,
     KeyValueType,
     ShareType,
@@ -37,6 +38,7 @@ run_options = with_options(
     DEVICE,
     click.option("-p", "--precision", type=click.Choice(PRECISIONS), default="auto",
                  help="Precision of the network; auto: half precision where that loses no quality, else fp32."),
+    THREADS,
     click.option("--tile", default="auto",
                  help="Largest piece of a frame for the network, in pixels: N or WxH; auto: what fits the memory; "
                       "none: whole frames, even if memory may run out."),
@@ -172,7 +174,7 @@ def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
         subtitles=not given["no_subtitles"],
     )
     names = ["model", "yes", "offline", "device", "precision", "tile", "tile_overlap", "scene_detect", "strength"]
-    names += ["resume", "share", "deterministic", "strict", "dry_run", "profile", "compare", "sample"]
+    names += ["resume", "share", "deterministic", "strict", "dry_run", "profile", "compare", "sample", "threads"]
     return Settings(
         **{name: given[name] for name in names},
         checkpoint=given["weights"],

@@ -18,6 +18,9 @@ DEVICE = click.option(
     show_default=True,
     help="Device for the network: auto, cpu, cuda, cuda:1, mps, xpu.",
 )
+THREADS = click.option(
+    "--threads", type=click.IntRange(1), help="Processor threads for the network.  [default: one for each core]"
+)
 YES = click.option("--yes", is_flag=True, help="Download without asking, even files without a published digest.")
 OFFLINE = click.option("--offline", is_flag=True, help="Do not use the network.")
 JSON_EVENTS = click.option("--json", is_flag=True, help="Write events to stdout, one JSON object per line.")

@@ -24,6 +24,11 @@ def run_file(context: Context) -> RunResult:
 
     Raises: VdeblurError. After a DamageError the output is complete; every other error leaves no output.
     """
+    with device.with_threads(context.settings.threads):
+        return _run_file(context)
+
+
+def _run_file(context: Context) -> RunResult:
     settings = context.settings
     check_model(settings)
     sink = PipeSink(context) if context.writes_pipe else FileSink(context)
