@@ -13,7 +13,7 @@ from vdeblur.bench import evaluate, speed
 from vdeblur.cli import bench as cli_bench
 from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, UsageError
 from vdeblur.networks.identity import Identity
-from vdeblur.restore import device
+from vdeblur.restore import processor
 from vdeblur.run.pipeline import restore_file
 from vdeblur.settings import EncodeOptions, Settings
 from vdeblur.threads import SPINNING
@@ -114,7 +114,7 @@ def test_parts_of_a_bench_compute_with_the_threads_of_their_parent(monkeypatch: 
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     part = f"import os, sys; print([os.environ[name] for name in {names}], sys.stdin.read())"
-    with device.with_threads(3):
+    with processor.with_threads(3):
         output = speed._run([sys.executable, "-c", part], "x", lambda: None)
     assert output.strip() == "['3', '3'] x"
 

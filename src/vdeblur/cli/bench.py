@@ -105,9 +105,9 @@ def bench_command(context: click.Context, /, speed: bool, json: bool, **given: A
     reporter = JsonReporter() if json and not speed else HumanReporter()
     with reported(reporter, [given["dataset"] or "bench"]) as session:
         _check_options(context, speed, given["dataset"])
-        from vdeblur.restore import device  # torch takes seconds to import; --help must not wait
+        from vdeblur.restore import processor  # torch takes seconds to import; --help must not wait
 
-        with device.with_threads(given["threads"]):
+        with processor.with_threads(given["threads"]):
             if speed:
                 _measure_speed(given, json, session)
             else:

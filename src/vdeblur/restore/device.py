@@ -1,16 +1,15 @@
 """The device and the precision to compute with."""
 
-import contextlib
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
 from vdeblur.errors import DeviceError
 from vdeblur.events import ignore
 from vdeblur.networks.layers import Network
-from vdeblur.restore.bf16 import is_bf16_faster
+from vdeblur.restore.processor import is_bf16_faster
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Errors of a GPU's first use: it is busy, broken, out of memory, or unknown to this build of PyTorch.
@@ -107,24 +106,11 @@ def float32_copy(network: Network, device: torch.device) -> Network:
     return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-@contextlib.contextmanager
-def with_threads(count: int | None) -> Iterator[None]:
-    """Let networks on the CPU use `count` threads, at most one for each core; None: as many as before."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(min(count, os.cpu_count() or count))
-    try:
-        yield
-    finally:
-        if count is not None:
-            torch.set_num_threads(before)
-
-
 def make_deterministic() -> None:
     """Make PyTorch return the same bytes for the same input on the same machine; GPUs become somewhat slower.
 
     On a CPU this holds for one number of threads, because threads split sums. That number is the number of cores,
-    OMP_NUM_THREADS or with_threads. Call this before the first use of a GPU: cuBLAS reads the size of its workspace
+    OMP_NUM_THREADS or --threads. Call this before the first use of a GPU: cuBLAS reads the size of its workspace
     then. Operations without a deterministic variant warn, and run.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -26,7 +26,7 @@ import torch
 from vdeblur import files
 from vdeblur.errors import ExitStatus, OutputError, VdeblurError
 from vdeblur.models import registry
-from vdeblur.restore import bf16, device, memory
+from vdeblur.restore import device, memory, processor
 from vdeblur.run.pipeline import restore_file
 from vdeblur.settings import EncodeOptions, Settings
 from vdeblur.version import __version__
@@ -120,10 +120,10 @@ def _devices() -> Iterator[Check]:
 
 
 def _auto_precision() -> str:
-    speedup = bf16.bf16_speedup()
+    speedup = processor.bf16_speedup()
     if speedup is None:
         return "auto precision fp32, since there are no bfloat16 instructions"
-    precision = "bf16" if bf16.is_bf16_faster() else "fp32"
+    precision = "bf16" if processor.is_bf16_faster() else "fp32"
     return f"auto precision {precision}: in bf16 a convolution is {speedup:.2f} times as fast as in fp32"
 
 

@@ -7,7 +7,7 @@ import torch
 from vdeblur.errors import DamageError, DeviceError
 from vdeblur.output import carry, tracks
 from vdeblur.output.encoding import VideoEncoding, warn_of_plans
-from vdeblur.restore import device
+from vdeblur.restore import device, processor
 from vdeblur.run.context import Context, RunResult
 from vdeblur.run.loading import Loaded, check_model, prepare_network
 from vdeblur.run.parts import Encoding
@@ -24,7 +24,7 @@ def run_file(context: Context) -> RunResult:
 
     Raises: VdeblurError. After a DamageError the output is complete; every other error leaves no output.
     """
-    with device.with_threads(context.settings.threads):
+    with processor.with_threads(context.settings.threads):
         return _run_file(context)
 
 

@@ -8,9 +8,10 @@ from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional
 
 from vdeblur.networks import NETWORKS
-from vdeblur.restore import bf16, device
+from vdeblur.restore import device, processor
 from vdeblur.run import doctor
 
 CPU = torch.device("cpu")
@@ -32,17 +33,17 @@ class Measure:
 def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
     """A processor with bfloat16 instructions that nothing is known of."""
     fake = Measure()
-    monkeypatch.setattr(bf16, "measure_bf16_speedup", fake)
+    monkeypatch.setattr(processor, "measure_bf16_speedup", fake)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType(TORTOISE))
-    for name in bf16.LIMITS:
+    for name in processor.LIMITS:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(bf16, "_speedup_of", fresh())
+    monkeypatch.setattr(processor, "_speedup_of", fresh())
     return fake
 
 
 def fresh() -> Callable[[str], float]:
     """Return the function without its memory, as a new process has it."""
-    return bf16._speedup_of.__wrapped__
+    return processor._speedup_of.__wrapped__
 
 
 def kept(tmp_path: Path) -> Path:
@@ -62,29 +63,29 @@ def test_nothing_is_measured_where_the_answer_is_known(measure: Measure, monkeyp
     assert device.choose_precision("auto", torch.device("cuda"), NETWORKS["lite"]) == "fp16"
     assert device.choose_precision("auto", CPU, NETWORKS["nafnet"]) == "fp32"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Tortoise", "avx512_bf16": False})
-    assert bf16.bf16_speedup() is None
+    assert processor.bf16_speedup() is None
     assert device.choose_precision("auto", CPU, NETWORKS["lite"]) == "fp32"
     assert measure.count == 0
 
 
 def test_it_is_measured_once(measure: Measure, tmp_path: Path) -> None:
-    assert bf16.bf16_speedup() == 1.7
+    assert processor.bf16_speedup() == 1.7
     measure.speedup = 0.5
-    assert bf16.bf16_speedup() == 1.7, "read from the file, since this function has no memory here"
+    assert processor.bf16_speedup() == 1.7, "read from the file, since this function has no memory here"
     assert measure.count == 1
     assert json.loads(kept(tmp_path).read_text())["bf16_speedup"] == 1.7
 
 
 def test_a_process_reads_the_file_once(measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(bf16, "measure_bf16_speedup", measure)
+    monkeypatch.setattr(processor, "measure_bf16_speedup", measure)
     monkeypatch.setenv("VDEBLUR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Hare", "amx_bf16": True})
-    bf16.bf16_speedup()
+    processor.bf16_speedup()
     kept(tmp_path).unlink()
-    assert bf16.bf16_speedup() == 1.7
+    assert processor.bf16_speedup() == 1.7
     assert measure.count == 1
-    bf16._speedup_of.cache_clear()
+    processor._speedup_of.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -99,19 +100,19 @@ def test_a_process_reads_the_file_once(measure: Measure, tmp_path: Path, monkeyp
     ],
 )
 def test_an_unreadable_or_foreign_file_is_measured_again(measure: Measure, tmp_path: Path, content: bytes) -> None:
-    bf16.bf16_speedup()
+    processor.bf16_speedup()
     right = kept(tmp_path).read_bytes()
     kept(tmp_path).write_bytes(content)
-    assert bf16.bf16_speedup() == 1.7
+    assert processor.bf16_speedup() == 1.7
     assert measure.count == 2
     assert kept(tmp_path).read_bytes() == right, "and written again"
 
 
 @pytest.mark.parametrize("value", ["true", "NaN", "Infinity", "-1.0", '"1.7"', "null"])
 def test_a_speedup_that_is_none_is_measured_again(measure: Measure, tmp_path: Path, value: str) -> None:
-    bf16.bf16_speedup()
+    processor.bf16_speedup()
     kept(tmp_path).write_text(kept(tmp_path).read_text().replace("1.7", value))
-    assert bf16.bf16_speedup() == 1.7
+    assert processor.bf16_speedup() == 1.7
     assert measure.count == 2
 
 
@@ -120,22 +121,21 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     measure: Measure, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     monkeypatch.setenv("VDEBLUR_CACHE", folder)
-    assert [bf16.bf16_speedup(), bf16.bf16_speedup()] == [1.7, 1.7]
+    assert [processor.bf16_speedup(), processor.bf16_speedup()] == [1.7, 1.7]
     assert measure.count == 2
 
 
 def test_other_circumstances_are_measured_for_themselves(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
-    bf16.bf16_speedup()
+    processor.bf16_speedup()
     for change in (
         lambda: monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2"),
-        lambda: monkeypatch.setattr(torch, "get_num_threads", lambda: 97),
         lambda: monkeypatch.setattr(torch, "__version__", "99.0"),
         lambda: monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Hare", "amx_bf16": True}),
     ):
         change()
         before = measure.count
-        bf16.bf16_speedup()
-        bf16.bf16_speedup()
+        processor.bf16_speedup()
+        processor.bf16_speedup()
         assert measure.count == before + 1
     monkeypatch.undo()
 
@@ -147,16 +147,27 @@ def test_the_best_round_of_each_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         for seconds in pair:
             readings += [readings[-1] + seconds, readings[-1] + seconds]
     clock = iter(readings)
-    monkeypatch.setattr(bf16, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(processor, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     before = torch.get_rng_state()
-    assert bf16.measure_bf16_speedup() == 2.0
+    assert processor.measure_bf16_speedup() == 2.0
     assert torch.equal(torch.get_rng_state(), before), "the caller's random numbers stay the same"
 
 
-def test_this_machine_is_measured() -> None:
-    speedup = bf16.measure_bf16_speedup()
+def test_this_machine_is_measured_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    convolve = functional.conv2d
+
+    def watched(*inputs: torch.Tensor, padding: int) -> torch.Tensor:
+        threads.append(torch.get_num_threads())
+        return convolve(*inputs, padding=padding)
+
+    monkeypatch.setattr(functional, "conv2d", watched)
+    before = torch.get_num_threads()
+    speedup = processor.measure_bf16_speedup()
     assert math.isfinite(speedup)
     assert speedup > 0
+    assert set(threads) == {1}
+    assert torch.get_num_threads() == before
 
 
 def test_doctor_says_what_was_measured(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
-"""Measure whether bfloat16 is faster than float32 on this processor; the cache remembers the answer.
+"""The processor: the threads of its networks, and whether bfloat16 is faster than float32, which the cache remembers.
 
-The instruction set does not say it: on two cores with AMX, convolutions in bfloat16 run at 899 against 527 GFLOP/s in
-float32, but with AVX-512 alone at 175 against 279 or more.
+The instruction set does not say the latter: beside float32, convolutions in bfloat16 ran twice as fast on one processor
+with AVX-512 instructions for it, and at 175 against 279 GFLOP/s on another.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,26 @@ from torch.nn import functional as F
 from vdeblur import files
 
 CLEARLY_FASTER = 1.1  # least speedup that counts, so that noise does not change the precision
-CHANNELS, HEIGHT, WIDTH = 64, 180, 320  # of a 3x3 convolution as the networks have it; 4.2 GFLOP, some 15 ms
+CHANNELS, HEIGHT, WIDTH = 64, 180, 320  # of a 3x3 convolution as the networks have it; 4.2 GFLOP, some 17 ms in float32
 ROUNDS = 5  # in each round both precisions run once; the best of each counts, so the first round may be a warm-up
 INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")  # for products of bfloat16, as PyTorch names them
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE")  # they change oneDNN's kernels
 FORMAT = 1  # of the file; others are measured again
 
 _measuring = threading.Lock()  # two measurements at the same time would disturb each other
+
+
+@contextlib.contextmanager
+def with_threads(count: int | None) -> Iterator[None]:
+    """Let networks on the CPU use `count` threads, at most one for each core; None: as many as before."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(min(count, os.cpu_count() or count))
+    try:
+        yield
+    finally:
+        if count is not None:
+            torch.set_num_threads(before)
 
 
 def is_bf16_faster() -> bool:
@@ -40,7 +54,7 @@ def bf16_speedup() -> float | None:
     """Return the time of a convolution in float32 over its time in bfloat16; None without bfloat16 instructions.
 
     It is measured at the first call, within a fraction of a second, and then kept in the cache folder: once for each
-    machine, limit of its instructions, number of threads, and version of PyTorch.
+    machine, limit of its instructions, and version of PyTorch.
     """
     capabilities = torch.cpu.get_capabilities()  # since torch 2.11
     if not any(capabilities.get(name) for name in INSTRUCTIONS):
@@ -48,7 +62,6 @@ def bf16_speedup() -> float | None:
     machine = {
         "processor": dict(capabilities),
         "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
-        "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
     }
     with _measuring:
@@ -85,7 +98,10 @@ def _read(machine: str) -> float | None:
 
 @torch.inference_mode()
 def measure_bf16_speedup() -> float:
-    """Measure the time of a convolution in float32 over its time in bfloat16, in turn: other programs slow both."""
+    """Measure the time of a convolution in float32 over its time in bfloat16, in turn and in one thread.
+
+    Beside other programs one thread gives 1.96 to 1.99 where two that wait for each other give 1.1 to 1.9.
+    """
     generator = torch.Generator().manual_seed(0)  # of its own: the caller's random numbers stay the same
     frame = torch.rand(1, CHANNELS, HEIGHT, WIDTH, generator=generator, dtype=torch.float32, device="cpu")
     kernel = torch.rand(CHANNELS, CHANNELS, 3, 3, generator=generator, dtype=torch.float32, device="cpu")
@@ -94,9 +110,10 @@ def measure_bf16_speedup() -> float:
         for dtype in (torch.float32, torch.bfloat16)
     }
     seconds = dict.fromkeys(inputs, math.inf)
-    for _ in range(ROUNDS):
-        for dtype, (x, weight) in inputs.items():
-            begun = time.perf_counter()
-            F.conv2d(x, weight, padding=1)
-            seconds[dtype] = min(seconds[dtype], time.perf_counter() - begun)
+    with with_threads(1):
+        for _ in range(ROUNDS):
+            for dtype, (x, weight) in inputs.items():
+                begun = time.perf_counter()
+                F.conv2d(x, weight, padding=1)
+                seconds[dtype] = min(seconds[dtype], time.perf_counter() - begun)
     return seconds[torch.float32] / seconds[torch.bfloat16]
