@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import long_run
+from benchmarks import threads as busy
 from tests import clips
 from vdeblur.bench import evaluate, speed
 from vdeblur.cli import bench as cli_bench
@@ -117,6 +119,21 @@ def test_parts_of_a_bench_compute_with_the_threads_of_their_parent(monkeypatch: 
     with processor.with_threads(3):
         output = speed._run([sys.executable, "-c", part], "x", lambda: None)
     assert output.strip() == "['3', '3'] x"
+
+
+def test_the_benchmark_of_busy_machines(tmp_path: Path) -> None:
+    clip = long_run.make_clip(tmp_path / "clip.mp4", "64x48", 2)
+    rate = busy.time_run(clip, busy.SETTINGS["one-thread"], "identity", "fp32")
+    assert rate.frames_per_second > 0
+    assert rate.processor_seconds > 0
+    rates = {(0, "a"): busy.Rate(8, 1), (0, "b"): busy.Rate(6, 1), (2, "a"): busy.Rate(2, 4), (2, "b"): busy.Rate(3, 1)}
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in busy.table(rates).splitlines()[2:]]
+    assert rows == [
+        ["nothing", "a", "8", "1.00", "1.00", "1"],
+        ["nothing", "b", "6", "0.75", "1.00", "1"],
+        ["2 busy", "a", "2", "1.00", "0.25", "4"],
+        ["2 busy", "b", "3", "1.50", "0.50", "1"],
+    ]
 
 
 PROGRAM = "import os, sys; from vdeblur.cli.main import main\ntry: main(['{word}'])\nexcept SystemExit: pass\n"

@@ -37,7 +37,8 @@ run_options = with_options(
     OFFLINE,
     DEVICE,
     click.option("-p", "--precision", type=click.Choice(PRECISIONS), default="auto",
-                 help="Precision of the network; auto: half precision where that loses no quality, else fp32."),
+                 help="Precision of the network; auto: half precision where it is faster and loses no quality, else "
+                      "fp32."),
     THREADS,
     click.option("--tile", default="auto",
                  help="Largest piece of a frame for the network, in pixels: N or WxH; auto: what fits the memory; "
