@@ -117,6 +117,7 @@ class RunOptions(TypedDict, total=False):
     offline: bool
     device: str
     precision: str
+    threads: int | None
     tile: str
     tile_overlap: int | None
     scene_detect: bool
@@ -134,7 +135,6 @@ class RunOptions(TypedDict, total=False):
     profile: bool
     compare: str | None
     sample: bool
-    threads: int | None
     # EncodeOptions
     codec: str | None
     crf: float

@@ -98,6 +98,7 @@ class Cut:
 class Settings:
     """The settings of a run; the defaults are the command line's.
 
+    threads: of the network on a CPU, at most one for each core; None: as many as PyTorch chooses.
     checkpoint: weights of one's own for the model, a path as Path or str. yes: download weights whose authors published
     no digest. precision: auto, fp32, bf16 or fp16. tile: auto, none, N or WxH in pixels. tile_overlap: pixels; None:
     the network's own. strength: 0 to 1. pictures: write a folder of pictures even if the output's name has a suffix.
@@ -105,8 +106,7 @@ class Settings:
     n) makes only the k-th of n shares of the segments, and no output. strict: warnings are errors. fail_on_damage: a
     damaged input is an error at the end. dry_run: plan only. profile: measure seconds per stage and peak memory.
     compare: also write a comparison beside the output: side, split, wipe, diff or html. sample: instead of the output,
-    write three short samples beside the input. threads: of the network on a CPU, at most one for each core; None: as
-    many as PyTorch chooses.
+    write three short samples beside the input.
 
     Raises: UsageError for a wrong value or for settings that exclude each other, DeviceError for an unknown device.
     """
@@ -119,6 +119,7 @@ class Settings:
     offline: bool = field(default=False, metadata=NO_RESULT)
     device: str = field(default="auto", metadata=NO_RESULT)  # a run that a GPU began may resume on the CPU
     precision: str = field(default="auto", metadata=RESULT)
+    threads: int | None = field(default=None, metadata=NO_RESULT)  # sums may differ by rounding; a resumed run goes on
     tile: str = field(default="auto", metadata=RESULT)
     tile_overlap: int | None = field(default=None, metadata=RESULT)
     scene_detect: bool = field(default=True, metadata=RESULT)
@@ -136,13 +137,14 @@ class Settings:
     profile: bool = field(default=False, metadata=NO_RESULT)
     compare: str | None = field(default=None, metadata=NO_RESULT)
     sample: bool = field(default=False, metadata=NO_RESULT)
-    threads: int | None = field(default=None, metadata=NO_RESULT)  # sums may differ by rounding; a resumed run goes on
 
     def __post_init__(self) -> None:
         if isinstance(self.checkpoint, str):
             _set(self, "checkpoint", Path(self.checkpoint))
         _check_match("device", self.device, DEVICE, DeviceError, "choose from auto, cpu, cuda, cuda:1, mps, xpu")
         _check_choice("precision", self.precision, PRECISIONS)
+        if self.threads is not None and _whole_number("threads", self.threads) < 1:
+            raise UsageError(f"threads {self.threads} is less than 1", "use 1 or more, or leave it out")
         if isinstance(self.tile, str):
             _set(self, "tile", self.tile.lower())
         elif isinstance(self.tile, int):
@@ -159,8 +161,6 @@ class Settings:
                 f"segment {float(self.segment):g} is too short", "use seconds above 0, or None for one piece"
             )
         self._check_share()
-        if self.threads is not None and _whole_number("threads", self.threads) < 1:
-            raise UsageError(f"threads {self.threads} is less than 1", "use 1 or more, or leave it out")
         if self.compare is not None:
             _check_choice("compare", self.compare, COMPARE_MODES)
         self._check_together()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from benchmarks import long_run
 from benchmarks import threads as busy
+
 from tests import clips
 from vdeblur.bench import evaluate, speed
 from vdeblur.cli import bench as cli_bench

@@ -175,7 +175,7 @@ def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
         subtitles=not given["no_subtitles"],
     )
     names = ["model", "yes", "offline", "device", "precision", "tile", "tile_overlap", "scene_detect", "strength"]
-    names += ["resume", "share", "deterministic", "strict", "dry_run", "profile", "compare", "sample", "threads"]
+    names += ["resume", "share", "deterministic", "strict", "dry_run", "profile", "compare", "sample"]
     return Settings(
         **{name: given[name] for name in names},
         checkpoint=given["weights"],
@@ -183,5 +183,6 @@ def run_settings(given: dict[str, Any], output: str | None) -> "Settings":
         cut=Cut(start, stop_at, given["frames"]),
         encoding=encoding,
         segment=given["segment"] or None,
+        threads=given["threads"],
         fail_on_damage=given["on_damage"] == "fail",
     )
