@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from vdeblur.cli.main import main
+from vdeblur.restore import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -46,6 +47,12 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
     monkeypatch.setenv("VDEBLUR_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _same_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute in float32 unless a test names the precision, whatever is faster on this processor."""
+    monkeypatch.setattr(processor, "_speedup_of", lambda machine: 1.0)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 
@@ -15,6 +14,7 @@ from vdeblur.restore import device, processor
 from vdeblur.run import doctor
 
 CPU = torch.device("cpu")
+REMEMBERING = processor._speedup_of  # which conftest.py replaces
 TORTOISE = {"cpu_name": "Tortoise", "avx512_bf16": True}
 
 
@@ -37,13 +37,8 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType(TORTOISE))
     for name in processor.LIMITS:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(processor, "_speedup_of", fresh())
+    monkeypatch.setattr(processor, "_speedup_of", REMEMBERING.__wrapped__)  # as in a new process each time
     return fake
-
-
-def fresh() -> Callable[[str], float]:
-    """Return the function without its memory, as a new process has it."""
-    return processor._speedup_of.__wrapped__
 
 
 def kept(tmp_path: Path) -> Path:
@@ -77,15 +72,14 @@ def test_it_is_measured_once(measure: Measure, tmp_path: Path) -> None:
 
 
 def test_a_process_reads_the_file_once(measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    monkeypatch.setattr(processor, "measure_bf16_speedup", measure)
-    monkeypatch.setenv("VDEBLUR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Hare", "amx_bf16": True})
-    processor.bf16_speedup()
-    kept(tmp_path).unlink()
-    assert processor.bf16_speedup() == 1.7
+    monkeypatch.setattr(processor, "_speedup_of", REMEMBERING)
+    try:
+        processor.bf16_speedup()
+        kept(tmp_path).unlink()
+        assert processor.bf16_speedup() == 1.7
+    finally:
+        REMEMBERING.cache_clear()
     assert measure.count == 1
-    processor._speedup_of.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -157,9 +151,9 @@ def test_this_machine_is_measured_in_one_thread(monkeypatch: pytest.MonkeyPatch)
     threads: list[int] = []
     convolve = functional.conv2d
 
-    def watched(*inputs: torch.Tensor, padding: int) -> torch.Tensor:
+    def watched(x: torch.Tensor, weight: torch.Tensor, padding: int) -> torch.Tensor:
         threads.append(torch.get_num_threads())
-        return convolve(*inputs, padding=padding)
+        return convolve(x, weight, padding=padding)
 
     monkeypatch.setattr(functional, "conv2d", watched)
     before = torch.get_num_threads()
