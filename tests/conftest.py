@@ -49,10 +49,12 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VDEBLUR_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(autouse=True)
-def _same_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _same_precision() -> Iterator[None]:
     """Compute in float32 unless a test names the precision, whatever is faster on this processor."""
-    monkeypatch.setattr(processor, "_speedup_of", lambda machine: 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processor, "_speedup_of", lambda machine: 1.0)
+        yield
 
 
 @pytest.fixture
