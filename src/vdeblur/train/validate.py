@@ -26,6 +26,7 @@ PROTOCOL = protocols.PROTOCOLS["plain"]
 PERFECT = 99.0  # dB; stands for an infinite PSNR, where nothing differs
 SHOWN = 4  # sequences of which sample pictures are kept
 SHOWN_SIDE = 640  # pixels; larger ones are cut in the middle
+FIGURES = ("blurry", "psnr", "ssim", "untouched", "mild")
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,28 @@ class ValidationScore:
     """Means over validation frames: PSNR in dB of the blurry input and of its restoration, and the latter's SSIM.
 
     untouched: the restorations' PSNR over frames whose input equals the sharp frame; None without such frames. They
-    count in no other mean, unless there are no others: then blurry is PERFECT, and psnr is untouched.
+    count in no other mean, unless there are no others: then blurry is PERFECT, and psnr is untouched. mild_gain: the
+    gain in dB of frames with so little blur that they count in no other mean, see Training.below; None without any.
     """
 
     blurry: float
     psnr: float
     ssim: float
     untouched: float | None
+    mild_gain: float | None
     frames: int
 
 
 @dataclass
 class Measured:
-    """Figures of the frames so far."""
+    """Figures of the frames so far. below: frames whose blurry PSNR is not lower count as mild."""
 
+    below: float = math.inf
     blurry: list[float] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
     untouched: list[float] = field(default_factory=list)
+    mild: list[float] = field(default_factory=list)
 
     def add(self, blurry: Tensor, restored: Tensor, sharp: Tensor) -> None:
         """Add a frame: (3, H, W) uint8."""
@@ -59,6 +64,9 @@ class Measured:
             return
         before, after = PROTOCOL.measure(torch.stack((blurry, restored)), torch.stack((sharp, sharp)))
         assert after.ssim_2d is not None
+        if before.psnr >= self.below:
+            self.mild.append(min(after.psnr, PERFECT) - before.psnr)
+            return
         self.blurry.append(before.psnr)
         self.psnr.append(min(after.psnr, PERFECT))
         self.ssim.append(after.ssim_2d)
@@ -69,7 +77,7 @@ class Validator:
     """Validates a training on held-out sequences.
 
     clips: of these sequences, for an objective that restores nothing yet: its loss on them is the score. frames: of
-    each sequence. samples: the folder for sample pictures.
+    each sequence. samples: the folder for sample pictures. below: see Training.
     """
 
     objective: Objective
@@ -78,6 +86,7 @@ class Validator:
     frames: int
     group: ProcessGroup
     samples: Path
+    below: float | None = None
 
     @property
     def measure(self) -> str:
@@ -91,7 +100,9 @@ class Validator:
     def run(self, network: Network, update: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return a validation's figures, and sample pictures by the sequence's name; changes the objective's modes."""
         if self.clips is None:
-            score, samples = validate(network, self.sequences, self.frames, self.group, self.samples / f"{update:07}")
+            score, samples = validate(
+                network, self.sequences, self.frames, self.group, self.samples / f"{update:07}", below=self.below
+            )
             return vars(score), samples
         self.objective.eval()
         own = []
@@ -104,7 +115,13 @@ class Validator:
 
 
 def validate(
-    network: Network, sequences: Sequence[Pairs], frames: int, group: ProcessGroup, shown: Path | None = None
+    network: Network,
+    sequences: Sequence[Pairs],
+    frames: int,
+    group: ProcessGroup,
+    shown: Path | None = None,
+    *,
+    below: float | None = None,
 ) -> tuple[ValidationScore, dict[str, Tensor]]:
     """Measure a network on the first frames of each sequence, shared out among the processes.
 
@@ -114,7 +131,7 @@ def validate(
     Raises: DeviceError where restored values are NaN or infinite.
     """
     evaluated = copy.deepcopy(network).eval().requires_grad_(False)  # the training stays as it is
-    measured, samples = Measured(), {}
+    measured, samples = Measured(math.inf if below is None else below), {}
     for index, sequence in list(enumerate(sequences))[group.rank :: group.size]:
         pairs = sequence.pairs[:frames]
         for place, (blurry, restored, sharp) in enumerate(_restore(evaluated, group.device, pairs)):
@@ -146,13 +163,14 @@ def _restore(
 
 def _score(processes: list[Measured]) -> ValidationScore:
     """Return the means over the frames of all processes."""
-    parts = {name: [value for measured in processes for value in getattr(measured, name)] for name in vars(Measured())}
-    count = len(parts["psnr"]) + len(parts["untouched"])
+    parts = {name: [value for measured in processes for value in getattr(measured, name)] for name in FIGURES}
+    count = len(parts["psnr"]) + len(parts["untouched"]) + len(parts["mild"])
+    mild = _mean(parts["mild"]) if parts["mild"] else None
     untouched = _mean(parts["untouched"]) if parts["untouched"] else None
     if not parts["psnr"] and untouched is not None:  # nothing is blurred: the best is to change nothing
-        return ValidationScore(PERFECT, untouched, 1.0, untouched, count)
+        return ValidationScore(PERFECT, untouched, 1.0, untouched, mild, count)
     blurry, psnr, ssim = (_mean(parts[name]) for name in ("blurry", "psnr", "ssim"))
-    return ValidationScore(blurry, psnr, ssim, untouched, count)
+    return ValidationScore(blurry, psnr, ssim, untouched, mild, count)
 
 
 def _mean(values: list[float]) -> float:
