@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from vdeblur.datasets import layouts
-from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError, UsageError, VdeblurError
+from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError, VdeblurError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models.registry import find_entry
 from vdeblur.restore import device, memory
@@ -132,8 +132,7 @@ class Trainer:
         if state is not None:
             self._restore(state)
         self.learner.distribute(self._warn)
-        sources = self._mixture if recipe.mixture else self._pairs
-        self.loader, held_out, held_out_clips = sources()
+        self.loader, held_out, held_out_clips = self._mixture() if self._makes_clips() else self._pairs()
         frames, below, samples = self.training.validation_frames, self.training.below, task.out / "samples"
         self.validator = Validator(self.learner.objective, held_out, held_out_clips, frames, group, samples, below)
 
@@ -159,6 +158,12 @@ class Trainer:
         # Channels last makes convolutions faster, on CPUs several times.
         moved: Objective = objective.to(self.group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return moved
+
+    def _makes_clips(self) -> bool:
+        """Return whether the clips are made of sharp footage: the recipe can, and --dataset is no set of pairs."""
+        folder = Path(self.task.dataset)
+        can = self.task.recipe.mixture is not None and self.task.data_folder is None and folder.is_dir()
+        return can and not layouts.has_pairs(folder)
 
     def _pairs(self) -> tuple[data.Loader, Sequences, data.Clips | None]:
         """Open a data set: return its loader, and what validates."""
@@ -190,14 +195,12 @@ class Trainer:
         """
         task, mixture = self.task, self.task.recipe.mixture
         assert mixture is not None
-        if task.data_folder or task.limit or task.cache:
-            raise UsageError(
-                "this recipe makes its clips from sharp footage: --data, --limit and --cache do not apply",
-                "leave them out, or train on pairs with --stage pairs",
-            )
         folder = Path(task.dataset)
-        if not folder.is_dir():
-            raise InputError(f"{folder} is no folder", "--dataset names a folder of sharp photographs and videos")
+        if task.limit or task.cache:
+            raise UsageError(
+                f"{folder} holds sharp footage, of which clips are made: --limit and --cache do not apply",
+                "leave them out, or name a folder of pairs",
+            )
         pictures = SharpPictures(folder, mixture.window, held_out=mixture.held_out)
         if task.validation is None:
             held_out = self.group.main_first(lambda: self._make_validation(folder, mixture))

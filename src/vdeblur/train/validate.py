@@ -26,7 +26,6 @@ PROTOCOL = protocols.PROTOCOLS["plain"]
 PERFECT = 99.0  # dB; stands for an infinite PSNR, where nothing differs
 SHOWN = 4  # sequences of which sample pictures are kept
 SHOWN_SIDE = 640  # pixels; larger ones are cut in the middle
-FIGURES = ("blurry", "psnr", "ssim", "untouched", "mild")
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,12 @@ class ValidationScore:
 
 @dataclass
 class Measured:
-    """Figures of the frames so far. below: frames whose blurry PSNR is not lower count as mild."""
+    """Figures of the frames so far."""
 
-    below: float = math.inf
     blurry: list[float] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
     untouched: list[float] = field(default_factory=list)
-    mild: list[float] = field(default_factory=list)
 
     def add(self, blurry: Tensor, restored: Tensor, sharp: Tensor) -> None:
         """Add a frame: (3, H, W) uint8."""
@@ -64,9 +61,6 @@ class Measured:
             return
         before, after = PROTOCOL.measure(torch.stack((blurry, restored)), torch.stack((sharp, sharp)))
         assert after.ssim_2d is not None
-        if before.psnr >= self.below:
-            self.mild.append(min(after.psnr, PERFECT) - before.psnr)
-            return
         self.blurry.append(before.psnr)
         self.psnr.append(min(after.psnr, PERFECT))
         self.ssim.append(after.ssim_2d)
@@ -131,7 +125,7 @@ def validate(
     Raises: DeviceError where restored values are NaN or infinite.
     """
     evaluated = copy.deepcopy(network).eval().requires_grad_(False)  # the training stays as it is
-    measured, samples = Measured(math.inf if below is None else below), {}
+    measured, samples = Measured(), {}
     for index, sequence in list(enumerate(sequences))[group.rank :: group.size]:
         pairs = sequence.pairs[:frames]
         for place, (blurry, restored, sharp) in enumerate(_restore(evaluated, group.device, pairs)):
@@ -143,7 +137,7 @@ def validate(
     if shown is not None and group.is_main:
         for name, sample in samples.items():
             pictures.write_png(shown / f"{name}.png", sample)
-    return _score(group.gather(measured)), samples
+    return _score(group.gather(measured), math.inf if below is None else below), samples
 
 
 def _restore(
@@ -161,15 +155,18 @@ def _restore(
         yield before.to(chosen), PROTOCOL.to_8bit(restored), pictures.read_rgb(pair.sharp).to(chosen)
 
 
-def _score(processes: list[Measured]) -> ValidationScore:
+def _score(processes: list[Measured], below: float) -> ValidationScore:
     """Return the means over the frames of all processes."""
-    parts = {name: [value for measured in processes for value in getattr(measured, name)] for name in FIGURES}
-    count = len(parts["psnr"]) + len(parts["untouched"]) + len(parts["mild"])
-    mild = _mean(parts["mild"]) if parts["mild"] else None
+    parts = {name: [value for measured in processes for value in getattr(measured, name)] for name in vars(Measured())}
+    count = len(parts["psnr"]) + len(parts["untouched"])
+    rows = list(zip(parts["blurry"], parts["psnr"], parts["ssim"], strict=True))
+    counted = [row for row in rows if row[0] < below] or rows
+    others = [row for row in rows if row not in counted]
+    mild = _mean([after - before for before, after, _ in others]) if others else None
     untouched = _mean(parts["untouched"]) if parts["untouched"] else None
     if not parts["psnr"] and untouched is not None:  # nothing is blurred: the best is to change nothing
-        return ValidationScore(PERFECT, untouched, 1.0, untouched, mild, count)
-    blurry, psnr, ssim = (_mean(parts[name]) for name in ("blurry", "psnr", "ssim"))
+        return ValidationScore(PERFECT, untouched, 1.0, untouched, None, count)
+    blurry, psnr, ssim = (_mean(list(values)) for values in zip(*counted, strict=True))
     return ValidationScore(blurry, psnr, ssim, untouched, mild, count)
 
 

@@ -33,12 +33,11 @@ class LiteObjective(Objective):
         """Return the losses."""
         previous, frame, following = unit_range(batch["blurry"]).unbind(1)
         sharp = unit_range(batch["sharp"])
-        left_out = torch.rand(2)  # drawn from the batch's own seed
-        is_end = bool(left_out[0] < self.numbers["ends"])
-        is_last = bool(left_out[1] < 0.5)
-        view = look_along_motion(
-            None if is_end and not is_last else previous, frame, None if is_end and is_last else following
-        )
+        chance, side = numpy.random.default_rng(update).random(2)  # alike in all processes
+        if chance < self.numbers["ends"]:
+            view = look_along_motion(*((None, frame, following) if side < 0.5 else (previous, frame, None)))
+        else:
+            view = look_along_motion(previous, frame, following)
         restored = frame + self.network.difference(view)
         error = _inner(restored - sharp).square().mean((1, 2, 3))
         losses = {"log_error": torch.log(error + self.numbers["floor"]).mean()}
