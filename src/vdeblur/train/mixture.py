@@ -167,7 +167,7 @@ class _Maker:
         """Cut objects out of windows; each moves on its own path, and starts at its own place."""
         picture = self._windows()
         margin = (self.mixture.window - OBJECT) // 2
-        masks = torch.stack([draw_mask(self.generator, OBJECT) for _ in range(self.count)])
+        masks = torch.stack([draw_opacity(self.generator, OBJECT) for _ in range(self.count)])
         opacity = F.pad(masks, (margin, self.mixture.window - OBJECT - margin) * 2).to(self.device)
         own = speed * self._draw(0.1, 1.8, self.count)
         place = self._draw(-0.6, 0.6, self.count, 1, 1, 2)
@@ -264,8 +264,8 @@ def draw_paths(generator: Generator, times: Tensor, speed: Tensor, side: int) ->
     return motion
 
 
-def draw_mask(generator: Generator, size: int) -> Tensor:
-    """Draw a foreground object's mask: (1, size, size) in [0, 1], with edges about a pixel soft."""
+def draw_opacity(generator: Generator, size: int) -> Tensor:
+    """Draw the opacity of a foreground object: (1, size, size) in [0, 1], with edges about a pixel soft."""
     axis = (torch.arange(size) + 0.5) / size * 2 - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     radius, angle = (x**2 + y**2).sqrt(), torch.atan2(y, x)
