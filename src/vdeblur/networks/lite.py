@@ -133,34 +133,32 @@ def look_along_motion(previous_frame: Tensor | None, frame: Tensor, following_fr
         )  # (B, 2, H, W)
         travel = (ahead - behind) / 2  # from frame to frame
         pixels = luma.new_empty(len(luma), 3 + SAMPLES, *luma.shape[-2:])  # filled in place: these are large
-        seen = luma.new_empty(len(luma), len(LAGS) + 2, *luma.shape[-2:])
-        samples, leading = pixels[:, 3:], seen[:, : len(LAGS)]
-        _sample(luma, travel, samples[:, :-2], leading)
+        samples = pixels[:, 3:]
+        leading = _sample(luma, travel, samples[:, :-2])
         _sample_neighbour(luma, following, ahead, samples[:, -2:-1])
         _sample_neighbour(luma, previous, behind, samples[:, -1:])
-        speed = _gradients_along_and_across(luma, travel, seen[:, -2:])
-        energies = _energies(samples, seen, speed, forward + backward)
+        gradients, speed = _gradients_along_and_across(luma, travel)
+        energies = _energies(torch.cat((_thinned(samples), leading, gradients), 1), speed, forward + backward)
         torch.mul(torch.sub(frame, 0.5, out=pixels[:, :3]), CONTRAST, out=pixels[:, :3])
         samples.mul_(DETAIL)
         return View(pixels, torch.cat((forward, backward, energies), 1))
 
 
-def _sample(luma: Tensor, travel: Tensor, samples: Tensor, leading: Tensor) -> None:
+def _sample(luma: Tensor, travel: Tensor, samples: Tensor) -> Tensor:
     """Sample luma along its motion in linear light; write differences from luma, in coded values.
 
     luma: (B, 1, H, W). travel: (B, 2, H, W). samples: (B, SAMPLES - 2, H, W), results of Richardson-Lucy steps and
-    means of both samples of a lag. leading: (B, len(LAGS), H, W), the samples ahead alone.
+    means of both samples of a lag. Returns the samples ahead alone, thinned: (B, len(LAGS), H/2, W/2).
     """
     coded = luma.clamp(DARKEST)
     light = coded.pow(GAMMA)
     here, step = lucas_kanade.pixel_grid(luma), lucas_kanade.grid_units(travel)
-    grids = []
+    grids, leading = [], []
     total, blurred = light.clone(), []
     for index, lag in enumerate(LAGS):
         both = [torch.add(here, step, alpha=sign * lag) for sign in (1, -1)]
         ahead, behind = (lucas_kanade.sample_at(light, grid) for grid in both)
-        plane = slice(index, index + 1)
-        torch.sub(ahead.pow(1 / GAMMA), coded, out=leading[:, plane])
+        leading.append(_thinned(ahead).pow(1 / GAMMA).sub_(_thinned(coded)))
         ahead += behind
         if index in MEANS:
             place = len(REACHES) + MEANS.index(index)
@@ -179,6 +177,12 @@ def _sample(luma: Tensor, travel: Tensor, samples: Tensor, leading: Tensor) -> N
     taps = means.new_tensor([2 * reach + 1 for reach in REACHES]).view(1, -1, 1, 1)
     restored = means.div_(taps).mul_(light).clamp_(0, BRIGHTEST).pow_(1 / GAMMA)
     torch.sub(restored, coded, out=samples[:, : len(REACHES)])
+    return torch.cat(leading, 1)
+
+
+def _thinned(planes: Tensor) -> Tensor:
+    """Return one pixel of each 2x2: (B, C, H/2, W/2). Means over windows do not need the others."""
+    return planes[..., ::2, ::2]
 
 
 def _sample_neighbour(luma: Tensor, neighbour: Tensor | None, motion: Tensor, sample: Tensor) -> None:
@@ -189,26 +193,25 @@ def _sample_neighbour(luma: Tensor, neighbour: Tensor | None, motion: Tensor, sa
         torch.sub(lucas_kanade.sample(neighbour, motion), luma, out=sample)
 
 
-def _gradients_along_and_across(luma: Tensor, travel: Tensor, gradients: Tensor) -> Tensor:
-    """Write luma's gradients along and across its motion to gradients (B, 2, H, W); return the speed (B, 1, H, W)."""
+def _gradients_along_and_across(luma: Tensor, travel: Tensor) -> tuple[Tensor, Tensor]:
+    """Return luma's gradients along and across its motion, (B, 2, H/2, W/2), and the speed, (B, 1, H/2, W/2)."""
     wide = F.pad(luma, (1, 1, 1, 1), mode="replicate")
-    gradient_x = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2
-    gradient_y = (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
-    x, y = travel.split(1, 1)
-    speed: Tensor = (x * x + y * y).sqrt_().clamp_(min=1e-3)
-    gradients[:, :1] = (gradient_x * x + gradient_y * y) / speed
-    gradients[:, 1:] = (gradient_x * y - gradient_y * x) / speed
-    return speed
+    gradient_x = (wide[..., 1:-1:2, 2::2] - wide[..., 1:-1:2, :-2:2]) / 2
+    gradient_y = (wide[..., 2::2, 1:-1:2] - wide[..., :-2:2, 1:-1:2]) / 2
+    x, y = _thinned(travel).split(1, 1)
+    speed = (x * x + y * y).sqrt_().clamp_(min=1e-3)
+    along, across = gradient_x * x + gradient_y * y, gradient_x * y - gradient_y * x
+    return torch.cat((along, across), 1) / speed, speed
 
 
-def _energies(samples: Tensor, seen: Tensor, speed: Tensor, bend: Tensor) -> Tensor:
+def _energies(seen: Tensor, speed: Tensor, bend: Tensor) -> Tensor:
     """Return logarithms of local mean squares of samples and gradients, and of the motion: (B, COARSE - 4, H/4, W/4).
 
     As a function of the lag, the samples' squares are the structure function of the picture along its motion.
-    samples, seen: (B, ..., H, W), SQUARES together. speed: (B, 1, H, W). bend: (B, 2, H/4, W/4), the sum of the motions
-    to both neighbours, 0 where motion is uniform.
+    seen: (B, SQUARES, H/2, W/2), samples and gradients, thinned. speed: (B, 1, H/2, W/2). bend: (B, 2, H/4, W/4), the
+    sum of the motions to both neighbours, 0 where motion is uniform.
     """
-    squares = torch.cat([F.avg_pool2d(part.square(), SCALE) for part in (samples, seen)], 1)
+    squares = F.avg_pool2d(seen.square_(), SCALE // 2)
     size = squares.shape[-2:]
     coarse = F.avg_pool2d(squares, SCALE, ceil_mode=True, count_include_pad=False)  # (B, SQUARES, H/16, W/16)
     wider = (F.interpolate(_window_mean(coarse, side), size, mode="bilinear", align_corners=False) for side in (3, 7))
@@ -216,7 +219,7 @@ def _energies(samples: Tensor, seen: Tensor, speed: Tensor, bend: Tensor) -> Ten
     means = [_window_mean(squares, 3), *wider, overall]
     # Offsets and factors bring the logarithms to about zero mean and unit variance.
     logs = torch.cat(means, 1).add_(1e-5).log_().add_(8).mul_(0.5)
-    speed = F.avg_pool2d(speed, SCALE)
+    speed = F.avg_pool2d(speed, SCALE // 2)
     bend = bend.square().sum(1, keepdim=True).sqrt() * SCALE
     return torch.cat((logs, (speed + 0.1).log(), (bend + 0.1).log()), 1)
 
