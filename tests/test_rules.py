@@ -34,7 +34,7 @@ OWNERS = {
         "run.sinks",
         "run.reading",
         "run.spool",
-        "synth.clips",
+        "train.coder",
         "synth.footage",
         "bench.baselines",
         "bench.contenders",

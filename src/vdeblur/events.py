@@ -380,13 +380,15 @@ class TrainProgressEvent(TypedDict):
 class ValidationEvent(TrainProgressEvent, total=False):
     """A validation, with either a score or a loss.
 
-    untouched: PSNR of frames that were sharp already, in dB; None if there are none.
+    untouched: PSNR of frames that were sharp already, in dB; None if there are none. mild_gain: gain of frames with
+    little blur, in dB, where the recipe leaves them out of the score.
     """
 
     blurry: float
     psnr: float
     ssim: float
     untouched: float | None
+    mild_gain: float | None
     frames: int
     validation_loss: float  # of a network that does not restore yet, instead of the score
 

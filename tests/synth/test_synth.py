@@ -13,13 +13,14 @@ import torch
 
 from tests import clips
 from vdeblur.datasets import layouts
+from vdeblur.datasets.held_out import is_held_out
 from vdeblur.datasets.pictures import read_rgb, write_png
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.restore import color
 from vdeblur.source.pictures import read_picture
 from vdeblur.synth import exposure, footage, make, sequences
 from vdeblur.synth import manifest as pairs_manifest
-from vdeblur.synth.clips import ClipShape, is_held_out, render_clip, to_bytes
+from vdeblur.synth.clips import ClipShape, render_clip, to_bytes
 
 SIZE = "64x48"
 

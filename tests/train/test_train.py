@@ -4,6 +4,7 @@ import numpy
 import pytest
 import torch
 
+from vdeblur.datasets.held_out import is_held_out
 from vdeblur.synth import clips
 from vdeblur.train import losses
 
@@ -69,9 +70,9 @@ def test_compression_keeps_the_picture(stills: list[torch.Tensor]) -> None:
 
 def test_validation_photographs_are_kept_apart() -> None:
     names = [f"picture_{index}.jpg" for index in range(1000)]
-    held_out = [name for name in names if clips.is_held_out(name)]
+    held_out = [name for name in names if is_held_out(name)]
     assert 60 < len(held_out) < 140
-    assert clips.is_held_out(held_out[0])
+    assert is_held_out(held_out[0])
 
 
 def test_losses_against_their_definitions() -> None:

@@ -230,6 +230,8 @@ def _validation(facts: ValidationEvent) -> list[str]:
         return [*lines, f"    validation loss {facts['validation_loss']:.5g}"]
     blurry, restored = facts["blurry"], facts["psnr"]
     untouched = "" if facts["untouched"] is None else f"; frames without blur: {facts['untouched']:.2f} dB"
+    if facts["mild_gain"] is not None:
+        untouched += f"; frames with little blur: {facts['mild_gain']:+.2f} dB"
     gain = f"blurry {blurry:.2f} dB, restored {restored:.2f} dB ({restored - blurry:+.2f})"
     return [*lines, f"    validation: {gain}, SSIM {facts['ssim']:.4f}{untouched}"]
 

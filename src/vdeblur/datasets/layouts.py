@@ -219,6 +219,11 @@ def has_split(root: Path, split: str) -> bool:
     return True
 
 
+def has_pairs(root: Path) -> bool:
+    """Return whether a folder holds pairs of blurry and sharp pictures in a known layout."""
+    return any(_recognise(folder) for level in _levels(root, set()) for folder in level)
+
+
 def _recognise(folder: Path) -> tuple[Path, DatasetLayout, list[str]] | None:
     return next(((folder, layout, kinds) for layout in LAYOUTS if (kinds := layout.kinds(folder))), None)
 

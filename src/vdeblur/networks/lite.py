@@ -1,26 +1,26 @@
-"""Lite: a compact video deblurring network guided by motion, vdeblur's own default.
+"""Lite: a compact video deblurring network guided by motion, vdeblur's own default (2026; no paper).
 
 Blur is the trace of motion, and a video shows that motion: a point that moves v pixels from frame to frame was smeared
 along v while the shutter was open. So Lucas-Kanade, which has no weights, measures the motion first, and each frame is
 sampled along it at fixed fractions of v. In these samples the blur has one direction and one scale everywhere, whatever
-they are in the picture, and removing it means weighting the samples. Fitted by least squares to synthetic clips, ten
-constant weights per clip gain 1 dB, weights for every 40x40 block 1.7 dB. The samples also show how long the shutter
-was open: their mean squared differences from the frame, as a function of the lag, show how far the blur reaches. The
-network predicts the weights for each pixel, and adds what weighted samples cannot express.
+they are in the picture, and removing it means weighting the samples.
 
-These inputs suit a small network and little training. The first attempt was a recurrent network in the manner of DSTNet
-(Pan et al., CVPR 2023); on a CPU it learnt much more slowly (about +0.2 dB in validation after a quarter of an hour).
-Its quarter resolution and its long skip from the frame remain.
+Blur averages light, not coded values, so the samples are computed in linear light. Three of them are the result of one
+Richardson-Lucy step (W. H. Richardson, 1972; L. B. Lucy, 1974) along the motion, for three lengths of the exposure:
+where the exposure fits, the step alone removes a part of the blur. The network predicts for each block of pixels which
+samples to trust and how much, and adds what weighted samples cannot express. docs/lite.md has what was tried.
 
 Parts, in the order of use:
 
 - `look_along_motion` motion, samples, and their energies: everything that needs no weights;
-- `Lite`              weights of the samples, per block from the energies alone, then per pixel from all inputs;
+- `Lite`              weights of the samples per block, and a correction of each pixel;
 - `ResidualBlock`     two 3x3 convolutions inside a skip.
 
-Features have a quarter of the frame's size: pixel-unshuffle by 4 turns each 4x4 block of pixels into channels, so
-nothing is lost and a 3x3 convolution sees 12x12 pixels. The result is added to the blurry frame.
+Features have a quarter of the frame's size: the first convolution turns each 4x4 block of pixels into one position, so
+a 3x3 convolution sees 12x12 pixels. The result is added to the blurry frame.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,16 +34,32 @@ SLOPE = 0.1  # of every leaky ReLU
 CONTRAST = 4.0  # scales centred pixels to about unit variance; without it, training is slow
 DETAIL = 16.0  # the same for differences of samples, which are smaller
 LUMA = (0.299, 0.587, 0.114)  # BT.601; only the weights' proportions matter here
-# Luma is sampled ahead of and behind each pixel, at these fractions of its motion in a frame interval. An open shutter
-# smears over +-0.5 at most; removing that takes as much again on either side.
-LAGS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
-SAMPLES = len(LAGS) + 2  # the mean of both samples of each lag, and both neighbours, warped onto the frame
-BLOCK = SCALE**2
+GAMMA = 2.2  # of coded values; 2.2 to 3.0 explain real blur equally well
+DARKEST = 1e-3  # least coded luma: quotients of smaller values would be noise
+# Luma is sampled ahead of and behind each pixel, at these fractions of its motion in a frame interval.
+LAGS = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+# A Richardson-Lucy step averages along an exposure of 2, 3 or 4 of these lags on each side: 0.5, 0.75 or 1 interval.
+REACHES = (2, 3, 4)
+MEANS = (1, 3, 4, 5)  # lags, by index, of which the mean of both samples is a sample of its own
+QUOTIENT_FLOOR = 1e-4  # linear light; keeps a step's quotient finite in the dark
+BRIGHTEST = 1.2  # linear light after a step, above white
+SAMPLES = len(REACHES) + len(MEANS) + 2  # and both neighbours, warped onto the frame
 LEVELS = 4  # energies are averaged over windows of 12, 48 and 112 pixels, and over the whole frame
-SQUARES = SAMPLES + 2 + len(LAGS)  # of samples, of gradients along and across the motion, of the samples ahead alone
-ENERGIES = LEVELS * SQUARES + 2  # and the speed and bend of the motion
+SQUARES = SAMPLES + len(LAGS) + 2  # of samples, of the samples ahead alone, of gradients along and across the motion
+MOTION = 4 + 2  # both motions, and the speed and bend of the motion
+COARSE = LEVELS * SQUARES + MOTION
 WEIGHING = 64  # width of the small network that predicts the samples' weights from their energies
-INPUTS = 3 * BLOCK + SAMPLES * BLOCK + 4 + ENERGIES  # RGB, samples, both motions, energies
+
+
+class View(NamedTuple):
+    """What is seen of a frame along its motion.
+
+    pixels: (B, 3 + SAMPLES, H, W), RGB and samples, of about unit variance. coarse: (B, COARSE, H/4, W/4), both
+    motions, in pixels of that size, then energies, speed and bend.
+    """
+
+    pixels: Tensor
+    coarse: Tensor
 
 
 class Lite(Network):
@@ -61,18 +77,16 @@ class Lite(Network):
     def __init__(self, channels: int = 64, blocks: int = 4) -> None:
         super().__init__()
         self.weigh = nn.Sequential(
-            nn.Conv2d(ENERGIES, WEIGHING, 1),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(WEIGHING, WEIGHING, 3, padding=1),
+            nn.Conv2d(COARSE - 4, WEIGHING, 1),
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(WEIGHING, WEIGHING, 1),
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(WEIGHING, SAMPLES, 1),
         )
-        self.extract = nn.Sequential(
-            nn.Conv2d(INPUTS, channels, 3, padding=1), *(ResidualBlock(channels) for _ in range(blocks))
-        )
-        self.reconstruct = nn.Conv2d(channels, 3 * BLOCK + SAMPLES * BLOCK, 3, padding=1)
+        self.extract = nn.Conv2d(3 + SAMPLES, channels, SCALE, SCALE)
+        self.extract_coarse = nn.Conv2d(COARSE, channels, 1)
+        self.refine = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+        self.reconstruct = nn.Conv2d(channels, 3 * SCALE**2 + SAMPLES, 1)
         for parameter in (*self.reconstruct.parameters(), *self.weigh[-1].parameters()):
             nn.init.zeros_(parameter)  # an untrained network returns its input
 
@@ -81,21 +95,19 @@ class Lite(Network):
 
         previous, following: its neighbours, of the same shape; None beyond the ends of a scene.
         """
-        seen = look_along_motion(previous, frame, following, self.reconstruct.weight.dtype)
-        return frame + self.difference(seen)
+        return frame + self.difference(look_along_motion(previous, frame, following))
 
-    def difference(self, seen: Tensor) -> Tensor:
-        """Compute the correction to a frame, (B, 3, H, W) float32, from the result of look_along_motion."""
-        seen = seen.contiguous(memory_format=torch.channels_last)
-        samples = seen[:, 3 * BLOCK : (3 + SAMPLES) * BLOCK].unflatten(1, (SAMPLES, BLOCK))  # (B, 10, 16, H/4, W/4)
-        coarse = self.weigh(seen[:, -ENERGIES:])[:, :, None]  # (B, 10, 1, H/4, W/4)
-        result = self.reconstruct(self.extract(seen))  # (B, 48 + 160, H/4, W/4)
-        direct, fine = result.split((3 * BLOCK, SAMPLES * BLOCK), 1)
-        weighted = (fine.unflatten(1, (SAMPLES, BLOCK)) + coarse) * samples
-        along = weighted.sum(1, dtype=torch.float32) / DETAIL  # (B, 16, H/4, W/4), a change of luma
-        change = direct.float().unflatten(1, (3, BLOCK)) + along[:, None]  # (B, 3, 16, H/4, W/4)
-        correction: Tensor = F.pixel_shuffle(change.flatten(1, 2), SCALE)
-        return correction
+    def difference(self, view: View) -> Tensor:
+        """Compute the correction to a frame, (B, 3, H, W) float32."""
+        dtype = self.reconstruct.weight.dtype
+        coarse = view.coarse.to(dtype).contiguous(memory_format=torch.channels_last)
+        features = self.extract(view.pixels.to(dtype)) + self.extract_coarse(coarse)
+        direct, fine = self.reconstruct(self.refine(features)).split((3 * SCALE**2, SAMPLES), 1)
+        weights = (fine + self.weigh(coarse[:, 4:])).float()  # (B, SAMPLES, H/4, W/4)
+        weights = F.interpolate(weights, scale_factor=SCALE, mode="bilinear", align_corners=False)
+        along = weights.mul_(view.pixels[:, 3:]) if not weights.requires_grad else weights * view.pixels[:, 3:]
+        change = F.pixel_shuffle(direct.float().contiguous(), SCALE) * (CONTRAST / DETAIL)
+        return change + along.sum(1, keepdim=True) / DETAIL  # weighted samples change luma, so all channels alike
 
 
 def luma_of(frame: Tensor) -> Tensor:
@@ -104,13 +116,11 @@ def luma_of(frame: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def look_along_motion(
-    previous_frame: Tensor | None, frame: Tensor, following_frame: Tensor | None, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Compute the network's input: the frame, samples along its motion, both motions and energies.
+def look_along_motion(previous_frame: Tensor | None, frame: Tensor, following_frame: Tensor | None) -> View:
+    """Measure a frame's motion, and sample the frame along it.
 
     frame: (B, 3, H, W) RGB in [0, 1], float32, and its neighbours. Where one is None, beyond the ends of a scene,
-    motion is assumed to continue unchanged. Result: (B, INPUTS, H/4, W/4), in dtype, of about unit variance.
+    motion is assumed to continue unchanged. Everything is float32.
     """
     with torch.autocast(frame.device.type, enabled=False):
         luma = luma_of(frame)
@@ -122,55 +132,94 @@ def look_along_motion(
             for motion in (forward, backward)
         )  # (B, 2, H, W)
         travel = (ahead - behind) / 2  # from frame to frame
-        seen = luma.new_empty(luma.shape[0], SQUARES, *luma.shape[-2:])  # filled in place: these are large
-        samples, gradients, leading = seen.split((SAMPLES, 2, len(LAGS)), 1)
-        here, step = lucas_kanade.pixel_grid(luma), lucas_kanade.grid_units(travel)
-        for index, lag in enumerate(LAGS):
-            plane = slice(index, index + 1)
-            leading[:, plane] = lucas_kanade.sample_at(luma, torch.add(here, step, alpha=lag)).sub_(luma)
-            trailing = lucas_kanade.sample_at(luma, torch.add(here, step, alpha=-lag)).sub_(luma)
-            torch.add(leading[:, plane], trailing, out=trailing)
-            samples[:, plane] = trailing.mul_(0.5)
-        samples[:, -2:-1] = 0 if following is None else lucas_kanade.sample(following, ahead).sub_(luma)
-        samples[:, -1:] = 0 if previous is None else lucas_kanade.sample(previous, behind).sub_(luma)
-        speed = _gradients_along_and_across(luma, travel, gradients)
-        energies = _energies(seen, speed, forward + backward)
-
-        pixels = torch.empty(luma.shape[0], 3 + SAMPLES, *luma.shape[-2:], dtype=dtype, device=luma.device)
-        pixels[:, :3] = (frame - 0.5) * CONTRAST
-        pixels[:, 3:] = samples.mul_(DETAIL)
-        rest = torch.cat((forward, backward, energies), 1).to(dtype)
-        return torch.cat((F.pixel_unshuffle(pixels, SCALE), rest), 1)
+        pixels = luma.new_empty(len(luma), 3 + SAMPLES, *luma.shape[-2:])  # filled in place: these are large
+        samples = pixels[:, 3:]
+        leading = _sample(luma, travel, samples[:, :-2])
+        _sample_neighbour(luma, following, ahead, samples[:, -2:-1])
+        _sample_neighbour(luma, previous, behind, samples[:, -1:])
+        gradients, speed = _gradients_along_and_across(luma, travel)
+        energies = _energies(torch.cat((_thinned(samples), leading, gradients), 1), speed, forward + backward)
+        torch.mul(torch.sub(frame, 0.5, out=pixels[:, :3]), CONTRAST, out=pixels[:, :3])
+        samples.mul_(DETAIL)
+        return View(pixels, torch.cat((forward, backward, energies), 1))
 
 
-def _gradients_along_and_across(luma: Tensor, travel: Tensor, gradients: Tensor) -> Tensor:
-    """Write luma's gradients along and across its motion to gradients (B, 2, H, W); return the speed (B, 1, H, W)."""
+def _sample(luma: Tensor, travel: Tensor, samples: Tensor) -> Tensor:
+    """Sample luma along its motion in linear light; write differences from luma, in coded values.
+
+    luma: (B, 1, H, W). travel: (B, 2, H, W). samples: (B, SAMPLES - 2, H, W), results of Richardson-Lucy steps and
+    means of both samples of a lag. Returns the samples ahead alone, thinned: (B, len(LAGS), H/2, W/2).
+    """
+    coded = luma.clamp(DARKEST)
+    light = coded.pow(GAMMA)
+    here, step = lucas_kanade.pixel_grid(luma), lucas_kanade.grid_units(travel)
+    grids, leading = [], []
+    total, blurred = light.clone(), []
+    for index, lag in enumerate(LAGS):
+        both = [torch.add(here, step, alpha=sign * lag) for sign in (1, -1)]
+        ahead, behind = (lucas_kanade.sample_at(light, grid) for grid in both)
+        leading.append(_thinned(ahead).pow(1 / GAMMA).sub_(_thinned(coded)))
+        ahead += behind
+        if index in MEANS:
+            place = len(REACHES) + MEANS.index(index)
+            torch.sub(ahead.mul(0.5).pow_(1 / GAMMA), coded, out=samples[:, place : place + 1])
+        if index < REACHES[-1]:
+            grids += [(index, grid) for grid in both]
+            total += ahead
+            if index + 1 in REACHES:
+                blurred.append(total / (2 * index + 3))
+    # One step for all exposures together: light times the mean, along the same line, of light over blurred light.
+    quotients = torch.cat(blurred, 1).add_(QUOTIENT_FLOOR).reciprocal_().mul_(light)  # (B, 3, H, W)
+    means = quotients.clone()
+    for index, grid in grids:
+        first = sum(reach <= index for reach in REACHES)  # exposures that do not reach this lag stay as they are
+        means[:, first:] += lucas_kanade.sample_at(quotients[:, first:], grid)
+    taps = means.new_tensor([2 * reach + 1 for reach in REACHES]).view(1, -1, 1, 1)
+    restored = means.div_(taps).mul_(light).clamp_(0, BRIGHTEST).pow_(1 / GAMMA)
+    torch.sub(restored, coded, out=samples[:, : len(REACHES)])
+    return torch.cat(leading, 1)
+
+
+def _thinned(planes: Tensor) -> Tensor:
+    """Return one pixel of each 2x2: (B, C, H/2, W/2). Means over windows do not need the others."""
+    return planes[..., ::2, ::2]
+
+
+def _sample_neighbour(luma: Tensor, neighbour: Tensor | None, motion: Tensor, sample: Tensor) -> None:
+    """Write the difference between a neighbour, warped onto the frame, and the frame's luma; 0 without neighbour."""
+    if neighbour is None:
+        sample.zero_()
+    else:
+        torch.sub(lucas_kanade.sample(neighbour, motion), luma, out=sample)
+
+
+def _gradients_along_and_across(luma: Tensor, travel: Tensor) -> tuple[Tensor, Tensor]:
+    """Return luma's gradients along and across its motion, (B, 2, H/2, W/2), and the speed, (B, 1, H/2, W/2)."""
     wide = F.pad(luma, (1, 1, 1, 1), mode="replicate")
-    gradient_x = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2
-    gradient_y = (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
-    x, y = travel.split(1, 1)
-    speed: Tensor = (x * x + y * y).sqrt_().clamp_(min=1e-3)
-    gradients[:, :1] = (gradient_x * x + gradient_y * y) / speed
-    gradients[:, 1:] = (gradient_x * y - gradient_y * x) / speed
-    return speed
+    gradient_x = (wide[..., 1:-1:2, 2::2] - wide[..., 1:-1:2, :-2:2]) / 2
+    gradient_y = (wide[..., 2::2, 1:-1:2] - wide[..., :-2:2, 1:-1:2]) / 2
+    x, y = _thinned(travel).split(1, 1)
+    speed = (x * x + y * y).sqrt_().clamp_(min=1e-3)
+    along, across = gradient_x * x + gradient_y * y, gradient_x * y - gradient_y * x
+    return torch.cat((along, across), 1) / speed, speed
 
 
 def _energies(seen: Tensor, speed: Tensor, bend: Tensor) -> Tensor:
-    """Return logarithms of local mean squares of samples and gradients, and of the motion: (B, ENERGIES, H/4, W/4).
+    """Return logarithms of local mean squares of samples and gradients, and of the motion: (B, COARSE - 4, H/4, W/4).
 
     As a function of the lag, the samples' squares are the structure function of the picture along its motion.
-    seen: (B, SQUARES, H, W). speed: (B, 1, H, W). bend: (B, 2, H/4, W/4), the sum of the motions to both neighbours,
-    0 where motion is uniform.
+    seen: (B, SQUARES, H/2, W/2), samples and gradients, thinned. speed: (B, 1, H/2, W/2). bend: (B, 2, H/4, W/4), the
+    sum of the motions to both neighbours, 0 where motion is uniform.
     """
-    squares = F.avg_pool2d(seen.square(), SCALE)
+    squares = F.avg_pool2d(seen.square_(), SCALE // 2)
     size = squares.shape[-2:]
-    coarse = F.avg_pool2d(squares, SCALE, ceil_mode=True, count_include_pad=False)  # (B, 20, H/16, W/16)
+    coarse = F.avg_pool2d(squares, SCALE, ceil_mode=True, count_include_pad=False)  # (B, SQUARES, H/16, W/16)
     wider = (F.interpolate(_window_mean(coarse, side), size, mode="bilinear", align_corners=False) for side in (3, 7))
     overall = squares.mean((2, 3), keepdim=True).expand_as(squares)  # exposure is the same in the whole frame
     means = [_window_mean(squares, 3), *wider, overall]
     # Offsets and factors bring the logarithms to about zero mean and unit variance.
-    logs = ((torch.cat(means, 1) + 1e-5).log() + 8) / 2
-    speed = F.avg_pool2d(speed, SCALE)
+    logs = torch.cat(means, 1).add_(1e-5).log_().add_(8).mul_(0.5)
+    speed = F.avg_pool2d(speed, SCALE // 2)
     bend = bend.square().sum(1, keepdim=True).sqrt() * SCALE
     return torch.cat((logs, (speed + 0.1).log(), (bend + 0.1).log()), 1)
 
@@ -182,15 +231,14 @@ def _window_mean(values: Tensor, side: int) -> Tensor:
 
 def _motions(luma: Tensor, previous: Tensor | None, following: Tensor | None) -> tuple[Tensor, Tensor]:
     small = F.avg_pool2d(luma, SCALE)
-    forward = None if following is None else lucas_kanade.flow(small, F.avg_pool2d(following, SCALE))
-    backward = None if previous is None else lucas_kanade.flow(small, F.avg_pool2d(previous, SCALE))
-    if forward is None and backward is None:
-        still = small.new_zeros(small.shape[0], 2, *small.shape[-2:])
+    others = [F.avg_pool2d(other, SCALE) for other in (following, previous) if other is not None]
+    if not others:
+        still = small.new_zeros(len(small), 2, *small.shape[-2:])
         return still, still
-    if forward is None:
-        assert backward is not None
-        return -backward, backward
-    return forward, -forward if backward is None else backward
+    flows = lucas_kanade.flow(small.repeat(len(others), 1, 1, 1), torch.cat(others)).split(len(small))
+    if following is None:
+        return -flows[0], flows[0]
+    return flows[0], -flows[0] if previous is None else flows[1]
 
 
 class ResidualBlock(nn.Module):

@@ -11,26 +11,23 @@ al., CVPR 2017, Sec. 3). Sensor noise and video compression come last, on the bl
 All random values come from one `torch.Generator`, so a clip is a function of its seed.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from itertools import chain
 from typing import Protocol
 
-import av
 import numpy
 import torch
 from torch import Tensor
-from torch.backends.cpu import get_cpu_capability
 from torch.nn import functional as F
+
+from vdeblur.train.coder import Coder
 
 GAMMA = 2.2  # display gamma, assumed to decode and encode stills
 SUPERSAMPLE = 2  # against aliasing, pictures are drawn this many times larger and averaged down
 MAX_SUBFRAMES = 36  # per blurry frame; up to this speed two sub-frames are at most one output pixel apart
-HELD_OUT = 10  # one photograph in ten validates
 SHARD_CLIPS = 100  # seeds count clips within hundreds, see random_clip
 VIDEO_SHARE = 0.15  # share of clips averaged from video, if any is given
 LEAST_SIDE = 2.4  # shorter side of a photograph, in sides of a clip: room for the camera to move
@@ -42,15 +39,6 @@ class ClipShape:
 
     frames: int = 7
     side: int = 160
-
-
-def is_held_out(name: str, share: float = 1 / HELD_OUT) -> bool:
-    """Return whether a file of this name belongs to the share for validation; only the name decides.
-
-    A larger share contains every smaller one.
-    """
-    digest = hashlib.sha256(name.encode()).digest()
-    return (digest[0] % HELD_OUT + int.from_bytes(digest[1:7]) / (1 << 48)) / HELD_OUT < share
 
 
 def seeded(*numbers: int) -> torch.Generator:
@@ -407,37 +395,3 @@ def compress(clip: Tensor, crf: int) -> Tensor:
     pictures = clip.permute(0, 2, 3, 1).contiguous().numpy()
     decoded = [*chain.from_iterable(coder.push(picture) for picture in pictures), *coder.end()]
     return torch.stack([torch.from_numpy(picture) for picture in decoded]).permute(0, 3, 1, 2).contiguous()
-
-
-class Coder:
-    """Encodes pictures, uint8 (height, width, 3), with x264 and decodes them again, with some delay."""
-
-    def __init__(self, width: int, height: int, crf: int) -> None:
-        """Open encoder and decoder; width and height are even."""
-        self.encoder = av.CodecContext.create("libx264", "w")
-        self.encoder.width, self.encoder.height, self.encoder.pix_fmt = width, height, "yuv420p"
-        self.encoder.time_base = Fraction(1, 25)
-        options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
-        if (
-            get_cpu_capability() == "AVX512"
-        ):  # its code encodes the same frames to different bytes now and then, see codecs.py
-            options["x264-params"] = "asm=avx2"
-        self.encoder.options = options
-        self.decoder = av.CodecContext.create("h264", "r")
-        self.decoder.thread_count = 1
-        self.count = 0
-
-    def push(self, picture: numpy.ndarray) -> list[numpy.ndarray]:
-        """Encode the next picture; return those that are decoded."""
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        frame.pts = self.count
-        self.count += 1
-        return self._decoded(self.encoder.encode(frame))
-
-    def end(self) -> list[numpy.ndarray]:
-        """Return the remaining pictures."""
-        return self._decoded([*self.encoder.encode(None), None])
-
-    def _decoded(self, packets: Sequence[av.Packet | None]) -> list[numpy.ndarray]:
-        pictures = [frame for packet in packets for frame in self.decoder.decode(packet)]
-        return [frame.to_ndarray(format="rgb24") for frame in pictures]

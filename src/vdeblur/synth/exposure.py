@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy
 
-from vdeblur.synth.clips import GAMMA, Coder
+from vdeblur.synth.clips import GAMMA
+from vdeblur.train.coder import Coder
 
 LIGHT = (numpy.arange(256) / 255.0) ** GAMMA  # linear light of each 8-bit code
 BAND = 1 << 15  # samples averaged at once; their sums, of 8 bytes, stay in a processor's cache

@@ -18,11 +18,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vdeblur.datasets.held_out import is_held_out
 from vdeblur.errors import InputError, OutputError, UsageError
 from vdeblur.events import Notify, Stop, ignore
 from vdeblur.files import check_output
 from vdeblur.synth import footage, workers
-from vdeblur.synth.clips import is_held_out
 from vdeblur.synth.manifest import (
     LOCK,
     MANIFEST,

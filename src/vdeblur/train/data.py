@@ -387,7 +387,7 @@ class Loader:
                 num_workers=self.workers,
                 collate_fn=_as_is,
                 pin_memory=self.pin,
-                worker_init_fn=_set_up_worker,
+                worker_init_fn=set_up_worker,
                 # Forked workers start at once and share imports; only Linux forks safely.
                 multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
                 # Otherwise it draws from the global generator, and a resumed training would differ.
@@ -462,7 +462,8 @@ def stacked(samples: list[Batch]) -> Batch:
     return default_collate(samples)  # type: ignore[no-any-return]
 
 
-def _set_up_worker(worker: int) -> None:
+def set_up_worker(worker: int) -> None:
+    """Let the training process alone handle signals."""
     # DataLoader limits each worker to one thread.
     # Ctrl-C, and often SIGTERM, reach the whole process group; the training process handles them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

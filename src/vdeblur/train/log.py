@@ -7,17 +7,26 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.events import Notify
 from vdeblur.files import write_whole
-from vdeblur.train.data import Loader
 
 REPORT_SECONDS = 10.0  # between two reports
 SLOW_DATA = 0.25  # share of the time; waiting longer than this for data is worth a warning
+
+
+class Supply(Protocol):
+    """A loader's figures: seconds spent waiting for it so far, and samples a second that it can make."""
+
+    waited_seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Samples a second."""
 
 
 class Progress:
@@ -37,7 +46,7 @@ class Progress:
         self.batches = self.clips = 0
         self.spent = self.waited = 0.0
 
-    def add(self, losses: dict[str, float], clips: int, loader: Loader) -> None:
+    def add(self, losses: dict[str, float], clips: int, loader: Supply) -> None:
         """Add a batch's losses, its number of clips, and the time it took."""
         now = time.monotonic()
         for name, value in losses.items():

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from vdeblur.datasets import layouts
 from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError, VdeblurError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models.registry import find_entry
@@ -32,22 +33,28 @@ from vdeblur.train.distributed import ProcessGroup, is_parted, joined
 from vdeblur.train.folder import TrainingFolder
 from vdeblur.train.learner import Learner
 from vdeblur.train.log import Journal, Log, Progress
+from vdeblur.train.mixture import Mixture
+from vdeblur.train.mixture_loader import MixtureLoader, write_validation
 from vdeblur.train.objectives import OBJECTIVES
 from vdeblur.train.objectives.base import Batch, Objective
 from vdeblur.train.recipes import Recipe
 from vdeblur.train.sets import open_sets
+from vdeblur.train.sharp_pictures import SharpPictures
 from vdeblur.train.validate import Validator
 from vdeblur.version import __version__
+
+Sequences = tuple[layouts.Sequence, ...]
 
 
 @dataclass(frozen=True)
 class TrainingTask:
     """A recipe and the options of `vdeblur train` beside it.
 
-    dataset: a set's name, or a folder. data_folder: the user's copy of a named set (--data). validation: a folder to
-    validate on. init: a checkpoint, or NAME[@WEIGHTS] of the registry. frozen: prefixes of parameters that keep their
-    values. limit: frames of each sequence at most. stop_at: an update to stop at, with the schedule of the whole
-    training. deterministic: see device.make_deterministic.
+    dataset: a set's name, or a folder of pairs; for a recipe with a table [mixture] a folder of sharp footage.
+    data_folder: the user's copy of a named set (--data). validation: a folder to validate on. init: a checkpoint, or
+    NAME[@WEIGHTS] of the registry. frozen: prefixes of parameters that keep their values.
+    limit: frames of each sequence at most. stop_at: an update to stop at, with the schedule of the whole training.
+    deterministic: see device.make_deterministic.
     """
 
     recipe: Recipe
@@ -121,31 +128,13 @@ class Trainer:
         self.folder = TrainingFolder(task.out, recipe, group)
         state = self.folder.open(task.resume)
         self.share = data.WorkerShare(self.training.batch, group.rank, group.size, self.training.accumulate)
-        plan = recipe.data
-        sets: dict[str, Any] = {
-            "data": task.data_folder,
-            "validation": task.validation,
-            "blur": plan.blur,
-            "limit": task.limit,
-        }
-        training, held_out = group.main_first(lambda: open_sets(task.dataset, **sets, talk=talk, warn=self._warn))
         self.learner = Learner(self._build(state is None), recipe, group, task.frozen)
         if state is not None:
             self._restore(state)
         self.learner.distribute(self._warn)
-
-        options: dict[str, Any] = {"talk": talk, "warn": self._warn}
-        source = group.main_first(lambda: data.open_clips(training.sequences, plan, cache=task.cache, **options))
-        talk.notify("training", self._facts(source, len(held_out.sequences)))
-        objective = self.learner.objective
-        clips = data.training_clips(source, plan, objective.prepare, self.training.seed)
-        self.loader = data.Loader(clips, self.share, workers=task.workers, pin=group.device.type == "cuda")
-        held_out_clips = None
-        if not objective.restores:
-            held_out_source = data.open_clips(held_out.sequences, plan, **options)
-            held_out_clips = data.training_clips(held_out_source, plan, objective.prepare, 0)
-        frames, samples = self.training.validation_frames, task.out / "samples"
-        self.validator = Validator(objective, held_out.sequences, held_out_clips, frames, group, samples)
+        self.loader, held_out, held_out_clips = self._mixture() if self._makes_clips() else self._pairs()
+        frames, below, samples = self.training.validation_frames, self.training.below, task.out / "samples"
+        self.validator = Validator(self.learner.objective, held_out, held_out_clips, frames, group, samples, below)
 
         self.folder.write_recipe(state, task.options, self._warn)
         update = self.learner.update
@@ -170,6 +159,62 @@ class Trainer:
         moved: Objective = objective.to(self.group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return moved
 
+    def _makes_clips(self) -> bool:
+        """Return whether the clips are made of sharp footage: the recipe can, and --dataset is no set of pairs."""
+        folder = Path(self.task.dataset)
+        can = self.task.recipe.mixture is not None and self.task.data_folder is None and folder.is_dir()
+        return can and not layouts.has_pairs(folder)
+
+    def _pairs(self) -> tuple[data.Loader, Sequences, data.Clips | None]:
+        """Open a data set: return its loader, and what validates."""
+        task, plan, talk = self.task, self.task.recipe.data, self.talk
+        sets: dict[str, Any] = {
+            "data": task.data_folder,
+            "validation": task.validation,
+            "blur": plan.blur,
+            "limit": task.limit,
+        }
+        training, held_out = self.group.main_first(lambda: open_sets(task.dataset, **sets, talk=talk, warn=self._warn))
+        options: dict[str, Any] = {"talk": talk, "warn": self._warn}
+        source = self.group.main_first(lambda: data.open_clips(training.sequences, plan, cache=task.cache, **options))
+        frames = sum(len(sequence.pairs) for sequence in source.sequences)
+        talk.notify("training", self._facts(len(source.sequences), frames, len(held_out.sequences)))
+        objective = self.learner.objective
+        clips = data.training_clips(source, plan, objective.prepare, self.training.seed)
+        loader = data.Loader(clips, self.share, workers=task.workers, pin=self.group.device.type == "cuda")
+        held_out_clips = None
+        if not objective.restores:
+            held_out_source = data.open_clips(held_out.sequences, plan, **options)
+            held_out_clips = data.training_clips(held_out_source, plan, objective.prepare, 0)
+        return loader, held_out.sequences, held_out_clips
+
+    def _mixture(self) -> tuple[MixtureLoader, Sequences, None]:
+        """Open sharp footage: return the loader that makes clips of it, and the clips that validate.
+
+        Raises: UsageError for options that belong to pairs.
+        """
+        task, mixture = self.task, self.task.recipe.mixture
+        assert mixture is not None
+        folder = Path(task.dataset)
+        if task.limit or task.cache:
+            raise UsageError(
+                f"{folder} holds sharp footage, of which clips are made: --limit and --cache do not apply",
+                "leave them out, or name a folder of pairs",
+            )
+        pictures = SharpPictures(folder, mixture.window, held_out=mixture.held_out)
+        if task.validation is None:
+            held_out = self.group.main_first(lambda: self._make_validation(folder, mixture))
+        else:
+            held_out = layouts.open_dataset(task.validation, blur="blur", talk=self.talk, warn=self._warn).sequences
+        count = len(pictures.pyramids)
+        self.talk.notify("training", self._facts(count, count, len(held_out)))
+        loader = MixtureLoader(mixture, pictures, self.share, self.training.seed, self.group.device, task.workers)
+        return loader, held_out, None
+
+    def _make_validation(self, folder: Path, mixture: Mixture) -> Sequences:
+        pictures = SharpPictures(folder, mixture.window, held_out=mixture.held_out, validates=True)
+        return write_validation(mixture, pictures, self.task.out / "validation")
+
     def _restore(self, state: dict[str, Any]) -> None:
         """Continue from a saved state.
 
@@ -184,14 +229,14 @@ class Trainer:
                 "use those, or another --out",
             ) from error
 
-    def _facts(self, source: data.ClipSource, validation_sequences: int) -> dict[str, object]:
+    def _facts(self, sequences: int, frames: int, validation_sequences: int) -> dict[str, object]:
         """Return the payload of the event "training"."""
         return {
             "model": self.task.recipe.model,
             "stage": self.task.recipe.stage,
             "dataset": self.task.dataset,
-            "sequences": len(source.sequences),
-            "frames": sum(len(sequence.pairs) for sequence in source.sequences),
+            "sequences": sequences,
+            "frames": frames,
             "validation_sequences": validation_sequences,
             "device": str(self.group.device),
             "precision": self.training.precision,

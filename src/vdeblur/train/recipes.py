@@ -4,8 +4,9 @@ recipes/NAME.toml, or recipes/NAME.STAGE.toml, says what to train, on what, how,
 source. The user's own file is merged over it, then single values. Comments stay, so that a printed recipe explains
 itself.
 
-Each table is a dataclass, with the rule for a value beside its field: [data] is data.Plan, [optimiser]
-optimisers.OptimiserSettings, [schedule] a class in schedules.py, [training] Training; [loss] has the objective's rules.
+Each table is a dataclass, with the rule for a value beside its field: [data] is data.Plan, [mixture] mixture.Mixture,
+[optimiser] optimisers.OptimiserSettings, [schedule] a class in schedules.py, [training] Training; [loss] has the
+objective's rules.
 """
 
 import copy
@@ -23,6 +24,7 @@ from vdeblur.errors import UsageError
 from vdeblur.models.registry import ModelEntry
 from vdeblur.train import optimisers, schedules
 from vdeblur.train.data import Plan
+from vdeblur.train.mixture import Mixture
 from vdeblur.train.objectives import OBJECTIVES
 from vdeblur.train.optimisers import OptimiserSettings
 from vdeblur.train.rules import ANYTHING, BELOW_ONE, COUNT, POSITIVE, TEXT, WHOLE, Rules, check_table, one_of, rules_of
@@ -35,7 +37,8 @@ class Training:
     batch: clips in a batch, over all processes. iterations, validate_every: in updates. accumulate: parts that a
     process cuts its share of a batch into. ema: decay of the weights' moving average; None for no average.
     stop_after: validations in a row without a new best, after which training stops. validation_frames: of each
-    sequence. keep_minutes: most that is lost when a process is killed.
+    sequence. below: only frames whose blurry PSNR is lower decide which weights are best; None for all frames.
+    keep_minutes: most that is lost when a process is killed.
 
     Raises: UsageError for a batch that cannot be cut into that many parts.
     """
@@ -50,6 +53,7 @@ class Training:
     save: Annotated[str, one_of(("fp32", "fp16"))] = "fp32"
     stop_after: Annotated[int | None, COUNT] = None
     validation_frames: Annotated[int, COUNT] = 10
+    below: Annotated[float | None, POSITIVE] = None
     keep_minutes: Annotated[float, POSITIVE] = 10.0
 
     def __post_init__(self) -> None:
@@ -99,6 +103,12 @@ class Recipe:
     def data(self) -> Plan:
         """The table [data]."""
         return Plan(**self.values["data"])
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The table [mixture]: clips are made from sharp footage; None where training reads pairs."""
+        table = self.values.get("mixture")
+        return None if table is None else Mixture(**table)
 
     @property
     def optimisers(self) -> dict[str, OptimiserSettings]:
@@ -243,6 +253,7 @@ def _rules(values: Mapping[str, Any]) -> Rules:
         "summary": TEXT,
         "start": {"*": TEXT},
         "data": rules_of(Plan),
+        **({"mixture": rules_of(Mixture)} if "mixture" in values else {}),
         "optimiser": {**optimiser, **dict.fromkeys(optimisers.further_names(values["optimiser"]), optimiser)},
         "schedule": {"*": ANYTHING},  # its kind decides, see schedules.schedule_of
         "loss": OBJECTIVES[values["objective"]].rules,
@@ -278,4 +289,4 @@ def _check(recipe: Recipe, rules: Rules) -> None:
     """
     _ = recipe.schedule
     check_table(recipe.values, rules)
-    _ = recipe.optimisers, recipe.data, recipe.training
+    _ = recipe.optimisers, recipe.data, recipe.mixture, recipe.training

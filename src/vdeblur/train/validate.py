@@ -33,13 +33,15 @@ class ValidationScore:
     """Means over validation frames: PSNR in dB of the blurry input and of its restoration, and the latter's SSIM.
 
     untouched: the restorations' PSNR over frames whose input equals the sharp frame; None without such frames. They
-    count in no other mean, unless there are no others: then blurry is PERFECT, and psnr is untouched.
+    count in no other mean, unless there are no others: then blurry is PERFECT, and psnr is untouched. mild_gain: the
+    gain in dB of frames with so little blur that they count in no other mean, see Training.below; None without any.
     """
 
     blurry: float
     psnr: float
     ssim: float
     untouched: float | None
+    mild_gain: float | None
     frames: int
 
 
@@ -69,7 +71,7 @@ class Validator:
     """Validates a training on held-out sequences.
 
     clips: of these sequences, for an objective that restores nothing yet: its loss on them is the score. frames: of
-    each sequence. samples: the folder for sample pictures.
+    each sequence. samples: the folder for sample pictures. below: see Training.
     """
 
     objective: Objective
@@ -78,6 +80,7 @@ class Validator:
     frames: int
     group: ProcessGroup
     samples: Path
+    below: float | None = None
 
     @property
     def measure(self) -> str:
@@ -91,7 +94,9 @@ class Validator:
     def run(self, network: Network, update: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return a validation's figures, and sample pictures by the sequence's name; changes the objective's modes."""
         if self.clips is None:
-            score, samples = validate(network, self.sequences, self.frames, self.group, self.samples / f"{update:07}")
+            score, samples = validate(
+                network, self.sequences, self.frames, self.group, self.samples / f"{update:07}", below=self.below
+            )
             return vars(score), samples
         self.objective.eval()
         own = []
@@ -104,7 +109,13 @@ class Validator:
 
 
 def validate(
-    network: Network, sequences: Sequence[Pairs], frames: int, group: ProcessGroup, shown: Path | None = None
+    network: Network,
+    sequences: Sequence[Pairs],
+    frames: int,
+    group: ProcessGroup,
+    shown: Path | None = None,
+    *,
+    below: float | None = None,
 ) -> tuple[ValidationScore, dict[str, Tensor]]:
     """Measure a network on the first frames of each sequence, shared out among the processes.
 
@@ -126,7 +137,7 @@ def validate(
     if shown is not None and group.is_main:
         for name, sample in samples.items():
             pictures.write_png(shown / f"{name}.png", sample)
-    return _score(group.gather(measured)), samples
+    return _score(group.gather(measured), math.inf if below is None else below), samples
 
 
 def _restore(
@@ -144,15 +155,19 @@ def _restore(
         yield before.to(chosen), PROTOCOL.to_8bit(restored), pictures.read_rgb(pair.sharp).to(chosen)
 
 
-def _score(processes: list[Measured]) -> ValidationScore:
+def _score(processes: list[Measured], below: float) -> ValidationScore:
     """Return the means over the frames of all processes."""
     parts = {name: [value for measured in processes for value in getattr(measured, name)] for name in vars(Measured())}
     count = len(parts["psnr"]) + len(parts["untouched"])
+    rows = list(zip(parts["blurry"], parts["psnr"], parts["ssim"], strict=True))
+    counted = [row for row in rows if row[0] < below] or rows
+    others = [row for row in rows if row not in counted]
+    mild = _mean([after - before for before, after, _ in others]) if others else None
     untouched = _mean(parts["untouched"]) if parts["untouched"] else None
     if not parts["psnr"] and untouched is not None:  # nothing is blurred: the best is to change nothing
-        return ValidationScore(PERFECT, untouched, 1.0, untouched, count)
-    blurry, psnr, ssim = (_mean(parts[name]) for name in ("blurry", "psnr", "ssim"))
-    return ValidationScore(blurry, psnr, ssim, untouched, count)
+        return ValidationScore(PERFECT, untouched, 1.0, untouched, None, count)
+    blurry, psnr, ssim = (_mean(list(values)) for values in zip(*counted, strict=True))
+    return ValidationScore(blurry, psnr, ssim, untouched, mild, count)
 
 
 def _mean(values: list[float]) -> float:
