@@ -33,6 +33,7 @@ OBJECT = 160  # side of a foreground's mask in pixels of its picture
 SPEED, SPREAD = 4.5, 0.95  # median speed in pixels a frame interval, and the deviation of its logarithm
 SPEEDS = (0.3, 32.0)  # least and greatest
 LEAST_EXPOSURE = 0.1  # share of the frame interval for which the shutter is open, up to 1
+DENSITIES = (1.0, 2.6)  # pixels of a picture per pixel drawn: as soft as a phone's video, or as sharp as a reduced one
 STILL = 0.08  # share of clips without blur, so that a network learns to leave sharp ones as they are
 BUCKETS = 6  # clips of like blur are made together, since they need as many sub-frames
 
@@ -56,7 +57,7 @@ class Mixture:
     clips: Annotated[int, _SQUARE] = 16
     frames: Annotated[int, COUNT] = 5
     side: Annotated[int, COUNT] = 144
-    window: Annotated[int, COUNT] = 384
+    window: Annotated[int, COUNT] = 448
     uses: Annotated[int, COUNT] = 6
     kept: Annotated[int, COUNT] = 96
     held_out: Annotated[list[str], list_of(TEXT)] = ()  # type: ignore[assignment]
@@ -183,7 +184,7 @@ class _Maker:
         if place is not None:
             motion = torch.cat((motion[..., :2] + place, motion[..., 2:]), -1)
         motion = motion.to(self.device)
-        density = self._draw(1, 1.5, self.count, 1, 1).to(self.device)
+        density = self._draw(*DENSITIES, self.count, 1, 1).to(self.device)
         return _Layer(picture, homographies(motion), motion[..., :2], depth, density)
 
     def _render(self, layers: list[_Layer], subframes: "range | list[int]") -> Tensor:
