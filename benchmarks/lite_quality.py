@@ -158,20 +158,27 @@ def print_pairs(folder: Path, methods: dict[str, Method]) -> None:
 
 
 def print_bins(folder: Path, methods: dict[str, Method]) -> None:
-    """Print the gain of the middle frames of clips, by the blurry frame's PSNR."""
+    """Print the gain of the middle frames of clips, by the blurry frame's PSNR, and the contrast that comes back."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+    lost = 0.0
+    returned = dict.fromkeys(methods, 0.0)
     for sequence in sorted(path for path in folder.iterdir() if path.is_dir()):
         blurry, sharp = read(sequence / "blur"), read(sequence / "sharp")
         middle = len(blurry) // 2
         before = float(psnr(blurry, sharp)[middle])
+        missing = (gradient(sharp) - gradient(blurry))[middle]
+        lost += float(missing) * (before < BINS[4])
         for name, method in methods.items():
-            found[name].append((before, float(psnr(method(blurry), sharp)[middle]) - before))
+            restored = method(blurry)
+            found[name].append((before, float(psnr(restored, sharp)[middle]) - before))
+            returned[name] += float((gradient(restored) - gradient(blurry))[middle]) * (before < BINS[4])
     heads = [f"{low} to {high}" for low, high in itertools.pairwise(BINS)]
-    print(f"| blurry PSNR, dB | {' | '.join(heads)} | below 34 |\n|{' --- |' * (len(heads) + 2)}")
+    print(f"| blurry PSNR, dB | {' | '.join(heads)} | below 34 | contrast below 34 |\n|{' --- |' * (len(heads) + 3)}")
     for name, pairs in found.items():
         limits = [*itertools.pairwise(BINS), (0, 34)]
         rows = [[gain for before, gain in pairs if low <= before < high] for low, high in limits]
-        print(f"| {name} | " + " | ".join(f"{numpy.mean(row):+.2f} ({len(row)})" if row else "" for row in rows) + " |")
+        cells = [f"{numpy.mean(row):+.2f} ({len(row)})" if row else "" for row in rows]
+        print(f"| {name} | {' | '.join(cells)} | {returned[name] / lost:+.2f} |")
 
 
 def print_sharp(videos: list[Path], restore: Method) -> None:
