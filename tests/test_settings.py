@@ -22,8 +22,8 @@ from vdeblur.source import video
 @pytest.mark.parametrize(
     ("kind", "values", "hint"),
     [
-        (Settings, {"strength": 7}, "0 to 1"),
-        (Settings, {"strength": -0.1}, "0 to 1"),
+        (Settings, {"strength": 7}, "0 to 1.5"),
+        (Settings, {"strength": -0.1}, "0 to 1.5"),
         (Settings, {"strength": math.nan}, "number"),
         (Settings, {"strength": "much"}, "number"),
         (Settings, {"precision": "fp8"}, "auto, fp32, bf16, fp16"),

@@ -19,6 +19,7 @@ COMPARE_MODES = ("side", "split", "wipe", "diff", "html")
 
 TILE = re.compile(r"auto|none|[0-9]+(x[0-9]+)?")
 DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:[0-9]+)?")
+STRONGEST = 1.5  # of strength: beyond the network's result
 LARGEST_DENOMINATOR = 1_000_000  # of seconds that are given as a float
 
 RESULT = {"changes_result": True}
@@ -101,7 +102,7 @@ class Settings:
     threads: of the network on a CPU, at most one for each core; None: as many as PyTorch chooses.
     checkpoint: weights of one's own for the model, a path as Path or str. yes: download weights whose authors published
     no digest. precision: auto, fp32, bf16 or fp16. tile: auto, none, N or WxH in pixels. tile_overlap: pixels; None:
-    the network's own. strength: 0 to 1. pictures: write a folder of pictures even if the output's name has a suffix.
+    the network's own. strength: 0 to 1.5; 1 is what the network returns. pictures: write a folder of pictures even if the output's name has a suffix.
     segment: seconds that are finished and kept together, as Fraction, int or float; None: the whole video. share: (k,
     n) makes only the k-th of n shares of the segments, and no output. strict: warnings are errors. fail_on_damage: a
     damaged input is an error at the end. dry_run: plan only. profile: measure seconds per stage and peak memory.
@@ -153,8 +154,8 @@ class Settings:
         if self.tile_overlap is not None and _whole_number("tile_overlap", self.tile_overlap) < 0:
             raise UsageError(f"tile_overlap {self.tile_overlap} is negative", "use 0 or more pixels")
         _set(self, "strength", _number("strength", self.strength))
-        if not 0 <= self.strength <= 1:
-            raise UsageError(f"strength {self.strength:g} is out of range", "use 0 to 1")
+        if not 0 <= self.strength <= STRONGEST:
+            raise UsageError(f"strength {self.strength:g} is out of range", f"use 0 to {STRONGEST}")
         _set(self, "segment", _seconds("segment", self.segment))
         if self.segment is not None and self.segment <= 0:
             raise UsageError(

@@ -21,7 +21,7 @@ from vdeblur.cli.types import (
     with_options,
 )
 from vdeblur.errors import UsageError
-from vdeblur.settings import COMPARE_MODES, PRECISIONS
+from vdeblur.settings import COMPARE_MODES, PRECISIONS, STRONGEST
 
 if TYPE_CHECKING:
     from vdeblur.run.batch import Outcome, RunJob
@@ -47,8 +47,8 @@ run_options = with_options(
                  help="Pixels that neighbouring tiles share.  [default: the model's]"),
     click.option("--scene-detect/--no-scene-detect", default=True,
                  help="Detect cuts, and never mix frames of two scenes."),
-    click.option("--strength", type=click.FloatRange(0, 1), default=1.0,
-                 help="Share of the restoration to add; 0 changes nothing."),
+    click.option("--strength", type=click.FloatRange(0, STRONGEST), default=1.0,
+                 help="Share of the restoration to add: 0 changes nothing, more than 1 exaggerates."),
     click.option("-ss", "--start", type=TimeType(),
                  help="Start of the part to restore: seconds or MM:SS from the first frame, as 90 or 1:30."),
     click.option("-t", "--duration", type=TimeType(), help="Length of the part to restore, as 5 or 1:30."),
