@@ -102,7 +102,8 @@ class Settings:
     threads: of the network on a CPU, at most one for each core; None: as many as PyTorch chooses.
     checkpoint: weights of one's own for the model, a path as Path or str. yes: download weights whose authors published
     no digest. precision: auto, fp32, bf16 or fp16. tile: auto, none, N or WxH in pixels. tile_overlap: pixels; None:
-    the network's own. strength: 0 to 1.5; 1 is what the network returns. pictures: write a folder of pictures even if the output's name has a suffix.
+    the network's own. strength: 0 to 1.5; 1 is what the network returns. pictures: write a folder of pictures even if
+    the output's name has a suffix.
     segment: seconds that are finished and kept together, as Fraction, int or float; None: the whole video. share: (k,
     n) makes only the k-th of n shares of the segments, and no output. strict: warnings are errors. fail_on_damage: a
     damaged input is an error at the end. dry_run: plan only. profile: measure seconds per stage and peak memory.
