@@ -36,6 +36,18 @@ class PlaneLayout:
         return (1 << self.bits) - 1
 
 
+# FFmpeg's names of the places of subsampled chroma (ITU-T H.273, Fig. 7): where a chroma sample lies on the way from
+# the first to the last of its luma samples, across and down.
+CHROMA_LOCATIONS = {
+    "left": (0.0, 0.5),
+    "center": (0.5, 0.5),
+    "topleft": (0.0, 0.0),
+    "top": (0.5, 0.0),
+    "bottomleft": (0.0, 1.0),
+    "bottom": (0.5, 1.0),
+}
+USUAL_CHROMA = "left"  # of MPEG-2 and all later codecs, if they say nothing
+
 # Packed and mixed formats, with the planar format that holds the same samples.
 PLANAR = {
     "nv12": "yuv420p",
@@ -165,13 +177,14 @@ class Frame:
     """A picture with its time.
 
     picture: in a planar format, with its colour tags. pts: presentation time in units of time_base seconds. name: of
-    its file, where the source is a folder of pictures.
+    its file, where the source is a folder of pictures. chroma_location: a key of CHROMA_LOCATIONS.
     """
 
     picture: av.VideoFrame
     pts: int
     time_base: Fraction
     name: str = ""
+    chroma_location: str = USUAL_CHROMA
 
     @property
     def seconds(self) -> Fraction:

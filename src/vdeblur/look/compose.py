@@ -51,7 +51,7 @@ def compose(a: Frame, b: Frame, mode: "Composer", rotation_a: int, rotation_b: i
     picture_b = _in_colors_of(picture_a, _upright(b.picture, rotation_b))
     space = color.ColorSpace.of(picture_a)
     pair = ComposedFrames(_whole_planes(picture_a, space), _whole_planes(picture_b, space), space, seconds)
-    return Frame(_picture(mode(pair), picture_a, space), a.pts, a.time_base, a.name)
+    return replace(a, picture=_picture(mode(pair), picture_a, space))
 
 
 @dataclass(frozen=True)

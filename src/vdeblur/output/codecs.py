@@ -12,7 +12,7 @@ from torch.backends.cpu import get_cpu_capability
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
 from vdeblur.frame import PlaneLayout, has_alpha, layout_of, planar_name
-from vdeblur.output.external import external_formats
+from vdeblur.output.external import external_formats, external_options
 from vdeblur.source.hdr import Hdr
 from vdeblur.source.info import SourceInfo
 
@@ -306,6 +306,10 @@ def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
         deep = "dnxhr_444" if layout.log2_width == 0 else "dnxhr_hqx"
         options["profile"] = deep if layout.bits > 8 else "dnxhr_hq"
     _add_parts(options, encoder.name, _hdr_parts(info.hdr, encoder.name))
+    if info.chroma_location and _is_420(coding.format) and _is_420(info.picture_format):
+        options["chroma_sample_location"] = info.chroma_location
+    if carries_captions(encoder):
+        options["a53cc"] = "1"  # x265's default is off
     if encoder.name in ("libx264", "libx264rgb") and get_cpu_capability() == "AVX512":
         # With AVX-512, x264 reads uninitialised memory: the same frames sometimes give different bytes (seen with PyAV
         # 18.1). With AVX2 it is as fast.
@@ -314,6 +318,18 @@ def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
         parts = [options.get(key, ""), value] if key == LIBRARY_OPTIONS.get(encoder.name) else [value]
         options[key] = ":".join(filter(None, parts))
     return options
+
+
+def carries_captions(encoder: Encoder) -> bool:
+    """Return whether an encoder writes the closed captions of its pictures."""
+    if encoder.external:
+        return "a53cc" in external_options(encoder.name)
+    return any(option.name == "a53cc" for option in av.CodecContext.create(encoder.name, "w").supported_options.private)
+
+
+def _is_420(name: str) -> bool:
+    layout = layout_of(planar_name(name))
+    return layout is not None and (layout.log2_width, layout.log2_height) == (1, 1)
 
 
 def _quantizer(crf: float) -> dict[str, str]:

@@ -22,12 +22,13 @@ from vdeblur.errors import OutputError
 from vdeblur.events import Warn
 from vdeblur.frame import Frame
 from vdeblur.output.carry import container_format, plan_streams
-from vdeblur.output.codecs import Coding, choose_encoder, choose_format
-from vdeblur.output.encoders import VideoEncoder, open_encoder
+from vdeblur.output.codecs import Coding, carries_captions, choose_encoder, choose_format
+from vdeblur.output.encoders import VideoEncoder, open_encoder, warn_of_captions
 from vdeblur.output.muxer import Muxer
 from vdeblur.output.pictures import convert_picture
 from vdeblur.output.tracks import CONVERT, DROP, MuxOptions, StreamPlan
 from vdeblur.settings import EncodeOptions
+from vdeblur.source.captions import CaptionDetector
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source
 
@@ -78,6 +79,7 @@ class VideoEncoding:
             encoder, self.format, options.crf, options.preset, options.options, options.lossless, fields
         )
         self.stream_plans: list[StreamPlan] | None = None
+        self.captions = None if info.captions or carries_captions(encoder) else CaptionDetector()
 
     def open(self) -> VideoEncoder:
         """Open a new encoder.
@@ -89,6 +91,9 @@ class VideoEncoding:
     def prepare(self, frame: Frame, offset: Fraction = Fraction(0)) -> av.VideoFrame:
         """Return a frame's picture in the encoder's pixel format, with the frame's time, `offset` seconds earlier."""
         picture = frame.picture
+        if self.captions is not None and self.captions.finds(picture):  # they begin later than the video
+            warn_of_captions(self.coding.encoder.name, self.warn)
+            self.captions = None
         if picture.format.name != self.format:
             picture = convert_picture(picture, self.format)
         picture.pts, picture.time_base = frame.pts - round(offset / frame.time_base), frame.time_base

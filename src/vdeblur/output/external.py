@@ -37,12 +37,23 @@ COLOR_OPTIONS = {
 @functools.cache
 def external_formats(name: str) -> list[str]:
     """Return the pixel formats of an encoder of imageio-ffmpeg's ffmpeg; empty where it has no such encoder."""
-    if name in UNUSABLE or not re.fullmatch(r"[\w-]+", name):
-        return []
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-h", f"encoder={name}"]
-    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    output = _help(name)
     found = re.search(r"Supported pixel formats: (.*)", output)
     return found[1].split() if found and f"Encoder {name} " in output else []
+
+
+def external_options(name: str) -> list[str]:
+    """Return the names of the options of an encoder of imageio-ffmpeg's ffmpeg, without those that all have."""
+    return re.findall(r"^ +-([\w-]+) +<", _help(name), re.MULTILINE)
+
+
+@functools.cache
+def _help(name: str) -> str:
+    """Return what ffmpeg prints about an encoder; empty if vdeblur cannot use it."""
+    if name in UNUSABLE or not re.fullmatch(r"[\w-]+", name):
+        return ""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-h", f"encoder={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
 
 
 class ExternalEncoder:

@@ -6,6 +6,7 @@ and time.
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import overload
 
 import av
@@ -49,7 +50,7 @@ class Deinterlacer:
             if picture.format.name != self.format:
                 raise InputError(f"{self.format} cannot be deinterlaced here", "use --deinterlace off")
             frame = self.waiting.popleft()  # has the exact time; the filter doubles the time base
-            yield Frame(picture, frame.pts, frame.time_base, frame.name)
+            yield replace(frame, picture=picture)
 
 
 def warn_of_interlacing(info: SourceInfo, mode: str, warn: Warn) -> None:

@@ -13,12 +13,13 @@ import av.error
 from av.sidedata.sidedata import SideData
 
 from vdeblur.errors import InputError
-from vdeblur.frame import Frame, layout_of, planar_name
+from vdeblur.frame import USUAL_CHROMA, Frame, layout_of, planar_name
 from vdeblur.settings import Cut
 from vdeblur.source.demux import ffmpeg_reason
 from vdeblur.source.info import SourceInfo
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
+CHROMA_OF_PICTURES = {"mjpeg": "center", "webp": "center", "tiff": "center"}  # JFIF; libwebp; TIFF 6.0, Sec. 21
 PICTURE_RATE = Fraction(25)  # frames per second, since a folder of pictures has no rate of its own
 
 
@@ -101,7 +102,8 @@ class PictureSource:
                 )
             if picture.format.name != self.info.picture_format:
                 picture = to_planar(picture, self.info.picture_format)
-            yield Frame(picture, index, self.info.time_base, file.name)
+            location = CHROMA_OF_PICTURES.get(self.info.codec, USUAL_CHROMA)
+            yield Frame(picture, index, self.info.time_base, file.name, location)
 
     def close(self) -> None:
         """Do nothing: no file is open between pictures."""
