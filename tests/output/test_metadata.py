@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import clips
+from vdeblur.errors import ExitStatus
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
 FAST = ("-m", "identity", "--preset", "ultrafast")
@@ -146,3 +147,149 @@ def test_impossible_cropping_is_ignored(vdeblur, tmp_path: Path) -> None:
     result = vdeblur("run", source, tmp_path / "out.mp4", *FAST)
     assert result.exit_code == 0, result.output
     assert clips.facts(tmp_path / "out.mp4").size == (64, 48)
+
+
+HEVC = ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error:bframes=0", "-tag:v", "hvc1")
+
+
+def dolby_vision(profile: int, compatibility: int) -> bytes:
+    """Make the box of Dolby Vision's configuration: level 1, with metadata and a base layer."""
+    numbers = profile << 9 | 1 << 3 | 0b101
+    return box(b"dvcC", struct.pack(">BBHI16x", 1, 0, numbers, compatibility << 28))
+
+
+def metadata_of_profile_5() -> bytes:
+    """Make a NAL unit with Dolby Vision's metadata (RPU): it changes nothing, but its range is full, as profile 5's."""
+
+    def ue(number: int) -> str:  # Exp-Golomb
+        bits = f"{number + 1:b}"
+        return "0" * (len(bits) - 1) + bits
+
+    def fixed(number: int, length: int) -> str:
+        return f"{number:0{length}b}"
+
+    bits = fixed(25, 8) + fixed(2, 6) + fixed(18, 11) + fixed(0, 8) + "1"  # prefix, type, format, profile, level
+    bits += "0" + "00" + ue(23) + "01" + "1" + ue(2) + ue(2) + ue(4) + "0" + "000" + "0" + "1" + "0" + "0"
+    bits += ue(0) * 3 + (ue(0) + fixed(0, 10) + fixed(1023, 10)) * 3 + ue(0) * 2
+    bits += (ue(0) + ue(0) + "0" + ue(0) + fixed(0, 23) + "010" + fixed(0, 23)) * 3  # 0 + 1 x
+    bits += "0" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big") + bytes(4) + b"\x80"
+    return b"\x7c\x01" + re.sub(rb"\x00\x00(?=[\x00-\x03])", b"\x00\x00\x03", data)
+
+
+@pytest.mark.parametrize("kind", ["configuration", "metadata alone"])
+def test_colours_of_dolby_vision_5_are_refused(vdeblur, tmp_path: Path, kind: str) -> None:
+    """R23: its base layer, which is in Dolby's own colours, came out purple and green with exit 0."""
+    source = tmp_path / "in.mp4"
+    if kind == "configuration":
+        plain = clips.make(tmp_path / "plain.mp4", frames=2, pix_fmt="yuv420p10le", codec=HEVC)
+        with_boxes(plain, source, b"hvc1", dolby_vision(5, 0))
+    else:
+        plain = clips.make(tmp_path / "plain.hevc", frames=2, pix_fmt="yuv420p10le", codec=HEVC[:-2])
+        parts = re.split(rb"(?<=\x00\x00\x01)", plain.read_bytes())
+        after = [
+            part[:-3].rstrip(b"\0") + b"\0\0\1" + metadata_of_profile_5() + b"\0\0\1"
+            if part[0] >> 1 & 63 < 32
+            else part
+            for part in parts[1:]
+        ]
+        (tmp_path / "rpu.hevc").write_bytes(b"".join((parts[0], *after)))
+        clips.ffmpeg("-f", "hevc", "-i", tmp_path / "rpu.hevc", "-c", "copy", "-tag:v", "dvh1", source)
+    result = vdeblur("run", source, tmp_path / "out.mp4", *FAST)
+    assert result.exit_code == ExitStatus.INPUT, result.output
+    assert "is Dolby Vision profile 5" in result.stderr
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_dolby_vision_with_a_usable_base_layer(vdeblur, tmp_path: Path) -> None:
+    """R23: profile 8 has an HDR10 picture below."""
+    plain = clips.make(tmp_path / "plain.mp4", frames=2, pix_fmt="yuv420p10le", codec=HEVC)
+    source = with_boxes(plain, tmp_path / "in.mp4", b"hvc1", dolby_vision(8, 1))
+    assert vdeblur("run", source, tmp_path / "out.mp4", *FAST).exit_code == 0
+
+
+TAGS = {
+    "com.apple.quicktime.make": "Apple",
+    "com.apple.quicktime.model": "iPhone 15 Pro",
+    "com.apple.quicktime.location.ISO6709": "+48.8577+002.2950+035.000/",
+    "com.apple.quicktime.creationdate": "2024-03-09T12:34:56+0100",
+    "firmware": "HD9.01.01.60.00",
+    "title": "Été",
+}
+
+
+def tags_of(path: Path) -> dict[str, str]:
+    """Return the tags of a file by their names in lower case, as the independent ffmpeg reads them."""
+    text = clips.ffmpeg("-i", path, "-f", "ffmetadata", "-")
+    lines = [line.partition("=") for line in text.split("[STREAM]")[0].splitlines() if not line.startswith(";")]
+    return {key.replace("\\", "").lower(): value.replace("\\", "") for key, _, value in lines}
+
+
+@pytest.mark.parametrize("out", ["mov", "mp4", "m4v", "mkv"])
+@pytest.mark.parametrize("inside", ["mov", "mkv"])
+def test_tags_of_cameras_are_kept(vdeblur, tmp_path: Path, inside: str, out: str) -> None:
+    """R13: .mov and .mp4 lost every tag that FFmpeg does not write unasked, such as camera and place."""
+    given = [part for key, value in TAGS.items() for part in ("-metadata", f"{key}={value}")]
+    extra = ("-movflags", "use_metadata_tags", *given, "-metadata", "creation_time=2024-03-09T11:34:56Z")
+    source = clips.make(tmp_path / f"in.{inside}", frames=4, codec=H264, audio=("-c:a", "aac"), extra=extra)
+    output = tmp_path / f"out.{out}"
+    result = vdeblur("run", source, output, *FAST)
+    assert result.exit_code == 0, result.output
+    found = tags_of(output)
+    assert {key: found.get(key.lower()) for key in TAGS} == TAGS
+    assert clips.frame_hashes(output)  # no sample has moved
+    assert clips.packet_hashes(output, "a:0") == clips.packet_hashes(source, "a:0")
+
+
+@pytest.mark.parametrize("options", [(), ("--deterministic",), ("-ss", "0.08")])
+@pytest.mark.parametrize("out", ["mov", "mp4", "mkv", "webm"])
+def test_creation_time_is_kept(vdeblur, tmp_path: Path, out: str, options: tuple[str, ...]) -> None:
+    """D6: photo libraries sort by it."""
+    extra = ("-metadata", "creation_time=2024-03-09T11:34:56Z")
+    source = clips.make(tmp_path / "in.mp4", frames=4, codec=H264, extra=extra)
+    output = tmp_path / f"out.{out}"
+    result = vdeblur("run", source, output, *FAST, *options)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^    creation_time +: 2024-03-09T11:34:56", described(output), re.MULTILINE)
+
+
+def spherical_video() -> bytes:
+    projection = box(b"proj", box(b"prhd", bytes(4) + struct.pack(">iii", 0, 90 << 16, 0)) + box(b"equi", bytes(20)))
+    return box(b"sv3d", box(b"svhd", bytes(4) + b"test\0") + projection)
+
+
+def views_of(path: Path) -> list[str]:
+    return re.findall(r"^ +(Stereo 3D: [\w ]+|Spherical Mapping: .*\S)", described(path), re.MULTILINE)
+
+
+@pytest.mark.parametrize("out", ["mp4", "mov"])
+def test_spherical_and_3d_stay_marked(vdeblur, tmp_path: Path, out: str) -> None:
+    """R14: FFmpeg's muxer leaves out both boxes, so players showed the warped picture."""
+    plain = clips.make(tmp_path / "plain.mp4", frames=3, codec=H264)
+    boxes = box(b"st3d", struct.pack(">IB", 0, 1)) + spherical_video()
+    source, output = with_boxes(plain, tmp_path / "in.mp4", b"avc1", boxes), tmp_path / f"out.{out}"
+    result = vdeblur("run", source, output, *FAST)
+    assert result.exit_code == 0, result.output
+    assert views_of(output) == views_of(source)
+    assert len(views_of(source)) == 2
+    assert len(clips.frame_hashes(output)) == 3  # ffmpeg 9 fails where the stream has the mark, too
+    assert boxes in output.read_bytes()
+
+
+def test_views_between_containers(vdeblur, tmp_path: Path) -> None:
+    """R14: Matroska keeps the views; that it loses the sphere is said; from Matroska, MP4 gets new boxes."""
+    plain = clips.make(tmp_path / "plain.mp4", frames=2, codec=H264)
+    boxes = box(b"st3d", struct.pack(">IB", 0, 2)) + spherical_video()
+    source = with_boxes(plain, tmp_path / "in.mp4", b"avc1", boxes)
+    result = vdeblur("run", source, tmp_path / "out.mkv", *FAST)
+    assert views_of(tmp_path / "out.mkv") == ["Stereo 3D: side by side"]
+    assert "not marked as spherical" in result.stderr
+    clips.ffmpeg("-i", source, "-c", "copy", tmp_path / "in.mkv")
+    result = vdeblur("run", tmp_path / "in.mkv", tmp_path / "back.mp4", *FAST)
+    assert result.exit_code == 0, result.output
+    assert [view.split("(")[0] for view in views_of(tmp_path / "back.mp4")] == [
+        "Stereo 3D: side by side",
+        "Spherical Mapping: equirectangular",
+    ]
+    assert "W_VIEWS" not in result.stderr
+    assert "not marked" not in result.stderr

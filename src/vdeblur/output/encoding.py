@@ -23,6 +23,7 @@ from vdeblur.events import Warn
 from vdeblur.frame import Frame
 from vdeblur.output.carry import container_format, plan_streams
 from vdeblur.output.codecs import Coding, carries_captions, choose_encoder, choose_format
+from vdeblur.output.complete import warn_of_views
 from vdeblur.output.encoders import VideoEncoder, open_encoder, warn_of_captions
 from vdeblur.output.muxer import Muxer
 from vdeblur.output.pictures import convert_picture
@@ -78,6 +79,7 @@ class VideoEncoding:
         self.coding = Coding(
             encoder, self.format, options.crf, options.preset, options.options, options.lossless, fields
         )
+        warn_of_views(info, self.container_name, warn)
         self.stream_plans: list[StreamPlan] | None = None
         self.captions = None if info.captions or carries_captions(encoder) else CaptionDetector()
 

@@ -18,6 +18,7 @@ import av.error
 from vdeblur.errors import OutputError, VerificationError
 from vdeblur.events import Warn
 from vdeblur.files import put_in_place, write_error
+from vdeblur.output.complete import complete
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.run.parts import Encoding, in_matroska
@@ -87,6 +88,7 @@ def _join(
     finally:
         encoder.close()
     muxer.warn_of_misplaced(warn)
+    complete(draft, encoding.container_name, source, warn)
     _check(draft, store.output, records, base, shift)
 
 

@@ -121,7 +121,7 @@ class VideoSource:
     def _describe(self, first: av.VideoFrame) -> SourceInfo:
         known = not self.is_pipe
         self.properties = read_properties(self.path, self.container.format.name, self.video.index) if known else NOTHING
-        self.cropper = Cropper(first, self.properties.cropping)
+        self.cropper = Cropper(first, self.properties.cropping, is_3d=bool(self.properties.stereo))
         first = self.cropper.crop(first)
         name = planar_name(first.format.name)
         if layout_of(name) is None:
