@@ -5,6 +5,7 @@ import struct
 import subprocess
 from pathlib import Path
 
+import av
 import pytest
 
 from tests import clips
@@ -293,3 +294,54 @@ def test_views_between_containers(vdeblur, tmp_path: Path) -> None:
     ]
     assert "W_VIEWS" not in result.stderr
     assert "not marked" not in result.stderr
+
+
+def seconds_of(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+
+
+def time_code_of(path: Path) -> list[str]:
+    return re.findall(r"^ +timecode +: (\S+)", described(path), re.MULTILINE | re.IGNORECASE)
+
+
+@pytest.mark.parametrize("out", ["mov", "mp4", "mkv"])
+@pytest.mark.parametrize("code", ["01:00:00;00", "01:00:00:00"])
+def test_time_code_at_an_uneven_rate(vdeblur, tmp_path: Path, code: str, out: str) -> None:
+    """R20: with frames left out, 29.97 fps average 26.5, at which no time code counts; it was lost."""
+    extra = ("-vf", "select='not(eq(mod(n,8),7))'", "-fps_mode", "passthrough", "-timecode", code)
+    source = clips.make(tmp_path / "in.mov", frames=30, rate="30000/1001", codec=H264, extra=extra)
+    assert "26.4" in described(source) or "26.5" in described(source)
+    output = tmp_path / f"out.{out}"
+    result = vdeblur("run", source, output, *FAST)
+    assert result.exit_code == 0, result.output
+    assert time_code_of(source)[0] == code
+    assert time_code_of(output)[:1] == [code]
+    assert seconds_of(output) == pytest.approx(seconds_of(source), abs=0.0006)
+
+
+def test_a_time_code_without_a_rate_is_named(vdeblur, tmp_path: Path) -> None:
+    """R20: no time code leaves out frames at 15 fps; .mp4 lost it without a word."""
+    tags = ("-metadata:s:v", "timecode=01:00:00;00")
+    source = clips.make(tmp_path / "in.mkv", frames=4, rate="15", codec=H264, extra=tags)
+    result = vdeblur("run", source, tmp_path / "out.mp4", *FAST)
+    assert result.exit_code == 0, result.output
+    assert "holds no time code 01:00:00;00 at 15 fps" in result.stderr
+
+
+@pytest.mark.parametrize("out", ["mp4", "mkv"])
+def test_subtitles_without_a_decoder(vdeblur, tmp_path: Path, out: str) -> None:
+    """R24: TTML was left out of .mp4, which holds it; Matroska holds none."""
+    srt = tmp_path / "s.srt"
+    srt.write_text("1\n00:00:00,000 --> 00:00:00,200\nhello\n")
+    extra = ("-map", 0, "-map", 1, "-c:s", "ttml", "-metadata:s:s:0", "language=fra")
+    source = clips.make(tmp_path / "in.mp4", codec=H264, inputs=("-i", srt), extra=extra)
+    output = tmp_path / f"out.{out}"
+    result = vdeblur("run", source, output, *FAST)
+    assert result.exit_code == 0, result.output
+    if out == "mkv":
+        assert "cannot be held by .mkv" in result.stderr
+        return
+    assert "warning" not in result.stderr
+    assert re.search(r"\(fra\).*Subtitle: ttml", described(output))
+    assert clips.packet_hashes(output, "s:0") == clips.packet_hashes(source, "s:0")
