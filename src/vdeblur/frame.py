@@ -147,6 +147,63 @@ def plane_array(frame: av.VideoFrame, index: int) -> numpy.ndarray:
     return data.view(numpy.uint16)[:, : plane.width] if deep else data[:, : plane.width]
 
 
+UNTAGGED = 2  # AVCOL_SPC_UNSPECIFIED
+LIMITED, FULL = 1, 2  # AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG
+BT709, BT601, SMPTE170M = 1, 5, 6  # AVCOL_SPC_*; the last two are one matrix
+
+
+def usual_matrix(width: int, height: int) -> int:
+    """Return the matrix that players assume in untagged video of this size: BT.709 for HD, else BT.601."""
+    return BT709 if width >= 1280 or height > 576 else SMPTE170M
+
+
+def is_rgb(name: str) -> bool:
+    """Return whether a pixel format holds R, G and B."""
+    return bool(av.VideoFormat(name).is_rgb)
+
+
+def is_always_full(name: str) -> bool:
+    """Return whether a pixel format has full range whatever the tags say, as swscale reads and writes it."""
+    return name.startswith(("yuvj", "gray")) or is_rgb(name)
+
+
+def to_planar(picture: av.VideoFrame, name: str) -> av.VideoFrame:
+    """Convert to a planar format of the same samples; colour tags stay."""
+    planar = picture.reformat(format=name)
+    planar.colorspace, planar.color_range = picture.colorspace, picture.color_range
+    planar.color_primaries, planar.color_trc = picture.color_primaries, picture.color_trc
+    return planar
+
+
+def convert_picture(picture: av.VideoFrame, name: str) -> av.VideoFrame:
+    """Convert a picture to another pixel format; equal samples are copied. Side data stay.
+
+    Y'CbCr keeps its matrix and range. RGB becomes Y'CbCr of the usual matrix for its size, limited range. The result's
+    tags say so.
+    """
+    if planar_name(name) == picture.format.name.replace("yuvj", "yuv"):
+        return to_planar(picture, name)
+    from_rgb, into_rgb = is_rgb(picture.format.name), is_rgb(name)
+    own = int(picture.colorspace)
+    source = usual_matrix(picture.width, picture.height) if own == UNTAGGED or from_rgb else own
+    full = is_always_full(name) or (not from_rgb and int(picture.color_range) == FULL)
+    numbers = {SMPTE170M: BT601}  # PyAV takes swscale's numbers, in which they are one
+    matrix = numbers.get(source, source)
+    converted = picture.reformat(
+        format=name,
+        src_colorspace=None if from_rgb else matrix,
+        dst_colorspace=matrix,
+        dst_color_range=None if into_rgb else FULL if full else LIMITED,
+    )
+    if from_rgb == into_rgb:
+        converted.colorspace = picture.colorspace
+    else:
+        converted.colorspace = 0 if into_rgb else source
+    converted.color_range = FULL if full or into_rgb else LIMITED if from_rgb else picture.color_range
+    converted.color_primaries, converted.color_trc = picture.color_primaries, picture.color_trc
+    return converted
+
+
 class Copier:
     """Copy pictures with their side data: tags, field flags, captions. Not thread-safe."""
 

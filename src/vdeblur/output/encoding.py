@@ -20,13 +20,12 @@ import av.error
 
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
-from vdeblur.frame import Frame
+from vdeblur.frame import Frame, convert_picture
 from vdeblur.output.carry import container_format, plan_streams
 from vdeblur.output.codecs import Coding, carries_captions, choose_encoder, choose_format
 from vdeblur.output.complete import warn_of_views
 from vdeblur.output.encoders import VideoEncoder, open_encoder, warn_of_captions
 from vdeblur.output.muxer import Muxer
-from vdeblur.output.pictures import convert_picture
 from vdeblur.output.tracks import CONVERT, DROP, MuxOptions, StreamPlan
 from vdeblur.settings import EncodeOptions
 from vdeblur.source.captions import CaptionDetector

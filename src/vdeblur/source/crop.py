@@ -10,6 +10,7 @@ import av
 from av.filter import Graph
 
 from vdeblur.frame import layout_of, planar_name
+from vdeblur.source.side_data import run_filter
 
 
 class Cropper:
@@ -50,15 +51,7 @@ class Cropper:
         """
         if self.graph is None or (picture.width, picture.height, picture.format.name) != self.like:
             return picture
-        pts, time_base = picture.pts, picture.time_base
-        picture.pts, picture.time_base = 0, Fraction(1, 1000)
-        self.graph.push(picture)
-        cropped = self.graph.pull()
-        assert isinstance(cropped, av.VideoFrame)
-        cropped.pts = pts
-        if time_base is not None:
-            cropped.time_base = time_base
-        return cropped
+        return run_filter(self.graph, picture)
 
 
 def _aligned(first: av.VideoFrame, cropping: tuple[int, int, int, int]) -> tuple[int, int, int, int]:

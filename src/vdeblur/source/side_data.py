@@ -29,15 +29,22 @@ def side_data_of(picture: av.VideoFrame) -> dict[str, list[bytes]]:
     ]
     nodes += [graph.add("sidedata", f"mode=delete:type={kind}") for kind in range(KINDS) if kind not in known]
     graph.link_nodes(*nodes, graph.add("buffersink")).configure()
-    time = picture.pts, picture.time_base
-    picture.pts, picture.time_base = 0, Fraction(1, 1000)
-    try:
-        graph.push(picture)
-        reduced = graph.pull()
-    finally:
-        picture.pts, picture.time_base = time
-    assert isinstance(reduced, av.VideoFrame)
     found = defaultdict(list)
+    reduced = run_filter(graph, picture)
     for data in cast(Iterable[SideData], reduced.side_data):  # iterates over values, though it calls itself a mapping
         found[data.type.name].append(bytes(data))
     return dict(found)
+
+
+def run_filter(graph: Graph, picture: av.VideoFrame) -> av.VideoFrame:
+    """Return a frame as a graph without delay makes it; both keep the frame's time."""
+    pts, time_base = picture.pts, picture.time_base
+    picture.pts, picture.time_base = 0, Fraction(1, 1000)
+    graph.push(picture)
+    result = graph.pull()
+    assert isinstance(result, av.VideoFrame)
+    for each in (picture, result):
+        each.pts = pts
+        if time_base:  # decoded frames have none, and it cannot be unset
+            each.time_base = time_base
+    return result

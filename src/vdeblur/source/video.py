@@ -16,7 +16,7 @@ import av.error
 
 from vdeblur.errors import InputError
 from vdeblur.events import Warn
-from vdeblur.frame import USUAL_CHROMA, Frame, layout_of, planar_name
+from vdeblur.frame import USUAL_CHROMA, Frame, layout_of, planar_name, to_planar
 from vdeblur.settings import Cut
 from vdeblur.source.captions import CaptionDetector
 from vdeblur.source.crop import Cropper
@@ -36,14 +36,15 @@ from vdeblur.source.dolby_vision import refuse_dolby_vision
 from vdeblur.source.excerpt import Excerpt
 from vdeblur.source.hdr import read_hdr
 from vdeblur.source.info import SourceInfo
-from vdeblur.source.pictures import PICTURE_RATE, PictureSource, display_matrix, to_planar
+from vdeblur.source.pictures import PICTURE_RATE, PictureSource, is_picture
 from vdeblur.source.properties import NOTHING, read_properties
+from vdeblur.source.upright import display_matrix
 
 MISSING_SECONDS = Fraction(1, 4)  # how much earlier than announced a file may end without a warning
 
 
 def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSource":
-    """Open a video file or a folder of pictures.
+    """Open a video file, a picture, or a folder of pictures.
 
     Raises: InputError where it is missing, empty, unreadable, or has no video.
     """
@@ -51,9 +52,11 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
         return VideoSource(path, cut, warn)
     try:
         if path.is_dir():
-            return PictureSource(path, cut)
+            return PictureSource(path, cut, warn)
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes)", "copy or download it again")
+        if is_picture(path):
+            return PictureSource(path, cut, warn)
         return VideoSource(path, cut, warn)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file or folder", "check the path") from error
