@@ -143,3 +143,19 @@ def test_a_jpeg_arrives_undisplaced(tmp_path) -> None:
         seen = next(iter(opened)).rgb()
     error = seen[:, 4:-4, 4:-4] * 255 - torch.from_numpy(picture).permute(2, 0, 1)[:, 4:-4, 4:-4]
     assert error.mean((1, 2)).abs().max() < 0.35, "half a pixel of chroma is 0.9 of red and blue"
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_ycgco_by_the_definition(full: bool) -> None:
+    """B: YCgCo was claimed, but taken for BT.601 or BT.709. Compare with H.273's equations, on codes of R'G'B'."""
+    rgb = torch.rand(3, 8, 8, dtype=torch.float64)
+    red, green, blue = rgb * 65535 if full else (219 * rgb + 16) * 256
+    planes = [green / 2 + (blue + red) / 4, green / 2 - (blue + red) / 4 + 32768, (red - blue) / 2 + 32768]
+    picture = random_frame("yuv444p16le", 8, 8).picture
+    picture.colorspace, picture.color_range = 8, 2 if full else 1
+    space = color.ColorSpace.of(picture)
+    assert (color.to_rgb(planes, space) - rgb).abs().max() < 1e-6
+    change = torch.tensor([0.10, -0.05, 0.02])[:, None, None].expand(3, 8, 8)
+    middle = [torch.full((8, 8), 32768.0) for _ in range(3)]
+    after = color.to_rgb(color.add_difference(middle, change, space), space)
+    assert (after - color.to_rgb(middle, space) - change).abs().max() < 1e-4

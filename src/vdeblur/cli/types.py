@@ -1,5 +1,7 @@
 """Parameter types, and options that several commands share."""
 
+import math
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +27,9 @@ DATASET = click.option(
     "--dataset", metavar="NAME|DIR", help="gopro, dvd, bsd, reds, or a folder of blurry and sharp pictures."
 )
 LIMIT = click.option("--limit", type=click.IntRange(1), help="Use only the first N frames of each sequence.")
+
+_SECONDS = r"([0-9]+\.?[0-9]*|\.[0-9]+)"
+_TIME = re.compile(rf"({_SECONDS}(us|ms|s)?|([0-9]+:){{1,2}}{_SECONDS})")
 
 Command = Callable[..., Any]
 
@@ -57,6 +62,17 @@ class KeyValueType(click.ParamType):
         return key, rest
 
 
+class FiniteType(click.FloatRange):
+    """A number in a range; NaN, which compares with nothing, lies in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, context))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, context)
+        return number
+
+
 class TimeType(click.ParamType):
     """FFmpeg's time syntax: [-][HH:]MM:SS[.m...], or S[.m...] with an optional s, ms or us."""
 
@@ -66,20 +82,17 @@ class TimeType(click.ParamType):
         """Return seconds."""
         if isinstance(value, Fraction):
             return value
-        text = str(value)
-        try:
-            for unit, size in (("us", 1_000_000), ("ms", 1000), ("s", 1)):
-                if text.endswith(unit):
-                    seconds = Fraction(text.removesuffix(unit)) / size
-                    break
-            else:
-                seconds = Fraction(0)
-                for part in text.split(":"):
-                    seconds = seconds * 60 + Fraction(part)
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{text!r} is not a time; write 90, 1:30, 00:01:30.5 or 200ms", param, context)
-        if seconds < 0:
+        text = str(value).removeprefix("+")
+        if text.startswith("-") and _TIME.fullmatch(text[1:]):
             self.fail(f"{text!r} is negative", param, context)
+        if not _TIME.fullmatch(text):
+            self.fail(f"{text!r} is not a time; write 90, 1:30, 00:01:30.5 or 200ms", param, context)
+        for unit, size in (("us", 1_000_000), ("ms", 1000), ("s", 1)):
+            if text.endswith(unit):
+                return Fraction(text.removesuffix(unit)) / size
+        seconds = Fraction(0)
+        for part in text.split(":"):
+            seconds = seconds * 60 + Fraction(part)
         return seconds
 
 
@@ -181,5 +194,5 @@ class SizeType(click.ParamType):
 
 
 def is_number(text: str) -> bool:
-    """Return whether a text is ASCII digits alone; str.isdigit also takes superscripts, which int() refuses."""
-    return text.isascii() and text.isdigit()
+    """Return whether a text is at most nine ASCII digits; str.isdigit also takes superscripts, which int() refuses."""
+    return text.isascii() and text.isdigit() and len(text) <= 9

@@ -4,6 +4,7 @@ Encoders are those of PyAV's libraries; where these have none, or none for the d
 has more (see external.py).
 """
 
+import re
 from dataclasses import dataclass, field
 
 import av
@@ -296,7 +297,7 @@ def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
         options[encoder.quality] = f"{quality:g}"
     if encoder.speed and coding.preset:
         presets = encoder.presets
-        if presets is not None and coding.preset not in presets and not coding.preset.isdigit():
+        if presets is not None and coding.preset not in presets and not re.fullmatch("[0-9]+", coding.preset):
             raise OutputError(f"unknown preset {coding.preset!r}", f"choose from {', '.join(PRESETS)}")
         options[encoder.speed] = (presets or {}).get(coding.preset, coding.preset)
     layout = layout_of(planar_name(coding.format))

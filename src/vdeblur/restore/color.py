@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from vdeblur.frame import CHROMA_LOCATIONS, USUAL_CHROMA, Frame, PlaneLayout, layout_of, plane_array
 
 BT709, BT601 = (0.2126, 0.0722), (0.299, 0.114)
-# FFmpeg's number of the matrix (AVCOL_SPC_*): (Kr, Kb). For a difference, the nearest matrix is good enough for YCgCo
-# (8) and constant luminance (10): the network's picture is then off in hue, but the frame is not.
+# FFmpeg's number of the matrix (AVCOL_SPC_*): (Kr, Kb). For a difference, the nearest matrix is good enough for
+# constant luminance (10): the network's picture is then off in hue, but the frame is not.
 MATRICES = {1: BT709, 4: (0.30, 0.11), 5: BT601, 6: BT601, 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
+YCGCO = 8  # AVCOL_SPC_YCGCO: the chroma planes hold Cg and Co, see H.273, equations 47-52
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
@@ -29,7 +30,7 @@ FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 class ColorSpace:
     """The meaning of the samples in the planes: format, matrix, range and chroma location.
 
-    across, down: where chroma lies; see frame.CHROMA_LOCATIONS.
+    across, down: where chroma lies; see frame.CHROMA_LOCATIONS. ycgco: kr and kb do not count, chroma is Cg and Co.
     """
 
     layout: PlaneLayout
@@ -38,6 +39,7 @@ class ColorSpace:
     full_range: bool
     across: float = CHROMA_LOCATIONS[USUAL_CHROMA][0]
     down: float = CHROMA_LOCATIONS[USUAL_CHROMA][1]
+    ycgco: bool = False
 
     @classmethod
     def of(cls, picture: av.VideoFrame, chroma_location: str = USUAL_CHROMA) -> "ColorSpace":
@@ -50,7 +52,7 @@ class ColorSpace:
         untagged = BT709 if picture.width >= 1280 or picture.height > 576 else BT601
         kr, kb = MATRICES.get(int(picture.colorspace), untagged)
         full = int(picture.color_range) == FULL_RANGE or layout.name.startswith("yuvj") or layout.rgb
-        return cls(layout, kr, kb, full, *CHROMA_LOCATIONS[chroma_location])
+        return cls(layout, kr, kb, full, *CHROMA_LOCATIONS[chroma_location], int(picture.colorspace) == YCGCO)
 
     @property
     def luma(self) -> tuple[float, float]:
@@ -62,6 +64,8 @@ class ColorSpace:
     def chroma(self) -> tuple[float, float]:
         """Return the code of no colour, and the number of codes from -0.5 to 0.5."""
         step = 1 << (self.layout.bits - 8)
+        if self.ycgco:
+            return 128.0 * step, self.luma[1]  # computed from codes of R'G'B', not from the signals
         return 128.0 * step, float(self.layout.peak) if self.full_range else 224.0 * step
 
 
@@ -87,6 +91,9 @@ def to_rgb(planes: list[Tensor], space: ColorSpace) -> Tensor:
     neutral, swing = space.chroma
     chroma = torch.stack([(plane.float() - neutral) / swing for plane in planes[1:]])
     cb, cr = _upsample(chroma, space, first.shape[-2:])
+    if space.ycgco:
+        base = first - cb  # cb is Cg, cr is Co
+        return torch.stack((base + cr, first + cb, base - cr)).clamp_(0, 1)
     red = first + cr * (2 * (1 - space.kr))
     blue = first + cb * (2 * (1 - space.kb))
     green = (first - space.kr * red - space.kb * blue) / (1 - space.kr - space.kb)
@@ -101,8 +108,12 @@ def add_difference(planes: list[Tensor], difference: Tensor, space: ColorSpace) 
     if space.layout.rgb:
         return [_added(p, d * extent, space.layout.peak) for p, d in zip(planes, difference, strict=True)]
     red, green, blue = difference
-    luma = space.kr * red + (1 - space.kr - space.kb) * green + space.kb * blue
-    chroma = torch.stack(((blue - luma) / (2 * (1 - space.kb)), (red - luma) / (2 * (1 - space.kr))))
+    if space.ycgco:
+        others = (red + blue) / 4
+        luma, chroma = green / 2 + others, torch.stack((green / 2 - others, (red - blue) / 2))
+    else:
+        luma = space.kr * red + (1 - space.kr - space.kb) * green + space.kb * blue
+        chroma = torch.stack(((blue - luma) / (2 * (1 - space.kb)), (red - luma) / (2 * (1 - space.kr))))
     chroma = _downsample(chroma, space) * space.chroma[1]
     changes = (luma * extent, *chroma)
     return [_added(p, change, space.layout.peak) for p, change in zip(planes, changes, strict=True)]
