@@ -86,6 +86,14 @@ def test_captions_are_kept(vdeblur, tmp_path: Path, codec: str) -> None:
     assert "warning" not in result.stderr
 
 
+def test_captions_survive_conversion(vdeblur, tmp_path: Path) -> None:
+    """R17: captions of frames that are converted to another pixel format."""
+    source, output = with_captions(tmp_path, 0), tmp_path / "out.mp4"
+    result = vdeblur("run", source, output, *FAST, "--pix-fmt", "yuv422p", "--deinterlace", "on")
+    assert result.exit_code == 0, result.output
+    assert count_of_captions(output) == 6
+
+
 @pytest.mark.parametrize("first", [0, 4])
 @pytest.mark.parametrize("options", [("-c", "av1"), ("-c", "ffv1")])
 def test_lost_captions_are_named(vdeblur, tmp_path: Path, options: tuple[str, str], first: int) -> None:
@@ -275,6 +283,23 @@ def test_spherical_and_3d_stay_marked(vdeblur, tmp_path: Path, out: str) -> None
     assert len(views_of(source)) == 2
     assert len(clips.frame_hashes(output)) == 3  # ffmpeg 9 fails where the stream has the mark, too
     assert boxes in output.read_bytes()
+
+
+def test_spherical_video_of_version_1(vdeblur, tmp_path: Path) -> None:
+    """R14: many cameras still mark spherical video by XML in a box of the track."""
+    names = "".join(f"<GSpherical:{name}>true</GSpherical:{name}>" for name in ("Spherical", "Stitched"))
+    words = f"<rdf:SphericalVideo>{names}<GSpherical:ProjectionType>equirectangular</GSpherical:ProjectionType>"
+    words += "<GSpherical:StereoMode>top-bottom</GSpherical:StereoMode></rdf:SphericalVideo>"
+    mark = box(b"uuid", bytes.fromhex("ffcc8263f8554a938814587a02521fdd") + words.encode())
+    plain = clips.make(tmp_path / "plain.mp4", frames=2, codec=H264, audio=("-c:a", "aac"))
+    source, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    source.write_bytes(into_box(plain.read_bytes(), (b"moov", b"trak"), mark))
+    result = vdeblur("run", source, output, *FAST)
+    assert result.exit_code == 0, result.output
+    assert views_of(output) == views_of(source)
+    assert len(views_of(source)) == 2
+    assert "not marked" not in result.stderr
+    assert clips.frame_hashes(output)
 
 
 def test_views_between_containers(vdeblur, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Copy or convert one of the input's other streams into a container."""
 
+import contextlib
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol, cast
@@ -21,7 +22,7 @@ MATROSKA_LIKE = {"matroska", "webm"}
 ALAC_SAMPLES = {"u8": "s16p", "u8p": "s16p", "s16": "s16p", "s16p": "s16p", "s32": "s32p", "s32p": "s32p"}
 # FFmpeg's list of QuickTime's languages has these under their other code of ISO 639-2.
 MOV_LANGUAGES = {"deu": "ger", "nld": "dut", "ell": "gre", "isl": "ice", "zho": "chi", "ces": "cze", "fas": "per"}
-SUBTITLES = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "subrip"}  # one that each holds
+STAND_INS = ("mov_text", "subrip", "dvbsub", "webvtt")  # subtitles, of which every container with subtitles holds one
 COVER_FILES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 COVERS = {"matroska": {"mjpeg", "png"}, "mp4": {"mjpeg", "png", "bmp"}, "ipod": {"mjpeg", "png", "bmp"}}
 
@@ -163,16 +164,18 @@ class CopiedTrack:
 
 
 def _copied_stream(container: OutputContainer, template: Stream) -> Stream:
-    """Add a stream for copied packets, also of subtitles that FFmpeg can write but not decode, such as TTML.
+    """Add a stream for copied packets, also of subtitles without a decoder, such as TTML and teletext.
 
     Raises: ValueError or FFmpegError where the container refuses it; some only do when the header is written.
     """
-    stand_in = SUBTITLES.get(container.format.name)
-    if template.type != "subtitle" or getattr(template, "codec_context", None) is not None or stand_in is None:
+    if template.type != "subtitle" or getattr(template, "codec_context", None) is not None:
         return container.add_stream_from_template(template, opaque=True)
-    stream = container.add_mux_stream(stand_in, time_base=template.time_base)
-    BitStreamFilterContext("null", template, stream)  # replaces all parameters of the stand-in by the template's
-    return stream
+    for name in STAND_INS:
+        with contextlib.suppress(ValueError):
+            stream = container.add_mux_stream(name, time_base=template.time_base)
+            BitStreamFilterContext("null", template, stream)  # replaces all parameters by the template's
+            return stream
+    raise ValueError(f"{container.format.name} holds no subtitles")
 
 
 class TextTrack:

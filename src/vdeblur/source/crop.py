@@ -1,4 +1,4 @@
-"""Take off decoded pictures what their container says of them: hidden borders, and how they hold two views.
+"""Clean decoded pictures of what their container says: cut off hidden borders, remove the mark of 3D.
 
 Borders are MP4's clean aperture and Matroska's PixelCrop. FFmpeg's decoders attach the container's 3D mark to each
 picture, and encoders write it into the stream. The output's container has the mark, too; ffmpeg 9 cannot decode both.
