@@ -287,10 +287,11 @@ def test_spherical_and_3d_stay_marked(vdeblur, tmp_path: Path, out: str) -> None
 
 def test_spherical_video_of_version_1(vdeblur, tmp_path: Path) -> None:
     """R14: many cameras still mark spherical video by XML in a box of the track."""
-    names = "".join(f"<GSpherical:{name}>true</GSpherical:{name}>" for name in ("Spherical", "Stitched"))
-    words = f"<rdf:SphericalVideo>{names}<GSpherical:ProjectionType>equirectangular</GSpherical:ProjectionType>"
-    words += "<GSpherical:StereoMode>top-bottom</GSpherical:StereoMode></rdf:SphericalVideo>"
-    mark = box(b"uuid", bytes.fromhex("ffcc8263f8554a938814587a02521fdd") + words.encode())
+    facts = {"Spherical": "true", "Stitched": "true", "StitchingSoftware": "test"}
+    facts |= {"ProjectionType": "equirectangular", "StereoMode": "top-bottom"}
+    words = "".join(f"<GSpherical:{name}>{value}</GSpherical:{name}>" for name, value in facts.items())
+    xml = f"<rdf:SphericalVideo>{words}</rdf:SphericalVideo>"
+    mark = box(b"uuid", bytes.fromhex("ffcc8263f8554a938814587a02521fdd") + xml.encode())
     plain = clips.make(tmp_path / "plain.mp4", frames=2, codec=H264, audio=("-c:a", "aac"))
     source, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
     source.write_bytes(into_box(plain.read_bytes(), (b"moov", b"trak"), mark))
