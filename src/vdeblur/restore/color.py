@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdeblur.frame import Frame, PlaneLayout, layout_of, plane_array
+from vdeblur.frame import YCGCO, Frame, PlaneLayout, layout_of, plane_array
 
 BT709, BT601 = (0.2126, 0.0722), (0.299, 0.114)
-# FFmpeg's number of the matrix (AVCOL_SPC_*): (Kr, Kb). For a difference, the nearest matrix is good enough for YCgCo
-# (8) and constant luminance (10): the network's picture is then off in hue, but the frame is not.
+# FFmpeg's number of the matrix (AVCOL_SPC_*): (Kr, Kb). For a difference, the nearest matrix is good enough for
+# constant luminance (10): the network's picture is then off in hue, but the frame is not.
 MATRICES = {1: BT709, 4: (0.30, 0.11), 5: BT601, 6: BT601, 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
@@ -33,6 +33,7 @@ class ColorSpace:
     kr: float
     kb: float
     full_range: bool
+    ycgco: bool = False  # then Kr and Kb mean nothing
 
     @classmethod
     def of(cls, picture: av.VideoFrame) -> "ColorSpace":
@@ -45,7 +46,7 @@ class ColorSpace:
         untagged = BT709 if picture.width >= 1280 or picture.height > 576 else BT601
         kr, kb = MATRICES.get(int(picture.colorspace), untagged)
         full = int(picture.color_range) == FULL_RANGE or layout.name.startswith("yuvj") or layout.rgb
-        return cls(layout, kr, kb, full)
+        return cls(layout, kr, kb, full, int(picture.colorspace) == YCGCO and not layout.rgb)
 
     @property
     def luma(self) -> tuple[float, float]:
@@ -82,6 +83,9 @@ def to_rgb(planes: list[Tensor], space: ColorSpace) -> Tensor:
     neutral, swing = space.chroma
     chroma = torch.stack([(plane.float() - neutral) / swing for plane in planes[1:]])
     cb, cr = _upsample(chroma, space.layout, first.shape[-2:])
+    if space.ycgco:  # H.273, equations 55 to 57: Cg and Co stand in the planes of Cb and Cr
+        base = first - cb
+        return torch.stack((base + cr, first + cb, base - cr)).clamp_(0, 1)
     red = first + cr * (2 * (1 - space.kr))
     blue = first + cb * (2 * (1 - space.kb))
     green = (first - space.kr * red - space.kb * blue) / (1 - space.kr - space.kb)
@@ -96,8 +100,12 @@ def add_difference(planes: list[Tensor], difference: Tensor, space: ColorSpace) 
     if space.layout.rgb:
         return [_added(p, d * extent, space.layout.peak) for p, d in zip(planes, difference, strict=True)]
     red, green, blue = difference
-    luma = space.kr * red + (1 - space.kr - space.kb) * green + space.kb * blue
-    chroma = torch.stack(((blue - luma) / (2 * (1 - space.kb)), (red - luma) / (2 * (1 - space.kr))))
+    if space.ycgco:
+        luma = red / 4 + green / 2 + blue / 4
+        chroma = torch.stack((green / 2 - red / 4 - blue / 4, (red - blue) / 2))
+    else:
+        luma = space.kr * red + (1 - space.kr - space.kb) * green + space.kb * blue
+        chroma = torch.stack(((blue - luma) / (2 * (1 - space.kb)), (red - luma) / (2 * (1 - space.kr))))
     chroma = _downsample(chroma, space.layout) * space.chroma[1]
     changes = (luma * extent, *chroma)
     return [_added(p, change, space.layout.peak) for p, change in zip(planes, changes, strict=True)]
