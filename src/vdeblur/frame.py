@@ -150,6 +150,10 @@ def plane_array(frame: av.VideoFrame, index: int) -> numpy.ndarray:
 UNTAGGED = 2  # AVCOL_SPC_UNSPECIFIED
 LIMITED, FULL = 1, 2  # AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG
 BT709, BT601, SMPTE170M = 1, 5, 6  # AVCOL_SPC_*; the last two are one matrix
+YCGCO = 8  # AVCOL_SPC_YCGCO
+# Tags to the numbers by which PyAV knows swscale's matrices. swscale refuses all others; of these, BT.2020's is nearest
+# to constant luminance and ICtCp (10, 14).
+SWSCALE = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9, 14: 9}
 
 
 def usual_matrix(width: int, height: int) -> int:
@@ -168,11 +172,17 @@ def is_always_full(name: str) -> bool:
 
 
 def to_planar(picture: av.VideoFrame, name: str) -> av.VideoFrame:
-    """Convert to a planar format of the same samples; colour tags stay."""
-    planar = picture.reformat(format=name)
-    planar.colorspace, planar.color_range = picture.colorspace, picture.color_range
-    planar.color_primaries, planar.color_trc = picture.color_primaries, picture.color_trc
-    return planar
+    """Convert to a format of the same samples; colour tags stay."""
+    matrix = None if int(picture.colorspace) in (0, UNTAGGED) else BT601  # any that swscale knows: it is not applied
+    planar = picture.reformat(format=name, src_colorspace=matrix, dst_colorspace=matrix)
+    return with_tags(planar, picture)
+
+
+def with_tags(picture: av.VideoFrame, source: av.VideoFrame) -> av.VideoFrame:
+    """Copy the colour tags of another picture into this one, and return it."""
+    picture.colorspace, picture.color_range = source.colorspace, source.color_range
+    picture.color_primaries, picture.color_trc = source.color_primaries, source.color_trc
+    return picture
 
 
 def convert_picture(picture: av.VideoFrame, name: str) -> av.VideoFrame:
@@ -185,23 +195,49 @@ def convert_picture(picture: av.VideoFrame, name: str) -> av.VideoFrame:
         return to_planar(picture, name)
     from_rgb, into_rgb = is_rgb(picture.format.name), is_rgb(name)
     own = int(picture.colorspace)
+    if own == YCGCO and into_rgb and not from_rgb:
+        return convert_picture(_rgb_of_ycgco(picture), name)
     source = usual_matrix(picture.width, picture.height) if own == UNTAGGED or from_rgb else own
     full = is_always_full(name) or (not from_rgb and int(picture.color_range) == FULL)
-    numbers = {SMPTE170M: BT601}  # PyAV takes swscale's numbers, in which they are one
-    matrix = numbers.get(source, source)
+    matrix = SWSCALE.get(source, BT601)
     converted = picture.reformat(
         format=name,
         src_colorspace=None if from_rgb else matrix,
         dst_colorspace=matrix,
         dst_color_range=None if into_rgb else FULL if full else LIMITED,
     )
-    if from_rgb == into_rgb:
-        converted.colorspace = picture.colorspace
-    else:
+    with_tags(converted, picture)
+    if from_rgb != into_rgb:
         converted.colorspace = 0 if into_rgb else source
-    converted.color_range = FULL if full or into_rgb else LIMITED if from_rgb else picture.color_range
-    converted.color_primaries, converted.color_trc = picture.color_primaries, picture.color_trc
+    if full or into_rgb or from_rgb:
+        converted.color_range = FULL if full or into_rgb else LIMITED
     return converted
+
+
+def _rgb_of_ycgco(picture: av.VideoFrame) -> av.VideoFrame:
+    """Convert YCgCo (H.273, equations 55 to 57) to RGB of the same depth, which swscale cannot."""
+    layout = layout_of(picture.format.name)
+    assert layout is not None
+    end = "" if layout.bits == 8 else f"{layout.bits}le"
+    fine = picture.reformat(
+        format=f"yuv{'a' * layout.alpha}444p{end}",
+        src_colorspace=BT601,
+        dst_colorspace=BT601,
+        dst_color_range=FULL if int(picture.color_range) == FULL else LIMITED,
+    )
+    full, step = int(picture.color_range) == FULL or picture.format.name.startswith("yuvj"), 1 << (layout.bits - 8)
+    black, extent, swing = (0, layout.peak, layout.peak) if full else (16 * step, 219 * step, 224 * step)
+    luma, green_part, orange_part = (plane_array(fine, index).astype(numpy.float32) for index in range(3))
+    luma = (luma - black) / extent
+    green_part, orange_part = (green_part - 128 * step) / swing, (orange_part - 128 * step) / swing
+    rgb = picture.reformat(format=f"gbr{'a' * layout.alpha}p{end}", src_colorspace=BT601, dst_colorspace=BT601)
+    base = luma - green_part
+    for index, plane in enumerate((luma + green_part, base - orange_part, base + orange_part)):  # G, B, R
+        target = plane_array(rgb, index)
+        target[:] = (plane * layout.peak).round().clip(0, layout.peak).astype(target.dtype)
+    with_tags(rgb, picture)
+    rgb.colorspace, rgb.color_range = 0, FULL
+    return rgb
 
 
 class Copier:

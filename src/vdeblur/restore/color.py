@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdeblur.frame import CHROMA_LOCATIONS, USUAL_CHROMA, Frame, PlaneLayout, layout_of, plane_array
+from vdeblur.frame import CHROMA_LOCATIONS, USUAL_CHROMA, YCGCO, Frame, PlaneLayout, layout_of, plane_array
 
 BT709, BT601 = (0.2126, 0.0722), (0.299, 0.114)
 # FFmpeg's number of the matrix (AVCOL_SPC_*): (Kr, Kb). For a difference, the nearest matrix is good enough for
 # constant luminance (10): the network's picture is then off in hue, but the frame is not.
 MATRICES = {1: BT709, 4: (0.30, 0.11), 5: BT601, 6: BT601, 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
-YCGCO = 8  # AVCOL_SPC_YCGCO: the chroma planes hold Cg and Co, see H.273, equations 47-52
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
@@ -52,7 +51,8 @@ class ColorSpace:
         untagged = BT709 if picture.width >= 1280 or picture.height > 576 else BT601
         kr, kb = MATRICES.get(int(picture.colorspace), untagged)
         full = int(picture.color_range) == FULL_RANGE or layout.name.startswith("yuvj") or layout.rgb
-        return cls(layout, kr, kb, full, *CHROMA_LOCATIONS[chroma_location], int(picture.colorspace) == YCGCO)
+        ycgco = int(picture.colorspace) == YCGCO and not layout.rgb
+        return cls(layout, kr, kb, full, *CHROMA_LOCATIONS[chroma_location], ycgco)
 
     @property
     def luma(self) -> tuple[float, float]:
@@ -91,8 +91,8 @@ def to_rgb(planes: list[Tensor], space: ColorSpace) -> Tensor:
     neutral, swing = space.chroma
     chroma = torch.stack([(plane.float() - neutral) / swing for plane in planes[1:]])
     cb, cr = _upsample(chroma, space, first.shape[-2:])
-    if space.ycgco:
-        base = first - cb  # cb is Cg, cr is Co
+    if space.ycgco:  # H.273, equations 55 to 57: Cg and Co stand in the planes of Cb and Cr
+        base = first - cb
         return torch.stack((base + cr, first + cb, base - cr)).clamp_(0, 1)
     red = first + cr * (2 * (1 - space.kr))
     blue = first + cb * (2 * (1 - space.kb))
