@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import av
+import imageio_ffmpeg
 import pytest
 
 from tests import clips
@@ -371,3 +372,14 @@ def test_subtitles_without_a_decoder(vdeblur, tmp_path: Path, out: str) -> None:
     assert "warning" not in result.stderr
     assert re.search(r"\(fra\).*Subtitle: ttml", described(output))
     assert clips.packet_hashes(output, "s:0") == clips.packet_hashes(source, "s:0")
+
+
+def test_without_the_ffmpeg_program(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R16: the program only adds what PyAV does not show; a run needs none."""
+
+    def missing() -> str:
+        raise RuntimeError("No ffmpeg exe could be found")
+
+    source = clips.make(tmp_path / "in.mp4", frames=2, codec=H264)
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
+    assert vdeblur("run", source, tmp_path / "out.mp4", *FAST).exit_code == 0

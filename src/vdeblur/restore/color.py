@@ -159,7 +159,7 @@ def _shrink(chroma: Tensor, axis: int, scale: int, place: float) -> Tensor:
     """Average an axis around each chroma sample: by a box in the middle of its luma samples, else by a triangle."""
     rest = -chroma.shape[axis] % scale
     if place == 0.5:
-        boxes: Tensor = _extend(chroma, axis, 0, rest).unflatten(axis, (-1, scale))  # type: ignore[no-untyped-call]
+        boxes: Tensor = _extend(chroma, axis, 0, rest).unflatten(axis, (-1, scale))
         return boxes.mean(axis + 1)
     center = round(place * (scale - 1))
     padded = _extend(chroma, axis, scale - 1 - center, center + rest)

@@ -14,7 +14,7 @@ from vdeblur.frame import CHROMA_LOCATIONS
 
 LIMIT_SECONDS = 60  # for ffmpeg to open a file
 CROPPING = re.compile(r"^ +Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)", re.MULTILINE)
-STEREO = re.compile(r"^ +Stereo 3D: (?!2D)([^,\n]+)", re.MULTILINE | re.IGNORECASE)
+STEREO = re.compile(r"^ +Stereo ?3D: (?!2D)([^,\n]+)", re.MULTILINE | re.IGNORECASE)
 SPHERICAL = re.compile(r"^ +Spherical(?: Mapping)?: (\w[^\n(]*)", re.MULTILINE | re.IGNORECASE)
 DOLBY_VISION = re.compile(r"^ +DOVI configuration record: .*profile: (\d+).*compatibility id: (\d+)", re.MULTILINE)
 
@@ -43,21 +43,14 @@ def read_properties(path: Path, format_name: str, index: int) -> StreamPropertie
 
     format_name: FFmpeg's name of the demuxer, which opens no other kind of file. index: the stream's.
     """
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-nostdin",
-        "-hide_banner",
-        "-v",
-        "verbose",
-        "-protocol_whitelist",
-        "file",
-    ]
-    command += ["-f", format_name.split(",", maxsplit=1)[0], "-i", f"file:{path.absolute()}"]
+    options = ["-nostdin", "-hide_banner", "-v", "verbose", "-protocol_whitelist", "file"]
+    name = format_name.split(",", maxsplit=1)[0]
     try:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), *options, "-f", name, "-i", f"file:{path.absolute()}"]
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, errors="replace", check=False, timeout=LIMIT_SECONDS
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, RuntimeError, subprocess.TimeoutExpired):  # RuntimeError: there is no ffmpeg program
         return NOTHING
     return parse_properties(done.stderr, index)
 

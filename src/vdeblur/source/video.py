@@ -322,8 +322,8 @@ class VideoSource:
             message = f"{self.path} is incomplete: it ends after {read:.2f} s of {length:.2f} s"
             self.warn("W_INPUT_TRUNCATED", message)
 
-    def _frame(self, picture: av.VideoFrame, clock: FrameClock) -> Frame:
-        picture = self.cropper.crop(picture)
+    def _frame(self, decoded: av.VideoFrame, clock: FrameClock) -> Frame:
+        picture = self.cropper.crop(decoded)
         if (picture.width, picture.height) != (self.info.width, self.info.height):
             found = f"{picture.width}x{picture.height}"
             raise InputError(
@@ -334,7 +334,7 @@ class VideoSource:
         if planar_name(picture.format.name) != self.info.picture_format:
             found = picture.format.name
             raise InputError(f"{self.path}: the pixel format changes to {found} at frame {clock.count}", "split it")
-        pts = clock.next_pts(picture.pts)
+        pts = clock.next_pts(decoded.pts)
         if picture.format.name != self.info.picture_format:
             picture = to_planar(picture, self.info.picture_format)
         location = self.info.chroma_location or USUAL_CHROMA
