@@ -121,7 +121,7 @@ def test_digits_of_file_names(vdeblur, tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").iterdir())) == 4
 
 
-@pytest.mark.parametrize("value", ["1:-30", "1/3", "1e3", "1_0", "1:2:3:4", "٣", ":5", "5:", "nan", "1:30s"])
+@pytest.mark.parametrize("value", ["1:-30", "1/3", "1e3", "1_0", "1:2:3:4", "٣", ":5", "5:", "nan", "1:90"])
 def test_times_are_ffmpegs(vdeblur, clip: Path, value: str) -> None:
     """B: -ss 1:-30 was 30 seconds."""
     refused(vdeblur("run", clip, clip.with_name("out.mkv"), "-ss", value), ExitStatus.USAGE, f"{value!r} is not a time")

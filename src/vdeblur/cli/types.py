@@ -28,8 +28,9 @@ DATASET = click.option(
 )
 LIMIT = click.option("--limit", type=click.IntRange(1), help="Use only the first N frames of each sequence.")
 
-_SECONDS = r"([0-9]+\.?[0-9]*|\.[0-9]+)"
-_TIME = re.compile(rf"({_SECONDS}(us|ms|s)?|([0-9]+:){{1,2}}{_SECONDS})")
+# FFmpeg's times, but neither negative nor in exponents: none of the numbers after a colon has a sign.
+TIME = re.compile(r"(?:(?:([0-9]+):)?([0-9]+):)?([0-9]+\.?[0-9]*|\.[0-9]+)(s|ms|us)?", re.ASCII)
+UNITS = {None: 1, "s": 1, "ms": 1000, "us": 1_000_000}
 
 Command = Callable[..., Any]
 
@@ -74,7 +75,7 @@ class FiniteType(click.FloatRange):
 
 
 class TimeType(click.ParamType):
-    """FFmpeg's time syntax: [-][HH:]MM:SS[.m...], or S[.m...] with an optional s, ms or us."""
+    """FFmpeg's time syntax: [HH:]MM:SS[.m...], or S[.m...] with an optional s, ms or us."""
 
     name = "time"
 
@@ -82,18 +83,16 @@ class TimeType(click.ParamType):
         """Return seconds."""
         if isinstance(value, Fraction):
             return value
-        text = str(value).removeprefix("+")
-        if text.startswith("-") and _TIME.fullmatch(text[1:]):
+        text = str(value)
+        if TIME.fullmatch(text.removeprefix("-")) and text.startswith("-"):
             self.fail(f"{text!r} is negative", param, context)
-        if not _TIME.fullmatch(text):
+        found = TIME.fullmatch(text)
+        if found is None:
             self.fail(f"{text!r} is not a time; write 90, 1:30, 00:01:30.5 or 200ms", param, context)
-        for unit, size in (("us", 1_000_000), ("ms", 1000), ("s", 1)):
-            if text.endswith(unit):
-                return Fraction(text.removesuffix(unit)) / size
-        seconds = Fraction(0)
-        for part in text.split(":"):
-            seconds = seconds * 60 + Fraction(part)
-        return seconds
+        hours, minutes, seconds, unit = found.groups()
+        if minutes is not None and (Fraction(seconds) >= 60 or (hours is not None and int(minutes) >= 60)):
+            self.fail(f"{text!r} is not a time: after a colon, numbers are below 60", param, context)
+        return Fraction(seconds) / UNITS[unit] + 60 * int(minutes or 0) + 3600 * int(hours or 0)
 
 
 class ShareType(click.ParamType):
