@@ -94,7 +94,8 @@ def psnr(a: numpy.ndarray, b: numpy.ndarray) -> float:
 
 def ffmpeg_rgb(path: Path) -> numpy.ndarray:
     """Decode the first frame with the independent ffmpeg, rotated as players do: uint8, (H, W, 3)."""
-    command = [FFMPEG, "-v", "error", "-i", str(path), "-frames:v", "1", "-f", "image2pipe", "-c:v", "ppm", "-"]
+    command = [FFMPEG, "-v", "error", "-i", str(path), "-frames:v", "1", "-pix_fmt", "rgb24"]
+    command += ["-f", "image2pipe", "-c:v", "ppm", "-"]
     data = subprocess.run(command, capture_output=True, check=True).stdout
     _, size, _, samples = data.split(b"\n", 3)
     width, height = map(int, size.split())

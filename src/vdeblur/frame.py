@@ -36,6 +36,18 @@ class PlaneLayout:
         return (1 << self.bits) - 1
 
 
+# FFmpeg's names of the places of subsampled chroma (ITU-T H.273, Fig. 7): where a chroma sample lies on the way from
+# the first to the last of its luma samples, across and down.
+CHROMA_LOCATIONS = {
+    "left": (0.0, 0.5),
+    "center": (0.5, 0.5),
+    "topleft": (0.0, 0.0),
+    "top": (0.5, 0.0),
+    "bottomleft": (0.0, 1.0),
+    "bottom": (0.5, 1.0),
+}
+USUAL_CHROMA = "left"  # of MPEG-2 and all later codecs, if they say nothing
+
 # Packed and mixed formats, with the planar format that holds the same samples.
 PLANAR = {
     "nv12": "yuv420p",
@@ -135,6 +147,99 @@ def plane_array(frame: av.VideoFrame, index: int) -> numpy.ndarray:
     return data.view(numpy.uint16)[:, : plane.width] if deep else data[:, : plane.width]
 
 
+UNTAGGED = 2  # AVCOL_SPC_UNSPECIFIED
+LIMITED, FULL = 1, 2  # AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG
+BT709, BT601, SMPTE170M = 1, 5, 6  # AVCOL_SPC_*; the last two are one matrix
+YCGCO = 8  # AVCOL_SPC_YCGCO
+# Tags to the numbers by which PyAV knows swscale's matrices. swscale refuses all others; of these, BT.2020's is nearest
+# to constant luminance and ICtCp (10, 14).
+SWSCALE = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9, 14: 9}
+
+
+def usual_matrix(width: int, height: int) -> int:
+    """Return the matrix that players assume in untagged video of this size: BT.709 for HD, else BT.601."""
+    return BT709 if width >= 1280 or height > 576 else SMPTE170M
+
+
+def is_rgb(name: str) -> bool:
+    """Return whether a pixel format holds R, G and B."""
+    return bool(av.VideoFormat(name).is_rgb)
+
+
+def is_always_full(name: str) -> bool:
+    """Return whether a pixel format has full range whatever the tags say, as swscale reads and writes it."""
+    return name.startswith(("yuvj", "gray")) or is_rgb(name)
+
+
+def to_planar(picture: av.VideoFrame, name: str) -> av.VideoFrame:
+    """Convert to a format of the same samples; colour tags stay."""
+    matrix = None if int(picture.colorspace) in (0, UNTAGGED) else BT601  # any that swscale knows: it is not applied
+    planar = picture.reformat(format=name, src_colorspace=matrix, dst_colorspace=matrix)
+    return with_tags(planar, picture)
+
+
+def with_tags(picture: av.VideoFrame, source: av.VideoFrame) -> av.VideoFrame:
+    """Copy the colour tags of another picture into this one, and return it."""
+    picture.colorspace, picture.color_range = source.colorspace, source.color_range
+    picture.color_primaries, picture.color_trc = source.color_primaries, source.color_trc
+    return picture
+
+
+def convert_picture(picture: av.VideoFrame, name: str) -> av.VideoFrame:
+    """Convert a picture to another pixel format; equal samples are copied. Side data stay.
+
+    Y'CbCr keeps its matrix and range. RGB becomes Y'CbCr of the usual matrix for its size, limited range. The result's
+    tags say so.
+    """
+    if planar_name(name) == picture.format.name.replace("yuvj", "yuv"):
+        return to_planar(picture, name)
+    from_rgb, into_rgb = is_rgb(picture.format.name), is_rgb(name)
+    own = int(picture.colorspace)
+    if own == YCGCO and into_rgb and not from_rgb:
+        return convert_picture(_rgb_of_ycgco(picture), name)
+    source = usual_matrix(picture.width, picture.height) if own == UNTAGGED or from_rgb else own
+    full = is_always_full(name) or (not from_rgb and int(picture.color_range) == FULL)
+    matrix = SWSCALE.get(source, BT601)
+    converted = picture.reformat(
+        format=name,
+        src_colorspace=None if from_rgb else matrix,
+        dst_colorspace=matrix,
+        dst_color_range=None if into_rgb else FULL if full else LIMITED,
+    )
+    with_tags(converted, picture)
+    if from_rgb != into_rgb:
+        converted.colorspace = 0 if into_rgb else source
+    if full or into_rgb or from_rgb:
+        converted.color_range = FULL if full or into_rgb else LIMITED
+    return converted
+
+
+def _rgb_of_ycgco(picture: av.VideoFrame) -> av.VideoFrame:
+    """Convert YCgCo (H.273, equations 55 to 57) to RGB of the same depth, which swscale cannot."""
+    layout = layout_of(picture.format.name)
+    assert layout is not None
+    end = "" if layout.bits == 8 else f"{layout.bits}le"
+    fine = picture.reformat(
+        format=f"yuv{'a' * layout.alpha}444p{end}",
+        src_colorspace=BT601,
+        dst_colorspace=BT601,
+        dst_color_range=FULL if int(picture.color_range) == FULL else LIMITED,
+    )
+    full, step = int(picture.color_range) == FULL or picture.format.name.startswith("yuvj"), 1 << (layout.bits - 8)
+    black, extent, swing = (0, layout.peak, layout.peak) if full else (16 * step, 219 * step, 224 * step)
+    luma, green_part, orange_part = (plane_array(fine, index).astype(numpy.float32) for index in range(3))
+    luma = (luma - black) / extent
+    green_part, orange_part = (green_part - 128 * step) / swing, (orange_part - 128 * step) / swing
+    rgb = picture.reformat(format=f"gbr{'a' * layout.alpha}p{end}", src_colorspace=BT601, dst_colorspace=BT601)
+    base = luma - green_part
+    for index, plane in enumerate((luma + green_part, base - orange_part, base + orange_part)):  # G, B, R
+        target = plane_array(rgb, index)
+        target[:] = (plane * layout.peak).round().clip(0, layout.peak).astype(target.dtype)
+    with_tags(rgb, picture)
+    rgb.colorspace, rgb.color_range = 0, FULL
+    return rgb
+
+
 class Copier:
     """Copy pictures with their side data: tags, field flags, captions. Not thread-safe."""
 
@@ -165,13 +270,14 @@ class Frame:
     """A picture with its time.
 
     picture: in a planar format, with its colour tags. pts: presentation time in units of time_base seconds. name: of
-    its file, where the source is a folder of pictures.
+    its file, where the source is a folder of pictures. chroma_location: a key of CHROMA_LOCATIONS.
     """
 
     picture: av.VideoFrame
     pts: int
     time_base: Fraction
     name: str = ""
+    chroma_location: str = USUAL_CHROMA
 
     @property
     def seconds(self) -> Fraction:

@@ -17,8 +17,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEINTERLACE_MODES = ("auto", "off", "on")
 COMPARE_MODES = ("side", "split", "wipe", "diff", "html")
 
-TILE = re.compile(r"auto|none|[0-9]+(x[0-9]+)?")
-DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:[0-9]+)?")
+TILE = re.compile(r"auto|none|[0-9]{1,9}(x[0-9]{1,9})?")
+DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:[0-9]{1,4})?")
 STRONGEST = 1.5  # of strength: beyond the network's result
 LARGEST_DENOMINATOR = 1_000_000  # of seconds that are given as a float
 

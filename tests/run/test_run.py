@@ -204,15 +204,6 @@ def test_a_part_of_a_folder(vdeblur, tmp_path: Path) -> None:
     assert [path.name for path in sorted((tmp_path / "part").iterdir())] == ["f01.png", "f02.png"]
 
 
-def test_pictures_of_two_formats_are_refused(vdeblur, tmp_path: Path) -> None:
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    for name, pix_fmt in (("0.png", "gray"), ("1.png", "rgb24")):
-        options = ("-frames:v", 1, "-pix_fmt", pix_fmt, folder / name)
-        clips.ffmpeg("-f", "lavfi", "-i", "testsrc2=size=64x48", *options)
-    assert "pixel format" in _one_line(vdeblur("run", folder, tmp_path / "out.mkv"), ExitStatus.INPUT)
-
-
 def test_a_colon_in_a_name(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     clips.make(tmp_path / "10:30.mp4", codec=H264, frames=2)

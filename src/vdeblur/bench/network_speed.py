@@ -219,7 +219,7 @@ def _stages(network: Network, chosen: torch.device, clip: Path, cut: settings.Cu
     def uploaded() -> Iterator[Tensor]:
         for frame in watch.each(frames_of(source), "decode"):  # not in the result: time_codecs measures it
             with watch.stage("color"):
-                space = color.ColorSpace.of(frame.picture)
+                space = color.ColorSpace.of(frame.picture, frame.chroma_location)
                 planes = color.planes_of(frame, space, chosen)
                 rgb = color.to_rgb(planes, space)
             with watch.stage("scenes"):

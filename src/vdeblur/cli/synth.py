@@ -7,7 +7,7 @@ import click
 from click.core import ParameterSource
 
 from vdeblur.cli.report import HumanReporter, JsonReporter, reported
-from vdeblur.cli.types import JSON_EVENTS, NoiseType, RangeType, SizeType, with_options
+from vdeblur.cli.types import JSON_EVENTS, FiniteType, NoiseType, RangeType, SizeType, with_options
 from vdeblur.errors import UsageError
 
 # As in vdeblur.synth, whose import takes seconds.
@@ -49,7 +49,7 @@ FRAMES = {"gopro": 100, "dvd": 100, "camera": 7, "random": 7}
     click.option("--size", type=SizeType(),
                  help="Shrink frames to cover WxH pixels, and crop the middle.  "
                       "[default: unchanged; camera, random: 160]"),
-    click.option("--scale", type=click.FloatRange(0, 1, min_open=True), default=1.0,
+    click.option("--scale", type=FiniteType(0, 1, min_open=True), default=1.0,
                  help="gopro, dvd: factor by which to shrink frames, as 0.5."),
     click.option("--speed", type=RangeType(float, 0.1, 100), default="2..20",
                  help="camera: speed of the camera, in pixels per frame."),
@@ -57,7 +57,7 @@ FRAMES = {"gopro": 100, "dvd": 100, "camera": 7, "random": 7}
                  help="Noise in blurry frames: standard deviations of read noise and shot noise, on a scale of 255."),
     click.option("--compress", type=RangeType(int, 0, 51),
                  help="Compress blurry frames with H.264 at this CRF; a range draws one value per sequence."),
-    click.option("--test-share", type=click.FloatRange(0, 1), default=0.1,
+    click.option("--test-share", type=FiniteType(0, 1), default=0.1,
                  help="Share of the sources that becomes the test split, chosen by a hash of their names."),
     click.option("--split", type=click.Choice(["train", "test"]), help="Make only this split."),
     click.option("--seed", type=click.IntRange(0), default=0, help="Seed of everything random."),

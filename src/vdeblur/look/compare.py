@@ -159,7 +159,7 @@ class Couple:
         """Return two frames as upright RGB: float32 (3, H, W) in [0, 1], each by its own matrix and range."""
         pictures = []
         for frame, source in ((left, self.a), (right, self.b)):
-            space = color.ColorSpace.of(frame.picture)
+            space = color.ColorSpace.of(frame.picture, frame.chroma_location)
             rgb = color.to_rgb(color.planes_of(frame, space, torch.device("cpu")), space)
             pictures.append(torch.rot90(rgb, source.info.rotation // 90, (1, 2)))
         return pictures[0], pictures[1]

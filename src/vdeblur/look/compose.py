@@ -8,7 +8,7 @@ import av
 import av.error
 import numpy
 
-from vdeblur.frame import Frame, layout_of, plane_array
+from vdeblur.frame import Frame, layout_of, plane_array, with_tags
 from vdeblur.restore import color
 from vdeblur.source.info import SourceInfo
 
@@ -51,7 +51,7 @@ def compose(a: Frame, b: Frame, mode: "Composer", rotation_a: int, rotation_b: i
     picture_b = _in_colors_of(picture_a, _upright(b.picture, rotation_b))
     space = color.ColorSpace.of(picture_a)
     pair = ComposedFrames(_whole_planes(picture_a, space), _whole_planes(picture_b, space), space, seconds)
-    return Frame(_picture(mode(pair), picture_a, space), a.pts, a.time_base, a.name)
+    return replace(a, picture=_picture(mode(pair), picture_a, space))
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,12 @@ def _upright(picture: av.VideoFrame, rotation: int) -> av.VideoFrame:
         finer = picture.format.name
         for chroma in ("422", "440", "411"):
             finer = finer.replace(chroma, "444")
-        picture = _with_tags(picture.reformat(format=finer), picture)
+        picture = with_tags(picture.reformat(format=finer), picture)
     size = (picture.height, picture.width) if turns % 2 else (picture.width, picture.height)
     turned = av.VideoFrame(*size, picture.format.name)
     for index in range(len(picture.planes)):
         plane_array(turned, index)[:] = numpy.rot90(plane_array(picture, index), turns)
-    return _with_tags(turned, picture)
+    return with_tags(turned, picture)
 
 
 def _in_colors_of(like: av.VideoFrame, picture: av.VideoFrame) -> av.VideoFrame:
@@ -145,18 +145,12 @@ def _in_colors_of(like: av.VideoFrame, picture: av.VideoFrame) -> av.VideoFrame:
         src_color_range=2 if own.full_range else 1,
         dst_color_range=2 if wanted.full_range else 1,
     )
-    return _with_tags(converted, like)
+    return with_tags(converted, like)
 
 
 def _matrix(space: color.ColorSpace) -> int:
     """Return FFmpeg's number of the matrix with this first coefficient."""
     return next(number for number, (kr, _) in color.MATRICES.items() if kr == space.kr)
-
-
-def _with_tags(picture: av.VideoFrame, source: av.VideoFrame) -> av.VideoFrame:
-    picture.colorspace, picture.color_range = source.colorspace, source.color_range
-    picture.color_primaries, picture.color_trc = source.color_primaries, source.color_trc
-    return picture
 
 
 def _whole_planes(picture: av.VideoFrame, space: color.ColorSpace) -> Planes:
@@ -177,4 +171,4 @@ def _picture(planes: Planes, like: av.VideoFrame, space: color.ColorSpace) -> av
     picture = av.VideoFrame(first.shape[1], first.shape[0], like.format.name)
     for index, plane in enumerate(planes):
         plane_array(picture, index)[:] = plane
-    return _with_tags(picture, like)
+    return with_tags(picture, like)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
-from typing import Any
 
 import av
 import av.error
@@ -19,6 +18,7 @@ import torch
 from vdeblur.measure.temporal import sharpness
 from vdeblur.source import demux
 from vdeblur.source.pictures import PICTURE_RATE, PictureSource, read_picture
+from vdeblur.source.side_data import side_data_of
 from vdeblur.source.video import Source, VideoSource
 
 PARTS = 8
@@ -53,8 +53,8 @@ class SampledPart:
 class FrameSample:
     """The findings in the sampled frames.
 
-    is_complete: all parts were reached. side_data: the kinds of side data, in FFmpeg's names. damaged: the number of
-    packets that could not be decoded.
+    is_complete: all parts were reached. side_data: the kinds of side data that vdeblur reads, in FFmpeg's names.
+    damaged: the number of packets that could not be decoded.
     """
 
     parts: list[SampledPart] = field(default_factory=list)
@@ -73,13 +73,8 @@ def sample_frames(source: Source) -> FrameSample:
         seen = [value for value in values if value is not None]
         sample.parts.append(SampledPart(begin, end, statistics.median(seen) if seen else None))
         sample.interlaced |= any(picture.interlaced_frame for picture in pictures)
-        sample.side_data |= {name for picture in pictures for name in _side_data(picture)}
+        sample.side_data |= {name for picture in pictures for name in side_data_of(picture)}
     return sample
-
-
-def _side_data(picture: av.VideoFrame) -> set[str]:
-    everything: Any = picture.side_data  # typed as something else
-    return {data.type.name for data in everything}
 
 
 def _sharpness(picture: av.VideoFrame) -> float | None:

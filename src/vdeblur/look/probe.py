@@ -14,6 +14,7 @@ from vdeblur.models import choice
 from vdeblur.models.registry import find_entry
 from vdeblur.output import carry, tracks
 from vdeblur.output.encoding import VideoEncoding
+from vdeblur.output.pictures import PICTURE_ENCODERS
 from vdeblur.restore import device
 from vdeblur.source import demux, pictures, video
 from vdeblur.source.info import SourceInfo
@@ -88,6 +89,8 @@ def _output_for(source: Source, suffix: str | None) -> Path:
     """Return a path beside the input, with the suffix asked for, else the input's, or .mkv if it keeps more streams."""
     path = source.path
     if isinstance(source, pictures.PictureSource):
+        if source.is_single:
+            return path.with_name(f"{path.stem}_sharp{suffix or path.suffix}")
         return path.with_name(f"{path.resolve().name}_sharp{suffix or ''}")
     if suffix is None:
         suffix = path.suffix.lower() if path.suffix.lower() in OWN_SUFFIXES else ".mp4"
@@ -190,7 +193,7 @@ def _findings(
 def _output_facts(info: SourceInfo, output: Path, warn: events.Warn) -> dict[str, Any]:
     """Return what run would write; if it would refuse, warn with its reason and return None for encoder and format."""
     facts = {"file": str(output), "encoder": None, "pixel_format": None}
-    if not output.suffix:
+    if not output.suffix or output.suffix.lower() in PICTURE_ENCODERS:
         return facts
     try:
         encoding = VideoEncoding(info, output.suffix, settings.EncodeOptions(), warn)

@@ -1,5 +1,6 @@
 """Checkpoints: read without running code in them, and fitted to a network strictly."""
 
+import json
 import re
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from vdeblur.models.registry import ModelEntry, known_models
 from vdeblur.networks import PARTS
 from vdeblur.networks.layers import Network
 
+SUFFIXES = {".safetensors", ".pt", ".pth", ".pytorch", ".ckpt"}
 WRAPPERS = ("params_ema", "params", "state_dict", "model")  # keys under which checkpoints keep their tensors
 DTYPES = {  # that weights may have
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -46,6 +48,28 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _unwrapped(_read_pickle(path, head), path)
     _check_kinds(tensors, path)
     return tensors
+
+
+def refuse_other_training(path: Path, entry: ModelEntry) -> None:
+    """Refuse weights that fit, but that vdeblur has trained as another model, or for one part of the network only.
+
+    Raises: ModelError.
+    """
+    if path.suffix != ".safetensors":
+        return  # others do not say how they were trained
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            training = json.loads((file.metadata() or {}).get("training", "{}"))
+        model, stage = training.get("model", entry.name), training.get("stage", "")
+    except (safetensors.SafetensorError, ValueError, AttributeError, OSError):
+        return  # damaged files fail when their tensors are read; metadata of others may have any form
+    if model != entry.name:
+        raise ModelError(f"{path} holds weights that were trained as {model}, not {entry.name}", f"use -m {model}")
+    if stage in PARTS:
+        raise ModelError(
+            f"{path} is of the stage {stage}: only that part of {entry.name} is trained in it",
+            f"train {entry.name} from it, with --set start.{stage}={path}, or use the weights of that training",
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

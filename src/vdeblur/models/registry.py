@@ -8,7 +8,7 @@ import functools
 import os
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -30,23 +30,20 @@ SOURCES: dict[str, tuple[set[str], set[str]]] = {
     "drive": (set(), {"folder", "id", "file"}),
     "manual": ({"page"}, {"text"}),
 }
-ENTRY_KEYS = {
-    *(
-        "network",
-        "arguments",
-        "description",
-        "license",
-        "notice",
-        "paper",
-        "bibtex",
-        "parameters_millions",
-        "gmacs",
-        "default",
-        "weights",
-    ),
-    *("no_weights", "scores", "start_of", "part", "prefix", "ignored"),
+# The kind of each key's value.
+ENTRY_KEYS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("network", "description", "license", "notice", "paper", "bibtex", "no_weights", "default"), str),
+    **dict.fromkeys(("start_of", "part", "prefix"), str),
+    **dict.fromkeys(("parameters_millions", "gmacs"), (int, float)),
+    **dict.fromkeys(("arguments", "weights"), dict),
+    **dict.fromkeys(("scores", "ignored"), list),
 }
-WEIGHTS_KEYS = {"file", "size", "megabytes", "sources", "trained_on", "blur", "scores", *DIGESTS}
+WEIGHTS_KEYS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("file", "trained_on", "blur", *DIGESTS), str),
+    **dict.fromkeys(("sources", "scores"), list),
+    "size": int,
+    "megabytes": (int, float),
+}
 
 
 @dataclass(frozen=True)
@@ -227,7 +224,7 @@ def _parse_file(path: Path, version: tuple[int, int, int]) -> dict[str, ModelEnt
     """Parse a registry. version: identifies the file's content, so that a changed file is parsed again."""
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as TOML: {error}", "check VDEBLUR_REGISTRY") from error
     entries = {}
     for name, table in tables.items():
@@ -246,7 +243,9 @@ def _packaged() -> Path:
 
 def _parse_entry(name: str, table: dict[str, Any]) -> ModelEntry:
     _check_name(name)
-    _check_keys(table, {"description", "license"} | ({"part"} if "start_of" in table else {"network"}), ENTRY_KEYS)
+    needed = {"description", "license"} | ({"part"} if "start_of" in table else {"network"})
+    _check_keys(table, needed, ENTRY_KEYS.keys())
+    _check_kinds(table, ENTRY_KEYS)
     weights = {key: _parse_weights(key, value) for key, value in table.get("weights", {}).items()}
     default = table.get("default", next(iter(weights), None))
     if default is not None and default not in weights:
@@ -264,7 +263,8 @@ def _parse_entry(name: str, table: dict[str, Any]) -> ModelEntry:
 
 def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
     _check_name(name)
-    _check_keys(table, {"file", "sources"}, WEIGHTS_KEYS)
+    _check_keys(table, {"file", "sources"}, WEIGHTS_KEYS.keys())
+    _check_kinds(table, WEIGHTS_KEYS)
     if Path(table["file"]).name != table["file"]:
         raise ValueError(f"{table['file']!r} is not a file name")
     sources = []
@@ -275,6 +275,7 @@ def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
             raise ValueError(f"unknown kind of source {kind!r}; choose from {', '.join(SOURCES)}")
         needed, allowed = SOURCES[kind]
         _check_keys(facts, needed, needed | allowed)
+        _check_kinds(facts, dict.fromkeys(facts, str))
         if kind == "drive" and not facts.keys() & {"folder", "id"}:
             raise ValueError("a source of kind 'drive' needs folder or id")
         sources.append(DownloadSource(kind, facts))
@@ -293,6 +294,8 @@ def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
 
 
 def _parse_scores(table: dict[str, Any]) -> tuple[PublishedScore, ...]:
+    for score in table.get("scores", ()):
+        _check_kinds({"data": score["data"], "psnr": score["psnr"]}, {"data": str, "psnr": (int, float)})
     return tuple(
         PublishedScore(
             data=score["data"],
@@ -306,7 +309,13 @@ def _parse_scores(table: dict[str, Any]) -> tuple[PublishedScore, ...]:
     )
 
 
-def _check_keys(table: dict[str, Any], needed: set[str], allowed: set[str]) -> None:
+def _check_kinds(table: dict[str, Any], kinds: dict[str, type | tuple[type, ...]]) -> None:
+    for key, value in table.items():
+        if not isinstance(value, kinds[key]) or isinstance(value, bool):
+            raise TypeError(f"{key} is {value!r}, which is of the wrong kind")
+
+
+def _check_keys(table: dict[str, Any], needed: set[str], allowed: Set[str]) -> None:
     if missing := needed - table.keys():
         raise ValueError(f"{min(missing)} is missing")
     if unknown := table.keys() - allowed:

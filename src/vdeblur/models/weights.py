@@ -10,7 +10,7 @@ from torch import Tensor
 from vdeblur.errors import ModelError, UsageError
 from vdeblur.events import Talk
 from vdeblur.models.cache import QUIET, available_models_hint, obtain_weights, read_cached
-from vdeblur.models.checkpoint import fit_model, read_checkpoint
+from vdeblur.models.checkpoint import fit_model, read_checkpoint, refuse_other_training
 from vdeblur.models.registry import ModelEntry, choose_weights
 from vdeblur.networks.layers import Network
 
@@ -34,6 +34,7 @@ def load_model(name: str, checkpoint: Path | None = None, talk: Talk = QUIET) ->
     if checkpoint is not None:
         if not has_weights:
             raise ModelError(f"{entry.name} has no weights to load", "leave out --weights")
+        refuse_other_training(checkpoint, entry)
         state = fit_model(read_checkpoint(checkpoint), network, entry, str(checkpoint))
     elif weights is not None:
         path = obtain_weights(entry, weights, talk)

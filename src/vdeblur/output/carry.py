@@ -6,6 +6,7 @@ plan_streams writes the header to memory, first with each stream alone, then wit
 `Muxer` then copies the streams by this plan.
 """
 
+import contextlib
 import io
 import math
 from collections.abc import Sequence
@@ -207,6 +208,8 @@ def _write_trial(
         tracks = {plan.index: open_track(trial, source, plan, first) for plan in plans if plan.action != DROP}
         trial.start_encoding()
         if add_video is not None:
+            with contextlib.suppress(ValueError, av.error.FFmpegError, OSError):
+                trial.close()  # without packets MXF cannot be ended, which says nothing about its header
             return
         streams_written = 0
         for index, track in tracks.items():

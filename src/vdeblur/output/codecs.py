@@ -1,9 +1,10 @@
-"""Choose the video's encoder, pixel format and options.
+"""Choose the video's encoder and its options; formats.py chooses its pixel format.
 
 Encoders are those of PyAV's libraries; where these have none, or none for the depth and chroma, imageio-ffmpeg's ffmpeg
 has more (see external.py).
 """
 
+import re
 from dataclasses import dataclass, field
 
 import av
@@ -11,8 +12,13 @@ from torch.backends.cpu import get_cpu_capability
 
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
-from vdeblur.frame import PlaneLayout, has_alpha, layout_of, planar_name
-from vdeblur.output.external import external_formats
+from vdeblur.frame import (
+    has_alpha,
+    layout_of,
+    planar_name,
+)
+from vdeblur.output.external import external_formats, external_options
+from vdeblur.output.trials import holds_video
 from vdeblur.source.hdr import Hdr
 from vdeblur.source.info import SourceInfo
 
@@ -64,13 +70,6 @@ ENCODERS = {
     "libaom-av1": Encoder("libaom-av1", True, "crf", "cpu-used", VPX_PRESETS, {"b": "0", "row-mt": "1"}),
     "librav1e": Encoder("librav1e", True, "qp", "speed", RAV1E_PRESETS),
 }
-# Pixel formats of y4m; more than 8 bits are an extension of FFmpeg's.
-Y4M_DEPTHS = ("", "9le", "10le", "12le", "14le", "16le")
-Y4M_FORMATS = [
-    *(f"yuv{chroma}p{depth}" for depth in Y4M_DEPTHS for chroma in ("420", "422", "444")),
-    *("yuv411p", "gray", "gray9le", "gray10le", "gray12le", "gray16le"),
-]
-RAW_FORMATS = [*Y4M_FORMATS, "gbrp", "gbrp10le", "gbrp12le", "gbrp16le", "gbrap", "yuva420p", "yuva422p", "yuva444p"]
 # Lossless codecs. Input in one becomes FFV1, which is smaller and holds all their formats; --codec can choose them.
 LOSSLESS = ("huffyuv", "ffvhuff", "magicyuv", "rawvideo", "v210", "v410", "lagarith")
 # Codec of the input, or name that a user may give, to encoder.
@@ -113,10 +112,14 @@ USUAL_ENCODERS = {
     ".avi": ("libx264", "ffv1", "utvideo", "png"),
     ".mpg": ("mpeg2video",),
     ".vob": ("mpeg2video",),
+    ".mxf": ("mpeg2video", "dnxhd", "prores_ks"),
+    ".ogv": ("libvpx",),
 }
-# Encoders of imageio-ffmpeg's ffmpeg that hold more depths or chroma formats.
-DEEPER = {"libsvtav1": "libaom-av1", "libvpx-vp9": "libvpx-vp9"}
+# Tried in this order for containers without a line above.
+FALLBACKS = ("libx264", "libx265", "libvpx-vp9", "libvpx", "mpeg2video", "ffv1", "mpeg4", "mjpeg", "png")
 HDR_ENCODERS = {"libx265", "libsvtav1"}
+PLAYED = {".mp4", ".m4v", ".mov"}
+UNSHOWN = "common players do not show RGB in {}, but odd sizes need it: scale to even sizes, or name the output *.mkv"
 DNXHR_SMALLEST = (256, 120)  # width and height, SMPTE ST 2019-1
 LIBRARY_OPTIONS = {  # the option that passes on options of the encoder's library, "key=value:key=value"
     "libx265": "x265-params",
@@ -144,13 +147,22 @@ class Coding:
 
 
 def choose_encoder(
-    info: SourceInfo, suffix: str, codec: str | None, *, lossless: bool, pictures: bool, keep: bool, warn: Warn
+    info: SourceInfo,
+    suffix: str,
+    container_name: str,
+    codec: str | None,
+    *,
+    lossless: bool,
+    pictures: bool,
+    keep: bool,
+    warn: Warn,
 ) -> Encoder:
     """Choose the encoder: the requested one, else that of the input's codec if usual in the container.
 
-    pictures: whether the input is a folder of pictures. keep: whether to keep the input's pixel format.
+    container_name: FFmpeg's name. pictures: whether the input is a folder of pictures. keep: whether to keep the
+    input's pixel format.
 
-    Raises: OutputError where the encoder does not exist.
+    Raises: OutputError where the encoder does not exist, or the container holds none that vdeblur knows.
     """
     if lossless:
         if suffix.lower() != ".mkv":
@@ -159,10 +171,14 @@ def choose_encoder(
     if codec:
         name = codec if codec in LOSSLESS else FAMILIES.get(codec, codec)
     else:
-        name = _family(info, suffix.lower(), pictures, warn)
+        name = _family(info, suffix.lower(), container_name, pictures, warn)
     layout = layout_of(info.picture_format)
     if name == "libx264" and layout is not None and layout.rgb and keep:
-        name = "libx264rgb"
+        if suffix.lower() not in PLAYED:
+            name = "libx264rgb"
+        elif not is_even(info):
+            name = "libx264rgb"
+            warn("W_PIX_FMT", UNSHOWN.format(suffix))
     if _is_internal(name):
         if name not in ENCODERS:
             warn("W_CODEC", f"--crf and --preset have no effect on {name}; use its own options with -e")
@@ -170,24 +186,44 @@ def choose_encoder(
     if not external_formats(name):
         known = ", ".join(sorted({*ENCODERS, *FAMILIES}))
         raise OutputError(f"there is no encoder {name!r} here", f"choose one of: {known}")
-    return _run_outside(ENCODERS.get(name, Encoder(name, quality="", speed="")))
+    return run_outside(ENCODERS.get(name, Encoder(name, quality="", speed="")))
 
 
-def _family(info: SourceInfo, suffix: str, pictures: bool, warn: Warn) -> str:
+def _family(info: SourceInfo, suffix: str, container_name: str, pictures: bool, warn: Warn) -> str:
     """Return the encoder of the input's codec, or the container's default, with a warning."""
     known = info.codec in FAMILIES and info.codec not in ASKED_ONLY and not pictures
     name = FAMILIES[info.codec] if known else "libx264"
     if name == "dnxhd" and (info.width < DNXHR_SMALLEST[0] or info.height < DNXHR_SMALLEST[1]):
         name, known = "libx264", False
     usual = USUAL_ENCODERS.get(suffix)
-    if usual is not None and name not in usual:
+    if usual is None:
+        usual = tuple(each for each in (name, *FALLBACKS) if _is_held(container_name, each))
+    if not usual:
+        raise OutputError(
+            f"{suffix or container_name} holds no video that vdeblur can write", "name the output *.mp4, *.mkv or *.mov"
+        )
+    if name not in usual:
         name, known = usual[0], known and name in HDR_ENCODERS | {"libvpx", "libvpx-vp9", "libx264"}
-    if not known and not (pictures and info.codec in PICTURE_CODECS):
+    is_same = FAMILIES.get(info.codec, info.codec) == name
+    if not known and not is_same and not (pictures and info.codec in PICTURE_CODECS):
         warn(
             "W_CODEC",
             f"the input's codec {info.codec} is not used for the output, but {name} (--codec chooses another)",
         )
     return name
+
+
+def _is_held(container_name: str, name: str) -> bool:
+    """Return whether a container takes an encoder of PyAV's libraries; rawvideo and external ones are not asked."""
+    if name == "rawvideo" or container_name == "yuv4mpegpipe" or not _is_internal(name):
+        return True
+    formats = [pixel_format.name for pixel_format in av.Codec(name, "w").video_formats or []]
+    return holds_video(container_name, name, "yuv420p" if "yuv420p" in formats or not formats else formats[0])
+
+
+def is_even(info: SourceInfo) -> bool:
+    """Return whether width and height are even, as 4:2:0 needs."""
+    return info.width % 2 == 0 and info.height % 2 == 0
 
 
 def _is_internal(name: str) -> bool:
@@ -198,88 +234,11 @@ def _is_internal(name: str) -> bool:
     return True
 
 
-def _run_outside(encoder: Encoder) -> Encoder:
+def run_outside(encoder: Encoder) -> Encoder:
+    """Return an encoder as imageio-ffmpeg's ffmpeg runs it."""
     return Encoder(
         encoder.name, encoder.odd_sizes, encoder.quality, encoder.speed, encoder.presets, encoder.options, external=True
     )
-
-
-def choose_format(info: SourceInfo, encoder: Encoder, suffix: str, wanted: str, warn: Warn) -> tuple[Encoder, str]:
-    """Return encoder and pixel format: the input's format where the encoder takes it, else the nearest, with a warning.
-
-    The encoder changes to an external one of the same codec where only that holds the format.
-
-    Raises: OutputError where the encoder does not take the requested format, or the size in it.
-    """
-    source = info.picture_format
-    names = _held_formats(encoder, suffix)
-    chosen = wanted if wanted != "keep" else _same(source, names)
-    if encoder.name in DEEPER and not encoder.external and (chosen is None or chosen not in names):
-        deeper = _run_outside(ENCODERS[DEEPER[encoder.name]])
-        deep_names = _held_formats(deeper, suffix)
-        found = wanted if wanted in deep_names else _same(source, deep_names) if wanted == "keep" else None
-        if found is not None:
-            encoder, names, chosen = deeper, deep_names, found
-    if wanted != "keep" and wanted not in names:
-        raise OutputError(f"{encoder.name} does not take {wanted}", f"it takes {', '.join(names)}")
-    if chosen is None:
-        chosen = _nearest(source, names, encoder, warn)
-    layout = layout_of(planar_name(chosen))
-    if layout is not None and not encoder.odd_sizes:
-        odd_width, odd_height = info.width % (1 << layout.log2_width), info.height % (1 << layout.log2_height)
-        if odd_width or odd_height:
-            raise OutputError(
-                f"{encoder.name} cannot write {info.width}x{info.height} in {chosen}",
-                "use --pix-fmt yuv444p, --codec vp9, or --lossless with an .mkv",
-            )
-    return encoder, chosen
-
-
-def _held_formats(encoder: Encoder, suffix: str) -> list[str]:
-    """Return the pixel formats that an encoder takes and the container keeps."""
-    if encoder.external:
-        names = external_formats(encoder.name)
-    elif encoder.name == "rawvideo":
-        names = Y4M_FORMATS if suffix == ".y4m" else RAW_FORMATS
-    else:
-        names = [pixel_format.name for pixel_format in av.Codec(encoder.name, "w").video_formats or []]
-    alpha_beside = encoder.name.startswith("libvpx")  # its alpha is side data of packets, which only Matroska keeps
-    if encoder.name == "libx265" or (alpha_beside and suffix.lower() not in (".webm", ".mkv")):
-        names = [name for name in names if not has_alpha(name)]
-    return names
-
-
-def _same(source: str, names: list[str]) -> str | None:
-    """Return the format that holds the same samples; None where there is none."""
-    chosen = next((name for name in names if name == source.replace("yuvj", "yuv")), None)
-    return chosen or next((name for name in names if planar_name(name) == source), None)
-
-
-def _nearest(source: str, names: list[str], encoder: Encoder, warn: Warn) -> str:
-    wanted = layout_of(source)
-    assert wanted is not None
-    options = {name: layout_of(planar_name(name)) for name in names}
-    usable = {name: layout for name, layout in options.items() if layout is not None and "j" not in name}
-    if not usable:
-        raise OutputError(f"{encoder.name} takes no pixel format that vdeblur knows", "choose another with --codec")
-    chosen = min(usable, key=lambda name: _distance(wanted, usable[name]))
-    got = usable[chosen]
-    if wanted.alpha and not got.alpha:
-        warn("W_ALPHA", f"{encoder.name} has no transparency, so it is lost (ffv1 and png in .mkv keep it)")
-        if (wanted.bits, wanted.rgb, wanted.log2_width, wanted.log2_height) == (
-            got.bits, got.rgb, got.log2_width, got.log2_height
-        ):  # fmt: skip
-            return chosen
-    warn("W_PIX_FMT", f"{encoder.name} cannot hold {source}; writing {chosen}")
-    return chosen
-
-
-def _distance(wanted: PlaneLayout, layout: PlaneLayout) -> tuple[int, ...]:
-    """Return a sort key: first what a format loses of the wanted depth, chroma and alpha, then what it adds."""
-    coarser = max(layout.log2_width - wanted.log2_width, 0) + max(layout.log2_height - wanted.log2_height, 0)
-    size = layout.bits + 8 * (4 - layout.log2_width - layout.log2_height) + layout.alpha
-    less = (wanted.gray < layout.gray, wanted.alpha > layout.alpha, max(wanted.bits - layout.bits, 0), coarser)
-    return (*less, wanted.rgb != layout.rgb, layout.alpha, size)
 
 
 def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
@@ -296,7 +255,7 @@ def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
         options[encoder.quality] = f"{quality:g}"
     if encoder.speed and coding.preset:
         presets = encoder.presets
-        if presets is not None and coding.preset not in presets and not coding.preset.isdigit():
+        if presets is not None and coding.preset not in presets and not re.fullmatch("[0-9]+", coding.preset):
             raise OutputError(f"unknown preset {coding.preset!r}", f"choose from {', '.join(PRESETS)}")
         options[encoder.speed] = (presets or {}).get(coding.preset, coding.preset)
     layout = layout_of(planar_name(coding.format))
@@ -306,6 +265,10 @@ def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
         deep = "dnxhr_444" if layout.log2_width == 0 else "dnxhr_hqx"
         options["profile"] = deep if layout.bits > 8 else "dnxhr_hq"
     _add_parts(options, encoder.name, _hdr_parts(info.hdr, encoder.name))
+    if info.chroma_location and _is_420(coding.format) and _is_420(info.picture_format):
+        options["chroma_sample_location"] = info.chroma_location
+    if carries_captions(encoder):
+        options["a53cc"] = "1"  # x265's default is off
     if encoder.name in ("libx264", "libx264rgb") and get_cpu_capability() == "AVX512":
         # With AVX-512, x264 reads uninitialised memory: the same frames sometimes give different bytes (seen with PyAV
         # 18.1). With AVX2 it is as fast.
@@ -314,6 +277,18 @@ def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
         parts = [options.get(key, ""), value] if key == LIBRARY_OPTIONS.get(encoder.name) else [value]
         options[key] = ":".join(filter(None, parts))
     return options
+
+
+def carries_captions(encoder: Encoder) -> bool:
+    """Return whether an encoder writes the closed captions of its pictures."""
+    if encoder.external:
+        return "a53cc" in external_options(encoder.name)
+    return any(option.name == "a53cc" for option in av.CodecContext.create(encoder.name, "w").supported_options.private)
+
+
+def _is_420(name: str) -> bool:
+    layout = layout_of(planar_name(name))
+    return layout is not None and (layout.log2_width, layout.log2_height) == (1, 1)
 
 
 def _quantizer(crf: float) -> dict[str, str]:

@@ -9,7 +9,7 @@ from av.container import OutputContainer
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
 from vdeblur.frame import has_alpha
-from vdeblur.output.codecs import HDR_ENCODERS, Coding, encoder_options
+from vdeblur.output.codecs import HDR_ENCODERS, Coding, carries_captions, encoder_options
 from vdeblur.output.external import ExternalEncoder
 from vdeblur.source.hdr import HLG, PQ
 from vdeblur.source.info import SourceInfo
@@ -55,12 +55,19 @@ def open_encoder(info: SourceInfo, coding: Coding, warn: Warn) -> VideoEncoder:
         kind = {PQ: "PQ", HLG: "HLG"}.get(info.color["transfer"], "colour")
         message = f"{name} does not carry {' and '.join(lost)}; the {kind} tags stay (hevc and av1 carry static data)"
         warn("W_HDR", message)
+    if info.captions and not carries_captions(coding.encoder):
+        warn_of_captions(name, warn)
     if coding.keep_fields and not coding.encoder.interlaced:
         warn("W_INTERLACED", f"{name} does not code fields; the lines stay interlaced, but are not flagged so")
     options = encoder_options(info, coding)
     if coding.encoder.external:
         return ExternalEncoder(info, name, coding.format, options)
     return InternalEncoder(info, coding, options)
+
+
+def warn_of_captions(name: str, warn: Warn) -> None:
+    """Warn that an encoder loses the closed captions of its pictures."""
+    warn("W_CAPTIONS", f"{name} does not carry closed captions, so they are lost (h264 and hevc carry them)")
 
 
 class InternalEncoder:

@@ -11,23 +11,24 @@ A folder of pictures has pictures.PictureEncoding instead of VideoEncoding; run/
 """
 
 import dataclasses
-import io
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.error
 
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
-from vdeblur.frame import Frame
+from vdeblur.frame import Frame, convert_picture
 from vdeblur.output.carry import container_format, plan_streams
-from vdeblur.output.codecs import Coding, choose_encoder, choose_format
-from vdeblur.output.encoders import VideoEncoder, open_encoder
+from vdeblur.output.codecs import Coding, carries_captions, choose_encoder
+from vdeblur.output.complete import warn_of_views
+from vdeblur.output.encoders import VideoEncoder, open_encoder, warn_of_captions
+from vdeblur.output.formats import choose_format, tags_for
 from vdeblur.output.muxer import Muxer
-from vdeblur.output.pictures import convert_picture
 from vdeblur.output.tracks import CONVERT, DROP, MuxOptions, StreamPlan
+from vdeblur.output.trials import REFUSALS, refusal_words, trial
 from vdeblur.settings import EncodeOptions
+from vdeblur.source.captions import CaptionDetector
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source
 
@@ -66,6 +67,7 @@ class VideoEncoding:
         encoder = choose_encoder(
             self.info,
             suffix,
+            self.container_name,
             options.codec,
             lossless=options.lossless,
             pictures=pictures,
@@ -73,11 +75,14 @@ class VideoEncoding:
             warn=warn,
         )
         encoder, self.format = choose_format(self.info, encoder, suffix, options.pix_fmt, warn)
+        self.info = tags_for(self.info, self.format)
         fields = self.info.interlaced and options.deinterlace == "off"
         self.coding = Coding(
             encoder, self.format, options.crf, options.preset, options.options, options.lossless, fields
         )
+        warn_of_views(info, self.container_name, warn)
         self.stream_plans: list[StreamPlan] | None = None
+        self.captions = None if info.captions or carries_captions(encoder) else CaptionDetector()
 
     def open(self) -> VideoEncoder:
         """Open a new encoder.
@@ -89,6 +94,9 @@ class VideoEncoding:
     def prepare(self, frame: Frame, offset: Fraction = Fraction(0)) -> av.VideoFrame:
         """Return a frame's picture in the encoder's pixel format, with the frame's time, `offset` seconds earlier."""
         picture = frame.picture
+        if self.captions is not None and self.captions.finds(picture):  # they begin later than the video
+            warn_of_captions(self.coding.encoder.name, self.warn)
+            self.captions = None
         if picture.format.name != self.format:
             picture = convert_picture(picture, self.format)
         picture.pts, picture.time_base = frame.pts - round(offset / frame.time_base), frame.time_base
@@ -102,17 +110,21 @@ class VideoEncoding:
         Raises: OutputError where the container or the encoder refuses.
         """
         tried = encoder or self.open()
+        name = self.coding.encoder.name
         try:
             self.stream_plans = plan_streams(source, self.container_name, self.muxing, tried.add_to)
-            with av.open(io.BytesIO(), "w", format=self.container_name) as trial:
-                tried.add_to(trial)
-                trial.start_encoding()
+            with trial(self.container_name) as file:
+                tried.add_to(file)
+                file.start_encoding()
                 tried.check_options()
-        except (ValueError, av.error.FFmpegError, OSError) as error:
-            hint = "try another container (.mkv takes nearly everything) or another --codec"
-            raise OutputError(
-                f"{self.container_name} with {self.coding.encoder.name} refused: {error}", hint
-            ) from error
+        except REFUSALS as error:
+            if self.coding.options:
+                given = " and ".join(f"-e {key}" for key, _ in self.coding.options)
+                hint = f"check {given}: ffmpeg -h encoder={name} lists what it takes"
+            else:
+                hint = "try another container (.mkv takes nearly everything) or another --codec"
+            reason = refusal_words(error)
+            raise OutputError(f"{name} cannot write {self.container_name}: {reason}", hint) from error
         finally:
             if encoder is None:
                 tried.close()

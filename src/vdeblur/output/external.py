@@ -4,7 +4,6 @@ Both directions use NUT, which keeps every timestamp. The output's container nee
 before the first picture; they come from a trial with one picture.
 """
 
-import contextlib
 import functools
 import io
 import queue
@@ -22,7 +21,9 @@ from av.container import InputContainer, OutputContainer
 from vdeblur.errors import OutputError
 from vdeblur.source.info import SourceInfo
 
-WAIT_SECONDS = 60  # for ffmpeg to end after the last picture
+# Silence of ffmpeg after the last picture that ends the run. Slow encoders hold dozens of pictures back, and may work
+# for minutes until the first of them is ready.
+WAIT_SECONDS = 600
 # Theora writes no packet for a repeated frame, but every frame needs one. NUT has no tag for VVC, and other containers
 # that can be piped lose the times of its reordered frames.
 UNUSABLE = {"libtheora", "libvvenc"}
@@ -37,12 +38,23 @@ COLOR_OPTIONS = {
 @functools.cache
 def external_formats(name: str) -> list[str]:
     """Return the pixel formats of an encoder of imageio-ffmpeg's ffmpeg; empty where it has no such encoder."""
-    if name in UNUSABLE or not re.fullmatch(r"[\w-]+", name):
-        return []
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-h", f"encoder={name}"]
-    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    output = _help(name)
     found = re.search(r"Supported pixel formats: (.*)", output)
     return found[1].split() if found and f"Encoder {name} " in output else []
+
+
+def external_options(name: str) -> list[str]:
+    """Return the names of the options of an encoder of imageio-ffmpeg's ffmpeg, without those that all have."""
+    return re.findall(r"^ +-([\w-]+) +<", _help(name), re.MULTILINE)
+
+
+@functools.cache
+def _help(name: str) -> str:
+    """Return what ffmpeg prints about an encoder; empty if vdeblur cannot use it."""
+    if name in UNUSABLE or not re.fullmatch(r"[\w-]+", name):
+        return ""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-h", f"encoder={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
 
 
 class ExternalEncoder:
@@ -57,7 +69,7 @@ class ExternalEncoder:
         self.template = self._try()
         self.stream: av.VideoStream | None = None
         self.process: subprocess.Popen[bytes] | None = None
-        self.count = 0
+        self.pending = 0  # pictures whose packets have not come back
 
     def _command(self) -> list[str]:
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "nut", "-i", "pipe:0", "-map", "0:v"]
@@ -83,7 +95,8 @@ class ExternalEncoder:
             unknown = re.search(r"Unrecognized option '(?:[^']*?)([\w-]+)'", "\n".join(lines))
             if unknown:
                 raise OutputError(f"{self.name} has no option {unknown[1]!r}", f"ffmpeg -h encoder={self.name}")
-            raise OutputError(f"{self.name} refused: {lines[0]}", "see its options, or choose another --codec")
+            reason = _without_address(lines[0])
+            raise OutputError(f"{self.name} refused: {reason}", "see its options, or choose another --codec")
         return av.open(io.BytesIO(done.stdout), "r", format="nut")
 
     def add_to(self, container: OutputContainer) -> av.VideoStream:
@@ -148,6 +161,7 @@ class ExternalEncoder:
             if picture is not None:
                 assert picture.pts is not None
                 self.writer.write(picture, picture.pts)
+                self.pending += 1
             else:
                 self.writer.__exit__(None, None, None)
                 assert process.stdin is not None
@@ -157,8 +171,12 @@ class ExternalEncoder:
         return self._ready(wait=picture is None)
 
     def _ready(self, wait: bool) -> list[av.Packet]:
+        """Return the packets that are ready; wait: all that are left, until ffmpeg ends.
+
+        Raises: OutputError where ffmpeg fails, is silent for WAIT_SECONDS, or ends without a packet for each picture.
+        """
         ready = []
-        with contextlib.suppress(queue.Empty):
+        try:
             while (packet := self.packets.get(wait, WAIT_SECONDS if wait else None)) is not None:
                 if isinstance(packet, BaseException):
                     raise self._failure() from packet
@@ -166,11 +184,18 @@ class ExternalEncoder:
                 ready.append(packet)
             if self.process is not None and self.process.wait(WAIT_SECONDS):
                 raise self._failure()
+        except (queue.Empty, subprocess.TimeoutExpired) as error:
+            if wait:
+                message = f"{self.name} has written nothing for {WAIT_SECONDS} seconds"
+                raise OutputError(message, "choose another --codec or a faster --preset") from error
+        self.pending -= len(ready)
+        if wait and self.pending:
+            raise OutputError(f"{self.name} ended with {self.pending} pictures missing", "choose another --codec")
         return ready
 
     def _failure(self) -> OutputError:
         lines = b"".join(self.errors).decode(errors="replace").strip().splitlines()
-        reason = lines[0] if lines else "its ffmpeg ended early"
+        reason = _without_address(lines[0]) if lines else "its ffmpeg ended early"
         return OutputError(f"{self.name} failed: {reason}", "choose another --codec")
 
     def close(self) -> None:
@@ -218,6 +243,11 @@ class _Unseekable:
 
     def write(self, data: bytes) -> int:
         return self.file.write(data)
+
+
+def _without_address(line: str) -> str:
+    """Return a line of ffmpeg's without "[encoder @ 0x55c8] "."""
+    return re.sub(r"^(\[[^]]*\] )+", "", line)
 
 
 def _detached(packet: av.Packet) -> av.Packet:

@@ -9,13 +9,13 @@ import av.error
 
 from vdeblur.events import Warn
 from vdeblur.output.carry import container_options, first_packets
+from vdeblur.output.complete import CONTAINER_TAGS, stereo_tags, time_code_rate
 from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, StreamPlan, Track, open_track, without_tags
 from vdeblur.source.demux import TimestampRepair, demux, is_cover, open_container, packet_seconds
 from vdeblur.source.excerpt import SECONDS_BEYOND, is_within
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source, VideoSource
 
-CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # describe how the input was written
 # Tags of the video that encoding makes wrong (mkvmerge's statistics), or that the muxer writes itself.
 VIDEO_TAGS = {"encoder", "alpha_mode", "duration", "bps", "number_of_frames", "number_of_bytes"}
 DAMAGED_PACKET = (av.error.InvalidDataError, av.error.ArgumentError)  # raised for a bad packet, not for the disk
@@ -86,6 +86,9 @@ class Muxer:
         self.container.metadata.update(without_tags(source.container.metadata, CONTAINER_TAGS))
         kept = without_tags(source.video.metadata, VIDEO_TAGS)
         self.video.metadata.update({key: value for key, value in kept.items() if not key.startswith("_STATISTICS")})
+        self.video.metadata.update(stereo_tags(source.info, self.container.format.name))
+        if rate := time_code_rate(source):
+            self.video.codec_context.framerate = rate
         self.video.disposition = source.video.disposition
         chapters = _cut_chapters(source.container.chapters(), self.offset, end)
         if chapters:

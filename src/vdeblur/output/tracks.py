@@ -1,11 +1,13 @@
 """Copy or convert one of the input's other streams into a container."""
 
+import contextlib
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol, cast
 
 import av
 import av.error
+from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
 from av.stream import Stream
 from av.subtitles.codeccontext import SubtitleCodecContext
@@ -20,6 +22,7 @@ MATROSKA_LIKE = {"matroska", "webm"}
 ALAC_SAMPLES = {"u8": "s16p", "u8p": "s16p", "s16": "s16p", "s16p": "s16p", "s32": "s32p", "s32p": "s32p"}
 # FFmpeg's list of QuickTime's languages has these under their other code of ISO 639-2.
 MOV_LANGUAGES = {"deu": "ger", "nld": "dut", "ell": "gre", "isl": "ice", "zho": "chi", "ces": "cze", "fas": "per"}
+STAND_INS = ("mov_text", "subrip", "dvbsub", "webvtt")  # subtitles, of which every container with subtitles holds one
 COVER_FILES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 COVERS = {"matroska": {"mjpeg", "png"}, "mp4": {"mjpeg", "png", "bmp"}, "ipod": {"mjpeg", "png", "bmp"}}
 
@@ -135,7 +138,7 @@ class CopiedTrack:
     """A stream whose packets are copied."""
 
     def __init__(self, container: OutputContainer, template: Stream) -> None:
-        self.stream = container.add_stream_from_template(template, opaque=True)
+        self.stream = _copied_stream(container, template)
         _copy_description(self.stream, template, container.format.name)
         if codec_name(template) == "hevc" and container.format.name in MP4_LIKE:
             self.stream.codec_context.codec_tag = "hvc1"  # Apple's players refuse hev1
@@ -158,6 +161,21 @@ class CopiedTrack:
     def rest(self) -> list[av.Packet]:
         """Return nothing: no packet is held back."""
         return []
+
+
+def _copied_stream(container: OutputContainer, template: Stream) -> Stream:
+    """Add a stream for copied packets, also of subtitles without a decoder, such as TTML and teletext.
+
+    Raises: ValueError or FFmpegError where the container refuses it; some only do when the header is written.
+    """
+    if template.type != "subtitle" or getattr(template, "codec_context", None) is not None:
+        return container.add_stream_from_template(template, opaque=True)
+    for name in STAND_INS:
+        with contextlib.suppress(ValueError):
+            stream = container.add_mux_stream(name, time_base=template.time_base)
+            BitStreamFilterContext("null", template, stream)  # replaces all parameters by the template's
+            return stream
+    raise ValueError(f"{container.format.name} holds no subtitles")
 
 
 class TextTrack:

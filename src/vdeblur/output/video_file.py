@@ -14,6 +14,7 @@ from vdeblur.events import Warn
 from vdeblur.frame import Frame
 from vdeblur.output import carry, encoding
 from vdeblur.output.muxer import Muxer, other_packets
+from vdeblur.output.trials import refusal_words
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source, VideoSource
 
@@ -55,7 +56,7 @@ class VideoFile:
             self.encoder.close()
             hint = "choose another container; .mkv takes nearly everything"
             name = self.encoding.coding.encoder.name
-            raise OutputError(f"{name} in *{path.suffix} was refused: {error}", hint) from error
+            raise OutputError(f"{name} cannot write *{path.suffix}: {refusal_words(error)}", hint) from error
         except OutputError:
             self.encoder.close()
             raise

@@ -4,8 +4,8 @@ The network gets RGB, converted with the frame's own matrix and range. Its outpu
 minus input in RGB becomes differences of Y', Cb and Cr, which are averaged onto the chroma grid and added to the
 original planes at their own depth. Samples that the network leaves alone stay bit-exact.
 
-Matrices: ITU-T H.273, table 4 (Kr, Kb). Ranges: H.273, equations 26-31 of Sec. 8.3. Chroma is sited left in
-its pixel pair and between its lines, the default of MPEG-2, H.264 and HEVC for 4:2:0.
+Matrices: ITU-T H.273, table 4 (Kr, Kb). Ranges: H.273, equations 26-31 of Sec. 8.3. Subsampled chroma is taken from
+where the frame says that it lies (frame.CHROMA_LOCATIONS), and put back there.
 """
 
 from dataclasses import dataclass
@@ -16,27 +16,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdeblur.frame import Frame, PlaneLayout, layout_of, plane_array
+from vdeblur.frame import CHROMA_LOCATIONS, USUAL_CHROMA, YCGCO, Frame, PlaneLayout, layout_of, plane_array
 
 BT709, BT601 = (0.2126, 0.0722), (0.299, 0.114)
-# FFmpeg's number of the matrix (AVCOL_SPC_*): (Kr, Kb). For a difference, the nearest matrix is good enough for YCgCo
-# (8) and constant luminance (10): the network's picture is then off in hue, but the frame is not.
+# FFmpeg's number of the matrix (AVCOL_SPC_*): (Kr, Kb). For a difference, the nearest matrix is good enough for
+# constant luminance (10): the network's picture is then off in hue, but the frame is not.
 MATRICES = {1: BT709, 4: (0.30, 0.11), 5: BT601, 6: BT601, 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
 @dataclass(frozen=True)
 class ColorSpace:
-    """The meaning of the samples in the planes: format, matrix and range."""
+    """The meaning of the samples in the planes: format, matrix, range and chroma location.
+
+    across, down: where chroma lies; see frame.CHROMA_LOCATIONS. ycgco: kr and kb do not count, chroma is Cg and Co.
+    """
 
     layout: PlaneLayout
     kr: float
     kb: float
     full_range: bool
+    across: float = CHROMA_LOCATIONS[USUAL_CHROMA][0]
+    down: float = CHROMA_LOCATIONS[USUAL_CHROMA][1]
+    ycgco: bool = False
 
     @classmethod
-    def of(cls, picture: av.VideoFrame) -> "ColorSpace":
-        """Return the colour space of a picture in a planar format.
+    def of(cls, picture: av.VideoFrame, chroma_location: str = USUAL_CHROMA) -> "ColorSpace":
+        """Return the colour space of a picture in a planar format. chroma_location: the frame's.
 
         Untagged pictures: BT.709 from 1280 pixels of width or above 576 lines, else BT.601, as in players.
         """
@@ -45,7 +51,8 @@ class ColorSpace:
         untagged = BT709 if picture.width >= 1280 or picture.height > 576 else BT601
         kr, kb = MATRICES.get(int(picture.colorspace), untagged)
         full = int(picture.color_range) == FULL_RANGE or layout.name.startswith("yuvj") or layout.rgb
-        return cls(layout, kr, kb, full)
+        ycgco = int(picture.colorspace) == YCGCO and not layout.rgb
+        return cls(layout, kr, kb, full, *CHROMA_LOCATIONS[chroma_location], ycgco)
 
     @property
     def luma(self) -> tuple[float, float]:
@@ -57,6 +64,8 @@ class ColorSpace:
     def chroma(self) -> tuple[float, float]:
         """Return the code of no colour, and the number of codes from -0.5 to 0.5."""
         step = 1 << (self.layout.bits - 8)
+        if self.ycgco:
+            return 128.0 * step, self.luma[1]  # computed from codes of R'G'B', not from the signals
         return 128.0 * step, float(self.layout.peak) if self.full_range else 224.0 * step
 
 
@@ -81,7 +90,10 @@ def to_rgb(planes: list[Tensor], space: ColorSpace) -> Tensor:
         return torch.stack([plane.float() / extent for plane in planes])
     neutral, swing = space.chroma
     chroma = torch.stack([(plane.float() - neutral) / swing for plane in planes[1:]])
-    cb, cr = _upsample(chroma, space.layout, first.shape[-2:])
+    cb, cr = _upsample(chroma, space, first.shape[-2:])
+    if space.ycgco:  # H.273, equations 55 to 57: Cg and Co stand in the planes of Cb and Cr
+        base = first - cb
+        return torch.stack((base + cr, first + cb, base - cr)).clamp_(0, 1)
     red = first + cr * (2 * (1 - space.kr))
     blue = first + cb * (2 * (1 - space.kb))
     green = (first - space.kr * red - space.kb * blue) / (1 - space.kr - space.kb)
@@ -96,9 +108,13 @@ def add_difference(planes: list[Tensor], difference: Tensor, space: ColorSpace) 
     if space.layout.rgb:
         return [_added(p, d * extent, space.layout.peak) for p, d in zip(planes, difference, strict=True)]
     red, green, blue = difference
-    luma = space.kr * red + (1 - space.kr - space.kb) * green + space.kb * blue
-    chroma = torch.stack(((blue - luma) / (2 * (1 - space.kb)), (red - luma) / (2 * (1 - space.kr))))
-    chroma = _downsample(chroma, space.layout) * space.chroma[1]
+    if space.ycgco:
+        others = (red + blue) / 4
+        luma, chroma = green / 2 + others, torch.stack((green / 2 - others, (red - blue) / 2))
+    else:
+        luma = space.kr * red + (1 - space.kr - space.kb) * green + space.kb * blue
+        chroma = torch.stack(((blue - luma) / (2 * (1 - space.kb)), (red - luma) / (2 * (1 - space.kr))))
+    chroma = _downsample(chroma, space) * space.chroma[1]
     changes = (luma * extent, *chroma)
     return [_added(p, change, space.layout.peak) for p, change in zip(planes, changes, strict=True)]
 
@@ -107,35 +123,60 @@ def _added(plane: Tensor, change: Tensor, peak: int) -> Tensor:
     return (plane.float() + change).round_().clamp_(0, peak).to(plane.dtype)
 
 
-def _upsample(chroma: Tensor, layout: PlaneLayout, size: torch.Size) -> Tensor:
-    """Upsample chroma, (2, h, w), to the luma grid, bilinearly: sited between luma lines, and left in luma columns."""
+def _upsample(chroma: Tensor, space: ColorSpace, size: torch.Size) -> Tensor:
+    """Upsample chroma, (2, h, w), to the luma grid, linearly; constant beyond the first and the last sample."""
     height, width = size
-    if layout.log2_height:
-        scale = 1 << layout.log2_height
-        tall = (chroma.shape[1] * scale, chroma.shape[2])
-        chroma = F.interpolate(chroma[None], tall, mode="bilinear", align_corners=False)[0]
-    if layout.log2_width:
-        scale = 1 << layout.log2_width
-        after = torch.cat((chroma[..., 1:], chroma[..., -1:]), -1)
-        steps = torch.arange(scale, device=chroma.device) / scale
-        chroma = torch.stack([torch.lerp(chroma, after, step) for step in steps], -1).flatten(-2)
+    if space.layout.log2_height:
+        chroma = _stretch(chroma, 1, 1 << space.layout.log2_height, space.down)
+    if space.layout.log2_width:
+        chroma = _stretch(chroma, 2, 1 << space.layout.log2_width, space.across)
     return chroma[:, :height, :width]
 
 
-def _downsample(chroma: Tensor, layout: PlaneLayout) -> Tensor:
-    """Average (2, H, W) onto the chroma grid, sizes rounded up: lines by a box, columns by a triangle."""
-    if layout.log2_height:
-        scale = 1 << layout.log2_height
-        chroma = F.pad(chroma[None], (0, 0, 0, -chroma.shape[1] % scale), mode="replicate")[0]
-        chroma = chroma.unflatten(1, (-1, scale)).mean(2)
-    if layout.log2_width:
-        scale = 1 << layout.log2_width
-        padded = F.pad(chroma[None], (scale - 1, scale - 1 + -chroma.shape[2] % scale, 0, 0), mode="replicate")[0]
-        weights = [1 - abs(offset) / scale for offset in range(1 - scale, scale)]
-        columns = -(-chroma.shape[2] // scale)
-        taps = (w * padded[..., k : k + columns * scale : scale] for k, w in enumerate(weights))
-        chroma = torch.stack(list(taps)).sum(0) / scale
+def _stretch(chroma: Tensor, axis: int, scale: int, place: float) -> Tensor:
+    """Upsample an axis. place: of each sample among its `scale` luma samples, 0 to 1."""
+    length = chroma.shape[axis]
+    before = torch.cat((chroma.narrow(axis, 0, 1), chroma.narrow(axis, 0, length - 1)), axis)
+    after = torch.cat((chroma.narrow(axis, 1, length - 1), chroma.narrow(axis, length - 1, 1)), axis)
+    phases = []
+    for index in range(scale):
+        distance = (index - place * (scale - 1)) / scale  # from the chroma sample, in chroma samples
+        low, high = (before, chroma) if distance < 0 else (chroma, after)
+        phases.append(torch.lerp(low, high, distance % 1))
+    return torch.stack(phases, axis + 1).flatten(axis, axis + 1)
+
+
+def _downsample(chroma: Tensor, space: ColorSpace) -> Tensor:
+    """Average (2, H, W) onto the chroma grid, sizes rounded up."""
+    if space.layout.log2_height:
+        chroma = _shrink(chroma, 1, 1 << space.layout.log2_height, space.down)
+    if space.layout.log2_width:
+        chroma = _shrink(chroma, 2, 1 << space.layout.log2_width, space.across)
     return chroma
+
+
+def _shrink(chroma: Tensor, axis: int, scale: int, place: float) -> Tensor:
+    """Average an axis around each chroma sample: by a box in the middle of its luma samples, else by a triangle."""
+    rest = -chroma.shape[axis] % scale
+    if place == 0.5:
+        boxes: Tensor = _extend(chroma, axis, 0, rest).unflatten(axis, (-1, scale))
+        return boxes.mean(axis + 1)
+    center = round(place * (scale - 1))
+    padded = _extend(chroma, axis, scale - 1 - center, center + rest)
+    count = (chroma.shape[axis] + rest) // scale
+    total = torch.zeros_like(padded.narrow(axis, 0, count))
+    for first in range(2 * scale - 1):
+        weight = 1 - abs(first - scale + 1) / scale
+        taps = padded[:, first:, :] if axis == 1 else padded[:, :, first:]
+        taps = taps[:, ::scale, :] if axis == 1 else taps[:, :, ::scale]
+        total += weight * taps.narrow(axis, 0, count)
+    return total / scale
+
+
+def _extend(chroma: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Repeat the first and the last line or column."""
+    widths = (0, 0, before, after) if axis == 1 else (before, after, 0, 0)
+    return F.pad(chroma[None], widths, mode="replicate")[0]
 
 
 def with_planes(picture: av.VideoFrame, planes: list[Tensor], space: ColorSpace) -> av.VideoFrame:

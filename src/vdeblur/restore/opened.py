@@ -41,7 +41,7 @@ class TimedFrame:
         (3, H, W), float32, R'G'B' in [0, 1], full range, by the frame's own matrix and range. A picture with a rotation
         tag is not turned; see OpenedVideo.rotation.
         """
-        space = color.ColorSpace.of(self._frame.picture)
+        space = color.ColorSpace.of(self._frame.picture, self._frame.chroma_location)
         rgb = color.to_rgb(color.planes_of(self._frame, space, torch.device("cpu")), space)
         return rgb.contiguous()
 

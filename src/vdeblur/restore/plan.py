@@ -108,9 +108,7 @@ def _sizes(settings: Settings, height: int, width: int, network: Network, overla
             sizes.append((side, side))
             side //= 2
         return sizes
-    sides = settings.tile.lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() for side in sides):
-        raise UsageError(f"--tile {settings.tile} is not valid", "use auto, none, N or WxH, in pixels")
+    sides = settings.tile.split("x")  # Settings has checked it
     tile = (int(sides[-1]), int(sides[0]))
     if min(tile) < LEAST_TILE or min(tile) < 2 * overlap:
         raise UsageError(

@@ -9,7 +9,7 @@ frame comes out once, in order.
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -152,7 +152,7 @@ class Restorer:
     def _upload(self, frame: Frame) -> "_Uploaded":
         self.check_stop()
         with self.watch.stage("color"):
-            space = color.ColorSpace.of(frame.picture)
+            space = color.ColorSpace.of(frame.picture, frame.chroma_location)
             planes = color.planes_of(frame, space, self.device)
             return _Uploaded(frame, space, planes, color.to_rgb(planes, space))
 
@@ -266,7 +266,7 @@ class _Result:
     def frame(self, item: _Uploaded, copier: Copier) -> Frame:
         """Return the restored frame, a copy of the original with new planes."""
         picture = color.with_planes(copier.copy(item.frame.picture), self.planes, item.space)
-        return Frame(picture, item.frame.pts, item.frame.time_base, item.frame.name)
+        return replace(item.frame, picture=picture)
 
 
 class _FrameReader:

@@ -5,6 +5,7 @@ input. The result is checked before it gets its name: an output appears complete
 """
 
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ import av.error
 from vdeblur.errors import OutputError, VerificationError
 from vdeblur.events import Warn
 from vdeblur.files import put_in_place, write_error
+from vdeblur.output.complete import complete
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.run.parts import Encoding, in_matroska
@@ -49,7 +51,7 @@ def assemble(
     output = store.output
     try:
         if isinstance(encoding, PictureEncoding):
-            _place_pictures(store)
+            _place_pictures(store, encoding, overwrite)
             return
         draft = store.folder / f"{WHOLE}{output.suffix}"
         _join(store, encoding, source, others, warn, draft)
@@ -87,6 +89,7 @@ def _join(
     finally:
         encoder.close()
     muxer.warn_of_misplaced(warn)
+    complete(draft, encoding.container_name, source, warn)
     _check(draft, store.output, records, base, shift)
 
 
@@ -162,8 +165,8 @@ def _check(draft: Path, output: Path, records: list[SegmentRecord], base: Fracti
         raise VerificationError(f"{output}: {fault}", "try another container or --codec; the input is untouched")
 
 
-def _place_pictures(store: Store) -> None:
-    """Rename the folder of pictures to the output, or move the pictures into the output if it exists."""
+def _place_pictures(store: Store, encoding: PictureEncoding, overwrite: bool) -> None:
+    """Rename the picture, or the folder of pictures, to the output; if the folder exists, move the pictures into it."""
     output = store.output
     names = [name for record in store.records.values() for name in record.names]
     files = {entry.name for entry in os.scandir(store.pictures)}
@@ -172,6 +175,9 @@ def _place_pictures(store: Store) -> None:
     if set(names) - files:
         raise VerificationError(f"{output}: {len(names)} pictures were written, {len(files)} exist")
     pictures.read_picture(store.pictures / names[-1])
+    if encoding.is_single:
+        put_in_place(store.pictures / names[0], output, overwrite)
+        return
     if output.is_dir() and not any(output.iterdir()):
         output.rmdir()
     if not output.exists():
@@ -179,4 +185,20 @@ def _place_pictures(store: Store) -> None:
         return
     for name in names:
         os.replace(store.pictures / name, output / name)
+    for path in stale_pictures(output, names):
+        path.unlink()
     shutil.rmtree(store.pictures)
+
+
+def stale_pictures(folder: Path, names: list[str]) -> list[Path]:
+    """Return the pictures of an earlier output in a folder that these new ones do not replace.
+
+    A folder with nothing but visible pictures of the new ones' kind is such an output as a whole. Among other files,
+    only names that differ from a new one's by their digits belong to it.
+    """
+    suffix = Path(names[0]).suffix.lower()
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    is_output = all(path.suffix.lower() == suffix and path.is_file() for path in visible)
+    shapes = {re.sub(r"\d+", "0", name) for name in names}
+    old = [path for path in visible if path.suffix.lower() == suffix and path.is_file() and path.name not in set(names)]
+    return [path for path in old if is_output or re.sub(r"\d+", "0", path.name) in shapes]

@@ -18,7 +18,7 @@ from vdeblur.run.context import RunResult
 from vdeblur.run.pipeline import restore_file
 from vdeblur.settings import Settings
 from vdeblur.source import demux
-from vdeblur.source.pictures import PICTURE_SUFFIXES, natural_key
+from vdeblur.source.pictures import PICTURE_SUFFIXES, natural_key, no_pictures
 
 # The files of a folder that count as videos; a file that the user names is opened whatever its suffix.
 VIDEO_SUFFIXES = {
@@ -89,7 +89,7 @@ def _sources(path: Path) -> list[Path]:
     if videos and pictures:
         raise InputError(f"{path} holds both videos and pictures", "name the videos one by one, or move one kind away")
     if not videos and not pictures:
-        raise InputError(f"{path}: no pictures in this folder, and no videos", "check the path")
+        raise no_pictures(path)
     return videos or [path]
 
 

@@ -7,6 +7,7 @@ from vdeblur.errors import InterruptedRunError, UsageError
 from vdeblur.events import Notify, Stop
 from vdeblur.look import compare
 from vdeblur.output import encoding
+from vdeblur.output.pictures import PICTURE_ENCODERS
 from vdeblur.run.sinks import writes_pictures
 from vdeblur.settings import Settings
 from vdeblur.source import demux
@@ -18,7 +19,8 @@ def comparison_path(output: Path, settings: Settings) -> Path:
     if settings.compare == "html":
         suffix = ".html"
     else:
-        suffix = output.suffix if not is_pictures and encoding.is_container(output.suffix) else ".mp4"
+        is_pictures_or_one = is_pictures or output.suffix.lower() in PICTURE_ENCODERS
+        suffix = ".mp4" if is_pictures_or_one or not encoding.is_container(output.suffix) else output.suffix
     stem = output.name if is_pictures else output.stem
     return output.with_name(f"{stem}_{settings.compare}{suffix}")
 

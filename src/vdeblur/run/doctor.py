@@ -261,10 +261,12 @@ def _settings(configuration: list[Path]) -> Iterator[Check]:
         yield Check("settings", "environment", f"{name}={value}")
     if not configuration and not ours:
         yield Check("settings", "options", "only those of the command line")
-    names = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name).isatty()]
+    streams = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr")}  # None if it is closed
+    names = [name for name, stream in streams.items() if stream is not None and stream.isatty()]
+    encoding = getattr(sys.stdout, "encoding", None) or "no encoding"
     terminal = f"{' and '.join(names) or 'nothing'} on a terminal, TERM={os.environ.get('TERM', '')}"
-    terminal += f", {shutil.get_terminal_size().columns} columns, {sys.stdout.encoding}"
-    if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8":
+    terminal += f", {shutil.get_terminal_size().columns} columns, {encoding}"
+    if encoding.lower().replace("-", "") == "utf8":
         yield Check("settings", "terminal", terminal)
     else:
         yield Check("settings", "terminal", terminal, CheckState.WARNING, "set LANG to a UTF-8 locale, say C.UTF-8")

@@ -8,12 +8,14 @@ from vdeblur.errors import DamageError, DeviceError
 from vdeblur.output import carry, tracks
 from vdeblur.output.encoding import VideoEncoding, warn_of_plans
 from vdeblur.restore import device, processor
+from vdeblur.restore.streams import frames_around
 from vdeblur.run.context import Context, RunResult
 from vdeblur.run.loading import Loaded, check_model, prepare_network
 from vdeblur.run.parts import Encoding
 from vdeblur.run.sinks import FileSink, PipeSink, Sink, Workload
 from vdeblur.source import deinterlace, video
 from vdeblur.source.info import SourceInfo
+from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source
 
 DAMAGE = {"W_INPUT_DAMAGED", "W_INPUT_TRUNCATED", "W_TIMESTAMPS"}  # warnings about a damaged input
@@ -58,9 +60,17 @@ def _restore(context: Context, source: Source, sink: Sink) -> int:
     with context.profile.main.stage("start"):
         stream_plans = _try_container(context, encoding, source)
         loaded = prepare_network(context, source.info)
+    _warn_of_one_picture(context, source, loaded)
     workload = sink.prepare(source, loaded)
     _notify_plan(context, loaded, workload, source.info, stream_plans)
     return 0 if context.settings.dry_run else sink.restore_and_write()
+
+
+def _warn_of_one_picture(context: Context, source: Source, loaded: Loaded) -> None:
+    """Warn where a network needs neighbouring frames, and the input is one picture."""
+    if isinstance(source, PictureSource) and len(source.files) == 1 and any(frames_around(loaded.network)):
+        message = f"{loaded.model} restores a frame with the help of its neighbours, and {source.path} is one picture"
+        context.warn("W_ONE_PICTURE", f"{message}: it has only what that shows")
 
 
 def _try_container(context: Context, encoding: Encoding, source: Source) -> list[tracks.StreamPlan]:
@@ -70,7 +80,7 @@ def _try_container(context: Context, encoding: Encoding, source: Source) -> list
     if isinstance(encoding, VideoEncoding):
         stream_plans = encoding.try_container(source)
     else:
-        stream_plans = carry.drop_all(source, "has no place in a folder of pictures")
+        stream_plans = carry.drop_all(source, "has no place in pictures")
     warn_of_plans(stream_plans, options, context.warn)
     return stream_plans
 

@@ -15,7 +15,7 @@ from typing import Any
 from vdeblur.errors import InterruptedRunError, UsageError, VdeblurError, error_facts
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models import weights
-from vdeblur.run.batch import Outcome, RunJob, row_of, run_job
+from vdeblur.run.batch import Outcome, RunJob, row_of, run_job, run_jobs
 from vdeblur.run.compare_input import check_comparison, compare_with_input
 from vdeblur.run.context import RunResult
 from vdeblur.run.loading import BEST
@@ -47,12 +47,21 @@ def run_jobs_on_ray(
     workers: number of tasks at once; None: one for each GPU of the cluster, or else for each of its machines. address:
     of a running cluster ("auto": the one that this machine is in); None: start one on this machine alone.
 
-    Raises: UsageError if Ray is not installed or the cluster cannot be reached, InterruptedRunError at a signal.
+    Raises: UsageError if Ray is not installed or the cluster cannot be reached, or for a device with a number;
+    InterruptedRunError at a signal.
     """
+    if ":" in settings.device:
+        raise UsageError(
+            f"--engine ray chooses the device of each task, so {settings.device} names none",
+            f"use -d {settings.device.partition(':')[0]}",
+        )
     if settings.compare:
         for job in jobs:
             check_comparison(job.source, job.output, job.settings(settings))
-    ray = _start(address, workers)
+    ray = _imported()
+    if settings.dry_run:
+        return run_jobs(jobs, settings, 1, notify=notify, ask=ask, stop=stop)  # there is nothing to divide
+    _start(ray, address, workers)
     try:
         if settings.model != BEST:  # asks here about weights without a digest, so that no worker has to
             talk = Talk(settings.offline, settings.yes, notify, ask, stop)
@@ -153,8 +162,8 @@ class _Cluster:
             compare_with_input(job.source, job.output, job.settings(self.settings), self.notify, self.stop)
 
 
-def _start(address: str | None, workers: int | None) -> Any:
-    """Join a cluster, or start one.
+def _imported() -> Any:
+    """Return the module ray.
 
     Raises: UsageError.
     """
@@ -162,6 +171,14 @@ def _start(address: str | None, workers: int | None) -> Any:
         import ray
     except ImportError as error:
         raise UsageError("--engine ray needs Ray, which is not installed", "pip install 'vdeblur[ray]'") from error
+    return ray
+
+
+def _start(ray: Any, address: str | None, workers: int | None) -> None:
+    """Join a cluster, or start one.
+
+    Raises: UsageError.
+    """
     options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False, "num_cpus": workers}
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -173,7 +190,6 @@ def _start(address: str | None, workers: int | None) -> Any:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray sets its own, which ends the process at once
-    return ray
 
 
 def _check_connection(address: str | None) -> None:

@@ -211,7 +211,7 @@ class _Sampling:
                 shift: int | None = None
                 for left, right in compare.watched(couple, ignore, self.stop):
                     shift = next_pts - left.pts if shift is None else shift
-                    moved = Frame(left.picture, left.pts + shift, left.time_base)
+                    moved = replace(left, pts=left.pts + shift)
                     yield compose.compose(moved, right, compose.MODES["side"], *turns, 0.0)
                     next_pts = moved.pts + step
 

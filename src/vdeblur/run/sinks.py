@@ -20,7 +20,7 @@ from vdeblur.errors import InputError, InterruptedRunError, OutputError, UsageEr
 from vdeblur.frame import Frame
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.muxer import other_packets
-from vdeblur.output.pictures import PictureEncoding
+from vdeblur.output.pictures import PICTURE_ENCODERS, PictureEncoding
 from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
 from vdeblur.restore.tiles import TilePlan
@@ -161,12 +161,14 @@ class FileSink:
         self.keep_for_resume = False  # whether close leaves the segments to the next run
 
     def choose_encoding(self, source: Source) -> Encoding:
-        """Choose pictures if the output is a folder or has no suffix, else a video; see Sink."""
+        """Choose pictures for a folder or a name without suffix, a picture or a video by the suffix; see Sink."""
         context, settings = self.context, self.context.settings
         files.check_output(context.output, context.source_path, settings.encoding.overwrite)
         self.encoding: Encoding
         if writes_pictures(context.output, settings):
-            self.encoding = PictureEncoding(source.info)
+            self.encoding = PictureEncoding(source.info, context.warn)
+        elif context.output.suffix.lower() in PICTURE_ENCODERS:
+            self.encoding = self._one_picture(source)
         else:
             self.encoding = VideoEncoding(
                 source.info,
@@ -176,7 +178,22 @@ class FileSink:
                 pictures=source.pictures,
                 deterministic=settings.deterministic,
             )
+        if isinstance(self.encoding, PictureEncoding) and isinstance(source, PictureSource):
+            self.encoding.check_names([file.name for file in source.files])
         return self.encoding
+
+    def _one_picture(self, source: Source) -> PictureEncoding:
+        """Choose a picture for the output.
+
+        Raises: OutputError where the input has more than one.
+        """
+        output = self.context.output
+        if not isinstance(source, PictureSource) or len(source.files) > 1:
+            raise OutputError(
+                f"{output} is one picture, and {source.path} has more than one frame",
+                f"name a folder: {output.with_suffix('')}/",
+            )
+        return PictureEncoding(source.info, self.context.warn, output.suffix)
 
     def prepare(self, source: Source, loaded: Loaded) -> Workload:
         """Look for finished segments, and plan the tiles as the earlier run did; see Sink."""

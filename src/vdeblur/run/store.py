@@ -17,6 +17,7 @@ from vdeblur.errors import InputError, OutputError
 from vdeblur.files import write_whole
 from vdeblur.run.segments import CHECKED, Mark
 from vdeblur.settings import Settings
+from vdeblur.source.pictures import picture_files
 from vdeblur.source.video import Source
 from vdeblur.version import __version__
 
@@ -259,8 +260,9 @@ def identity_of(path: Path) -> dict[str, Any]:
     """
     try:
         if path.is_dir():
-            names = sorted(entry.name for entry in os.scandir(path))
-            sizes = [(name, (path / name).stat().st_size, (path / name).stat().st_mtime_ns) for name in names]
+            # Its pictures alone: the output, and its segments, may be in the same folder.
+            facts_of = ((file.name, file.stat()) for file in picture_files(path))
+            sizes = [(name, facts.st_size, facts.st_mtime_ns) for name, facts in facts_of]
             return {"pictures": hashlib.sha256(repr(sizes).encode()).hexdigest()}
         facts = path.stat()
         samples = hashlib.sha256()

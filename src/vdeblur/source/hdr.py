@@ -5,13 +5,12 @@ The transfer function (PQ, HLG) is a colour tag. Beyond it, HDR10 describes the 
 """
 
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
 
 import av
-from av.sidedata.sidedata import SideData
+
+from vdeblur.source.side_data import side_data_of
 
 PQ = 16  # AVCOL_TRC_SMPTE2084
 HLG = 18  # AVCOL_TRC_ARIB_STD_B67
@@ -85,16 +84,11 @@ class Hdr:
 
 def read_hdr(picture: av.VideoFrame) -> Hdr:
     """Read the HDR metadata of a decoded frame."""
-    mastering, light, dynamic = None, None, []
-    for data in cast(Iterable[SideData], picture.side_data):  # iterates over values, though it calls itself a mapping
-        kind = data.type.name
-        if kind == "MASTERING_DISPLAY_METADATA":
-            mastering = _parse_mastering(bytes(data))
-        elif kind == "CONTENT_LIGHT_LEVEL":
-            light = LIGHT.unpack_from(bytes(data))
-        elif kind in DYNAMIC and DYNAMIC[kind] not in dynamic:
-            dynamic.append(DYNAMIC[kind])
-    return Hdr(mastering, light if light and any(light) else None, tuple(dynamic))
+    found = side_data_of(picture)
+    mastering = [_parse_mastering(data) for data in found.get("MASTERING_DISPLAY_METADATA", ())]
+    light: list[tuple[int, int]] = [LIGHT.unpack_from(data) for data in found.get("CONTENT_LIGHT_LEVEL", ())]
+    dynamic = tuple(dict.fromkeys(DYNAMIC[kind] for kind in DYNAMIC if kind in found))
+    return Hdr(mastering[-1] if mastering else None, light[-1] if light and any(light[-1]) else None, dynamic)
 
 
 def _parse_mastering(data: bytes) -> Mastering | None:

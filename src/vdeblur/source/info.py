@@ -15,6 +15,9 @@ class SourceInfo:
     if unknown. rotation: degrees, counterclockwise. display_matrix: FFmpeg's nine numbers of rotation and mirroring, or
     empty. variable_rate: as far as the header tells. streams: "type:codec" of each stream. color: FFmpeg's numbers of
     primaries, transfer, matrix and range. interlaced: whether the first frame is. field_order: AV_FIELD_*.
+    chroma_location: a key of frame.CHROMA_LOCATIONS, or empty. cropping: columns at the left and right, lines at the
+    top and bottom that the container hides, so that frames come without them. captions: whether the first frame has
+    closed captions. stereo, spherical: see StreamProperties.
     """
 
     path: Path
@@ -35,3 +38,8 @@ class SourceInfo:
     hdr: Hdr = field(default_factory=Hdr)
     interlaced: bool = False
     field_order: int = 0
+    chroma_location: str = ""
+    cropping: tuple[int, int, int, int] = (0, 0, 0, 0)
+    captions: bool = False
+    stereo: str = ""
+    spherical: str = ""

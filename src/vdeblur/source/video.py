@@ -16,8 +16,10 @@ import av.error
 
 from vdeblur.errors import InputError
 from vdeblur.events import Warn
-from vdeblur.frame import Frame, layout_of, planar_name
+from vdeblur.frame import USUAL_CHROMA, Frame, layout_of, planar_name, to_planar
 from vdeblur.settings import Cut
+from vdeblur.source.captions import CaptionDetector
+from vdeblur.source.crop import Cropper
 from vdeblur.source.decoders import choose_video, decoder_of, refuse_encrypted
 from vdeblur.source.demux import (
     PIPE,
@@ -30,16 +32,19 @@ from vdeblur.source.demux import (
     packet_end,
     packet_seconds,
 )
+from vdeblur.source.dolby_vision import refuse_dolby_vision
 from vdeblur.source.excerpt import Excerpt
 from vdeblur.source.hdr import read_hdr
 from vdeblur.source.info import SourceInfo
-from vdeblur.source.pictures import PICTURE_RATE, PictureSource, display_matrix, to_planar
+from vdeblur.source.pictures import PICTURE_RATE, PictureSource, is_picture
+from vdeblur.source.properties import NOTHING, read_properties
+from vdeblur.source.upright import display_matrix
 
 MISSING_SECONDS = Fraction(1, 4)  # how much earlier than announced a file may end without a warning
 
 
 def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSource":
-    """Open a video file or a folder of pictures.
+    """Open a video file, a picture, or a folder of pictures.
 
     Raises: InputError where it is missing, empty, unreadable, or has no video.
     """
@@ -47,9 +52,11 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
         return VideoSource(path, cut, warn)
     try:
         if path.is_dir():
-            return PictureSource(path, cut)
+            return PictureSource(path, cut, warn)
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes)", "copy or download it again")
+        if is_picture(path):
+            return PictureSource(path, cut, warn)
         return VideoSource(path, cut, warn)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file or folder", "check the path") from error
@@ -86,6 +93,7 @@ class VideoSource:
             self.decoder = decoder_of(self.video)
             first = self._first_picture()  # rotation and colour are on frames, and not always on the stream
             self.info = self._describe(first)
+            refuse_dolby_vision(self.path, first, self.properties)
             self.first_frame_seconds = (first.pts or 0) * self.info.time_base
         except BaseException:
             self.container.close()
@@ -114,6 +122,10 @@ class VideoSource:
         raise InputError(f"{self.path}: not one frame can be decoded", "the file is damaged")
 
     def _describe(self, first: av.VideoFrame) -> SourceInfo:
+        known = not self.is_pipe
+        self.properties = read_properties(self.path, self.container.format.name, self.video.index) if known else NOTHING
+        self.cropper = Cropper(first, self.properties.cropping, is_3d=bool(self.properties.stereo))
+        first = self.cropper.crop(first)
         name = planar_name(first.format.name)
         if layout_of(name) is None:
             raise InputError(
@@ -142,6 +154,9 @@ class VideoSource:
             variable_rate=bool(self.video.base_rate) and self.video.base_rate != self.video.average_rate,
         )
         info.hdr, info.interlaced = read_hdr(first), first.interlaced_frame
+        info.captions, info.cropping = CaptionDetector().finds(first), self.cropper.cropping
+        info.chroma_location = self.properties.chroma_location
+        info.stereo, info.spherical = self.properties.stereo, self.properties.spherical
         info.field_order = self.video.codec_context.field_order
         info.streams = [_describe_stream(stream) for stream in self.container.streams]
         info.color = {
@@ -307,7 +322,8 @@ class VideoSource:
             message = f"{self.path} is incomplete: it ends after {read:.2f} s of {length:.2f} s"
             self.warn("W_INPUT_TRUNCATED", message)
 
-    def _frame(self, picture: av.VideoFrame, clock: FrameClock) -> Frame:
+    def _frame(self, decoded: av.VideoFrame, clock: FrameClock) -> Frame:
+        picture = self.cropper.crop(decoded)
         if (picture.width, picture.height) != (self.info.width, self.info.height):
             found = f"{picture.width}x{picture.height}"
             raise InputError(
@@ -318,10 +334,11 @@ class VideoSource:
         if planar_name(picture.format.name) != self.info.picture_format:
             found = picture.format.name
             raise InputError(f"{self.path}: the pixel format changes to {found} at frame {clock.count}", "split it")
-        pts = clock.next_pts(picture.pts)
+        pts = clock.next_pts(decoded.pts)
         if picture.format.name != self.info.picture_format:
             picture = to_planar(picture, self.info.picture_format)
-        return Frame(picture, pts, self.info.time_base)
+        location = self.info.chroma_location or USUAL_CHROMA
+        return Frame(picture, pts, self.info.time_base, chroma_location=location)
 
     def close(self) -> None:
         """Close the file."""

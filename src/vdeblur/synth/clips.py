@@ -390,8 +390,11 @@ def degrade(generator: torch.Generator, clip: Tensor) -> Tensor:
 
 
 def compress(clip: Tensor, crf: int) -> Tensor:
-    """Encode a clip (uint8 (T, 3, H, W), even sides) with x264 at this CRF, and decode it again."""
-    coder = Coder(clip.shape[3], clip.shape[2], crf)
-    pictures = clip.permute(0, 2, 3, 1).contiguous().numpy()
+    """Encode a clip (uint8 (T, 3, H, W)) with x264 at this CRF, and decode it again."""
+    height, width = clip.shape[2:]
+    even = numpy.pad(clip.numpy(), ((0, 0), (0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    coder = Coder(even.shape[3], even.shape[2], crf)
+    pictures = numpy.ascontiguousarray(even.transpose(0, 2, 3, 1))
     decoded = [*chain.from_iterable(coder.push(picture) for picture in pictures), *coder.end()]
-    return torch.stack([torch.from_numpy(picture) for picture in decoded]).permute(0, 3, 1, 2).contiguous()
+    whole = torch.stack([torch.from_numpy(picture) for picture in decoded]).permute(0, 3, 1, 2)
+    return whole[:, :, :height, :width].contiguous()

@@ -164,7 +164,7 @@ def _upright(frame: Frame, source: FootageSource) -> Tensor:
     if source.pictures:  # a JPEG's chroma is sited differently from a video's
         rgb = of_frame(frame.picture)
     else:
-        space = color.ColorSpace.of(frame.picture)
+        space = color.ColorSpace.of(frame.picture, frame.chroma_location)
         rgb = _to_bytes(color.planes_of(frame, space, torch.device("cpu")), space)
     return torch.rot90(rgb, source.info.rotation // 90, (1, 2)).contiguous()
 

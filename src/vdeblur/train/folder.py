@@ -27,6 +27,7 @@ from vdeblur.train.log import writing
 from vdeblur.train.recipes import Recipe
 
 STATE = "state.pt"
+STATE_KEYS = {"model", "stage", "recipe", "tables", "told", "run", "update", "seconds"}
 RESULTS = ("best.safetensors", "last.safetensors", "log.csv")
 
 
@@ -55,6 +56,8 @@ class TrainingFolder:
         else:
             try:
                 state = torch.load(self.out / STATE, map_location="cpu", weights_only=True)
+                if missing := STATE_KEYS - state.keys():
+                    raise ValueError(f"it has no {min(missing)}")
                 problem = self._unfit(state, resume)
             except Exception as error:
                 problem = InputError(f"{self.out / STATE} cannot be read: {error}", "start again in another --out")

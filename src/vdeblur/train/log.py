@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from vdeblur.errors import OutputError, UsageError
+from vdeblur.errors import InputError, OutputError, UsageError
 from vdeblur.events import Notify
 from vdeblur.files import write_whole
 
@@ -185,8 +185,18 @@ def _tensorboard(folder: Path, update: int) -> Any:
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="") as file:
+            rows: list[dict[str, Any]] = list(csv.DictReader(file, strict=True))
+        if rows and None in rows[-1].values():
+            rows.pop()  # a process was killed while it wrote this one
+        if any(None in row or None in row.values() or not row["update"].isdecimal() for row in rows):
+            raise ValueError("its rows are not those of a training")
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise InputError(
+            f"{path} cannot be read: {error}", "remove or rename it; the training goes on without"
+        ) from error
+    return rows
 
 
 @contextlib.contextmanager

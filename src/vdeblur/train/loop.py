@@ -223,7 +223,7 @@ class Trainer:
         try:
             self.learner.load_state_dict(state)
             self.best, self.best_update = state["best"], state["best_update"]
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"the training in {self.task.out} has other options: {' '.join(str(error).split())[:200]}",
                 "use those, or another --out",

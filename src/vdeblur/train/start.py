@@ -7,7 +7,7 @@ from torch import Tensor
 from vdeblur.errors import ModelError, UsageError
 from vdeblur.events import Talk
 from vdeblur.models import registry, weights
-from vdeblur.models.checkpoint import fit, read_checkpoint
+from vdeblur.models.checkpoint import SUFFIXES, fit, fit_model, read_checkpoint
 from vdeblur.models.registry import ModelEntry
 from vdeblur.networks.layers import Network
 from vdeblur.train.recipes import Recipe
@@ -33,8 +33,8 @@ def begin(network: Network, entry: ModelEntry, recipe: Recipe, init: str | None,
 def _initial(init: str, entry: ModelEntry, talk: Talk) -> dict[str, Tensor]:
     """Return the weights of a file, or of a registry's model with the same network."""
     path = Path(init)
-    if path.is_file() or path.suffix or "/" in init:
-        return weights.load_model(entry.name, path, talk).state_dict()
+    if path.is_file() or path.suffix in SUFFIXES or path.name != init:
+        return fit_model(read_checkpoint(path), entry.build(), entry, init)
     other = registry.find_entry(init)
     if (other.network, other.arguments) != (entry.network, entry.arguments):
         raise ModelError(f"{init} is another network than {entry.name}", f"start from weights of {entry.name}")
