@@ -128,11 +128,20 @@ def write_whole(path: Path, data: bytes | memoryview | Callable[[BinaryIO], obje
 
     Raises: OSError.
     """
-    with drafted(path) as draft, draft.open("wb") as file:
+    with drafted(path) as draft, fresh_file(draft) as file:
         if callable(data):
             data(file)
         else:
             file.write(data)
+
+
+def fresh_file(path: Path) -> BinaryIO:
+    """Open a new file for writing, and remove what has its name: a link there would lead the data elsewhere.
+
+    Raises: OSError.
+    """
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 @contextlib.contextmanager
@@ -147,6 +156,7 @@ def drafted(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft.unlink(missing_ok=True)  # a link there would lead the data elsewhere
     with _removed(draft):
         yield draft
         put_in_place(draft, path)

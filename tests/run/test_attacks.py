@@ -1,0 +1,201 @@
+"""Files that others may have put beside an input or output: links, forged states, hostile folders."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import clips
+from tests.conftest import ROOT
+from vdeblur.run.store import folder_of
+
+H264 = ("-c:v", "libx264", "-preset", "ultrafast")
+RUN = ("-m", "identity", "--preset", "ultrafast")
+
+
+def _error(result) -> str:
+    """Return the one line of an error, without a traceback."""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("vdeblur: ")]
+    assert len(lines) == 1, result.output
+    assert "Traceback" not in result.output
+    assert "internal" not in result.output
+    return lines[0]
+
+
+def _interrupted(folder: Path, frames: int = 60, stop_at: int = 40) -> tuple[Path, Path]:
+    """Return an input and an output of which only the first segment of one second is finished."""
+    source = clips.make(folder / "in.mp4", frames=frames, codec=H264, audio=("-c:a", "aac"))
+    output = folder / "out.mp4"
+    command = [sys.executable, "-m", "tests.signalled", "2", "progress", str(stop_at), "run", source, output]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src"}
+    done = subprocess.run(
+        [*map(str, command), *RUN, "--segment", "1"], cwd=ROOT, env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 130, done.stderr
+    assert (folder_of(output) / "000000.json").is_file()
+    return source, output
+
+
+# Links ---------------------------------------------------------------------------------------------------------------
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("more", [(), ("--no-resume",), ("--share", "1/2"), ("--dry-run",), ("-m", "best")], ids=str)
+def test_a_link_with_the_name_of_the_state_folder(vdeblur, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """C high 1: the link's target was emptied."""
+    victim = tmp_path / "photos"
+    (victim / "2024").mkdir(parents=True)
+    for name in ("a.jpg", "000000.json", "000000.packets", "state.json", "2024/b.jpg"):
+        (victim / name).write_bytes(name.encode())
+    before = _tree(victim)
+    source = clips.make(tmp_path / "in.mp4", frames=5, codec=H264)
+    output = tmp_path / "out.mp4"
+    folder_of(output).symlink_to(victim)
+    result = vdeblur("run", source, output, *RUN, *more)
+    assert result.exit_code == 4
+    assert "symbolic link" in _error(result)
+    assert "rm -r" in _error(result)
+    assert _tree(victim) == before
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["state.json", "000000.json", "000000.packets", "000001.draft", "whole.mp4", "lock", "pictures", "others"]
+)
+def test_links_in_the_state_folder(vdeblur, tmp_path: Path, name: str) -> None:
+    """C high 1: nothing is read or written through a link inside it, either."""
+    source, output = _interrupted(tmp_path)
+    victim = tmp_path / "victim"
+    if name == "pictures":
+        victim.mkdir()
+        (victim / "000001.png").write_bytes(b"precious")
+    else:
+        victim.write_bytes(b"precious")
+    link = folder_of(output) / name
+    link.unlink(missing_ok=True)
+    link.symlink_to(victim)
+    result = vdeblur("run", source, output, *RUN, "--segment", "1")
+    assert result.exit_code == 4
+    assert name in _error(result)
+    assert victim.read_bytes() == b"precious" if victim.is_file() else _tree(victim) == {"000001.png": b"precious"}
+
+
+def test_hard_links_in_the_state_folder(vdeblur, tmp_path: Path) -> None:
+    """C high 1: a hard link to a file elsewhere is removed, not written through."""
+    source, output = _interrupted(tmp_path)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    for name in ("000001.draft", "whole.mp4"):
+        (folder_of(output) / name).unlink(missing_ok=True)
+        os.link(victim, folder_of(output) / name)
+    assert vdeblur("run", source, output, *RUN, "--segment", "1").exit_code == 0
+    assert victim.read_bytes() == b"precious"
+    assert len(clips.frame_hashes(output)) == 60
+
+
+def test_a_folder_of_that_name_that_vdeblur_did_not_make(vdeblur, tmp_path: Path) -> None:
+    """C high 1: other files in it are never removed."""
+    source = clips.make(tmp_path / "in.mp4", frames=5, codec=H264)
+    output = tmp_path / "out.mp4"
+    folder = folder_of(output)
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "pictures" / "wedding.png").write_bytes(b"precious")
+    result = vdeblur("run", source, output, *RUN)
+    assert result.exit_code == 4
+    assert "holds other files" in _error(result)
+    assert _tree(folder) == {"pictures/wedding.png": b"precious"}
+
+
+def test_other_files_in_the_state_folder_stay(vdeblur, tmp_path: Path) -> None:
+    """C high 1: only files with our own names are removed, at the end and when a run starts over."""
+    source, output = _interrupted(tmp_path)
+    precious = folder_of(output) / "notes.txt"
+    precious.write_text("precious")
+    assert vdeblur("run", source, output, *RUN, "--segment", "1", "--no-resume").exit_code == 0
+    assert _tree(folder_of(output)) == {"notes.txt": b"precious"}
+    assert len(clips.frame_hashes(output)) == 60
+
+
+def test_a_pipe_in_the_state_folder(vdeblur, tmp_path: Path) -> None:
+    """C low: a FIFO in place of a record does not hang the run."""
+    source, output = _interrupted(tmp_path)
+    (folder_of(output) / "state.json").unlink()
+    os.mkfifo(folder_of(output) / "state.json")
+    result = vdeblur("run", source, output, *RUN, "--segment", "1")
+    assert result.exit_code == 4
+    assert "plain file" in _error(result)
+
+
+# Forged records ------------------------------------------------------------------------------------------------------
+
+
+def _change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_record_that_claims_to_be_the_last(vdeblur, tmp_path: Path) -> None:
+    """C medium: a forged "last" gave half a film with exit 0."""
+    source, output = _interrupted(tmp_path)
+    _change(folder_of(output) / "000000.json", last=True)
+    result = vdeblur("run", source, output, *RUN, "--segment", "1")
+    assert result.exit_code == 0, result.output
+    assert "the record of segment 0 is wrong" in result.stderr
+    assert len(clips.frame_hashes(output)) == 60
+
+
+JUNK: dict[str, Any] = {
+    "index": "../../../tmp/x", "frames": -1, "last": "yes", "before": [[1]], "tail": [[1, "x"]], "bytes": 1e400,
+    "packets": [[1, 2]], "names": ["../../victim.png"], "crc": None, "damaged": [], "warnings": [["W_X"]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", JUNK)
+def test_junk_in_a_record(vdeblur, tmp_path: Path, key: str) -> None:
+    """C low: junk in the state was an internal error; the segment is made once more."""
+    source, output = _interrupted(tmp_path)
+    _change(folder_of(output) / "000000.json", **{key: JUNK[key]})
+    result = vdeblur("run", source, output, *RUN, "--segment", "1")
+    assert result.exit_code == 0, result.output
+    assert len(clips.frame_hashes(output)) == 60
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["", "[]", "3", "{", "[" * 100_000, '{"format": 1, "fingerprint": [], "plan": 4}',
+     '{"format": 1, "fingerprint": "x", "plan": {}}'],
+    ids=range(7),
+)  # fmt: skip
+def test_junk_as_state(vdeblur, tmp_path: Path, state: str) -> None:
+    """C low: junk in state.json was an internal error."""
+    source, output = _interrupted(tmp_path)
+    (folder_of(output) / "state.json").write_text(state)
+    result = vdeblur("run", source, output, *RUN, "--segment", "1")
+    assert result.exit_code == 0, result.output
+    assert len(clips.frame_hashes(output)) == 60
+
+
+@pytest.mark.parametrize("plan", [{"tile": 7}, {"tile": "9x"}, {"window": "x"}, {"model": 3}], ids=str)
+def test_junk_in_the_plan(vdeblur, tmp_path: Path, plan: dict[str, Any]) -> None:
+    """C low: junk in the plan of an earlier run was an internal error."""
+    source, output = _interrupted(tmp_path)
+    path = folder_of(output) / "state.json"
+    _change(path, plan=json.loads(path.read_text())["plan"] | plan)
+    assert vdeblur("run", source, output, *RUN, "--segment", "1").exit_code == 0
+
+
+def test_a_state_cannot_name_code_to_run(vdeblur, tmp_path: Path) -> None:
+    """C medium: with -m best, the model in a forged state was run as a Python file."""
+    source, output = _interrupted(tmp_path)
+    code = tmp_path / "evil.py"
+    code.write_text(f"open({str(tmp_path / 'proof')!r}, 'w')")
+    path = folder_of(output) / "state.json"
+    _change(path, plan=json.loads(path.read_text())["plan"] | {"model": f"{code}:Net"})
+    vdeblur("run", source, output, "-m", "best", "--offline", "--dry-run")
+    assert not (tmp_path / "proof").exists()
