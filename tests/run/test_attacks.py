@@ -133,6 +133,22 @@ def test_a_pipe_in_the_state_folder(vdeblur, tmp_path: Path) -> None:
     assert "plain file" in _error(result)
 
 
+@pytest.mark.parametrize("name", [".earlier", ".drafts", ".lock", "manifest.json"])
+def test_links_in_the_folder_of_synth(vdeblur, tmp_path: Path, name: str) -> None:
+    """C high 1: synth moved sequences out of the target of a link that is called .earlier."""
+    source = clips.make(tmp_path / "sharp.mp4", frames=30, size="96x96", codec=H264)
+    out, other = tmp_path / "out", tmp_path / "other"
+    for folder in (out, other):
+        assert vdeblur("synth", source, folder, "--average", "3", "--split", "train").exit_code == 0
+    before = _tree(other)
+    (out / name).unlink(missing_ok=True)
+    (out / name).symlink_to(other / "manifest.json" if "." in name[1:] else other)
+    result = vdeblur("synth", source, out, "--average", "3", "--split", "train", "-y")
+    assert result.exit_code == 4
+    assert "symbolic link" in _error(result)
+    assert _tree(other) == before
+
+
 # Forged records ------------------------------------------------------------------------------------------------------
 
 
