@@ -163,7 +163,8 @@ def run_part(task: dict[str, Any], stop: Stop = never) -> dict[str, Any]:
 
     Raises: the error of the part if a user can fix it; DeviceError if the system killed the process.
     """
-    output = _run([sys.executable, "-m", "vdeblur.bench.stages"], json.dumps(task) + "\n", stop)
+    # -P: without it, Python would import from the working folder first, where others may have put modules.
+    output = _run([sys.executable, "-P", "-m", "vdeblur.bench.stages"], json.dumps(task) + "\n", stop)
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
     if "error" in result:
         kind, message, hint = result["error"]

@@ -13,6 +13,7 @@ from vdeblur.errors import OutputError
 from vdeblur.events import Warn
 from vdeblur.frame import PlaneLayout, has_alpha, layout_of, planar_name
 from vdeblur.output.external import external_formats
+from vdeblur.output.user_options import check_encoder_options
 from vdeblur.source.hdr import Hdr
 from vdeblur.source.info import SourceInfo
 
@@ -285,9 +286,10 @@ def _distance(wanted: PlaneLayout, layout: PlaneLayout) -> tuple[int, ...]:
 def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
     """Return the encoder's options; those of the user come last.
 
-    Raises: OutputError where the preset is unknown.
+    Raises: OutputError where the preset is unknown, or one of the user's options must not be passed on.
     """
     encoder = coding.encoder
+    check_encoder_options(encoder.name, coding.options, external=encoder.external)
     options = dict(encoder.options)
     if encoder.quality == "q":
         options |= _quantizer(coding.crf)
