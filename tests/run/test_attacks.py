@@ -215,3 +215,71 @@ def test_a_state_cannot_name_code_to_run(vdeblur, tmp_path: Path) -> None:
     _change(path, plan=json.loads(path.read_text())["plan"] | {"model": f"{code}:Net"})
     vdeblur("run", source, output, "-m", "best", "--offline", "--dry-run")
     assert not (tmp_path / "proof").exists()
+
+
+# Inputs and outputs that lead to further files ------------------------------------------------------------------------
+
+
+def _playlists(folder: Path) -> dict[str, str]:
+    """Return inputs that lead to the video in.mp4 or elsewhere, by name."""
+    dash = '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"></MPD>'
+    sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 5004 RTP/AVP 96\r\n"
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nin.mp4\n#EXT-X-ENDLIST\n"
+    return {
+        "list.ffconcat": "ffconcat version 1.0\nfile in.mp4\n",
+        "list.mp4": "ffconcat version 1.0\nfile in.mp4\n",
+        "list.m3u8": playlist,
+        "list.mkv": f"\ufeff\n{playlist}",
+        "list.mpd": dash,
+        "session.sdp": sdp,
+        "index.idx": "# VobSub index file, v7 (do not modify this line!)\nid: en, index: 0\n",
+        "page.txt": "hello\n" * 100,
+        "art.ans": "\x1b[1mhello\n" * 100,
+        "script.avs": 'FFVideoSource("in.mp4")\n',
+        "list.qtl": '<?xml version="1.0"?><?quicktime type="application/x-quicktime-media-link"?><embed src="in.mp4"/>',
+        "list.asx": '<asx version="3.0"><entry><ref href="in.mp4"/></entry></asx>',
+    }
+
+
+@pytest.mark.parametrize("name", _playlists(Path()))
+def test_inputs_that_open_further_files(vdeblur, tmp_path: Path, name: str) -> None:
+    """C medium: playlists, lists and text were opened, and led to any file or address."""
+    clips.make(tmp_path / "in.mp4", frames=3, codec=H264)
+    source = tmp_path / name
+    source.write_text(_playlists(tmp_path)[name])
+    result = vdeblur("run", source, tmp_path / "out.mkv", *RUN)
+    assert result.exit_code == 3, result.output
+    assert name in _error(result)
+    if name.startswith("list.m"):
+        assert f"ffmpeg -i {name} -c copy" in _error(result)
+    assert vdeblur("probe", source).exit_code == 3
+    assert vdeblur("compare", source, tmp_path / "in.mp4", "--metrics").exit_code == 3
+    assert not (tmp_path / "out.mkv").exists()
+
+
+def test_a_picture_whose_name_is_a_pattern(vdeblur, tmp_path: Path) -> None:
+    """C medium: a star in the name of a picture led to other files."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    clips.make(folder / "a.jpg", frames=1, codec=("-c:v", "mjpeg"), extra=("-update", "1"), pix_fmt="yuvj420p")
+    clips.make(tmp_path / "b.jpg", frames=1, codec=("-c:v", "mjpeg"), size="32x32", pix_fmt="yuvj420p")
+    (folder / "a.jpg").rename(folder / "z*.jpg")
+    (tmp_path / "b.jpg").rename(folder / "z%00000.jpg")
+    result = vdeblur("run", folder, tmp_path / "out", *RUN[:2])
+    assert result.exit_code == 3
+    assert "32x32" in _error(result), "both files are read, each as itself"
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("out.m3u8", ()), ("out.mpd", ()), ("out.mp4", ("-f", "hds")), ("out.mkv", ("-f", "hls")),
+     ("out.mkv", ("-f", "dash")), ("out.mkv", ("-f", "segment")), ("out.mkv", ("-f", "tee")),
+     ("out.mkv", ("-f", "image2")), ("out.mkv", ("-f", "rtsp")), ("out.mkv", ("-f", "fifo")),
+     ("out.mkv", ("-f", "webm_chunk")), ("out.mkv", ("-f", "smoothstreaming"))],
+)  # fmt: skip
+def test_outputs_that_open_further_files(vdeblur, tmp_path: Path, name: str, form: tuple[str, ...]) -> None:
+    """C medium: muxers that open files by themselves wrote beside the output, complete or not."""
+    source = clips.make(tmp_path / "in.mp4", frames=3, codec=H264)
+    result = vdeblur("run", source, tmp_path / name, *RUN, *form)
+    assert result.exit_code == 4, result.output
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["in.mp4"]

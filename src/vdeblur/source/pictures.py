@@ -16,6 +16,7 @@ from vdeblur.errors import InputError
 from vdeblur.frame import Frame, layout_of, planar_name
 from vdeblur.settings import Cut
 from vdeblur.source.demux import ffmpeg_reason
+from vdeblur.source.formats import SAFE_INPUT
 from vdeblur.source.info import SourceInfo
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
@@ -119,7 +120,7 @@ def read_picture(path: Path) -> tuple[av.VideoFrame, str]:
     Raises: InputError.
     """
     try:
-        with av.open(str(path.absolute())) as container:
+        with av.open(str(path.absolute()), options=SAFE_INPUT) as container:
             picture = next(container.decode(video=0))
             return picture, container.streams.video[0].codec_context.name
     except (av.error.FFmpegError, OSError, StopIteration, IndexError) as error:
