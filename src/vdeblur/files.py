@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shlex
 import sys
 import time
 import uuid
@@ -32,7 +33,7 @@ def _check_output(path: Path, source: Path, overwrite: bool) -> None:
     if source.exists() and path.exists() and path.samefile(source):
         raise OutputError(f"{path} is the input itself", "choose another name for the output")
     if not folder.is_dir():
-        raise OutputError(f"the folder {folder} does not exist", f"make it: mkdir -p '{folder}'")
+        raise OutputError(f"the folder {folder} does not exist", f"make it: mkdir -p {shlex.quote(str(folder))}")
     if path.exists() and not path.is_dir() and not overwrite:
         raise OutputError(f"{path} exists already", "choose another name, or replace it with -y")
     if path.is_dir() and any(path.iterdir()) and not overwrite:

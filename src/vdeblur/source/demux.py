@@ -137,8 +137,11 @@ def ffmpeg_reason(error: BaseException) -> str:
 def _hint(path: Path, error: BaseException) -> str:
     if isinstance(error, PermissionError):
         return "check its permissions"
-    with path.open("rb") as file:
-        head = file.read(12)
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return "was it moved or removed meanwhile?"
     if head[4:8] == b"ftyp":
         return "the file is incomplete: it has no index (moov); copy it again, or repair it"
     return "is it a video file? it may be damaged or incomplete"

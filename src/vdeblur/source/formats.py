@@ -5,6 +5,7 @@ and text is a video to it, too. Such inputs are refused before anything that the
 """
 
 import re
+import shlex
 from pathlib import Path
 
 from vdeblur.errors import InputError
@@ -54,5 +55,5 @@ def check_leads_nowhere(path: Path) -> None:
         head = file.read(HEAD_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")
     for beginning, kind in LEADING.items():
         if re.match(beginning, head, re.IGNORECASE | re.DOTALL):
-            hint = f"if you trust it, save what it leads to: ffmpeg -i {path.name} -c copy video.mkv"
+            hint = f"if you trust it, save what it leads to: ffmpeg -i {shlex.quote(path.name)} -c copy video.mkv"
             raise InputError(f"{path} is {kind}, which leads to further files, so vdeblur does not open it", hint)
