@@ -79,15 +79,6 @@ def test_tables_and_questions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     """C medium: on a terminal, too, in tables and in questions."""
     asked: list[str] = []
     terminal.show_table(("a", "b"), [(EVIL, "x")])
-    row = {
-        "input": EVIL,
-        "output": EVIL,
-        "result": EVIL,
-        "frames": 1,
-        "seconds": 1.0,
-        "warnings": 0,
-        "status": "failed",
-    }
     monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
     monkeypatch.setattr(terminal.click, "confirm", lambda text, err: bool(asked.append(text)))
     terminal.show_table(("a", "b"), [(EVIL, "x")])

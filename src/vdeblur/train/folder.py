@@ -22,6 +22,7 @@ from torch import nn
 from vdeblur.errors import InputError, OutputError, UsageError, VdeblurError
 from vdeblur.events import Warn
 from vdeblur.files import write_whole
+from vdeblur.models.pickles import load_pickle
 from vdeblur.train.distributed import ProcessGroup
 from vdeblur.train.log import writing
 from vdeblur.train.recipes import Recipe
@@ -54,7 +55,7 @@ class TrainingFolder:
                 problem = OutputError(f"{self.out / files[0]} exists, but no {STATE} beside it", "choose another --out")
         else:
             try:
-                state = torch.load(self.out / STATE, map_location="cpu", weights_only=True)
+                state = load_pickle(self.out / STATE)
                 problem = self._unfit(state, resume)
             except Exception as error:
                 problem = InputError(f"{self.out / STATE} cannot be read: {error}", "start again in another --out")
