@@ -3,10 +3,14 @@
 import contextlib
 import errno
 import os
+import platform
+import re
 import shlex
+import shutil
 import sys
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -50,6 +54,7 @@ def write_error(path: Path, error: Exception) -> OutputError:
     return OutputError(f"{path} cannot be written: {reason}", hint)
 
 
+LEFTOVER = re.compile(r"\.vdeblur-(?:sample-)?([0-9a-f]{8})-([0-9]{1,9})-[0-9a-z_]{8}(?:\..*)?", re.ASCII | re.DOTALL)
 LOCK_POLL_SECONDS = 0.5
 ABANDONED_SECONDS = (
     3600  # since the last write to a draft: on shared disks, other machines write, whose processes are unknown
@@ -114,6 +119,34 @@ def wait_for_lock(path: Path, talk: Talk, doing: str) -> contextlib.ExitStack:
     return held
 
 
+@contextlib.contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold a lock file, and make its folder; yield whether it is free. At the end both go, the folder if it is empty.
+
+    Raises: OSError.
+    """
+    import filelock
+
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        with contextlib.suppress(OSError):
+            if os.name == "nt":  # which does not remove open files
+                lock.release()
+            path.unlink()
+            path.parent.rmdir()
+        lock.release()
+
+
 def cache_error(error: OSError) -> ModelError:
     """Return the error that says why the cache cannot be used."""
     return ModelError(
@@ -169,13 +202,41 @@ def drafted_output(output: Path, overwrite: bool) -> Iterator[Path]:
 
     Raises: OutputError where the output cannot be written, or exists by now and must not be overwritten.
     """
-    draft = output.absolute().with_name(f".vdeblur-{os.getpid()}-{uuid.uuid4().hex[:8]}{output.suffix}")
+    draft = output.absolute().with_name(f".vdeblur-{process_tag()}-{uuid.uuid4().hex[:8]}{output.suffix}")
+    remove_leftovers(draft.parent)
     try:
         with _removed(draft):
             yield draft
             put_in_place(draft, output, overwrite)
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {error.strerror or error}", "check the path") from error
+
+
+def process_tag() -> str:
+    """Return what identifies this process in names of hidden drafts: a checksum of the machine's name, and the PID."""
+    return f"{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the hidden drafts in a folder whose processes were killed, and the folders of samples.
+
+    On this machine that is known at once. Another machine may still write one that is no older than ABANDONED_SECONDS.
+    """
+    own = process_tag().partition("-")[0]
+    with contextlib.suppress(OSError):  # it is only cleaning
+        for name in os.listdir(folder):
+            found = LEFTOVER.fullmatch(name)
+            if found is None:
+                continue
+            import psutil
+
+            path, machine, process = folder / name, found[1], int(found[2])
+            age = time.time() - path.lstat().st_mtime
+            is_over = not psutil.pid_exists(process) if machine == own else age > ABANDONED_SECONDS
+            if is_over and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif is_over:
+                path.unlink()
 
 
 def _remove_abandoned(path: Path) -> None:

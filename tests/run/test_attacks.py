@@ -2,11 +2,13 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from tests import clips
@@ -283,3 +285,66 @@ def test_outputs_that_open_further_files(vdeblur, tmp_path: Path, name: str, for
     result = vdeblur("run", source, tmp_path / name, *RUN, *form)
     assert result.exit_code == 4, result.output
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["in.mp4"]
+
+
+# What killed processes leave --------------------------------------------------------------------------------------
+
+
+def _killed(*arguments: object) -> None:
+    """Run the command line until its third progress, and kill it there."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src"}
+    command = [sys.executable, "-m", "tests.signalled", "9", "progress", "3", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert done.returncode == -9, done.stderr
+
+
+def test_leftovers_of_a_killed_sample_and_comparison(vdeblur, tmp_path: Path) -> None:
+    """C low: their hidden drafts stayed beside the output for good."""
+    source = clips.make(tmp_path / "in.mp4", frames=60, codec=H264)
+    _killed("run", source, tmp_path / "sample.mp4", *RUN, "--sample")
+    _killed("run", source, tmp_path / "out.mp4", *RUN, "--compare", "side")
+    left = [path.name for path in tmp_path.glob(".vdeblur-*")]
+    assert len(left) >= 1
+    foreign = tmp_path / ".vdeblur-00000000-999999-abcdef01.mp4"  # another machine may still write it
+    mine = tmp_path / ".vdeblur-notes.mp4"
+    foreign.touch()
+    mine.touch()
+    assert vdeblur("run", source, tmp_path / "sample.mp4", *RUN, "--sample").exit_code == 0
+    assert vdeblur("run", source, tmp_path / "out.mp4", *RUN, "--compare", "side", "-y").exit_code == 0
+    assert sorted(path.name for path in tmp_path.glob(".vdeblur-*")) == sorted([foreign.name, mine.name])
+    os.utime(foreign, (0, 0))
+    assert vdeblur("compare", source, tmp_path / "out.mp4", "-o", tmp_path / "c.mp4").exit_code == 0
+    assert [path.name for path in tmp_path.glob(".vdeblur-*")] == [mine.name]
+
+
+def test_two_runs_on_one_output(vdeblur, tmp_path: Path) -> None:
+    """C: the second of two processes that write one output is refused, and the first one finishes."""
+    source, output = _interrupted(tmp_path)
+    with filelock.FileLock(folder_of(output) / "lock"):
+        result = vdeblur("run", source, output, *RUN, "--segment", "1")
+        assert result.exit_code == 4
+        assert "another run is writing" in _error(result)
+    assert vdeblur("run", source, output, *RUN, "--segment", "1").exit_code == 0
+    assert len(clips.frame_hashes(output)) == 60
+
+
+@pytest.mark.slow
+def test_three_hundred_damaged_files(vdeblur, tmp_path: Path) -> None:
+    """C: whatever bytes are damaged or missing, a run ends with an exit code of its own and one line."""
+    random.seed(7)
+    makes = {"mp4": H264, "mkv": ("-c:v", "ffv1"), "avi": ("-c:v", "mjpeg"), "ts": H264, "webm": ("-c:v", "libvpx-vp9")}
+    good = {
+        suffix: clips.make(tmp_path / f"good.{suffix}", frames=8, size="64x48", codec=codec).read_bytes()
+        for suffix, codec in makes.items()
+    }
+    for number in range(300):
+        suffix = list(good)[number % len(good)]
+        data = bytearray(good[suffix])
+        for _ in range(random.choice((1, 10, 200))):
+            data[random.randrange(len(data))] = random.randrange(256)
+        source = tmp_path / f"bad.{suffix}"
+        source.write_bytes(data[: random.choice((len(data), random.randrange(1, len(data))))])
+        result = vdeblur("run", source, tmp_path / "out.mkv", *RUN, "-y")
+        assert result.exit_code in (0, 3), (number, result.output)
+        assert "internal" not in result.output
+        assert not list(tmp_path.glob(".vdeblur-*"))
