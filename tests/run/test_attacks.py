@@ -1,5 +1,6 @@
 """Files that others may have put beside an input or output: links, forged states, hostile folders."""
 
+import ast
 import json
 import os
 import random
@@ -326,6 +327,34 @@ def test_two_runs_on_one_output(vdeblur, tmp_path: Path) -> None:
         assert "another run is writing" in _error(result)
     assert vdeblur("run", source, output, *RUN, "--segment", "1").exit_code == 0
     assert len(clips.frame_hashes(output)) == 60
+
+
+PRIVATE_CLUSTER = """
+import logging
+import os
+import psutil
+from vdeblur.run.ray_engine import keep_cluster_private
+keep_cluster_private()
+import ray
+ray.init(include_dashboard=False, num_cpus=1, logging_level=logging.ERROR, log_to_driver=False)
+processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+places = {each.laddr.ip for process in processes for each in process.net_connections("inet") if each.status == "LISTEN"}
+print(sorted(places), os.environ["RAY_AUTH_MODE"], len(os.environ["RAY_AUTH_TOKEN"]))
+ray.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray listens on this machine alone by itself")
+def test_a_cluster_that_is_started_here_is_private() -> None:
+    """C low: Ray listened on all networks, and ran the code of whoever connected."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'vdeblur[ray]'")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src"}
+    command = [sys.executable, "-c", PRIVATE_CLUSTER]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    places, mode, length = done.stdout.strip().rsplit(" ", 2)
+    assert (mode, length) == ("token", "64")
+    assert set(ast.literal_eval(places)) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 @pytest.mark.slow

@@ -7,8 +7,11 @@ worker dies or is taken away, what it leaves undone is made when the shares are 
 
 import dataclasses
 import logging
+import os
+import secrets
 import signal
 import socket
+import sys
 import threading
 from typing import Any
 
@@ -52,6 +55,8 @@ def run_jobs_on_ray(
     if settings.compare:
         for job in jobs:
             check_comparison(job.source, job.output, job.settings(settings))
+    if address is None:
+        keep_cluster_private()
     ray = _start(address, workers)
     try:
         if settings.model != BEST:  # asks here about weights without a digest, so that no worker has to
@@ -151,6 +156,19 @@ class _Cluster:
         self.notify("file_done", {**facts, **speed, "warnings": list(result.warnings)})
         if self.settings.compare:
             compare_with_input(job.source, job.output, job.settings(self.settings), self.notify, self.stop)
+
+
+def keep_cluster_private() -> None:
+    """Let a cluster that is started here listen on this machine alone, and obey only processes that know its token.
+
+    By default Ray listens on all networks, and whoever reaches it runs code. It reads these settings when imported.
+    """
+    if "ray" in sys.modules:
+        return
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # the loopback address, on Linux too
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _start(address: str | None, workers: int | None) -> Any:
