@@ -194,3 +194,12 @@ def test_speed_imports_nothing_from_the_working_folder(here: Path) -> None:
     """C high 3: `bench --speed` started `python -m`, which imports from the working folder first."""
     words = ("bench", "--speed", "--size", "64x48", "--frames", "2", "--repeats", "1", "-m", "identity", "-d", "cpu")
     assert not _in_hostile_folder(here, ("vdeblur", "torch", "json"), *words).exists()
+
+
+@pytest.mark.slow
+def test_workers_of_ray_import_nothing_from_the_working_folder(here: Path) -> None:
+    """C high 3: Ray's workers imported vdeblur, and all that it needs, from the working folder."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'vdeblur[ray]'")
+    words = ("run", "in.mp4", "out.mp4", "-m", "identity", "--engine", "ray", "-j", "1")
+    assert not _in_hostile_folder(here, ("vdeblur", "torch", "av"), *words).exists()
+    assert (here / "out.mp4").exists()

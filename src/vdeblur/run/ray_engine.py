@@ -5,6 +5,7 @@ installed, and see the inputs and the outputs' folder under the same paths, such
 worker dies or is taken away, what it leaves undone is made when the shares are joined.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -13,11 +14,12 @@ import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from vdeblur.errors import InterruptedRunError, UsageError, VdeblurError, error_facts
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
-from vdeblur.models import weights
+from vdeblur.models import own, weights
 from vdeblur.run.batch import Outcome, RunJob, row_of, run_job
 from vdeblur.run.compare_input import check_comparison, compare_with_input
 from vdeblur.run.context import RunResult
@@ -97,7 +99,7 @@ class _Cluster:
             shares = _shares(job, settings, count)
             self.left[job] = len(shares)
             for share in shares:
-                self.running[task.remote(job, settings, share)] = (job, share)
+                self.running[task.remote(*_with_absolute_paths(job, settings), share)] = (job, share)
         self.notify("engine", {"engine": "ray", "workers": count, "tasks": len(self.running)})
 
     def collect(self) -> None:
@@ -184,7 +186,10 @@ def _start(address: str | None, workers: int | None) -> Any:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         _check_connection(address)
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        with contextlib.chdir(Path(__file__).parents[2]):
+            # Ray's workers import from the folder in which this is called. In the working folder, others may have put
+            # modules; this one holds vdeblur itself.
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"the Ray cluster cannot be reached: {reason}", "check --ray-address") from error
@@ -228,6 +233,16 @@ def _shares(job: RunJob, settings: Settings, workers: int) -> list[Share]:
     count = Division(first, settings.segment).count(duration) or 1
     shares = min(count, SHARES_PER_WORKER * workers)
     return [(number, shares) for number in range(1, shares + 1)] if shares > 1 else [None]
+
+
+def _with_absolute_paths(job: RunJob, settings: Settings) -> tuple[RunJob, Settings]:
+    """Return a job and settings for a worker, whose working folder is another one."""
+    model, checkpoint = settings.model, settings.checkpoint
+    if own.is_file_name(model):
+        model = str(Path(model).expanduser().absolute())
+    checkpoint = None if checkpoint is None else checkpoint.absolute()
+    here = dataclasses.replace(job, source=job.source.absolute())
+    return here, dataclasses.replace(settings, model=model, checkpoint=checkpoint)
 
 
 def _work(job: RunJob, settings: Settings, share: Share) -> RunResult:
