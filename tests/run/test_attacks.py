@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,43 @@ def test_a_record_that_claims_to_be_the_last(vdeblur, tmp_path: Path) -> None:
     _change(folder_of(output) / "000000.json", last=True)
     result = vdeblur("run", source, output, *RUN, "--segment", "1")
     assert result.exit_code == 0, result.output
-    assert "the record of segment 0 is wrong" in result.stderr
+    assert "the record of segment 0 does not fit the input" in result.stderr
     assert len(clips.frame_hashes(output)) == 60
+
+
+def test_a_record_of_fewer_frames(vdeblur, tmp_path: Path) -> None:
+    """C medium: a forged number of frames left frames out with exit 0."""
+    source, output = _interrupted(tmp_path, 80, 60)
+    paths = [folder_of(output) / f"{index:06}.json" for index in (0, 1)]
+    first, second = (json.loads(path.read_text()) for path in paths)
+    packets = first["packets"][:5]
+    size = sum(packet[0] for packet in packets)
+    data = (folder_of(output) / "000000.packets").read_bytes()[:size]
+    (folder_of(output) / "000000.packets").write_bytes(data)
+    _change(paths[0], frames=5, packets=packets, bytes=size, crc=zlib.crc32(data))
+    assert second["before"] == first["tail"]
+    result = vdeblur("run", source, output, *RUN, "--segment", "1")
+    assert result.exit_code == 0, result.output
+    assert "the record of segment 0 does not fit the input" in result.stderr
+    assert len(clips.frame_hashes(output)) == 80
+
+
+def test_a_record_of_fewer_pictures(vdeblur, tmp_path: Path) -> None:
+    """C medium: of a folder of pictures, too."""
+    source = tmp_path / "in"
+    source.mkdir()
+    clips.make(source / "%03d.png", frames=10, codec=("-c:v", "png"), size="32x32")
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "tests.signalled", "2", "progress", "8", "run", source, output, *RUN[:2]]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src"}
+    words = [*map(str, command), "--segment", "0.1"]
+    assert subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=False).returncode == 130
+    path = folder_of(output) / "000000.json"
+    _change(path, frames=1, names=json.loads(path.read_text())["names"][:1])
+    result = vdeblur("run", source, output, *RUN[:2], "--segment", "0.1")
+    assert result.exit_code == 0, result.output
+    assert "does not fit the input" in result.stderr
+    assert len(list(output.iterdir())) == 10
 
 
 JUNK: dict[str, Any] = {

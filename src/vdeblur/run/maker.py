@@ -15,7 +15,7 @@ from vdeblur.restore import streams
 from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
 from vdeblur.restore.tiles import TilePlan
-from vdeblur.run import parts, segments
+from vdeblur.run import parts, segments, trust
 from vdeblur.run.context import QUEUE_FRAMES, Context, GracefulStop
 from vdeblur.run.loading import Loaded
 from vdeblur.run.parts import Encoding
@@ -100,7 +100,7 @@ class SegmentMaker:
         worker = context.profile.worker(QUEUE_FRAMES)
         try:
             if not is_shared:
-                self._check_end()
+                self._check_records()
             self._restore_segments(restorer, worker)
             worker.finish()
             self._notify_finished()
@@ -113,11 +113,14 @@ class SegmentMaker:
         finally:
             self.reader.close()
 
-    def _check_end(self) -> None:
-        """Decode the segment that an earlier run stored as the last one again; remove its record if it is not.
+    def _check_records(self) -> None:
+        """Remove the records of earlier runs that do not fit the source; their segments are restored once more.
 
-        The record lies beside the output, where others can write. If it were believed, half a film would be complete.
+        The records lie beside the output, where others can write. If they were believed, half a film could be complete.
+        So frames are counted, and the segment that is said to be the last one is decoded again.
         """
+        for index in trust.doubtful_segments(self.store.records.values(), self.source, self.reader.division):
+            self._doubt(index)
         for record in [record for record in self.store.records.values() if record.last]:
             frames_before = sum(each.frames for each in self.store.records.values() if each.index < record.index)
             self.reader.tail = record.before
@@ -128,8 +131,11 @@ class SegmentMaker:
             if found is None or (found.index, found.own_frames, found.last, found.tail) != (
                 record.index, record.frames, True, record.tail,
             ):  # fmt: skip
-                self.store.drop(record.index)
-                self.context.warn("W_RESUME", f"the record of segment {record.index} is wrong; restoring it once more")
+                self._doubt(record.index)
+
+    def _doubt(self, index: int) -> None:
+        self.store.drop(index)
+        self.context.warn("W_RESUME", f"the record of segment {index} does not fit the input; restoring it once more")
 
     def _restore_segments(self, restorer: Restorer, worker: threads.Worker) -> None:
         missing = self.missing
