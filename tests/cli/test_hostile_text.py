@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from tests import clips
@@ -80,7 +81,7 @@ def test_tables_and_questions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     asked: list[str] = []
     terminal.show_table(("a", "b"), [(EVIL, "x")])
     monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
-    monkeypatch.setattr(terminal.click, "confirm", lambda text, err: bool(asked.append(text)))
+    monkeypatch.setattr(click, "confirm", lambda text, err: asked.append(text))
     terminal.show_table(("a", "b"), [(EVIL, "x")])
     question = terminal.question()
     assert question is not None

@@ -213,3 +213,28 @@ def test_random_damage(tmp_path: Path) -> None:
         except ModelError as error:
             message = error.message
         assert "\n" not in message
+
+
+# The user's registry -------------------------------------------------------------------------------------------------
+
+ENTRY = '[x]\nnetwork = "identity"\ndescription = "x"\nlicense = "MIT"\n[x.weights.w]\nfile = "x.pth"\nsources = []\n'
+JUNK_REGISTRIES = [
+    "x = 3", "[x]\n", '["../x"]\nnetwork = "identity"', "\x00",
+    "a = " + "[" * 5000 + "]" * 5000, ENTRY.replace('"x.pth"', '"../../x.pth"'), ENTRY.replace('"x.pth"', "3"),
+    ENTRY + 'size = "large"\n', ENTRY + "size = -1\n", ENTRY + 'megabytes = "x"\n', ENTRY + "megabytes = nan\n",
+    ENTRY.replace("sources = []", 'sources = [{ kind = "ftp", url = "x" }]'), ENTRY.replace("[]", "3"),
+    ENTRY.replace("[]", "[3]"), ENTRY + 'sha256 = "zz"\n', ENTRY + "sha256 = 3\n", ENTRY + "scores = 3\n",
+    ENTRY + 'scores = ["x"]\n',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(JUNK_REGISTRIES)))
+def test_junk_as_registry(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """C low: junk in the file that VDEBLUR_REGISTRY names was an internal error, or was found after the download."""
+    (tmp_path / "registry.toml").write_text(JUNK_REGISTRIES[number])
+    monkeypatch.setenv("VDEBLUR_REGISTRY", str(tmp_path / "registry.toml"))
+    result = vdeblur("models", "list")
+    assert result.exit_code == 5, result.output
+    assert "registry.toml" in result.stderr
+    assert "internal" not in result.output
+    assert len(result.stderr.splitlines()) == 1

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
+import click
 import pytest
 import safetensors
 import torch
@@ -233,7 +234,7 @@ def test_a_batch_asks_once_where_ctrl_c_works(
 
     monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
     monkeypatch.setattr(terminal, "draws_bars", lambda: False)
-    monkeypatch.setattr(terminal.click, "confirm", confirm)
+    monkeypatch.setattr(click, "confirm", confirm)
     result = vdeblur("run", *inputs, tmp_path / "out", "-m", "toy@unpinned", "-j", at_once)
     assert len(asked) == 1
     assert result.exit_code == (ExitStatus.DONE if answer else ExitStatus.MODEL), result.output

@@ -60,7 +60,7 @@ run_options = with_options(
     click.option("--preset", default="medium",
                  help="Encoder speed, from ultrafast to veryslow; a slower preset makes a smaller file."),
     click.option("-e", "e", type=KeyValueType(), multiple=True,
-                 help="Set an option of the encoder that ffmpeg -h encoder=NAME lists, but none that names a file; may be "
+                 help="Set an option of the encoder that ffmpeg -h encoder=NAME lists and that names no file; may be "
                       "repeated."),
     click.option("--pix-fmt", default="keep", help="Pixel format of the output, as yuv420p10le; keep: the input's."),
     click.option("--lossless", is_flag=True, help="Encode without loss: FFV1, in Matroska (.mkv)."),

@@ -111,9 +111,9 @@ def _collect_nodes(file: BinaryIO, nodes: list[Node]) -> None:
         elif name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
         elif name.endswith("PUT"):
-            memo[int(argument)] = stack[-1]
+            memo[int(str(argument))] = stack[-1]
         elif name.endswith("GET"):
-            stack.append(memo.get(int(argument), leaf))
+            stack.append(memo.get(int(str(argument)), leaf))
         elif name in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"):
             add([])
         elif name == "DUP":

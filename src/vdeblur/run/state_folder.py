@@ -1,4 +1,4 @@
-"""What belongs into the hidden folder beside an output, and what a run refuses to touch.
+"""The hidden folder beside an output: which files in it are ours, and which folders a run refuses to touch.
 
 The folder's name follows from the output's, so anybody can make one beforehand, for example in an archive. So a run
 works only in a real folder of the user's own that holds a state of vdeblur and no links, and removes only files with

@@ -1,4 +1,4 @@
-"""How far the records of earlier runs are believed: their number of frames must fit the source."""
+"""Doubts about the records of earlier runs: their numbers of frames must fit the source."""
 
 from collections import Counter
 from collections.abc import Iterable
