@@ -54,7 +54,10 @@ def write_error(path: Path, error: Exception) -> OutputError:
     return OutputError(f"{path} cannot be written: {reason}", hint)
 
 
-LEFTOVER = re.compile(r"\.vdeblur-(?:sample-)?([0-9a-f]{8})-([0-9]{1,9})-[0-9a-z_]{8}(?:\..*)?", re.ASCII | re.DOTALL)
+# Names of hidden drafts. That of a folder of segments (run/store.py) ends in "-" and eight digits, so none matches.
+LEFTOVER = re.compile(
+    r"\.vdeblur-(sample-)?([0-9a-f]{8})-([0-9]{1,9})-[0-9a-z_]{8}\.draft(?:\.[^-]*)?", re.ASCII | re.DOTALL
+)
 LOCK_POLL_SECONDS = 0.5
 ABANDONED_SECONDS = (
     3600  # since the last write to a draft: on shared disks, other machines write, whose processes are unknown
@@ -202,7 +205,7 @@ def drafted_output(output: Path, overwrite: bool) -> Iterator[Path]:
 
     Raises: OutputError where the output cannot be written, or exists by now and must not be overwritten.
     """
-    draft = output.absolute().with_name(f".vdeblur-{process_tag()}-{uuid.uuid4().hex[:8]}{output.suffix}")
+    draft = output.absolute().with_name(f".vdeblur-{process_tag()}-{uuid.uuid4().hex[:8]}.draft{output.suffix}")
     remove_leftovers(draft.parent)
     try:
         with _removed(draft):
@@ -230,12 +233,12 @@ def remove_leftovers(folder: Path) -> None:
                 continue
             import psutil
 
-            path, machine, process = folder / name, found[1], int(found[2])
+            path, is_sample, machine, process = folder / name, bool(found[1]), found[2], int(found[3])
             age = time.time() - path.lstat().st_mtime
             is_over = not psutil.pid_exists(process) if machine == own else age > ABANDONED_SECONDS
-            if is_over and path.is_dir() and not path.is_symlink():
+            if is_over and is_sample and path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
-            elif is_over:
+            elif is_over and not is_sample and not path.is_dir():
                 path.unlink()
 
 

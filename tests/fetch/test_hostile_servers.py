@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import gdown
 import pytest
 import requests
 
@@ -126,6 +127,25 @@ def test_passwords_of_netrc_stay_at_home(server: Hostile, tmp_path: Path, monkey
     assert {password for _, password in server.asked} == {""}
     assert requests.get(f"{server.url}/file", timeout=9) is not None
     assert server.asked[-1][1], "requests alone sends it"
+
+
+def test_google_drive_gets_no_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C low: the package that reads Google Drive sent the passwords of ~/.netrc, too."""
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert requests.utils.get_netrc_auth("https://drive.google.com")
+    found: list[object] = []
+
+    def download(output: str, **options: object) -> None:
+        found.append(requests.utils.get_netrc_auth("https://drive.google.com"))
+        Path(output).write_bytes(b"data")
+
+    monkeypatch.setattr(gdown, "download", download)
+    source = DownloadSource("drive", {"id": "x"})
+    sources.fetch(RemoteFile("x.pth", (source,)), tmp_path / "d", Talk())
+    assert found == [None]
+    assert os.environ["NETRC"] == str(tmp_path / "netrc")
 
 
 class _Tls(requests.adapters.BaseAdapter):

@@ -342,16 +342,19 @@ def test_leftovers_of_a_killed_sample_and_comparison(vdeblur, tmp_path: Path) ->
     _killed("run", source, tmp_path / "out.mp4", *RUN, "--compare", "side")
     left = [path.name for path in tmp_path.glob(".vdeblur-*")]
     assert len(left) >= 1
-    foreign = tmp_path / ".vdeblur-00000000-999999-abcdef01.mp4"  # another machine may still write it
+    foreign = tmp_path / ".vdeblur-00000000-999999-abcdef01.draft.mp4"  # another machine may still write it
     mine = tmp_path / ".vdeblur-notes.mp4"
+    segments = tmp_path / ".vdeblur-sample-20240101-123456-da1f77a4"  # of an output called sample-20240101-123456
+    segments.mkdir()
+    os.utime(segments, (0, 0))
     foreign.touch()
     mine.touch()
     assert vdeblur("run", source, tmp_path / "sample.mp4", *RUN, "--sample").exit_code == 0
     assert vdeblur("run", source, tmp_path / "out.mp4", *RUN, "--compare", "side", "-y").exit_code == 0
-    assert sorted(path.name for path in tmp_path.glob(".vdeblur-*")) == sorted([foreign.name, mine.name])
+    assert sorted(path.name for path in tmp_path.glob(".vdeblur-*")) == sorted([foreign.name, mine.name, segments.name])
     os.utime(foreign, (0, 0))
     assert vdeblur("compare", source, tmp_path / "out.mp4", "-o", tmp_path / "c.mp4").exit_code == 0
-    assert [path.name for path in tmp_path.glob(".vdeblur-*")] == [mine.name]
+    assert sorted(path.name for path in tmp_path.glob(".vdeblur-*")) == sorted([mine.name, segments.name])
 
 
 def test_two_runs_on_one_output(vdeblur, tmp_path: Path) -> None:

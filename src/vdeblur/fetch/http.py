@@ -5,6 +5,7 @@ import io
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -196,6 +197,19 @@ def new_session() -> Any:
 
 def _without_password(request: Any) -> Any:
     return request
+
+
+@contextlib.contextmanager
+def without_netrc() -> Iterator[None]:
+    """Let other packages that use requests find no passwords in .netrc."""
+    before = os.environ.get("NETRC")
+    os.environ["NETRC"] = os.devnull
+    try:
+        yield
+    finally:
+        del os.environ["NETRC"]
+        if before is not None:
+            os.environ["NETRC"] = before
 
 
 def _first_bytes(answer: Any, count: int) -> bytes:

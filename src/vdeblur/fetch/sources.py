@@ -36,6 +36,7 @@ from vdeblur.fetch.http import (
     first_sentence,
     request_reason,
     validator_path,
+    without_netrc,
 )
 from vdeblur.files import cache_error, fresh_file, hub_folder
 
@@ -353,22 +354,23 @@ def _fetch_drive(source: DownloadSource, file: RemoteFile, target: Path, talk: T
 
     common: dict[str, Any] = {"quiet": True, "use_cookies": False, "timeout": TIMEOUT_SECONDS}
     try:
-        file_id = source.facts.get("id")
-        if file_id is None:
-            listed: Any = gdown.download_folder(id=source.facts["folder"], skip_download=True, **common)
-            name = source.facts.get("file", file.name)
-            ids = [item.id for item in listed if Path(item.path).name == name]
-            if len(ids) != 1:
-                raise FetchError(f"the folder holds {len(ids) or 'no'} files called {name}")
-            file_id = ids[0]
-        gdown.download(
-            id=file_id,
-            output=str(folder / file.name),
-            resume=True,
-            retries=ATTEMPTS - 1,
-            progress=progress,
-            **common,
-        )
+        with without_netrc():
+            file_id = source.facts.get("id")
+            if file_id is None:
+                listed: Any = gdown.download_folder(id=source.facts["folder"], skip_download=True, **common)
+                name = source.facts.get("file", file.name)
+                ids = [item.id for item in listed if Path(item.path).name == name]
+                if len(ids) != 1:
+                    raise FetchError(f"the folder holds {len(ids) or 'no'} files called {name}")
+                file_id = ids[0]
+            gdown.download(
+                id=file_id,
+                output=str(folder / file.name),
+                resume=True,
+                retries=ATTEMPTS - 1,
+                progress=progress,
+                **common,
+            )
     except (FetchError, InterruptedRunError):
         raise
     except requests.RequestException as error:

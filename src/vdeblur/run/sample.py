@@ -116,7 +116,7 @@ class _Sampling:
         try:
             files.remove_leftovers(self.output.absolute().parent)
             prefix = f".vdeblur-sample-{files.process_tag()}-"
-            folder = tempfile.TemporaryDirectory(prefix=prefix, dir=self.output.parent)
+            folder = tempfile.TemporaryDirectory(".draft", prefix, self.output.parent)
         except OSError as error:
             raise files.write_error(self.output, error) from error
         with folder:
