@@ -20,7 +20,7 @@ HARMFUL = {
     "name files": "weights suffix ray_address restored save report reference data dataset validation out init config "
     "cache preview output values files_from log mask tensorboard name only",
     "replace outputs": "overwrite",
-    "run programs": "model engine reference e",
+    "run programs": "model engine reference e vmaf",
     "reach the network": "yes forget offline engine model dataset",
 }
 
