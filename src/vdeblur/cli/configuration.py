@@ -24,7 +24,7 @@ HARMLESS = frozenset(
         "device precision tile tile_overlap scene_detect strength start duration to frames sample sample_seconds codec "
         "crf bitrate preset pix_fmt lossless no_audio no_subtitles deinterlace format skip_existing no_overwrite jobs "
         "resume segment compare share on_damage strict deterministic profile dry_run json threads only_blurred guard "
-        "region quiet verbose recursive "
+        "region quiet verbose recursive pictures "
         # bench
         "protocol split limit repeats precisions "
         # train
@@ -32,7 +32,7 @@ HARMLESS = frozenset(
         # synth
         "way average duty stride steps blur clips size scale speed noise compress test_share "
         # compare, probe
-        "mode metrics offset output_suffix",
+        "mode metrics offset labels output_suffix",
     )
 )
 
