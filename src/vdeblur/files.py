@@ -3,9 +3,14 @@
 import contextlib
 import errno
 import os
+import platform
+import re
+import shlex
+import shutil
 import sys
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -32,7 +37,7 @@ def _check_output(path: Path, source: Path, overwrite: bool) -> None:
     if source.exists() and path.exists() and path.samefile(source):
         raise OutputError(f"{path} is the input itself", "choose another name for the output")
     if not folder.is_dir():
-        raise OutputError(f"the folder {folder} does not exist", f"make it: mkdir -p '{folder}'")
+        raise OutputError(f"the folder {folder} does not exist", f"make it: mkdir -p {shlex.quote(str(folder))}")
     if path.exists() and not path.is_dir() and not overwrite:
         raise OutputError(f"{path} exists already", "choose another name, or replace it with -y")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
@@ -49,6 +54,10 @@ def write_error(path: Path, error: Exception) -> OutputError:
     return OutputError(f"{path} cannot be written: {reason}", hint)
 
 
+# Names of hidden drafts. That of a folder of segments (run/store.py) ends in "-" and eight digits, so none matches.
+LEFTOVER = re.compile(
+    r"\.vdeblur-(sample-)?([0-9a-f]{8})-([0-9]{1,9})-[0-9a-z_]{8}\.draft(?:\.[^-]*)?", re.ASCII | re.DOTALL
+)
 LOCK_POLL_SECONDS = 0.5
 ABANDONED_SECONDS = (
     3600  # since the last write to a draft: on shared disks, other machines write, whose processes are unknown
@@ -113,6 +122,34 @@ def wait_for_lock(path: Path, talk: Talk, doing: str) -> contextlib.ExitStack:
     return held
 
 
+@contextlib.contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold a lock file, and make its folder; yield whether it is free. At the end both go, the folder if it is empty.
+
+    Raises: OSError.
+    """
+    import filelock
+
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        with contextlib.suppress(OSError):
+            if os.name == "nt":  # which does not remove open files
+                lock.release()
+            path.unlink()
+            path.parent.rmdir()
+        lock.release()
+
+
 def cache_error(error: OSError) -> ModelError:
     """Return the error that says why the cache cannot be used."""
     return ModelError(
@@ -128,11 +165,20 @@ def write_whole(path: Path, data: bytes | memoryview | Callable[[BinaryIO], obje
 
     Raises: OSError.
     """
-    with drafted(path) as draft, draft.open("wb") as file:
+    with drafted(path) as draft, fresh_file(draft) as file:
         if callable(data):
             data(file)
         else:
             file.write(data)
+
+
+def fresh_file(path: Path) -> BinaryIO:
+    """Open a new file for writing, and remove what has its name: a link there would lead the data elsewhere.
+
+    Raises: OSError.
+    """
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 @contextlib.contextmanager
@@ -147,6 +193,7 @@ def drafted(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft.unlink(missing_ok=True)  # a link there would lead the data elsewhere
     with _removed(draft):
         yield draft
         put_in_place(draft, path)
@@ -158,13 +205,41 @@ def drafted_output(output: Path, overwrite: bool) -> Iterator[Path]:
 
     Raises: OutputError where the output cannot be written, or exists by now and must not be overwritten.
     """
-    draft = output.absolute().with_name(f".vdeblur-{os.getpid()}-{uuid.uuid4().hex[:8]}{output.suffix}")
+    draft = output.absolute().with_name(f".vdeblur-{process_tag()}-{uuid.uuid4().hex[:8]}.draft{output.suffix}")
+    remove_leftovers(draft.parent)
     try:
         with _removed(draft):
             yield draft
             put_in_place(draft, output, overwrite)
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {error.strerror or error}", "check the path") from error
+
+
+def process_tag() -> str:
+    """Return what identifies this process in names of hidden drafts: a checksum of the machine's name, and the PID."""
+    return f"{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the hidden drafts in a folder whose processes were killed, and the folders of samples.
+
+    On this machine that is known at once. Another machine may still write one that is no older than ABANDONED_SECONDS.
+    """
+    own = process_tag().partition("-")[0]
+    with contextlib.suppress(OSError):  # it is only cleaning
+        for name in os.listdir(folder):
+            found = LEFTOVER.fullmatch(name)
+            if found is None:
+                continue
+            import psutil
+
+            path, is_sample, machine, process = folder / name, bool(found[1]), found[2], int(found[3])
+            age = time.time() - path.lstat().st_mtime
+            is_over = not psutil.pid_exists(process) if machine == own else age > ABANDONED_SECONDS
+            if is_over and is_sample and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif is_over and not is_sample and not path.is_dir():
+                path.unlink()
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -323,3 +323,75 @@ def test_points_lie_by_their_logarithm_and_names_apart() -> None:
     for index, (x, y, width) in enumerate(boxes):
         for other_x, other_y, other_width in boxes[:index]:
             assert x >= other_x + other_width or other_x >= x + width or abs(y - other_y) >= charts.LINE - 0.1
+
+
+# Reports of hostile names, over other files ---------------------------------------------------------------------------
+
+HOSTILE = '=HYPERLINK("http://x","y")<img src=x onerror=alert(1)>|[a](javascript:b)`c`\n| d |'
+
+
+def _hostile(results: BenchReport) -> BenchReport:
+    sequence = replace(results.models[0].sequences[0], name=HOSTILE)
+    models = tuple(replace(each, model=HOSTILE, weights=HOSTILE, sequences=(sequence,)) for each in results.models[:1])
+    return replace(results, models=models, dataset=replace(results.dataset, title=HOSTILE, layout=HOSTILE))
+
+
+def test_csv_holds_no_formulas(results: BenchReport, tmp_path: Path) -> None:
+    """C low: names that begin with = + - @ were formulas in a spreadsheet."""
+    for sign in "=+-@\t\r":
+        sequence = replace(results.models[0].sequences[0], name=f"{sign}cmd|' /C calc'!A0")
+        models = (replace(results.models[0], sequences=(sequence,)),)
+        report.write_report(replace(results, models=models), tmp_path / "report.csv")
+        with (tmp_path / "report.csv").open(newline="") as file:
+            [row] = csv.DictReader(file)
+        assert row["sequence"] == f"'{' ' if sign == chr(13) else sign}cmd|' /C calc'!A0"
+        assert float(row["psnr"]) == sequence.quality.psnr
+
+
+def test_markdown_holds_no_html(results: BenchReport, tmp_path: Path) -> None:
+    """C low: names of sequences were HTML, links and cells in the Markdown report."""
+    report.write_report(_hostile(results), tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    assert not re.search(r"<(?!!--)|\]\(|`", text)
+    assert "&lt;img src=x onerror=alert(1)&gt;&#124;&#91;a&#93;(javascript:b)" in text
+    for table in text.split("\n\n"):
+        assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) <= 1
+
+
+def test_the_page_holds_no_html_of_others(results: BenchReport, tmp_path: Path) -> None:
+    """C: nor does the page."""
+    report.write_report(_hostile(results), tmp_path / "report.html")
+    assert "<img src=x" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("suffix", report.KINDS)
+def test_a_report_replaces_reports_only(results: BenchReport, tmp_path: Path, suffix: str) -> None:
+    """C low: --report wrote over any existing file."""
+    path = tmp_path / f"notes{suffix}"
+    for content in ("precious", '{"mine": 1}', "# Notes\n\n**bold**\n", "a,b\n1,2\n", "<title>mine</title>"):
+        path.write_text(content)
+        with pytest.raises(OutputError, match="is no report of vdeblur bench"):
+            report.write_report(results, path)
+        assert path.read_text() == content
+    path.unlink()
+    (tmp_path / "linked").write_text("")
+    path.symlink_to(tmp_path / "linked")
+    for _ in range(2):
+        report.write_report(results, path)
+    report.write_report(_hostile(results), path)
+    report.write_report(results, path)
+    assert path.stat().st_size > 100
+    assert (tmp_path / "linked").read_text() == "", "a report is not written through a link"
+    folder = tmp_path / f"folder{suffix}"
+    folder.mkdir()
+    with pytest.raises(OutputError):
+        report.check_report(folder)
+
+
+def test_a_report_of_speed_replaces_reports_only(vdeblur, tmp_path: Path) -> None:
+    """C low: nor does a report of speed replace another file."""
+    path = tmp_path / "speed.md"
+    path.write_text("precious")
+    result = vdeblur("bench", "--speed", "--report", path, "-m", "identity", "--size", "64x48", "--frames", 2)
+    assert result.exit_code == 4
+    assert path.read_text() == "precious"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
+import click
 import pytest
 import safetensors
 import torch
@@ -28,6 +29,7 @@ from tests import clips
 from tests.conftest import ROOT
 from tests.servers import Place, Server, lead_here, serving
 from vdeblur import networks
+from vdeblur.cli import terminal
 from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.events import Talk
 from vdeblur.fetch import http
@@ -213,6 +215,30 @@ def test_unpinned_weights_need_a_yes(vdeblur, server: Server, clip: Path, tmp_pa
         "not verified: its authors published no digest; vdeblur will notice if the file changes later; "
         f"SHA-256 {SHA256}" in " ".join(result.stderr.split())
     )
+
+
+@pytest.mark.parametrize("answer", [True, False])
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_batch_asks_once_where_ctrl_c_works(
+    vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bool, at_once: int
+) -> None:
+    """B: the question for unpinned weights failed in batches, in a thread that may not handle signals."""
+    inputs = [clips.make(tmp_path / f"{name}.mkv", frames=2) for name in "abc"]
+    (tmp_path / "out").mkdir()
+    asked: list[str] = []
+
+    def confirm(text: str, err: bool) -> bool:
+        assert threading.current_thread() is threading.main_thread()
+        asked.append(text)
+        return answer
+
+    monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(terminal, "draws_bars", lambda: False)
+    monkeypatch.setattr(click, "confirm", confirm)
+    result = vdeblur("run", *inputs, tmp_path / "out", "-m", "toy@unpinned", "-j", at_once)
+    assert len(asked) == 1
+    assert result.exit_code == (ExitStatus.DONE if answer else ExitStatus.MODEL), result.output
+    assert len(list((tmp_path / "out").iterdir())) == (3 if answer else 0)
 
 
 @pytest.mark.parametrize("answer", ["y", "n"])

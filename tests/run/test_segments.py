@@ -25,7 +25,8 @@ from vdeblur.errors import ExitStatus, InputError, InterruptedRunError, OutputEr
 from vdeblur.frame import Frame
 from vdeblur.run import assemble, pipeline, segments
 from vdeblur.run import context as run_context
-from vdeblur.run.store import SegmentRecord, Store, folder_of
+from vdeblur.run.segment_record import SegmentRecord
+from vdeblur.run.store import Store, folder_of
 from vdeblur.settings import Cut, EncodeOptions, Settings
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "20")

@@ -46,7 +46,9 @@ class ResultCache:
 
     def read(self, sequence: str) -> SequenceResult | None:
         """Return a sequence's results; None if it is not finished, or its saved frames have been removed."""
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        if not (self.folder / f"{sequence}.json").is_file():  # reading a FIFO would never end
+            return None
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             facts = json.loads((self.folder / f"{sequence}.json").read_text("utf-8"))
             facts["frames"] = tuple(FrameResult(**frame) for frame in facts["frames"])
             result = SequenceResult(**facts)

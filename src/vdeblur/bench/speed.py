@@ -164,7 +164,8 @@ def run_part(task: dict[str, Any], stop: Stop = never) -> dict[str, Any]:
     Raises: the error of the part if a user can fix it; DeviceError if the system killed the process.
     """
     line = json.dumps({**task, "threads": torch.get_num_threads()}) + "\n"
-    output = _run([sys.executable, "-m", "vdeblur.bench.stages"], line, stop)
+    # -P: without it, Python would import from the working folder first, where others may have put modules.
+    output = _run([sys.executable, "-P", "-m", "vdeblur.bench.stages"], line, stop)
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
     if "error" in result:
         kind, message, hint = result["error"]

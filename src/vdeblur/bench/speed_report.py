@@ -34,7 +34,7 @@ def write_speed_report(results: SpeedReport, path: Path) -> None:
 def speed_as_markdown(results: SpeedReport) -> str:
     """Return the tables that the terminal shows."""
     titled = (f"{title}:\n\n{report.markdown_table(heads, rows)}" for title, heads, rows in tables(results))
-    return "\n\n".join([summary(results), *titled]) + "\n"
+    return "\n\n".join([report.markdown_text(summary(results)), *titled]) + "\n"
 
 
 def summary(results: SpeedReport) -> str:

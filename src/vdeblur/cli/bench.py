@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from vdeblur.cli.printable import echo_line
 from vdeblur.cli.report import HumanReporter, JsonReporter, Session, reported
 from vdeblur.cli.speed import SPEED_OPTIONS, run_speed
 from vdeblur.cli.terminal import question, show_table
@@ -179,11 +180,12 @@ def _show(results: "BenchReport") -> None:
     show_table(MORE_HEADS, [_more_of(model) for model in results.models])
     about = results.dataset
     part = ", only a part of them" if about.known and not about.complete else ""
-    click.echo(f"\n{about.title} {about.split} ({about.blur}): {about.frames} frames{part}")
+    click.echo()
+    echo_line(f"{about.title} {about.split} ({about.blur}): {about.frames} frames{part}")
     click.echo(f"protocol {results.protocol.name}: {results.protocol.description}")
     for model in results.models:
         if about.complete and model.other_protocols:
-            click.echo(f"{model.model}: figures were published by protocol {' or '.join(model.other_protocols)}")
+            echo_line(f"{model.model}: figures were published by protocol {' or '.join(model.other_protocols)}")
     if about.decoder != "exact":
         click.echo(f"JPEG decoder: {about.decoder}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vdeblur.cli.lines import counted
+from vdeblur.cli.printable import echo_line
 from vdeblur.cli.report import HumanReporter, reported
 from vdeblur.cli.types import CONFIG_FILE
 from vdeblur.errors import ExitStatus, VdeblurError
@@ -75,7 +76,7 @@ def _shown(checks: Iterable["Check"], json: bool) -> Iterable["Check"]:
             if check.group != group:
                 group = check.group
                 click.echo(group)
-            click.echo(f"  {SHOWN[check.state]:8} {check.name}: {check.found}")
+            echo_line(f"  {SHOWN[check.state]:8} {check.name}: {check.found}")
             if check.hint:
-                click.echo(f"           -> {check.hint}")
+                echo_line(f"           -> {check.hint}")
         yield check

@@ -1,6 +1,7 @@
 """The lines of text that people read for an event: pure functions of the payload."""
 
 import os
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -242,7 +243,9 @@ def _trained(facts: TrainedEvent) -> list[str]:
     when = f"after update {facts['best_update']}" if facts["best_update"] else "the initial ones"
     lines = [f"{out}/best.safetensors: the best weights ({when}), {figure} in validation"]
     if facts["measure"] == "psnr":
-        lines.append(f"use them: vdeblur run INPUT OUTPUT -m {facts['model']} --weights {out}/best.safetensors")
+        lines.append(
+            f"use them: vdeblur run INPUT OUTPUT -m {facts['model']} --weights {shlex.quote(out)}/best.safetensors"
+        )
     return lines
 
 

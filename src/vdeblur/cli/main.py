@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import os
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import click
 
 from vdeblur.cli.bench import bench_command
 from vdeblur.cli.compare import compare_command
+from vdeblur.cli.configuration import read_configuration
 from vdeblur.cli.doctor import doctor_command
 from vdeblur.cli.models import models_command
 from vdeblur.cli.probe import probe_command
@@ -20,7 +19,6 @@ from vdeblur.cli.report import HumanReporter, JsonReporter, reported
 from vdeblur.cli.run import run_command
 from vdeblur.cli.synth import synth_command
 from vdeblur.cli.train import train_command
-from vdeblur.cli.types import CONFIG_FILE
 from vdeblur.errors import ExitStatus, UsageError
 from vdeblur.threads import let_waiting_threads_sleep
 from vdeblur.version import __version__
@@ -74,43 +72,14 @@ def main(context: click.Context, config: Path | None) -> None:
 
     Options can also come from a TOML file with a table per command (--config, ./vdeblur.toml, or vdeblur.toml in your
     configuration folder) and from VDEBLUR_<COMMAND>_<OPTION> in the environment; the command line wins.
+    ./vdeblur.toml may set only options that do no harm.
 
     \b
     Examples:
       vdeblur run holiday.mp4 holiday_sharp.mp4
       vdeblur run frames/ sharp_frames/
     """
-    context.default_map = _read_config(config)
-
-
-def _read_config(explicit: Path | None) -> dict[str, Any]:
-    """Return the options, by command, of the first configuration file that exists."""
-    places = [explicit] if explicit else [Path(CONFIG_FILE), Path(click.get_app_dir("vdeblur")) / CONFIG_FILE]
-    for path in places:
-        if path is not None and os.path.isfile(path):  # False also for a folder without permission
-            try:
-                tables = tomllib.loads(path.read_text("utf-8"))
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-                raise click.UsageError(f"{path} cannot be read as TOML: {error}") from error
-            return {command: _known_options(path, main, command, options) for command, options in tables.items()}
-    return {}
-
-
-def _known_options(path: Path, group: click.Group, name: str, options: Any) -> dict[str, Any]:
-    """Return a command's options by the names of its parameters.
-
-    Raises: click.UsageError for a command or an option that does not exist.
-    """
-    if name not in group.commands or not isinstance(options, dict):
-        raise click.UsageError(f"{path}: there is no command {name!r}; choose from {', '.join(group.commands)}")
-    command = group.commands[name]
-    if isinstance(command, click.Group):
-        return {key: _known_options(path, command, key, value) for key, value in options.items()}
-    parameters = {param.name: param for param in command.params if isinstance(param, click.Option)}
-    named = {key.replace("-", "_"): value for key, value in options.items()}
-    for key in named.keys() - parameters.keys():
-        raise click.UsageError(f"{path}: {name} has no option {key!r}; choose from {', '.join(map(str, parameters))}")
-    return named
+    context.default_map = read_configuration(config, main, context.invoked_subcommand)
 
 
 main.add_command(run_command)

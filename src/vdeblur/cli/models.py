@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vdeblur.cli.printable import echo_line, printable
 from vdeblur.cli.report import HumanReporter, reported
 from vdeblur.cli.terminal import question, show_table
 from vdeblur.cli.types import YES
@@ -105,23 +106,24 @@ def _show_facts(facts: dict[str, Any]) -> None:
     for key, value in facts.items():
         if key == "weights":
             for weights in value:
-                click.echo(f"\n{facts['model']}@{weights.pop('weights')}")
+                click.echo()
+                echo_line(f"{facts['model']}@{weights.pop('weights')}")
                 _show_facts({f"  {name}": rest for name, rest in weights.items()})
         elif key == "bibtex" and value:
-            click.echo(f"\n{value}")
+            click.echo("\n" + "\n".join(map(printable, value.splitlines())))
         elif key.strip() == "scores":
             for score in value:
                 ssim = "" if score["ssim"] is None else f", SSIM {score['ssim']:g} ({score['ssim_kind']})"
                 protocol = f"; {score['protocol']}" if score["protocol"] else ""
-                click.echo(f"{key}: {score['data']} {score['psnr']:g} dB{ssim}{protocol}")
+                echo_line(f"{key}: {score['data']} {score['psnr']:g} dB{ssim}{protocol}")
         elif isinstance(value, list):
             for item in value:
-                click.echo(f"{key}: {item}")
+                echo_line(f"{key}: {item}")
         elif isinstance(value, dict):
             for name, rest in value.items():
-                click.echo(f"{key}: {name} {rest}")
+                echo_line(f"{key}: {name} {rest}")
         elif value not in (None, ""):
-            click.echo(f"{key}: {value}")
+            echo_line(f"{key}: {value}")
 
 
 def _entry_facts(entry: "ModelEntry") -> dict[str, Any]:
@@ -215,7 +217,7 @@ def import_command(file: Path, name: str) -> None:
 
         entry, imported = cache.import_file(file, name, Talk(notify=reporter.notify, stop=stop))
         use = f"run with -m {entry.name}@{imported.name}" if entry.network else f"train {entry.start_of} with it"
-        click.echo(f"imported {file} as {entry.name}@{imported.name}: {use}", err=True)
+        echo_line(f"imported {file} as {entry.name}@{imported.name}: {use}", err=True)
 
 
 @models_command.command("verify", short_help="Compare cached weights with their digests.")
@@ -241,7 +243,7 @@ def verify_command(names: tuple[str, ...]) -> None:
             for weights in several:
                 state = cache.verification_of(entry, weights)
                 if state != cache.CacheState.ABSENT or names:
-                    click.echo(f"{entry.name}@{weights.name}: {state}")
+                    echo_line(f"{entry.name}@{weights.name}: {state}")
                 if state in (cache.CacheState.DAMAGED, cache.CacheState.UNREADABLE):
                     bad.append(f"{entry.name}@{weights.name}")
         if bad:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from vdeblur.cli.lines import clock
+from vdeblur.cli.printable import printable
 from vdeblur.cli.report import HumanReporter, reported
 from vdeblur.errors import BatchError, VdeblurError, error_facts
 
@@ -51,7 +52,7 @@ def probe_command(files: tuple[Path, ...], json: bool, output_suffix: str | None
             if json:
                 click.echo(dumps(facts))
             else:
-                click.echo("\n" * (index > 0) + "\n".join(_lines(facts)))
+                click.echo("\n" * (index > 0) + "\n".join(map(printable, _lines(facts))))
         if failed:
             raise BatchError(f"{failed} of {len(files)} could not be probed")
 

@@ -1,6 +1,7 @@
 """Reporters of events, and the end of a command: an exception or a signal becomes an error event and an exit code."""
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -10,20 +11,21 @@ import time
 from collections.abc import Iterator
 from json import dumps
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from vdeblur.cli.lines import counted, lines_of
 from vdeblur.cli.terminal import Bars, show_batch
-from vdeblur.errors import ExitStatus, VdeblurError, error_facts
+from vdeblur.errors import ExitStatus, OutputError, VdeblurError, error_facts
 from vdeblur.version import __version__
 
 PROGRESS_SECONDS = 0.5  # at most two progress events a second
 LINE_SECONDS = 10.0  # between lines of progress without a terminal
 FREQUENT = {"progress", "download_progress", "sequence_made"}  # shown as a line every LINE_SECONDS, unless as a bar
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what writing to a full disk raises
 ENDS_FILE = {"file_done", "comparison", "sample", "profile", "error"}
-ENDS_BARS = {"batch", "download_done", "dataset_done"}
+ENDS_DOWNLOADS = {"download_done", "dataset_done"}
 
 
 class JsonReporter:
@@ -31,6 +33,7 @@ class JsonReporter:
 
     def __init__(self) -> None:
         self.last_progress: dict[object, float] = {}  # by file
+        self.fault = ""  # why stdout takes no more
         self.lock = threading.Lock()
 
     def notify(self, event: str, facts: dict[str, object]) -> None:
@@ -42,7 +45,15 @@ class JsonReporter:
                 return
             self.last_progress[name] = now
         with self.lock:
-            click.echo(dumps({"v": 1, "event": event, **facts}))
+            if self.fault:
+                return
+            try:
+                click.echo(dumps({"v": 1, "event": event, **facts}))
+            except BrokenPipeError:
+                raise
+            except OSError as error:  # translated here, or the output of the run would be blamed
+                self.fault = _stdout_fault(error)
+                raise OutputError(self.fault, "free some space, or write the events elsewhere") from error
 
     def close(self) -> None:
         """Do nothing: every event is written already."""
@@ -62,13 +73,14 @@ class HumanReporter:
         with self.lock:
             if event in ENDS_FILE:
                 self.bars.end_file(facts["input"])
-            elif event in ENDS_BARS:
-                self.bars.close()
+            elif event in ENDS_DOWNLOADS:
+                self.bars.end_downloads()
             so_far = ""
             if event == "sequence_made":
                 self.made += 1
                 so_far = f"; {counted(self.made, 'sequence')} so far"
             if event == "batch":
+                self.bars.close()
                 show_batch(facts)
             elif event not in FREQUENT or (not self._is_drawn(event, facts) and self._is_due()):
                 for line in lines_of(event, facts):
@@ -138,21 +150,26 @@ def reported(reporter: Reporter, inputs: list[str]) -> Iterator[Session]:
             os._exit(status)
         session.caught = status
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    reporter.notify("start", {"version": __version__, "inputs": inputs})
+    # A signal that is ignored, as by nohup or in the background of a script, stays ignored.
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, on_signal) for number in heeded}
     status = ExitStatus.DONE
     try:
+        reporter.notify("start", {"version": __version__, "inputs": inputs})
         yield session
     except VdeblurError as error:
         status = error.status
-        reporter.notify("error", {**error_facts(error), "input": ", ".join(inputs[:1])})
+        _notify_error(reporter, error, inputs)
     except BrokenPipeError:  # the reader, such as `head`, has enough; an error message would not reach it either
         status = ExitStatus.OUTPUT
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _discard(sys.stdout)
+        _discard(sys.stderr)
     except Exception as error:
-        status = ExitStatus.INTERNAL
-        reporter.notify("error", {**error_facts(error), "input": ", ".join(inputs[:1])})
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:  # written by click.echo
+            error = OutputError(_stdout_fault(error), "free some space")
+            _discard(sys.stdout)
+        status = error.status if isinstance(error, VdeblurError) else ExitStatus.INTERNAL
+        _notify_error(reporter, error, inputs)
     finally:
         reporter.close()
         for number, handler in before.items():
@@ -160,6 +177,31 @@ def reported(reporter: Reporter, inputs: list[str]) -> Iterator[Session]:
     failed = int(status != ExitStatus.DONE)
     seconds = round(time.monotonic() - begun, 3)
     ok, bad = (1 - failed, failed) if session.files_ok is None else (session.files_ok, session.files_failed)
-    reporter.notify("done", {"exit": int(status), "files_ok": ok, "files_failed": bad, "seconds": seconds})
+    try:
+        reporter.notify("done", {"exit": int(status), "files_ok": ok, "files_failed": bad, "seconds": seconds})
+    except OutputError as error:
+        status, failed = error.status, 1
+        _notify_error(reporter, error, inputs)
     if failed:
         raise SystemExit(int(status))
+
+
+def _notify_error(reporter: Reporter, error: Exception, inputs: list[str]) -> None:
+    """Report an error; on stderr if stdout takes no more events."""
+    facts = {**error_facts(error), "input": ", ".join(inputs[:1])}
+    if isinstance(reporter, JsonReporter) and reporter.fault:
+        _discard(sys.stdout)
+        HumanReporter().notify("error", facts)
+    else:
+        reporter.notify("error", facts)
+
+
+def _stdout_fault(error: OSError) -> str:
+    return f"standard output cannot be written: {error.strerror or error}"
+
+
+def _discard(stream: TextIO | None) -> None:
+    """Let what is still written to a stream vanish; what it holds would fail once more when Python ends."""
+    if stream is None:
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -63,7 +63,8 @@ run_options = with_options(
     click.option("--preset", default="medium",
                  help="Encoder speed, from ultrafast to veryslow; a slower preset makes a smaller file."),
     click.option("-e", "e", type=KeyValueType(), multiple=True,
-                 help="Set any option of the encoder; may be repeated. See ffmpeg -h encoder=NAME."),
+                 help="Set an option of the encoder that ffmpeg -h encoder=NAME lists and that names no file; may be "
+                      "repeated."),
     click.option("--pix-fmt", default="keep", help="Pixel format of the output, as yuv420p10le; keep: the input's."),
     click.option("--lossless", is_flag=True, help="Encode without loss: FFV1, in Matroska (.mkv)."),
     click.option("--no-audio", is_flag=True, help="Drop the sound."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdeblur.cli.lines import lines_of
+from vdeblur.cli.printable import echo_line, printable
 from vdeblur.cli.types import with_options
 from vdeblur.events import Stop
 
@@ -54,7 +55,7 @@ def run_speed(task: "SpeedTask", report: Path | None, json: bool, stop: Stop) ->
 
 def _say(event: str, facts: dict[str, Any]) -> None:
     for line in lines_of(event, facts):
-        click.echo(line, err=True)
+        echo_line(line, err=True)
 
 
 def _show_speed(results: "SpeedReport") -> None:
@@ -71,6 +72,6 @@ def _show_speed(results: "SpeedReport") -> None:
         for index, head in enumerate(heads):
             table.add_column(head, justify="left" if index < 2 else "right")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(printable, row))
         console.print()
         console.print(table)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from vdeblur.cli.lines import shown
+from vdeblur.cli.printable import echo_line, printable
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.events import Ask, BatchEvent, DownloadProgressEvent, PlanEvent, ProgressEvent
 
@@ -32,78 +33,91 @@ def draws_bars() -> bool:
 
 
 class Bars:
-    """Progress bars on the terminal, which vanish when done: one per file at work, or one for a download."""
+    """Progress bars on the terminal, which vanish when done: one per file at work, and one per download."""
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
         self.files: dict[str, TaskID] = {}
-        self.download: TaskID | None = None
+        self.downloads: dict[str, TaskID] = {}
 
     def say(self, line: str) -> None:
         """Write a line to stderr, above the bars if there are any."""
         if self.progress is None:
-            click.echo(line, err=True)
+            echo_line(line, err=True)
         else:
-            self.progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.progress.console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     def add_file(self, facts: PlanEvent) -> None:
         """Draw a bar for a file, if stderr can."""
         if not draws_bars():
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        if self.progress is None:
-            console = Console(stderr=True)
-            rate = [TextColumn("{task.fields[fps]} fps")] if console.width >= NARROW else []
-            columns = (BarColumn(), MofNCompleteColumn(), *rate, TimeRemainingColumn(compact=True))
-            name = TextColumn("{task.description}", markup=False)
-            self.progress = Progress(*columns, name, console=console, transient=True, expand=False)
-            self.progress.start()
-        name_shown = _shortened(Path(facts["input"]).name, self.progress.console.width // 3)
-        self.files[facts["input"]] = self.progress.add_task(
-            name_shown, total=facts["frames_estimate"], completed=facts["frames_done"], fps="-"
-        )
+        done, total = facts["frames_done"], facts["frames_estimate"]
+        task = self._add(Path(facts["input"]).name, done, total, f"{done}/{'?' if total is None else total}")
+        self.files[facts["input"]] = task
 
     def update_file(self, facts: ProgressEvent) -> bool:
         """Move the bar of a file; False if it has none."""
         if self.progress is None or facts["input"] not in self.files:
             return False
-        total = max(facts["frames_estimate"], facts["frame"]) if facts["frames_estimate"] else None
-        task = self.files[facts["input"]]
-        self.progress.update(task, completed=facts["frame"], total=total, fps=f"{facts['fps']:.2f}")
+        done = facts["frame"]
+        total = max(facts["frames_estimate"], done) if facts["frames_estimate"] else None
+        amount, rate = f"{done}/{'?' if total is None else total}", f"{facts['fps']:.2f} fps"
+        self.progress.update(self.files[facts["input"]], completed=done, total=total, amount=amount, rate=rate)
         return True
 
     def end_file(self, name: str) -> None:
         """Remove the bar of a file."""
         if self.progress is not None and name in self.files:
             self.progress.remove_task(self.files.pop(name))
-        if not self.files:
-            self.close()
+        self._close_if_empty()
 
     def update_download(self, facts: DownloadProgressEvent) -> bool:
         """Move the bar of a download; False if stderr cannot draw one."""
         if not draws_bars():
             return False
-        if self.progress is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-            self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.download = self.progress.add_task(facts["file"], total=facts["bytes_total"])
-            self.progress.start()
-        if self.download is not None:
-            done, total = facts["bytes"], facts["bytes_total"]
-            self.progress.update(self.download, completed=done, total=total, description=facts["file"])
+        done, total = facts["bytes"], facts["bytes_total"]
+        amount = f"{done / 1e6:.1f}/{'?' if total is None else f'{total / 1e6:.1f}'} MB"
+        if facts["file"] not in self.downloads:
+            self.downloads[facts["file"]] = self._add(facts["file"], done, total, amount)
+        assert self.progress is not None, "it has a bar"
+        self.progress.update(self.downloads[facts["file"]], completed=done, total=total, amount=amount)
         return True
+
+    def end_downloads(self) -> None:
+        """Remove the bars of downloads; one that goes on gets a new bar."""
+        if self.progress is not None:
+            for task in self.downloads.values():
+                self.progress.remove_task(task)
+        self.downloads.clear()
+        self._close_if_empty()
+
+    def _add(self, name: str, done: int, total: int | None, amount: str) -> "TaskID":
+        """Add a bar to the drawing, which all bars share: a terminal has room for one drawing only."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self.progress is None:
+            console = Console(stderr=True)
+            rate = [TextColumn("{task.fields[rate]}", markup=False)] if console.width >= NARROW else []
+            amounts = TextColumn("{task.fields[amount]}", markup=False)
+            columns = (BarColumn(), amounts, *rate, TimeRemainingColumn(compact=True))
+            description = TextColumn("{task.description}", markup=False)
+            self.progress = Progress(*columns, description, console=console, transient=True, expand=False)
+            self.progress.start()
+        name_shown = _shortened(printable(name), self.progress.console.width // 3)
+        return self.progress.add_task(name_shown, total=total, completed=done, amount=amount, rate="")
+
+    def _close_if_empty(self) -> None:
+        if not self.files and not self.downloads:
+            self.close()
 
     def close(self) -> None:
         """Remove all bars."""
         if self.progress is not None:
             self.progress.stop()
-            self.progress = self.download = None
-            self.files.clear()
+        self.progress = None
+        self.files.clear()
+        self.downloads.clear()
 
 
 def show_batch(facts: BatchEvent) -> None:
@@ -113,18 +127,20 @@ def show_batch(facts: BatchEvent) -> None:
 
     table = Table("input", "result", "frames", "seconds", "warnings", box=None)
     for row in facts["files"]:
-        table.add_row(row["input"], row["result"], str(row["frames"]), str(row["seconds"]), str(row["warnings"]))
+        cells = (row["input"], row["result"], row["frames"], row["seconds"], row["warnings"])
+        table.add_row(*map(printable, cells))
     width = None if is_terminal(sys.stderr) else UNBOUND
     console = Console(stderr=True, highlight=False, markup=False, width=width)
     if console.width >= NARROW:
         console.print(table)
         return
     for row in facts["files"]:
-        click.echo(f"{shown(row['input'])}: {row['result']}, {row['frames']} frames", err=True)
+        echo_line(f"{shown(row['input'])}: {row['result']}, {row['frames']} frames", err=True)
 
 
 def show_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Write a table to stdout: drawn on a terminal, plain columns otherwise."""
+    rows = [tuple(map(printable, row)) for row in rows]
     if is_terminal(sys.stdout):
         from rich.console import Console
         from rich.table import Table
@@ -146,9 +162,11 @@ def question(json: bool = False) -> Ask | None:
 
     def ask(text: str) -> bool:
         # `reported` only notes a signal; during a question Ctrl-C must end the question.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        before = signal.getsignal(signal.SIGINT)
+        if before != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            return click.confirm(text, err=True)
+            return click.confirm(printable(text), err=True)
         except click.Abort as error:
             raise InterruptedRunError(ExitStatus.INTERRUPTED) from error
         finally:

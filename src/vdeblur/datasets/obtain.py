@@ -26,6 +26,7 @@ from vdeblur.fetch.sources import DownloadSource, RemoteFile
 
 READ_BYTES = 8 << 20  # per request to a zip on its server: several pictures
 SPARE = 1.02  # times the room that members need, since file systems round up
+LARGEST_MEMBER = 500_000_000  # bytes; a PNG of 8K with 16 bits has at most 200 MB
 ATTEMPTS = 3  # per member, if it arrives damaged
 BAD_TAR = (tarfile.TarError, zlib.error, EOFError, OSError)
 
@@ -131,7 +132,8 @@ def _downloaded(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterato
     # archive counts here; _unpack_zip checks the room for its members.
     _check_room(folder, size if archive.name.endswith(".zip") else 2 * size, archive.name)
     pins = {"sha256": archive.sha256} if archive.sha256 else {}
-    remote = RemoteFile(archive.name, (DownloadSource("https", {"url": url}),), pins)
+    source = DownloadSource("https", {"url": url})
+    remote = RemoteFile(archive.name, (source,), pins, megabytes=archive.megabytes)
     path = sources.fetch(remote, folder / "archives", talk).path
     yield path
     path.unlink()
@@ -172,6 +174,7 @@ def _unpack_zip(opened: Any, name: str, is_wanted: Callable[[str], bool], folder
         raise FetchError(f"{name} is not a usable zip ({error})") from error
     if not wanted:
         raise FetchError(f"{name} holds none of the files needed")
+    _check_members([info.file_size for info in wanted], name)
     absent = [info for info in wanted if not _is_complete(_target(folder, info.filename), info.file_size)]
     total = sum(info.file_size for info in absent)
     _check_room(folder, total, f"the part needed of {name}")
@@ -181,6 +184,15 @@ def _unpack_zip(opened: Any, name: str, is_wanted: Callable[[str], bool], folder
         _write(_target(folder, info.filename), data)
         done += len(data)
         talk.show_progress(name, done, total)
+
+
+def _check_members(sizes: list[int], name: str) -> None:
+    """Refuse members that are far larger than pictures are: a forged archive could unpack to any size.
+
+    Raises: FetchError.
+    """
+    if max(sizes) > LARGEST_MEMBER:
+        raise FetchError(f"{name} holds a picture of {max(sizes) / 1e6:.0f} MB, which none of this data set has")
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, talk: Talk) -> bytes:
@@ -213,6 +225,8 @@ def _unpack_tar(opened: Any, name: str, is_wanted: Callable[[str], bool], folder
         with tarfile.open(fileobj=opened, mode="r|*") as archive:
             for info in archive:
                 talk.check_stop()
+                if is_wanted(info.name):
+                    _check_members([info.size], name)
                 stored = archive.extractfile(info) if info.isfile() and is_wanted(info.name) else None
                 if stored is not None:
                     found += 1

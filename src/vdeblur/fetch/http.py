@@ -5,14 +5,18 @@ import io
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 from vdeblur.errors import ModelError
 from vdeblur.events import Talk
+from vdeblur.files import write_whole
 
 CHUNK_BYTES = 1 << 18
 RANGE_BYTES = 1 << 20  # per request, from a zip on its server
+LARGEST_BYTES = 200 * 10**9  # of a file whose size nobody knows; the largest data set has 150 GB
 TIMEOUT_SECONDS = 30.0  # without a byte
 ATTEMPTS = 5  # in a row that bring no new bytes
 ATTEMPTS_ALTOGETHER = 100  # for one file
@@ -37,25 +41,33 @@ class _GoneError(FetchError):
     """The server refuses the file; trying again is useless."""
 
 
-def download_file(url: str, part: Path, name: str, talk: Talk, pinned: bool, size: int | None = None) -> bool:
+def download_file(
+    url: str, part: Path, name: str, talk: Talk, pinned: bool, size: int | None = None, most_bytes: int = LARGEST_BYTES
+) -> bool:
     """Download a file to `part` and resume an earlier download; return whether there was one.
 
     pinned: a digest will show if the old bytes belong to another version. Without it, they are kept only if the server
-    can confirm that they still fit.
+    can confirm that they still fit. size: of the file, if known exactly. most_bytes: after so many the download fails.
     Raises: FetchError; InterruptedRunError if a signal arrived.
     """
     import requests
 
+    for path in (part, validator_path(part)):
+        if path.is_symlink() or (
+            path.exists() and not path.is_file()
+        ):  # never written or read through a link or a FIFO
+            path.unlink()
     validator = _read_validator(part, url)
     if not validator and not pinned:
         part.unlink(missing_ok=True)
     reused = part.is_file() and part.stat().st_size > 0
     most = part.stat().st_size if reused else 0
     failures = 0
-    with requests.Session() as session:
+    most_bytes = most_bytes if size is None else size
+    with new_session() as session:
         for attempt in range(ATTEMPTS_ALTOGETHER):
             try:
-                _download_rest(session, url, part, name, talk, size)
+                _download_rest(session, url, part, name, talk, size, most_bytes)
                 return reused
             except (requests.RequestException, FetchError) as error:
                 if isinstance(error, _GoneError):
@@ -71,7 +83,9 @@ def download_file(url: str, part: Path, name: str, talk: Talk, pinned: bool, siz
     raise AssertionError
 
 
-def _download_rest(session: Any, url: str, part: Path, name: str, talk: Talk, size: int | None) -> None:
+def _download_rest(
+    session: Any, url: str, part: Path, name: str, talk: Talk, size: int | None, most_bytes: int
+) -> None:
     """Request the missing bytes once, and append them."""
     talk.check_stop()
     have = part.stat().st_size if part.is_file() else 0
@@ -93,12 +107,17 @@ def _download_rest(session: Any, url: str, part: Path, name: str, talk: Talk, si
             raise _GoneError("the server ignored the requested range")
         if size is not None and total is not None and total != size:
             raise _GoneError(f"the server offers {total} bytes instead of {size}")
+        if total is not None and total > most_bytes:
+            raise _GoneError(f"the server offers {total} bytes, and the file has at most {most_bytes}")
         _write_validator(part, url, answer)
         done = begins
         with part.open("ab" if begins else "wb") as file:
             for chunk in answer.iter_content(CHUNK_BYTES):
-                file.write(chunk)
                 done += len(chunk)
+                if done > most_bytes:
+                    file.truncate(0)
+                    raise _GoneError(f"the server sent more than the {most_bytes} bytes that the file can have")
+                file.write(chunk)
                 talk.show_progress(name, done, total)
             file.flush()
             os.fsync(file.fileno())
@@ -150,7 +169,57 @@ def _read_validator(part: Path, url: str) -> str:
 def _write_validator(part: Path, url: str, answer: Any) -> None:
     etag = answer.headers.get("ETag", "")
     validator = answer.headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
-    validator_path(part).write_text(json.dumps({"url": url, "validator": validator}), "utf-8")
+    write_whole(validator_path(part), json.dumps({"url": url, "validator": validator}).encode())
+
+
+def new_session() -> Any:
+    """Return a session of requests that sends no passwords of .netrc, and follows no redirect from https to http.
+
+    Raises: a later request FetchError, before it reaches the unencrypted address.
+    """
+    import requests
+
+    class Session(requests.Session):
+        def get_redirect_target(self, answer: requests.Response) -> str | None:
+            target: str | None = super().get_redirect_target(answer)
+            place = urljoin(str(answer.url), target or "")
+            if target is not None and str(answer.url).startswith("https:") and not place.startswith("https:"):
+                raise _GoneError(f"redirects to {place}, which is not encrypted")
+            return target
+
+        def rebuild_auth(self, request: requests.PreparedRequest, answer: requests.Response) -> None:
+            request.headers.pop("Authorization", None)
+
+    session = Session()
+    session.auth = _without_password  # else requests looks into .netrc, where passwords for other purposes may be
+    return session
+
+
+def _without_password(request: Any) -> Any:
+    return request
+
+
+@contextlib.contextmanager
+def without_netrc() -> Iterator[None]:
+    """Let other packages that use requests find no passwords in .netrc."""
+    before = os.environ.get("NETRC")
+    os.environ["NETRC"] = os.devnull
+    try:
+        yield
+    finally:
+        del os.environ["NETRC"]
+        if before is not None:
+            os.environ["NETRC"] = before
+
+
+def _first_bytes(answer: Any, count: int) -> bytes:
+    """Return the beginning of an answer, whose end may never come."""
+    data = b""
+    for chunk in answer.iter_content(CHUNK_BYTES):
+        data += chunk
+        if len(data) >= count:
+            break
+    return data[:count]
 
 
 def _wait(seconds: float, talk: Talk) -> None:
@@ -190,7 +259,7 @@ class RangeFile(io.RawIOBase):
 
         headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
         with contextlib.ExitStack() as stack:
-            session = stack.enter_context(requests.Session())
+            session = stack.enter_context(new_session())
             for attempt in range(ATTEMPTS):
                 talk.check_stop()
                 try:
@@ -244,7 +313,7 @@ class RangeFile(io.RawIOBase):
                     _check_answer(answer, self.url)
                     if answer.status_code != 206 or _content_range(answer)[0] != self.position:
                         raise _GoneError("the archive changed while it was read")
-                    data = answer.content
+                    data = _first_bytes(answer, last + 1 - self.position)
                     self.url = str(answer.url)
                 break
             except (requests.RequestException, FetchError) as error:

@@ -26,6 +26,7 @@ from vdeblur.events import Talk
 from vdeblur.fetch.http import (
     ATTEMPTS,
     CHUNK_BYTES,
+    LARGEST_BYTES,
     RANGE_BYTES,
     TIMEOUT_SECONDS,
     DigestError,
@@ -35,9 +36,11 @@ from vdeblur.fetch.http import (
     first_sentence,
     request_reason,
     validator_path,
+    without_netrc,
 )
-from vdeblur.files import cache_error, hub_folder
+from vdeblur.files import cache_error, fresh_file, hub_folder
 
+ROUNDED, SPARE_BYTES = 2, 16 << 20  # sizes in weights.toml are rounded, some to 10 MB
 DIGESTS = {"sha256": 64, "sha256_prefix": 8, "git_blob_sha1": 40}  # kinds of pins and their hex digits
 # What zipfile raises for archives that are damaged, encrypted, forged, or compressed by an unknown method.
 BAD_ZIP = (
@@ -69,8 +72,8 @@ class DownloadSource:
 class RemoteFile:
     """A file to fetch: its name, its sources, and what is known of its content.
 
-    pins: digests by kind (DIGESTS), hex. size: bytes, if known exactly. remembered: the pin is the digest of the first
-    download, because nobody published one.
+    pins: digests by kind (DIGESTS), hex. size: bytes, if known exactly; megabytes: about so many. remembered: the pin
+    is the digest of the first download, because nobody published one.
     """
 
     name: str
@@ -78,6 +81,14 @@ class RemoteFile:
     pins: dict[str, str] = field(default_factory=dict)
     size: int | None = None
     remembered: bool = False
+    megabytes: float | None = None
+
+    @property
+    def most_bytes(self) -> int:
+        """Return how many bytes the file has at most: whoever sends more does not send this file."""
+        if self.size is not None:
+            return self.size
+        return LARGEST_BYTES if self.megabytes is None else round(ROUNDED * self.megabytes * 1e6) + SPARE_BYTES
 
     @property
     def page(self) -> str:
@@ -253,7 +264,7 @@ def _fetch_https(source: DownloadSource, file: RemoteFile, target: Path, talk: T
     part = target.with_name(target.name + ".part")
     if fresh:
         part.unlink(missing_ok=True)
-    reused = download_file(source.facts["url"], part, file.name, talk, bool(file.pins), file.size)
+    reused = download_file(source.facts["url"], part, file.name, talk, bool(file.pins), file.size, file.most_bytes)
     part.replace(target)
     validator_path(part).unlink(missing_ok=True)
     return target, reused
@@ -266,7 +277,7 @@ def _fetch_zip(source: DownloadSource, file: RemoteFile, target: Path, talk: Tal
     remote = RangeFile.open_url(url, file.name, talk)
     if remote is not None:
         with contextlib.closing(remote), io.BufferedReader(remote, RANGE_BYTES) as opened:
-            _extract(opened, member, target, talk)
+            _extract(opened, member, target, file.most_bytes, talk)
         return target, False
     # The server sends only the complete archive. It may build the archive anew for each request, and the digest of a
     # member does not show whether two halves of the archive fit together.
@@ -276,18 +287,18 @@ def _fetch_zip(source: DownloadSource, file: RemoteFile, target: Path, talk: Tal
     reused = download_file(url, part, f"the archive of {file.name}", talk, False)
     try:
         with part.open("rb") as opened:
-            _extract(opened, member, target, talk)
+            _extract(opened, member, target, file.most_bytes, talk)
     finally:
         part.unlink(missing_ok=True)
         validator_path(part).unlink(missing_ok=True)
     return target, reused
 
 
-def _extract(opened: Any, member: str, target: Path, talk: Talk) -> None:
-    """Copy the member of this name, in any folder of the archive, to target."""
+def _extract(opened: Any, member: str, target: Path, most_bytes: int, talk: Talk) -> None:
+    """Copy the member of this name, in any folder of the archive, to target; refuse more than most_bytes."""
     draft = target.with_name(target.name + ".member")
     try:
-        file = draft.open("wb")
+        file = fresh_file(draft)
     except OSError as error:
         raise cache_error(error) from error
     try:
@@ -295,6 +306,10 @@ def _extract(opened: Any, member: str, target: Path, talk: Talk) -> None:
             found = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == member]
             if len(found) != 1:
                 raise FetchError(f"the archive holds {len(found) or 'no'} files called {member}")
+            if found[0].file_size > most_bytes:  # zipfile unpacks no more than this size
+                raise FetchError(
+                    f"{member} in the archive has {found[0].file_size} bytes, and at most {most_bytes} fit"
+                )
             done = 0
             with archive.open(found[0]) as stored:
                 while chunk := stored.read(CHUNK_BYTES):
@@ -331,24 +346,31 @@ def _fetch_drive(source: DownloadSource, file: RemoteFile, target: Path, talk: T
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     reused = any(folder.iterdir())
+
+    def progress(done: int, total: int | None) -> None:
+        if done > file.most_bytes:
+            raise FetchError(f"the server sent more than the {file.most_bytes} bytes that the file can have")
+        talk.show_progress(file.name, done, total)
+
     common: dict[str, Any] = {"quiet": True, "use_cookies": False, "timeout": TIMEOUT_SECONDS}
     try:
-        file_id = source.facts.get("id")
-        if file_id is None:
-            listed: Any = gdown.download_folder(id=source.facts["folder"], skip_download=True, **common)
-            name = source.facts.get("file", file.name)
-            ids = [item.id for item in listed if Path(item.path).name == name]
-            if len(ids) != 1:
-                raise FetchError(f"the folder holds {len(ids) or 'no'} files called {name}")
-            file_id = ids[0]
-        gdown.download(
-            id=file_id,
-            output=str(folder / file.name),
-            resume=True,
-            retries=ATTEMPTS - 1,
-            progress=lambda done, total: talk.show_progress(file.name, done, total),
-            **common,
-        )
+        with without_netrc():
+            file_id = source.facts.get("id")
+            if file_id is None:
+                listed: Any = gdown.download_folder(id=source.facts["folder"], skip_download=True, **common)
+                name = source.facts.get("file", file.name)
+                ids = [item.id for item in listed if Path(item.path).name == name]
+                if len(ids) != 1:
+                    raise FetchError(f"the folder holds {len(ids) or 'no'} files called {name}")
+                file_id = ids[0]
+            gdown.download(
+                id=file_id,
+                output=str(folder / file.name),
+                resume=True,
+                retries=ATTEMPTS - 1,
+                progress=progress,
+                **common,
+            )
     except (FetchError, InterruptedRunError):
         raise
     except requests.RequestException as error:

@@ -17,6 +17,7 @@ import torch
 
 from vdeblur.measure.temporal import sharpness
 from vdeblur.source import demux
+from vdeblur.source.formats import SAFE_INPUT
 from vdeblur.source.pictures import PICTURE_RATE, PictureSource, read_picture
 from vdeblur.source.side_data import side_data_of
 from vdeblur.source.video import Source, VideoSource
@@ -102,7 +103,7 @@ def _of_pictures(source: PictureSource) -> Iterator[Group]:
 
 def _of_video(source: VideoSource, sample: FrameSample) -> Iterator[Group]:
     info = source.info
-    with av.open(str(source.path.absolute()), metadata_errors="replace") as container:
+    with av.open(str(source.path.absolute()), metadata_errors="replace", options=SAFE_INPUT) as container:
         video = container.streams[source.video.index]
         assert isinstance(video, av.VideoStream)
         video.thread_type = "AUTO"

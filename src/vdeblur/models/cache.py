@@ -5,6 +5,7 @@ import_file and remove_weights add and remove files. weights.py loads a file int
 
 import contextlib
 import dataclasses
+import shlex
 import shutil
 from enum import StrEnum
 from importlib import resources
@@ -221,7 +222,8 @@ def manual_hint(entry: ModelEntry, weights: Weights) -> str:
     name = weights.remote.name
     text = next((source.facts.get("text") for source in weights.remote.sources if source.kind == "manual"), None)
     page = f"get {name} from {weights.remote.page}{f' ({text})' if text else ''}"
-    return f"{page}, then: vdeblur models import {name} --as {full_name}; without a download: {available_models_hint()}"
+    command = f"vdeblur models import {shlex.quote(name)} --as {full_name}"
+    return f"{page}, then: {command}; without a download: {available_models_hint()}"
 
 
 def available_models_hint() -> str:

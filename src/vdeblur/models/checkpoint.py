@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from vdeblur.errors import ModelError
 from vdeblur.fetch.sources import text_kind
+from vdeblur.models.pickles import HostilePickleError, check_sizes, load_pickle
 from vdeblur.models.registry import ModelEntry, known_models
 from vdeblur.networks import PARTS
 from vdeblur.networks.layers import Network
@@ -47,6 +47,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} is {kind}, not a checkpoint", "download the file itself")
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _unwrapped(_read_pickle(path, head), path)
     _check_kinds(tensors, path)
+    try:
+        check_sizes(tensors, path)
+    except HostilePickleError as error:
+        raise ModelError(f"{path} is not read: {error}", "take checkpoints from their authors only") from error
     return tensors
 
 
@@ -82,8 +86,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path, head: bytes) -> Any:
     """Read what torch.save wrote, a zip or the plain pickles before PyTorch 1.6, and run nothing in it."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # about its pickle protocol, which users cannot change
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_pickle(path)
+    except HostilePickleError as error:
+        raise ModelError(f"{path} is not read: {error}", "take checkpoints from their authors only") from error
     except UnpicklingError as error:
         # The restricted reader names what it would have to import, or meets an instruction that tensors do not need. In
         # a file that is neither a pickle nor a zip, such an "instruction" is only a byte of something else.

@@ -39,10 +39,12 @@ def record_path(cached: Path) -> Path:
 
 def read_record(cached: Path) -> WeightsRecord | None:
     """Read the record of converted weights; None if it is missing or damaged."""
+    if not record_path(cached).is_file():  # reading a FIFO would never end
+        return None
     try:
         record = WeightsRecord(**json.loads(record_path(cached).read_text("utf-8")))
         return record if isinstance(record.digests.get("sha256"), str) else None
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vdeblur.errors import ModelError
+from vdeblur.fetch.http import LARGEST_BYTES
 from vdeblur.fetch.sources import DIGESTS, DownloadSource, RemoteFile
 from vdeblur.models import own, records
 from vdeblur.networks import NETWORKS
@@ -283,14 +284,32 @@ def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
     for kind, value in pins.items():
         if not re.fullmatch(f"[0-9a-f]{{{DIGESTS[kind]}}}", value):
             raise ValueError(f"{kind} must have {DIGESTS[kind]} hexadecimal digits")
+    _check_sizes(table)
     return Weights(
         name=name,
-        remote=RemoteFile(table["file"], tuple(sources), pins, table.get("size")),
+        remote=RemoteFile(table["file"], tuple(sources), pins, table.get("size"), megabytes=table.get("megabytes")),
         megabytes=table.get("megabytes"),
         trained_on=table.get("trained_on", ""),
         blur=table.get("blur", ""),
         scores=_parse_scores(table),
     )
+
+
+def _check_sizes(table: dict[str, Any]) -> None:
+    """Check the name and the sizes of a file of weights.
+
+    Raises: ValueError.
+    """
+    if (
+        not isinstance(table["file"], str)
+        or not re.fullmatch(r"[^/\\\0]+", table["file"])
+        or table["file"] in (".", "..")
+    ):
+        raise ValueError(f"file {table['file']!r} is not the name of a file")
+    for key, kinds in (("size", int), ("megabytes", int | float)):
+        value = table.get(key, 1)
+        if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < LARGEST_BYTES:
+            raise ValueError(f"{key} {value!r} is not a number above 0")
 
 
 def _parse_scores(table: dict[str, Any]) -> tuple[PublishedScore, ...]:

@@ -12,13 +12,10 @@ from torch.backends.cpu import get_cpu_capability
 
 from vdeblur.errors import OutputError
 from vdeblur.events import Warn
-from vdeblur.frame import (
-    has_alpha,
-    layout_of,
-    planar_name,
-)
+from vdeblur.frame import has_alpha, layout_of, planar_name
 from vdeblur.output.external import external_formats, external_options
 from vdeblur.output.trials import holds_video
+from vdeblur.output.user_options import check_encoder_options
 from vdeblur.source.hdr import Hdr
 from vdeblur.source.info import SourceInfo
 
@@ -244,9 +241,10 @@ def run_outside(encoder: Encoder) -> Encoder:
 def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
     """Return the encoder's options; those of the user come last.
 
-    Raises: OutputError where the preset is unknown.
+    Raises: OutputError where the preset is unknown, or one of the user's options must not be passed on.
     """
     encoder = coding.encoder
+    check_encoder_options(encoder.name, coding.options, external=encoder.external)
     options = dict(encoder.options)
     if encoder.quality == "q":
         options |= _quantizer(coding.crf)

@@ -10,6 +10,7 @@ From what a user asks for to packets:
 A folder of pictures has pictures.PictureEncoding instead of VideoEncoding; run/parts.py calls either an Encoding.
 """
 
+import contextlib
 import dataclasses
 from fractions import Fraction
 from pathlib import Path
@@ -33,6 +34,7 @@ from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source
 
 Y4M = "yuv4mpegpipe"
+WRITES_FILES = 0x1  # FFmpeg's AVFMT_NOFILE: the muxer opens files by itself, as hls, dash, segment and tee do
 CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # common name to FFmpeg's
 
 
@@ -59,6 +61,7 @@ class VideoEncoding:
         self.info, self.warn = info, warn
         named = options.format and CONTAINERS.get(options.format, options.format)
         self.container_name = named or container_format(Path(f"output{suffix}"))
+        _check_writes_one_file(self.container_name)
         self.muxing = MuxOptions(options.audio, options.subtitles, deterministic)
         if self.container_name == Y4M:
             options, suffix = dataclasses.replace(options, codec=options.codec or "rawvideo"), ".y4m"
@@ -155,8 +158,20 @@ def warn_of_plans(plans: list[StreamPlan], options: EncodeOptions, warn: Warn) -
 
 
 def is_container(suffix: str) -> bool:
-    """Return whether a suffix stands for a container that FFmpeg can write."""
+    """Return whether a suffix stands for a container that FFmpeg can write as one file."""
     try:
-        return bool(container_format(Path(f"output{suffix}")))
+        _check_writes_one_file(container_format(Path(f"output{suffix}")))
     except OutputError:
         return False
+    return True
+
+
+def _check_writes_one_file(container_name: str) -> None:
+    """Refuse a container whose muxer writes further files, of which none would be complete or refused as a whole.
+
+    Raises: OutputError.
+    """
+    with contextlib.suppress(ValueError):  # there is no such container, which is reported later
+        if av.ContainerFormat(container_name, "w").flags & WRITES_FILES:
+            message = f"{container_name} opens files or connections by itself, and an output is one file"
+            raise OutputError(message, f"write an .mkv, then: ffmpeg -i OUTPUT.mkv -c copy -f {container_name} ...")

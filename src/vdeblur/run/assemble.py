@@ -23,7 +23,9 @@ from vdeblur.output.complete import complete
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.run.parts import Encoding, in_matroska
-from vdeblur.run.store import WHOLE, SegmentRecord, Store
+from vdeblur.run.segment_record import SegmentRecord
+from vdeblur.run.state_folder import WHOLE
+from vdeblur.run.store import Store
 from vdeblur.source import demux, pictures
 from vdeblur.source.video import Source
 
@@ -54,6 +56,7 @@ def assemble(
             _place_pictures(store, encoding, overwrite)
             return
         draft = store.folder / f"{WHOLE}{output.suffix}"
+        draft.unlink(missing_ok=True)  # left by a killed run
         _join(store, encoding, source, others, warn, draft)
         put_in_place(draft, output, overwrite)
     except (av.error.FFmpegError, OSError) as error:

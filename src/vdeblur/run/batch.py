@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 from vdeblur.errors import BatchError, InputError, InterruptedRunError, OutputError, UsageError, error_facts
-from vdeblur.events import Ask, Notify, Stop, ignore, never
+from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.output import encoding
 from vdeblur.run.compare_input import comparison_path
 from vdeblur.run.context import RunResult
 from vdeblur.run.pipeline import restore_file
+from vdeblur.run.questions import answer_questions
 from vdeblur.settings import Settings
 from vdeblur.source import demux
 from vdeblur.source.pictures import PICTURE_SUFFIXES, natural_key, no_pictures
@@ -155,9 +156,11 @@ def run_jobs(
 
     at_once: so many run at the same time, each in a thread of its own, and share the processor's cores.
 
-    Raises: for a single job what restore_file raises. For several, their outcomes hold the errors; see check_outcomes.
+    Raises: for a single job what restore_file raises. For several, their outcomes hold the errors, see check_outcomes;
+    but ModelError if weights without a published digest are declined or cannot be downloaded.
     """
     if len(jobs) > 1:
+        answer_questions(settings, Talk(settings.offline, settings.yes, notify, ask, stop))
         return _Batch(jobs, settings, at_once, notify, ask, stop).run()
     return [Outcome(job, run_job(job, settings, notify=notify, ask=ask, stop=stop)) for job in jobs]
 

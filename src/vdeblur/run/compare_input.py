@@ -1,5 +1,6 @@
 """`vdeblur run --compare`: the input and the output of a run in one file beside the output."""
 
+import shlex
 from pathlib import Path
 
 from vdeblur import files
@@ -57,7 +58,7 @@ def compare_with_input(source: Path, output: Path, settings: Settings, notify: N
         )
     except InterruptedRunError as error:
         error.message = f"stopped; {output} is done, {path.name} is not"
-        error.hint = f"vdeblur compare {source} {output} makes it"
+        error.hint = f"{shlex.join(['vdeblur', 'compare', str(source), str(output)])} makes it"
         raise
     notify("comparison", {"input": str(source), "output": str(path), "mode": settings.compare})
 

@@ -69,8 +69,8 @@ def prepare_network(context: Context, info: SourceInfo) -> Loaded:
     faults: list[str] = []
     chosen = device.choose_device(settings.device, faults.append)
     earlier = earlier_plan(context.output).get("model") if settings.resume else None
-    if settings.model == BEST and earlier is not None:  # a busier machine must not change the model of a resumed run
-        model = earlier
+    if settings.model == BEST and earlier in registry.known_models():
+        model = str(earlier)  # a busier machine must not change the model of a resumed run
     else:
         model = choose_model(settings, info, chosen, context.talk)
     network = weights.load_model(model, settings.checkpoint, context.talk)

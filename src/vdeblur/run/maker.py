@@ -15,12 +15,13 @@ from vdeblur.restore import streams
 from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
 from vdeblur.restore.tiles import TilePlan
-from vdeblur.run import parts, segments
+from vdeblur.run import parts, segments, trust
 from vdeblur.run.context import QUEUE_FRAMES, Context, GracefulStop
 from vdeblur.run.loading import Loaded
 from vdeblur.run.parts import Encoding
 from vdeblur.run.reading import SegmentReader
 from vdeblur.run.spool import Spool
+from vdeblur.run.state_folder import OTHERS
 from vdeblur.run.store import Store, tail_of
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source
@@ -93,11 +94,13 @@ class SegmentMaker:
         if self.store.plan != plan:  # another process has started since this one planned
             self.tiles = self._plan_tiles()
         if self.source.is_pipe:
-            self.reader.spool = Spool(self.store.folder / "others")
+            self.reader.spool = Spool(self.store.folder / OTHERS)
         loaded, watch = self.loaded, context.profile.main
         restorer = Restorer(loaded.network, self.tiles, loaded.device, context.settings, self.stop, context.warn, watch)
         worker = context.profile.worker(QUEUE_FRAMES)
         try:
+            if not is_shared:
+                self._check_records()
             self._restore_segments(restorer, worker)
             worker.finish()
             self._notify_finished()
@@ -109,6 +112,30 @@ class SegmentMaker:
             raise
         finally:
             self.reader.close()
+
+    def _check_records(self) -> None:
+        """Remove the records of earlier runs that do not fit the source; their segments are restored once more.
+
+        The records lie beside the output, where others can write. If they were believed, half a film could be complete.
+        So frames are counted, and the segment that is said to be the last one is decoded again.
+        """
+        for index in trust.doubtful_segments(self.store.records.values(), self.source, self.reader.division):
+            self._doubt(index)
+        for record in [record for record in self.store.records.values() if record.last]:
+            frames_before = sum(each.frames for each in self.store.records.values() if each.index < record.index)
+            self.reader.tail = record.before
+            divider = self.reader.open_at(record.index, frames_before)
+            found = None if divider is None else divider.segment()
+            for _ in () if found is None else found.frames:
+                self.stop.check()
+            if found is None or (found.index, found.own_frames, found.last, found.tail) != (
+                record.index, record.frames, True, record.tail,
+            ):  # fmt: skip
+                self._doubt(record.index)
+
+    def _doubt(self, index: int) -> None:
+        self.store.drop(index)
+        self.context.warn("W_RESUME", f"the record of segment {index} does not fit the input; restoring it once more")
 
     def _restore_segments(self, restorer: Restorer, worker: threads.Worker) -> None:
         missing = self.missing

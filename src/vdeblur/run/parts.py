@@ -14,12 +14,13 @@ import av
 import av.error
 
 from vdeblur.errors import OutputError, VerificationError
-from vdeblur.files import put_in_place, sync_folder, write_error
+from vdeblur.files import fresh_file, put_in_place, sync_folder, write_error
 from vdeblur.frame import Frame
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.pictures import PictureEncoding
+from vdeblur.run.segment_record import SegmentRecord
 from vdeblur.run.segments import Segment
-from vdeblur.run.store import SegmentRecord, Store
+from vdeblur.run.store import Store
 
 ALPHA_ENCODERS = ("libvpx", "libvpx-vp9")  # keep alpha beside the packet's bytes, and only Matroska stores that
 
@@ -135,10 +136,11 @@ class _PacketFile:
         self.matroska: av.container.OutputContainer | None = None
         self.file: BinaryIO | None = None
         if in_matroska(encoding):
+            path.unlink(missing_ok=True)
             self.matroska = av.open(str(path), "w", format="matroska")
             self.stream = encoding.open().add_to(self.matroska)
         else:
-            self.file = path.open("wb")
+            self.file = fresh_file(path)
 
     def write(self, packet: av.Packet) -> None:
         """Add a packet."""
@@ -183,7 +185,7 @@ class PicturePart:
             raise OutputError(f"two pictures would be written as {name}", "rename the inputs")
         data = self.encoding.encode(frame)
         try:
-            with (self.store.pictures / name).open("wb") as file:
+            with fresh_file(self.store.pictures / name) as file:
                 file.write(data)
         except OSError as error:
             raise write_error(self.store.output, error) from error

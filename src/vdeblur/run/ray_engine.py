@@ -5,16 +5,21 @@ installed, and see the inputs and the outputs' folder under the same paths, such
 worker dies or is taken away, what it leaves undone is made when the shares are joined.
 """
 
+import contextlib
 import dataclasses
 import logging
+import os
+import secrets
 import signal
 import socket
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from vdeblur.errors import InterruptedRunError, UsageError, VdeblurError, error_facts
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
-from vdeblur.models import weights
+from vdeblur.models import own, weights
 from vdeblur.run.batch import Outcome, RunJob, row_of, run_job, run_jobs
 from vdeblur.run.compare_input import check_comparison, compare_with_input
 from vdeblur.run.context import RunResult
@@ -58,6 +63,8 @@ def run_jobs_on_ray(
     if settings.compare:
         for job in jobs:
             check_comparison(job.source, job.output, job.settings(settings))
+    if address is None:
+        keep_cluster_private()
     ray = _imported()
     if settings.dry_run:
         return run_jobs(jobs, settings, 1, notify=notify, ask=ask, stop=stop)  # there is nothing to divide
@@ -101,7 +108,7 @@ class _Cluster:
             shares = _shares(job, settings, count)
             self.left[job] = len(shares)
             for share in shares:
-                self.running[task.remote(job, settings, share)] = (job, share)
+                self.running[task.remote(*_with_absolute_paths(job, settings), share)] = (job, share)
         self.notify("engine", {"engine": "ray", "workers": count, "tasks": len(self.running)})
 
     def collect(self) -> None:
@@ -162,6 +169,19 @@ class _Cluster:
             compare_with_input(job.source, job.output, job.settings(self.settings), self.notify, self.stop)
 
 
+def keep_cluster_private() -> None:
+    """Let a cluster that is started here listen on this machine alone, and obey only processes that know its token.
+
+    By default Ray listens on all networks, and whoever reaches it runs code. It reads these settings when imported.
+    """
+    if "ray" in sys.modules:
+        return
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # the loopback address, on Linux too
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
 def _imported() -> Any:
     """Return the module ray.
 
@@ -183,7 +203,10 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         _check_connection(address)
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        with contextlib.chdir(Path(__file__).parents[2]):
+            # Ray's workers import from the folder in which this is called. In the working folder, others may have put
+            # modules; this one holds vdeblur itself.
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"the Ray cluster cannot be reached: {reason}", "check --ray-address") from error
@@ -226,6 +249,16 @@ def _shares(job: RunJob, settings: Settings, workers: int) -> list[Share]:
     count = Division(first, settings.segment).count(duration) or 1
     shares = min(count, SHARES_PER_WORKER * workers)
     return [(number, shares) for number in range(1, shares + 1)] if shares > 1 else [None]
+
+
+def _with_absolute_paths(job: RunJob, settings: Settings) -> tuple[RunJob, Settings]:
+    """Return a job and settings for a worker, whose working folder is another one."""
+    model, checkpoint = settings.model, settings.checkpoint
+    if own.is_file_name(model):
+        model = str(Path(model).expanduser().absolute())
+    checkpoint = None if checkpoint is None else checkpoint.absolute()
+    here = dataclasses.replace(job, source=job.source.absolute())
+    return here, dataclasses.replace(settings, model=model, checkpoint=checkpoint)
 
 
 def _work(job: RunJob, settings: Settings, share: Share) -> RunResult:

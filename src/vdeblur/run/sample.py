@@ -114,7 +114,9 @@ class _Sampling:
         known = info.duration_seconds is not None and info.frames_estimate is not None
         length = (info.frames_estimate or 0) / info.rate if known else None
         try:
-            folder = tempfile.TemporaryDirectory(prefix=".vdeblur-sample-", dir=self.output.parent)
+            files.remove_leftovers(self.output.absolute().parent)
+            prefix = f".vdeblur-sample-{files.process_tag()}-"
+            folder = tempfile.TemporaryDirectory(".draft", prefix, self.output.parent)
         except OSError as error:
             raise files.write_error(self.output, error) from error
         with folder:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import av
 
+from vdeblur.files import fresh_file
+
 
 class Spool:
     """Packets in a file, to be read again later.
@@ -15,7 +17,7 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file = path.open("wb")
+        self.file = fresh_file(path)
         self.facts: list[tuple[int, int | None, int | None, int | None, bool, av.stream.Stream, Fraction | None]] = []
 
     def keep(self, packet: av.Packet) -> None:

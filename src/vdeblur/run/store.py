@@ -5,9 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,16 @@ import filelock
 
 from vdeblur.errors import InputError, OutputError
 from vdeblur.files import write_whole
+from vdeblur.run.segment_record import JUNK, SegmentRecord, read_json, read_segment_record
 from vdeblur.run.segments import CHECKED, Mark
-from vdeblur.settings import Settings
+from vdeblur.run.state_folder import LOCK, PICTURES, STATE, WHOLE, check_state_folder, clear_state_folder
+from vdeblur.settings import TILE, Settings
 from vdeblur.source.pictures import picture_files
 from vdeblur.source.video import Source
 from vdeblur.version import __version__
 
 FORMAT = 1  # of the records; others are ignored
 SAMPLE_BYTES = 1 << 16  # hashed at a file's beginning, middle and end to identify it
-WHOLE = "whole"  # the output's name in the folder, without suffix, while the segments are joined
-LOCK = "lock"  # the lock file, which a run holds while it works in the folder
 NAME_BYTES = 100  # of the output's name, repeated in the folder's name
 
 
@@ -40,40 +38,14 @@ def fingerprint(settings: Settings, model: str, digest: str, source: Source) -> 
     return facts | options
 
 
-@dataclass
-class SegmentRecord:
-    """The record of a finished segment.
-
-    before, tail: marks of the last frames before it, and of its own last frames. packets: of each encoded packet its
-    size in bytes, time, duration (in units of the video's time base), and whether it is a key frame, in decoding order;
-    empty for pictures. names: of pictures. bytes, crc: size and CRC-32 of the data. damaged: packets of the input that
-    could not be decoded. warnings: codes and messages of the run so far.
-    """
-
-    index: int
-    frames: int
-    last: bool
-    before: list[Mark]
-    tail: list[Mark]
-    packets: list[tuple[int, int, int, int]] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    bytes: int = 0
-    crc: int = 0
-    damaged: int = 0
-    warnings: list[tuple[str, str]] = field(default_factory=list)
-
-    def follows(self, tail: list[Mark]) -> bool:
-        """Return whether this segment directly follows the frames with these marks; no marks: whether it is first."""
-        shared = min(len(self.before), len(tail))
-        return self.before[-shared:] == tail[-shared:] if shared else not self.before and not tail
-
-
 class Store:
     """The folder beside an output that holds its finished segments.
 
     The constructor reads what an earlier run left. records: the usable segments by index. plan: the decisions of that
     run. fingerprint: see the function. reason: why the segments of the earlier run cannot be used; "" if they can, or
     there are none.
+
+    Raises: OutputError where the folder must not be used; see check_state_folder.
     """
 
     def __init__(self, output: Path, fingerprint: dict[str, Any]) -> None:
@@ -90,13 +62,15 @@ class Store:
     def _read(self) -> None:
         """Read what an earlier run left, if its fingerprint is the same."""
         self.plan, self.records, self.reason = {}, {}, ""
+        if not check_state_folder(self.folder):
+            return
         try:
-            state = json.loads((self.folder / "state.json").read_text("utf-8"))
-            before = state["fingerprint"] if state["format"] == FORMAT else {"version": "other"}
-            plan = state["plan"]
+            state = read_json(self.folder / STATE)
+            before = dict(state["fingerprint"] if state["format"] == FORMAT else {"version": "other"})
+            plan = _checked_plan(state["plan"])
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError):
+        except JUNK:
             self.reason = "their records cannot be read"
             return
         keys = [key for key in {**self.fingerprint, **before} if before.get(key) != self.fingerprint.get(key)]
@@ -105,7 +79,7 @@ class Store:
             return
         self.plan = plan
         for path in self.folder.glob("*.json"):
-            record = _read_record(path)
+            record = read_segment_record(path)
             if record is not None and self._is_whole(record):
                 self.records[record.index] = record
 
@@ -120,7 +94,7 @@ class Store:
     @property
     def pictures(self) -> Path:
         """The folder of finished pictures, if the output is pictures."""
-        return self.folder / "pictures"
+        return self.folder / PICTURES
 
     def data_of(self, index: int) -> Path:
         """Return the path of a segment's packets."""
@@ -141,6 +115,7 @@ class Store:
         self.is_shared = shared
         try:
             self.folder.mkdir(exist_ok=True)
+            check_state_folder(self.folder)
             self._acquire(60 if shared else 0)
             if shared or not self.is_forgotten:
                 self._read()  # another process may have been here since this one looked
@@ -152,17 +127,10 @@ class Store:
             raise OutputError(f"{self.folder} cannot be written: {error.strerror}", "check the folder") from error
 
     def _begin(self, plan: dict[str, Any]) -> None:
-        self._clear()
+        clear_state_folder(self.folder)
         self.plan = plan
         state = {"format": FORMAT, "output": self.output.name, "fingerprint": self.fingerprint, "plan": plan}
-        write_whole(self.folder / "state.json", json.dumps(state, indent=1).encode())
-
-    def _clear(self) -> None:
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != LOCK:
-                path.unlink()
+        write_whole(self.folder / STATE, json.dumps(state, indent=1).encode())
 
     def _acquire(self, seconds: float) -> None:
         try:
@@ -213,37 +181,44 @@ class Store:
                 for path in self.folder.glob(f"{WHOLE}*"):  # an unfinished output; the disk may be full
                     path.unlink()
         else:
-            try:  # the lock goes last: the next run takes it before it writes anything
-                self._clear()
-                (self.folder / LOCK).unlink()
+            with contextlib.suppress(OSError):  # other files in it keep the folder
+                clear_state_folder(self.folder)
+                if os.name == "nt":  # which does not remove open files
+                    self.lock.release()
+                (self.folder / LOCK).unlink()  # last: the next run acquires it before it writes anything
                 self.folder.rmdir()
-            except OSError:  # Windows does not remove open files
-                self.lock.release()
-                shutil.rmtree(self.folder, ignore_errors=True)
         self.lock.release()
 
 
 def earlier_plan(output: Path) -> dict[str, Any]:
-    """Return the plan of an earlier run for this output, whatever its fingerprint; {} if there was none."""
-    try:
-        return dict(json.loads((folder_of(output) / "state.json").read_text("utf-8"))["plan"])
-    except (OSError, ValueError, KeyError, TypeError):
+    """Return the plan of an earlier run for this output, whatever its fingerprint; {} if there was none.
+
+    Raises: OutputError where the folder must not be used; see check_state_folder.
+    """
+    folder = folder_of(output)
+    if not check_state_folder(folder):
         return {}
+    try:
+        return _checked_plan(read_json(folder / STATE)["plan"])
+    except JUNK:
+        return {}
+
+
+def _checked_plan(plan: Any) -> dict[str, Any]:
+    """Return a plan that was read.
+
+    Raises: one of JUNK where it is not what runs store.
+    """
+    checked = dict(plan)
+    is_sound = TILE.fullmatch(checked["tile"]) and isinstance(checked.get("window"), int | None)
+    if not is_sound or not isinstance(checked.get("model"), str | None):
+        raise ValueError("not a plan")
+    return checked
 
 
 def tail_of(chain: list[SegmentRecord]) -> list[Mark]:
     """Return the marks with which finished segments end."""
     return [mark for record in chain[-CHECKED:] for mark in record.tail][-CHECKED:]
-
-
-def _read_record(path: Path) -> SegmentRecord | None:
-    try:
-        facts = json.loads(path.read_text("utf-8"))
-        for key in ("before", "tail", "packets", "warnings"):
-            facts[key] = [tuple(item) for item in facts[key]]
-        return SegmentRecord(**facts)
-    except (OSError, ValueError, KeyError, TypeError):  # state.json, or an incomplete record
-        return None
 
 
 def folder_of(output: Path) -> Path:

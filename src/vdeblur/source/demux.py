@@ -10,6 +10,7 @@ from av.stream import Disposition, Stream
 
 from vdeblur.errors import InputError
 from vdeblur.events import Warn
+from vdeblur.source.formats import SAFE_INPUT, check_leads_nowhere
 from vdeblur.source.info import SourceInfo
 
 SEEKABLE = {
@@ -85,7 +86,10 @@ def open_container(path: Path) -> av.container.InputContainer:
     Raises: InputError.
     """
     try:
-        return av.open("pipe:0" if path == PIPE else str(path.absolute()), metadata_errors="replace")
+        if path.is_file():
+            check_leads_nowhere(path)
+        name = "pipe:0" if path == PIPE else str(path.absolute())
+        return av.open(name, metadata_errors="replace", options=SAFE_INPUT)
     except (av.error.FFmpegError, OSError) as error:
         if path == PIPE:
             raise InputError(f"standard input is not a video: {ffmpeg_reason(error)}", "pipe in y4m or nut") from error
@@ -125,14 +129,19 @@ def packet_seconds(packet: av.Packet) -> Fraction | None:
 
 def ffmpeg_reason(error: BaseException) -> str:
     """Return the system's or FFmpeg's words for an error."""
+    if isinstance(error, av.error.ArgumentError):  # what av.open raises for formats outside of SAFE_INPUT
+        return "it is damaged, or of a kind that vdeblur does not read"
     return getattr(error, "strerror", None) or str(error)
 
 
 def _hint(path: Path, error: BaseException) -> str:
     if isinstance(error, PermissionError):
         return "check its permissions"
-    with path.open("rb") as file:
-        head = file.read(12)
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return "was it moved or removed meanwhile?"
     if head[4:8] == b"ftyp":
         return "the file is incomplete: it has no index (moov); copy it again, or repair it"
     return "is it a video file? it may be damaged or incomplete"

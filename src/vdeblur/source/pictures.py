@@ -25,6 +25,7 @@ from vdeblur.frame import (
 )
 from vdeblur.settings import Cut
 from vdeblur.source.demux import ffmpeg_reason
+from vdeblur.source.formats import SAFE_INPUT
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.picture_header import PictureHeader, read_header
 from vdeblur.source.upright import turn_upright
@@ -276,7 +277,7 @@ def read_picture(path: Path) -> tuple[av.VideoFrame, str]:
     Raises: InputError.
     """
     try:
-        with av.open(str(path.absolute())) as container:
+        with av.open(str(path.absolute()), options=SAFE_INPUT) as container:
             picture = next(container.decode(video=0))
             codec = container.streams.video[0].codec_context.name
         header = read_header(path)

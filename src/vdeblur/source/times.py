@@ -12,6 +12,7 @@ import av
 import av.error
 
 from vdeblur.source import demux, video
+from vdeblur.source.formats import SAFE_INPUT
 
 WHOLE_BYTES = 64_000_000  # files up to this size are read completely, in about a second
 WINDOW_PACKETS = 400  # of video, read at each place
@@ -73,7 +74,7 @@ class PacketTimes:
 def read(source: video.VideoSource) -> PacketTimes:
     """Read a video's packets, through a container of its own."""
     size = source.path.stat().st_size
-    with av.open(str(source.path.absolute()), metadata_errors="replace") as container:
+    with av.open(str(source.path.absolute()), metadata_errors="replace", options=SAFE_INPUT) as container:
         reader = _Reader(container, source.video.index)
         times = reader.times
         indexed = container.format.name in demux.SEEKABLE and bool(container.duration)

@@ -25,6 +25,7 @@ from vdeblur.networks import lucas_kanade
 from vdeblur.restore import color
 from vdeblur.run.batch import VIDEO_SUFFIXES
 from vdeblur.source import deinterlace, hdr, pictures, times
+from vdeblur.source.formats import SAFE_INPUT
 from vdeblur.source.video import VideoSource, open_source
 
 SHORT_SIDE = 540  # greatest height of takes; their clips are reduced by at least 2 from here
@@ -240,7 +241,7 @@ class Stills:
 
 def _size_of(still: Footage) -> tuple[int, int]:
     try:
-        with av.open(str(still.path.absolute())) as container:
+        with av.open(str(still.path.absolute()), options=SAFE_INPUT) as container:
             context = container.streams.video[0].codec_context
             if context.width and context.height:
                 return context.width, context.height

@@ -36,8 +36,11 @@ def writing_pairs(path: Path) -> Iterator[None]:
 def read_manifest(out: Path) -> dict[str, Any]:
     """Return the manifest of the set in a folder; an empty one if the folder is empty or missing.
 
-    Raises: OutputError where the folder holds anything else.
+    Raises: OutputError where the folder holds anything else, or a link in place of a file or folder of synth's.
     """
+    for name in (MANIFEST, LOCK, EARLIER, DRAFTS):
+        if (out / name).is_symlink():
+            raise OutputError(f"{out / name} is a symbolic link, and synth makes none", "remove it")
     kept = out / EARLIER / MANIFEST  # left by a killed run
     try:
         if not out.is_dir() or all(entry.name == LOCK for entry in out.iterdir()):

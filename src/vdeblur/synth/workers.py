@@ -1,9 +1,11 @@
 """The pieces of work of `vdeblur synth`: one after the other in this process, or several at once in others."""
 
+import contextlib
 import multiprocessing
+import os
 import queue
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -18,6 +20,20 @@ POLL_SECONDS = 0.1  # between checks for events and signals
 Note = Callable[[Piece, dict[str, Any]], None]
 
 
+@contextlib.contextmanager
+def _safe_imports() -> Iterator[None]:
+    """Let processes that start now not import from the working folder, where others may have put modules."""
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
 def do_all(job: SynthJob, work: list[Piece], jobs: int, note: Note) -> None:
     """Do all pieces, up to `jobs` at once; note: receives each piece's result.
 
@@ -29,11 +45,13 @@ def do_all(job: SynthJob, work: list[Piece], jobs: int, note: Note) -> None:
             note(piece, do_piece(job, piece))
         return
     context = multiprocessing.get_context("spawn")
-    events: Any = context.Queue()
-    over: Any = context.Event()
-    mute = (replace(job, notify=ignore, stop=never), events, over)
     try:
-        with ProcessPoolExecutor(min(jobs, len(work)), context, _begin, mute) as executor:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_safe_imports())
+            events: Any = context.Queue()
+            over: Any = context.Event()
+            mute = (replace(job, notify=ignore, stop=never), events, over)
+            executor = stack.enter_context(ProcessPoolExecutor(min(jobs, len(work)), context, _begin, mute))
             try:
                 pending = {executor.submit(_do, piece): piece for piece in work}
                 _collect(job, pending, events, note)

@@ -7,11 +7,12 @@
 - samples/UPDATE/SEQUENCE.png          blurry, restored and sharp, at each validation
 """
 
+import contextlib
 import io
 import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,35 @@ from torch import nn
 
 from vdeblur.errors import InputError, OutputError, UsageError, VdeblurError
 from vdeblur.events import Warn
-from vdeblur.files import write_whole
+from vdeblur.files import try_lock, write_whole
+from vdeblur.models.pickles import load_pickle
 from vdeblur.train.distributed import ProcessGroup
 from vdeblur.train.log import writing
 from vdeblur.train.recipes import Recipe
 
-STATE = "state.pt"
+STATE, LOCK = "state.pt", ".lock"
 STATE_KEYS = {"model", "stage", "recipe", "tables", "told", "run", "update", "seconds"}
 RESULTS = ("best.safetensors", "last.safetensors", "log.csv")
+
+
+@contextlib.contextmanager
+def writing_alone(out: Path, group: ProcessGroup) -> Iterator[None]:
+    """Hold the folder's lock, in the main process for all of a group.
+
+    Raises: OutputError where another training is writing to the folder, or it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        fault = ""
+        if group.is_main:
+            try:
+                is_free = stack.enter_context(try_lock(out / LOCK))
+                fault = "" if is_free else f"another training is writing to {out}"
+            except OSError as error:
+                fault = f"{out} cannot be written: {error.strerror}"
+        fault = group.agree(fault)
+        if fault:
+            raise OutputError(fault, "wait for it, or choose another --out" if "another" in fault else "check the path")
+        yield
 
 
 class TrainingFolder:
@@ -55,7 +77,7 @@ class TrainingFolder:
                 problem = OutputError(f"{self.out / files[0]} exists, but no {STATE} beside it", "choose another --out")
         else:
             try:
-                state = torch.load(self.out / STATE, map_location="cpu", weights_only=True)
+                state = load_pickle(self.out / STATE)
                 if missing := STATE_KEYS - state.keys():
                     raise ValueError(f"it has no {min(missing)}")
                 problem = self._unfit(state, resume)

@@ -100,7 +100,7 @@ class Log:
     def __init__(self, path: Path, update: int, *, active: bool, tensorboard: bool) -> None:
         self.path, self.active = path, active
         self.names: list[str] = []
-        rows = [row for row in _rows(path) if int(row["update"]) <= update] if active else []
+        rows = _rows_until(path, update) if active else []
         if rows:
             self.names = list(rows[0])
             self._write(rows)
@@ -180,6 +180,21 @@ def _tensorboard(folder: Path, update: int) -> Any:
     except ImportError as error:
         raise UsageError("TensorBoard is not installed", "pip install 'vdeblur[tensorboard]'") from error
     return SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
+
+
+def _rows_until(path: Path, update: int) -> list[dict[str, Any]]:
+    """Return the rows up to an update.
+
+    Raises: OutputError where the file is no log.
+    """
+    try:
+        rows = [row for row in _rows(path) if int(row["update"]) <= update]
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError("rows of other lengths")
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        reason = f"{path} is not a log of vdeblur train ({error})"
+        raise OutputError(reason, "move it away; the training continues without it") from error
+    return rows
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

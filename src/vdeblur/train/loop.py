@@ -30,7 +30,7 @@ from vdeblur.models.registry import find_entry
 from vdeblur.restore import device, memory
 from vdeblur.train import data, start
 from vdeblur.train.distributed import ProcessGroup, is_parted, joined
-from vdeblur.train.folder import TrainingFolder
+from vdeblur.train.folder import TrainingFolder, writing_alone
 from vdeblur.train.learner import Learner
 from vdeblur.train.log import Journal, Log, Progress
 from vdeblur.train.mixture import Mixture
@@ -112,9 +112,10 @@ def train(
     with joined(task.device) as group:
         torch.backends.cudnn.benchmark = not task.deterministic  # crops are all of one size
         notify_once = notify if group.is_main else ignore
-        trainer = Trainer(task, group, Talk(task.offline, task.yes, notify_once, ask, stop))
-        with data.explain_lost_workers():
-            return trainer.run()
+        with writing_alone(task.out, group):
+            trainer = Trainer(task, group, Talk(task.offline, task.yes, notify_once, ask, stop))
+            with data.explain_lost_workers():
+                return trainer.run()
 
 
 class Trainer:
