@@ -17,6 +17,7 @@ import click
 from vdeblur.cli.lines import counted, lines_of
 from vdeblur.cli.terminal import Bars, show_batch
 from vdeblur.errors import ExitStatus, VdeblurError, error_facts
+from vdeblur.events import without_infinities
 from vdeblur.version import __version__
 
 PROGRESS_SECONDS = 0.5  # at most two progress events a second
@@ -42,7 +43,7 @@ class JsonReporter:
                 return
             self.last_progress[name] = now
         with self.lock:
-            click.echo(dumps({"v": 1, "event": event, **facts}))
+            click.echo(dumps({"v": 1, "event": event, **without_infinities(facts)}, allow_nan=False))
 
     def close(self) -> None:
         """Do nothing: every event is written already."""

@@ -17,7 +17,7 @@ from vdeblur.frame import (
     planar_name,
     usual_matrix,
 )
-from vdeblur.output.codecs import ENCODERS, PLAYED, UNSHOWN, Encoder, is_even, run_outside
+from vdeblur.output.codecs import ENCODERS, UNSHOWN, Encoder, is_even, is_for_players, run_outside
 from vdeblur.output.external import external_formats
 from vdeblur.output.trials import takes_format
 from vdeblur.source.info import SourceInfo
@@ -94,8 +94,8 @@ def _works(encoder: Encoder, name: str) -> bool:
 def _shown_format(info: SourceInfo, encoder: Encoder, suffix: str, names: list[str], warn: Warn) -> str | None:
     """Return the format for RGB in MP4 and MOV that common players show, with a warning; None for everything else."""
     layout = layout_of(info.picture_format)
-    is_shown = suffix.lower() not in PLAYED or encoder.name not in RGB_ENCODERS
-    if layout is None or not layout.rgb or is_shown:
+    is_meant = is_for_players(info, suffix, encoder.name) and encoder.name in RGB_ENCODERS
+    if layout is None or not layout.rgb or not is_meant:
         return None
     if not is_even(info) and not encoder.odd_sizes:
         warn("W_PIX_FMT", UNSHOWN.format(suffix))
