@@ -14,13 +14,15 @@ import pytest
 from tests import clips
 from vdeblur.cli.report import JsonReporter
 from vdeblur.errors import ExitStatus, OutputError
-from vdeblur.frame import convert_picture, plane_array
+from vdeblur.frame import Frame, convert_picture, has_alpha, plane_array
 from vdeblur.output import external
+from vdeblur.output.codecs import ENCODERS
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.settings import EncodeOptions
 from vdeblur.source.info import SourceInfo
 
 IDENTITY = ("-m", "identity", "--preset", "ultrafast")
+TICK = Fraction(1, 25)
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
 # What FFmpeg says among itself: functions, numbers, placeholders, addresses.
 RAW = re.compile(r"avcodec_open2|Errno|<none>|0x[0-9a-f]{4}|returned \d+|-strict|Traceback|internal error")
@@ -261,6 +263,41 @@ def test_infinite_numbers_are_valid_json(capsys: pytest.CaptureFixture[str]) -> 
     JsonReporter().notify("validation", {"psnr": float("inf"), "scores": ({"loss": float("nan")}, 1.5)})
     line = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert (line["psnr"], line["scores"]) == (None, [{"loss": None}, 1.5])
+
+
+FORMATS = ["gbrap", "yuva444p12le", "gbrp16le", "gray16le", "yuv410p", "yuv440p12le", "yuvj420p", "gray", "yuva420p"]
+HOMES = {"prores_ks": ".mov", "qtrle": ".mov", "rawvideo": ".nut", "mpeg2video": ".mpg", "libvpx": ".webm"}
+PLAIN = sorted(ENCODERS.keys() - {"libaom-av1", "librav1e", "libsvtav1"})  # of PyAV, and fast to open
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_encoder_chooses_a_format_that_works(tmp_path: Path, name: str) -> None:
+    """A5: mjpeg took no video at all, and libvpx and libvpx-vp9 listed formats that they refuse."""
+    for source in FORMATS:
+        rgb = source.startswith("gb")
+        color = {"primaries": 2, "transfer": 2, "matrix": 0 if rgb else 2, "range": 2 if rgb else 0}
+        info = SourceInfo(tmp_path / "x.mkv", 256, 128, source, "ffv1", TICK, 1 / TICK, 2, None, color=color)
+        warned: list[str] = []
+        options = EncodeOptions(codec=name, preset="ultrafast")
+        encoding = VideoEncoding(info, HOMES.get(name, ".mkv"), options, lambda code, _, seen=warned: seen.append(code))
+        encoder = encoding.open()
+        encoder.stand_alone(encoding.container_name)
+        picture = av.VideoFrame(256, 128, source)
+        for plane in picture.planes:
+            plane.update(bytes(plane.buffer_size))
+        picture.colorspace, picture.color_range = color["matrix"], color["range"]
+        packets = [*encoder.encode(encoding.prepare(Frame(picture, 0, TICK))), *encoder.encode(None)]
+        encoder.close()
+        assert len(packets) == 1, source
+        assert has_alpha(encoding.format) == has_alpha(source) or "W_ALPHA" in warned, (source, encoding.format)
+
+
+def test_motion_jpeg_has_the_right_range(vdeblur, tmp_path: Path) -> None:
+    """A5: Motion JPEG has full range; -c mjpeg ended with "avcodec_open2 returned 22"."""
+    source = smooth(tmp_path / "in.mkv", "yuv420p", "-c:v", "ffv1")
+    run(vdeblur, source, tmp_path / "out.avi", "-c", "mjpeg", "--crf", 4)
+    assert re.search(r"yuvj420p\(pc", described(tmp_path / "out.avi"))
+    assert clips.psnr(clips.rgb(source), clips.rgb(tmp_path / "out.avi")) > 32
 
 
 def test_tags_follow_the_format(tmp_path: Path) -> None:

@@ -274,6 +274,44 @@ def test_one_picture_beside_its_input_and_refusals(vdeblur, tmp_path: Path) -> N
     assert not (tmp_path / "one.png").exists()
 
 
+def test_two_names_that_become_one_end_before_the_work(vdeblur, tmp_path: Path) -> None:
+    """A1: a.jpg beside a.png was found only when its turn came."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.jpg", "a.png", "b.png"):
+        still(folder / name)
+    line = one_line(vdeblur("run", folder, tmp_path / "out", *IDENTITY), ExitStatus.OUTPUT)
+    assert "a.jpg and a.png would both be written as a.png" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert vdeblur("run", folder, tmp_path / "out.mkv", *IDENTITY).exit_code == 0
+
+
+@pytest.mark.parametrize("mode", ["html", "side"])
+def test_one_picture_is_compared(vdeblur, tmp_path: Path, mode: str) -> None:
+    """A1: --compare with one picture."""
+    source = photo(tmp_path / "photo.jpg", 6)
+    result = vdeblur("run", source, tmp_path / "out.png", *IDENTITY, "--compare", mode)
+    assert result.exit_code == 0, result.output
+    name = "out_html.html" if mode == "html" else "out_side.mp4"
+    assert (tmp_path / name).exists()
+    if mode == "side":
+        assert clips.facts(tmp_path / name).size == (96, 64)
+
+
+def test_exif_video_keeps_its_rotation(vdeblur, tmp_path: Path) -> None:
+    """A1: MJPEG whose orientation is in EXIF alone is upright in players, and so is the output."""
+    for number in range(2):
+        photo(tmp_path / f"IMG_{number:04}.jpg", 6, number)
+    source = tmp_path / "exif.mov"
+    clips.ffmpeg("-framerate", 25, "-i", tmp_path / "IMG_%04d.jpg", "-c", "copy", source)
+    for output in (tmp_path / "out.mp4", tmp_path / "pictures"):
+        assert vdeblur("run", source, output, *IDENTITY, "--crf", 4).exit_code == 0
+    for path in (tmp_path / "out.mp4", tmp_path / "pictures" / "000001.png"):
+        shown, expected = clips.ffmpeg_rgb(path), clips.ffmpeg_rgb(tmp_path / "IMG_0000.jpg")
+        assert shown.shape == expected.shape
+        assert abs(shown.astype(int) - expected).mean() < 6, path.name
+
+
 def test_a_network_with_neighbours_says_what_one_picture_means(vdeblur, tmp_path: Path) -> None:
     """A1: a network that needs neighbours says what it can do with one frame."""
     source = still(tmp_path / "photo.png")

@@ -79,6 +79,8 @@ def tags_for(info: SourceInfo, pixel_format: str) -> SourceInfo:
     if target is None or source.rgb == target.rgb:
         if color["matrix"] == 0 and not source.rgb:
             color["matrix"] = UNTAGGED
+        if pixel_format.startswith("yuvj"):
+            color["range"] = FULL
     elif target.rgb:
         color |= {"matrix": 0, "range": FULL}
     else:
@@ -117,6 +119,8 @@ def _held_formats(encoder: Encoder, suffix: str) -> list[str]:
         names = Y4M_FORMATS if suffix == ".y4m" else RAW_FORMATS
     else:
         names = [pixel_format.name for pixel_format in av.Codec(encoder.name, "w").video_formats or []]
+    if encoder.name == "mjpeg":
+        names = [name for name in names if name.startswith("yuvj")]
     alpha_beside = encoder.name.startswith("libvpx")  # its alpha is side data of packets, which only Matroska keeps
     if alpha_beside and suffix.lower() in (".webm", ".mkv"):
         names = [name for name in names if not has_alpha(name) or name == "yuva420p"]  # the only one that players read
@@ -135,7 +139,8 @@ def _nearest(source: str, names: list[str], encoder: Encoder, warn: Warn) -> str
     wanted = layout_of(source)
     assert wanted is not None
     options = {name: layout_of(planar_name(name)) for name in names}
-    usable = {name: layout for name, layout in options.items() if layout is not None and "j" not in name}
+    full = encoder.name == "mjpeg"  # which takes no limited range
+    usable = {name: layout for name, layout in options.items() if layout is not None and ("j" not in name or full)}
     if not usable:
         raise OutputError(f"{encoder.name} takes no pixel format that vdeblur knows", "choose another with --codec")
     ranked = sorted(usable, key=lambda name: _distance(wanted, usable[name]))

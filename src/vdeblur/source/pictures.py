@@ -17,7 +17,7 @@ from vdeblur.settings import Cut
 from vdeblur.source.demux import ffmpeg_reason
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.picture_header import PictureHeader, read_header
-from vdeblur.source.upright import turn_upright
+from vdeblur.source.upright import display_matrix, matrix_orientation, turn_upright
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 PICTURE_RATE = Fraction(25)  # frames per second, since a folder of pictures has no rate of its own
@@ -272,9 +272,12 @@ def read_picture(path: Path) -> tuple[av.VideoFrame, str]:
         raise InputError(
             f"{path} cannot be read as a picture: {ffmpeg_reason(error)}", "remove or replace it"
         ) from error
-    if header is None or (header.orientation == 1 and not picture.rotation):
+    orientation = header.orientation if header is not None else 1
+    if orientation == 1 and picture.rotation:  # FFmpeg finds EXIF in places where read_header does not look
+        orientation = matrix_orientation(display_matrix(picture))
+    if orientation == 1 and not picture.rotation:
         return picture, codec
     planar = planar_name(picture.format.name)
     if planar != picture.format.name:
         picture = to_planar(picture, planar)
-    return turn_upright(picture, header.orientation), codec
+    return turn_upright(picture, orientation), codec
