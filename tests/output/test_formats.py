@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -270,6 +271,15 @@ HOMES = {"prores_ks": ".mov", "qtrle": ".mov", "rawvideo": ".nut", "mpeg2video":
 PLAIN = sorted(ENCODERS.keys() - {"libaom-av1", "librav1e", "libsvtav1"})  # of PyAV, and fast to open
 
 
+def recorder(warned: list[tuple[str, str]]) -> Callable[[str, str], None]:
+    """Return a Warn that keeps code and message."""
+
+    def warn(code: str, message: str) -> None:
+        warned.append((code, message))
+
+    return warn
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_every_encoder_chooses_a_format_that_works(tmp_path: Path, name: str) -> None:
     """A5: mjpeg took no video at all, and libvpx and libvpx-vp9 listed formats that they refuse."""
@@ -277,9 +287,9 @@ def test_every_encoder_chooses_a_format_that_works(tmp_path: Path, name: str) ->
         rgb = source.startswith("gb")
         color = {"primaries": 2, "transfer": 2, "matrix": 0 if rgb else 2, "range": 2 if rgb else 0}
         info = SourceInfo(tmp_path / "x.mkv", 256, 128, source, "ffv1", TICK, 1 / TICK, 2, None, color=color)
-        warned: list[str] = []
+        warned: list[tuple[str, str]] = []
         options = EncodeOptions(codec=name, preset="ultrafast")
-        encoding = VideoEncoding(info, HOMES.get(name, ".mkv"), options, lambda code, _, seen=warned: seen.append(code))
+        encoding = VideoEncoding(info, HOMES.get(name, ".mkv"), options, recorder(warned))
         encoder = encoding.open()
         encoder.stand_alone(encoding.container_name)
         picture = av.VideoFrame(256, 128, source)
@@ -289,7 +299,7 @@ def test_every_encoder_chooses_a_format_that_works(tmp_path: Path, name: str) ->
         packets = [*encoder.encode(encoding.prepare(Frame(picture, 0, TICK))), *encoder.encode(None)]
         encoder.close()
         assert len(packets) == 1, source
-        assert has_alpha(encoding.format) == has_alpha(source) or "W_ALPHA" in warned, (source, encoding.format)
+        assert has_alpha(encoding.format) == has_alpha(source) or "W_ALPHA" in dict(warned), (source, encoding.format)
 
 
 def test_motion_jpeg_has_the_right_range(vdeblur, tmp_path: Path) -> None:
