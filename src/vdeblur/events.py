@@ -3,10 +3,11 @@
 Events are an API (`--json`, docs/json.md): keys may be added, never renamed.
 """
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from vdeblur.errors import ExitStatus, InterruptedRunError
 
@@ -19,6 +20,15 @@ TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its variables
 
 def ignore(*_: object) -> None:
     """Ignore an event or a warning."""
+
+
+def without_infinities(value: Any) -> Any:
+    """Replace infinities and NaN, which JSON does not know, by None."""
+    if isinstance(value, dict):
+        return {key: without_infinities(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_infinities(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def never() -> ExitStatus | None:
@@ -385,7 +395,7 @@ class ValidationEvent(TrainProgressEvent, total=False):
     """
 
     blurry: float
-    psnr: float
+    psnr: float  # dB; in --json null if all frames are equal
     ssim: float
     untouched: float | None
     mild_gain: float | None

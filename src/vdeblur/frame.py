@@ -227,9 +227,10 @@ def _rgb_of_ycgco(picture: av.VideoFrame) -> av.VideoFrame:
     )
     full, step = int(picture.color_range) == FULL or picture.format.name.startswith("yuvj"), 1 << (layout.bits - 8)
     black, extent, swing = (0, layout.peak, layout.peak) if full else (16 * step, 219 * step, 224 * step)
-    luma, green_part, orange_part = (plane_array(fine, index).astype(numpy.float32) for index in range(3))
-    luma = (luma - black) / extent
-    green_part, orange_part = (green_part - 128 * step) / swing, (orange_part - 128 * step) / swing
+    levels = ((black, extent), (128 * step, swing), (128 * step, swing))
+    luma, green_part, orange_part = (
+        (plane_array(fine, index).astype(numpy.float64) - zero) / one for index, (zero, one) in enumerate(levels)
+    )
     rgb = picture.reformat(format=f"gbr{'a' * layout.alpha}p{end}", src_colorspace=BT601, dst_colorspace=BT601)
     base = luma - green_part
     for index, plane in enumerate((luma + green_part, base - orange_part, base + orange_part)):  # G, B, R

@@ -1,5 +1,6 @@
 """Pictures as people have them: photographs with EXIF, mixed folders, single files."""
 
+import json
 import struct
 import zlib
 from pathlib import Path
@@ -274,6 +275,44 @@ def test_one_picture_beside_its_input_and_refusals(vdeblur, tmp_path: Path) -> N
     assert not (tmp_path / "one.png").exists()
 
 
+def test_two_names_that_become_one_end_before_the_work(vdeblur, tmp_path: Path) -> None:
+    """A1: a.jpg beside a.png was found only when its turn came."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.jpg", "a.png", "b.png"):
+        still(folder / name)
+    line = one_line(vdeblur("run", folder, tmp_path / "out", *IDENTITY), ExitStatus.OUTPUT)
+    assert "a.jpg and a.png would both be written as a.png" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert vdeblur("run", folder, tmp_path / "out.mkv", *IDENTITY).exit_code == 0
+
+
+@pytest.mark.parametrize("mode", ["html", "side"])
+def test_one_picture_is_compared(vdeblur, tmp_path: Path, mode: str) -> None:
+    """A1: --compare with one picture."""
+    source = photo(tmp_path / "photo.jpg", 6)
+    result = vdeblur("run", source, tmp_path / "out.png", *IDENTITY, "--compare", mode)
+    assert result.exit_code == 0, result.output
+    name = "out_html.html" if mode == "html" else "out_side.mp4"
+    assert (tmp_path / name).exists()
+    if mode == "side":
+        assert clips.facts(tmp_path / name).size == (96, 64)
+
+
+def test_exif_video_keeps_its_rotation(vdeblur, tmp_path: Path) -> None:
+    """A1: MJPEG whose orientation is in EXIF alone is upright in players, and so is the output."""
+    for number in range(2):
+        photo(tmp_path / f"IMG_{number:04}.jpg", 6, number)
+    source = tmp_path / "exif.mov"
+    clips.ffmpeg("-framerate", 25, "-i", tmp_path / "IMG_%04d.jpg", "-c", "copy", source)
+    for output in (tmp_path / "out.mp4", tmp_path / "pictures"):
+        assert vdeblur("run", source, output, *IDENTITY, "--crf", 4).exit_code == 0
+    for path in (tmp_path / "out.mp4", tmp_path / "pictures" / "000001.png"):
+        shown, expected = clips.ffmpeg_rgb(path), clips.ffmpeg_rgb(tmp_path / "IMG_0000.jpg")
+        assert shown.shape == expected.shape
+        assert abs(shown.astype(int) - expected).mean() < 6, path.name
+
+
 def test_a_network_with_neighbours_says_what_one_picture_means(vdeblur, tmp_path: Path) -> None:
     """A1: a network that needs neighbours says what it can do with one frame."""
     source = still(tmp_path / "photo.png")
@@ -291,6 +330,29 @@ def test_animated_png_stays_a_video(vdeblur, tmp_path: Path) -> None:
     assert len(clips.facts(tmp_path / "out.mkv").seconds) == 4
 
 
+def test_several_pictures_go_into_a_folder(vdeblur, tmp_path: Path) -> None:
+    """A1: each picture of a list keeps its name and kind."""
+    for name in ("a.jpg", "b.png"):
+        photo(tmp_path / name, 6)
+    assert vdeblur("run", tmp_path / "a.jpg", tmp_path / "b.png", f"{tmp_path}/out/", *IDENTITY).exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "b.png"]
+    assert sizes(tmp_path / "out") == {(48, 64)}
+    facts = json.loads(vdeblur("probe", tmp_path / "a.jpg", "--json").stdout)
+    assert (facts["width"], facts["height"], facts["rotation"]) == (48, 64, 0)
+    assert facts["output"]["file"].endswith("a_sharp.jpg")
+
+
+def test_upright_pictures_are_compared_with_their_video(vdeblur, tmp_path: Path) -> None:
+    """A1: the input is turned, and its upright pictures are not."""
+    plain = clips.make(tmp_path / "plain.mp4", frames=2, codec=("-c:v", "libx264", "-qp", "0"), pix_fmt="yuv444p")
+    source = tmp_path / "turned.mp4"
+    clips.ffmpeg("-display_rotation", 90, "-i", plain, "-c", "copy", source)
+    assert vdeblur("run", source, tmp_path / "out", *IDENTITY, "--compare", "html").exit_code == 0
+    result = vdeblur("compare", source, tmp_path / "out", "--metrics")
+    psnr = [float(line.split()[2]) for line in result.stdout.splitlines()[1:3]]
+    assert min(psnr) > 40, result.stdout
+
+
 def test_a_second_run_leaves_no_stale_pictures(vdeblur, tmp_path: Path) -> None:
     """B: -y onto a folder of pictures left those of the longer earlier run."""
     source, output = clips.make(tmp_path / "in.mkv", frames=6), tmp_path / "out"
@@ -302,6 +364,11 @@ def test_a_second_run_leaves_no_stale_pictures(vdeblur, tmp_path: Path) -> None:
     assert vdeblur("run", source, output, *IDENTITY, "--frames", 2, "-y").exit_code == 0
     kept = ["000001.png", "000002.png", "holiday.png", "notes.txt"]
     assert sorted(path.name for path in output.iterdir()) == kept, "only the sequence is replaced"
+    tiffs = tmp_path / "tiffs"
+    tiffs.mkdir()
+    still(tiffs / "000007.tiff")
+    assert vdeblur("run", tiffs, output, *IDENTITY, "-y").exit_code == 0
+    assert sorted(path.name for path in output.iterdir()) == ["000007.tiff", "holiday.png", "notes.txt"]
 
 
 def test_an_output_inside_the_inputs_folder_resumes(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

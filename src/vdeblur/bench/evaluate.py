@@ -22,13 +22,12 @@ from vdeblur.bench.results import (
     ExampleFrame,
     ModelResult,
     SequenceResult,
-    without_infinities,
 )
 from vdeblur.bench.speed import device_name_of
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import DataSet, Sequence, open_dataset
 from vdeblur.errors import DeviceError, InputError, InterruptedRunError
-from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
+from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never, without_infinities
 from vdeblur.measure import vmaf
 from vdeblur.measure.protocols import PROTOCOLS, Protocol
 from vdeblur.restore.device import choose_device

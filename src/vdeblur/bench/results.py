@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vdeblur.events import without_infinities
 from vdeblur.measure import protocols
 from vdeblur.measure.protocols import Protocol, Quality
 from vdeblur.models.registry import PublishedScore
@@ -254,12 +255,3 @@ def _weighted_mean(values: list[tuple[float | None, int]]) -> float | None:
     """Return the mean of values weighted by their numbers of frames; None if there is no value."""
     known = [(value, frames) for value, frames in values if value is not None]
     return math.fsum(value * frames for value, frames in known) / sum(frames for _, frames in known) if known else None
-
-
-def without_infinities(value: Any) -> Any:
-    """Replace infinities and NaN, which JSON does not know, by None."""
-    if isinstance(value, dict):
-        return {key: without_infinities(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_infinities(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

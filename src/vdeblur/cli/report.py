@@ -18,6 +18,7 @@ import click
 from vdeblur.cli.lines import counted, lines_of
 from vdeblur.cli.terminal import Bars, show_batch
 from vdeblur.errors import ExitStatus, OutputError, VdeblurError, error_facts
+from vdeblur.events import without_infinities
 from vdeblur.version import __version__
 
 PROGRESS_SECONDS = 0.5  # at most two progress events a second
@@ -48,7 +49,7 @@ class JsonReporter:
             if self.fault:
                 return
             try:
-                click.echo(dumps({"v": 1, "event": event, **facts}))
+                click.echo(dumps({"v": 1, "event": event, **without_infinities(facts)}, allow_nan=False))
             except BrokenPipeError:
                 raise
             except OSError as error:  # translated here, or the output of the run would be blamed

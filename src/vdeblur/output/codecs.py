@@ -171,7 +171,7 @@ def choose_encoder(
         name = _family(info, suffix.lower(), container_name, pictures, warn)
     layout = layout_of(info.picture_format)
     if name == "libx264" and layout is not None and layout.rgb and keep:
-        if suffix.lower() not in PLAYED:
+        if not is_for_players(info, suffix, name):
             name = "libx264rgb"
         elif not is_even(info):
             name = "libx264rgb"
@@ -216,6 +216,12 @@ def _is_held(container_name: str, name: str) -> bool:
         return True
     formats = [pixel_format.name for pixel_format in av.Codec(name, "w").video_formats or []]
     return holds_video(container_name, name, "yuv420p" if "yuv420p" in formats or not formats else formats[0])
+
+
+def is_for_players(info: SourceInfo, suffix: str, name: str) -> bool:
+    """Return whether RGB should become what common players show: in MP4 and MOV, unless the input is such a file."""
+    is_such = info.path.suffix.lower() in PLAYED and FAMILIES.get(info.codec) == name
+    return suffix.lower() in PLAYED and not is_such
 
 
 def is_even(info: SourceInfo) -> bool:

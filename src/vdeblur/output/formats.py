@@ -17,7 +17,7 @@ from vdeblur.frame import (
     planar_name,
     usual_matrix,
 )
-from vdeblur.output.codecs import ENCODERS, PLAYED, UNSHOWN, Encoder, is_even, run_outside
+from vdeblur.output.codecs import ENCODERS, UNSHOWN, Encoder, is_even, is_for_players, run_outside
 from vdeblur.output.external import external_formats
 from vdeblur.output.trials import takes_format
 from vdeblur.source.info import SourceInfo
@@ -79,6 +79,8 @@ def tags_for(info: SourceInfo, pixel_format: str) -> SourceInfo:
     if target is None or source.rgb == target.rgb:
         if color["matrix"] == 0 and not source.rgb:
             color["matrix"] = UNTAGGED
+        if pixel_format.startswith("yuvj"):
+            color["range"] = FULL
     elif target.rgb:
         color |= {"matrix": 0, "range": FULL}
     else:
@@ -94,8 +96,8 @@ def _works(encoder: Encoder, name: str) -> bool:
 def _shown_format(info: SourceInfo, encoder: Encoder, suffix: str, names: list[str], warn: Warn) -> str | None:
     """Return the format for RGB in MP4 and MOV that common players show, with a warning; None for everything else."""
     layout = layout_of(info.picture_format)
-    is_shown = suffix.lower() not in PLAYED or encoder.name not in RGB_ENCODERS
-    if layout is None or not layout.rgb or is_shown:
+    is_meant = is_for_players(info, suffix, encoder.name) and encoder.name in RGB_ENCODERS
+    if layout is None or not layout.rgb or not is_meant:
         return None
     if not is_even(info) and not encoder.odd_sizes:
         warn("W_PIX_FMT", UNSHOWN.format(suffix))
@@ -117,6 +119,8 @@ def _held_formats(encoder: Encoder, suffix: str) -> list[str]:
         names = Y4M_FORMATS if suffix == ".y4m" else RAW_FORMATS
     else:
         names = [pixel_format.name for pixel_format in av.Codec(encoder.name, "w").video_formats or []]
+    if encoder.name == "mjpeg":
+        names = [name for name in names if name.startswith("yuvj")]
     alpha_beside = encoder.name.startswith("libvpx")  # its alpha is side data of packets, which only Matroska keeps
     if alpha_beside and suffix.lower() in (".webm", ".mkv"):
         names = [name for name in names if not has_alpha(name) or name == "yuva420p"]  # the only one that players read
@@ -135,7 +139,8 @@ def _nearest(source: str, names: list[str], encoder: Encoder, warn: Warn) -> str
     wanted = layout_of(source)
     assert wanted is not None
     options = {name: layout_of(planar_name(name)) for name in names}
-    usable = {name: layout for name, layout in options.items() if layout is not None and "j" not in name}
+    full = encoder.name == "mjpeg"  # which takes no limited range
+    usable = {name: layout for name, layout in options.items() if layout is not None and ("j" not in name or full)}
     if not usable:
         raise OutputError(f"{encoder.name} takes no pixel format that vdeblur knows", "choose another with --codec")
     ranked = sorted(usable, key=lambda name: _distance(wanted, usable[name]))

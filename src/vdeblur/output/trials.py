@@ -16,7 +16,12 @@ import imageio_ffmpeg
 REFUSALS = (ValueError, av.error.FFmpegError, OSError)
 TRIAL_SIZE = 256  # width and height: allowed by every encoder that has no fixed sizes
 RATE = 25
-OPTIONS = {"libx265": {"x265-params": "log-level=error"}}  # else it writes to the terminal
+# x265 writes to the terminal otherwise; libvpx codes no transparency with auto-alt-ref.
+OPTIONS = {
+    "libx265": {"x265-params": "log-level=error"},
+    "libvpx": {"auto-alt-ref": "0"},
+    "libvpx-vp9": {"auto-alt-ref": "0"},
+}
 
 
 @functools.cache

@@ -29,6 +29,7 @@ from vdeblur.run.store import Store
 from vdeblur.source import demux, pictures
 from vdeblur.source.video import Source
 
+WRITTEN_SUFFIXES = {".png", ".tiff"}  # of folders of pictures, see PictureEncoding
 # How many seconds a frame's time may be off, by suffix. In MP4 vdeblur sets the time base, so times are exact;
 # Matroska rounds them to milliseconds.
 TOLERANCE = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}
@@ -196,12 +197,16 @@ def _place_pictures(store: Store, encoding: PictureEncoding, overwrite: bool) ->
 def stale_pictures(folder: Path, names: list[str]) -> list[Path]:
     """Return the pictures of an earlier output in a folder that these new ones do not replace.
 
-    A folder with nothing but visible pictures of the new ones' kind is such an output as a whole. Among other files,
-    only names that differ from a new one's by their digits belong to it.
+    A folder with nothing but PNG and TIFF is such an output as a whole. Among other files, only names that differ from
+    a new one's by their digits belong to it.
     """
-    suffix = Path(names[0]).suffix.lower()
     visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    is_output = all(path.suffix.lower() == suffix and path.is_file() for path in visible)
-    shapes = {re.sub(r"\d+", "0", name) for name in names}
-    old = [path for path in visible if path.suffix.lower() == suffix and path.is_file() and path.name not in set(names)]
-    return [path for path in old if is_output or re.sub(r"\d+", "0", path.name) in shapes]
+    written = [path for path in visible if path.suffix in WRITTEN_SUFFIXES and path.is_file()]
+    is_output = len(written) == len(visible)
+    shapes = {_shape(name) for name in names}
+    old = [path for path in written if path.name not in set(names)]
+    return [path for path in old if is_output or _shape(path.name) in shapes]
+
+
+def _shape(name: str) -> str:
+    return re.sub(r"\d+", "0", Path(name).stem)

@@ -13,20 +13,27 @@ from vdeblur.run.context import QUEUE_FRAMES, Context, GracefulStop
 from vdeblur.run.segments import Divider, Division, Mark
 from vdeblur.run.spool import Spool
 from vdeblur.source import deinterlace
+from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source
 
 SEEK_BACK = (2, 10, 60)  # seconds before a segment; decoding starts there, the shortest way back first
 
 
 @overload
-def read_ahead(context: Context, items: Iterator[Frame]) -> Generator[Frame]: ...
+def read_ahead(context: Context, items: Iterator[Frame], info: SourceInfo) -> Generator[Frame]: ...
 @overload
-def read_ahead(context: Context, items: Iterator[Frame | av.Packet]) -> Generator[Frame | av.Packet]: ...
 def read_ahead(
-    context: Context, items: Iterator[Frame] | Iterator[Frame | av.Packet]
+    context: Context, items: Iterator[Frame | av.Packet], info: SourceInfo
+) -> Generator[Frame | av.Packet]: ...
+def read_ahead(
+    context: Context, items: Iterator[Frame] | Iterator[Frame | av.Packet], info: SourceInfo
 ) -> Generator[Frame] | Generator[Frame | av.Packet]:
     """Decode in a thread: yield frames, deinterlaced as the settings say, and the packets between them."""
-    progressive = deinterlace.deinterlaced(items, context.settings.encoding.deinterlace)
+
+    def warn() -> None:
+        deinterlace.warn_of_interlaced_parts(info, context.warn)
+
+    progressive = deinterlace.deinterlaced(items, context.settings.encoding.deinterlace, warn)
     return threads.threaded(context.profile.decoding.each(progressive, "decode"), QUEUE_FRAMES)
 
 
@@ -93,7 +100,7 @@ class SegmentReader:
         limit = self.context.settings.cut.frames
         if seek is not None and limit is not None:
             frames = self._limited(frames, begin, limit - frames_before)
-        self.items = read_ahead(self.context, frames)
+        self.items = read_ahead(self.context, frames, self.source.info)
         waited = self.context.profile.main.each(self.items, "wait_decode")
         return Divider(self._watched(waited), self.division, *self.frames_around)
 

@@ -114,7 +114,7 @@ class PipeSink:
             loaded.network, self.tiles, loaded.device, context.settings, context.stop, context.warn, watch
         )
         worker = context.profile.worker(QUEUE_FRAMES)
-        items = read_ahead(context, source.items())
+        items = read_ahead(context, source.items(), source.info)
 
         def frames() -> Iterator[Frame]:
             for item in watch.each(items, "wait_decode"):

@@ -6,7 +6,7 @@ and time.
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import overload
 
 import av
@@ -14,7 +14,7 @@ import av.error
 from av.filter import Graph
 
 from vdeblur.errors import InputError
-from vdeblur.events import Warn
+from vdeblur.events import Warn, ignore
 from vdeblur.frame import Frame
 from vdeblur.source.info import SourceInfo
 
@@ -61,14 +61,28 @@ def warn_of_interlacing(info: SourceInfo, mode: str, warn: Warn) -> None:
         warn("W_INTERLACED", f"{info.path} is interlaced and stays so; motion is restored worse across its fields")
 
 
+def warn_of_interlaced_parts(info: SourceInfo, warn: Warn) -> None:
+    """Warn of a video that begins progressive and becomes interlaced; see `deinterlaced`."""
+    if not info.interlaced:
+        message = (
+            f"parts of {info.path} are interlaced; they are deinterlaced (--deinterlace off keeps them as they are)"
+        )
+        warn("W_INTERLACED", message)
+
+
 @overload
-def deinterlaced(items: Iterator[Frame], mode: str) -> Iterator[Frame]: ...
+def deinterlaced(items: Iterator[Frame], mode: str, found: Callable[[], None] = ignore) -> Iterator[Frame]: ...
 @overload
-def deinterlaced(items: Iterator[Frame | av.Packet], mode: str) -> Iterator[Frame | av.Packet]: ...
-def deinterlaced(items: Iterator[Frame] | Iterator[Frame | av.Packet], mode: str) -> Iterator[Frame | av.Packet]:
+def deinterlaced(
+    items: Iterator[Frame | av.Packet], mode: str, found: Callable[[], None] = ignore
+) -> Iterator[Frame | av.Packet]: ...
+def deinterlaced(
+    items: Iterator[Frame] | Iterator[Frame | av.Packet], mode: str, found: Callable[[], None] = ignore
+) -> Iterator[Frame | av.Packet]:
     """Yield deinterlaced frames; packets between them pass through.
 
     mode: `auto` filters the frames that are flagged as interlaced; `on` filters every frame; `off` filters none.
+    found: called at the first frame that is flagged, in mode `auto`.
     """
     filtering: Deinterlacer | None = None
     for item in items:
@@ -77,6 +91,8 @@ def deinterlaced(items: Iterator[Frame] | Iterator[Frame | av.Packet], mode: str
             continue
         if filtering is None and (mode == "on" or item.picture.interlaced_frame):
             filtering = Deinterlacer(item, mode == "on")
+            if mode == "auto":
+                found()
         if filtering is None:
             yield item
         else:

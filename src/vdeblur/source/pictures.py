@@ -28,7 +28,7 @@ from vdeblur.source.demux import ffmpeg_reason
 from vdeblur.source.formats import SAFE_INPUT
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.picture_header import PictureHeader, read_header
-from vdeblur.source.upright import turn_upright
+from vdeblur.source.upright import display_matrix, matrix_orientation, turn_upright
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 CHROMA_OF_PICTURES = {"mjpeg": "center", "webp": "center", "tiff": "center"}  # JFIF; libwebp; TIFF 6.0, Sec. 21
@@ -285,9 +285,12 @@ def read_picture(path: Path) -> tuple[av.VideoFrame, str]:
         raise InputError(
             f"{path} cannot be read as a picture: {ffmpeg_reason(error)}", "remove or replace it"
         ) from error
-    if header is None or (header.orientation == 1 and not picture.rotation):
+    orientation = header.orientation if header is not None else 1
+    if orientation == 1 and picture.rotation:  # FFmpeg finds EXIF in places where read_header does not look
+        orientation = matrix_orientation(display_matrix(picture))
+    if orientation == 1 and not picture.rotation:
         return picture, codec
     planar = planar_name(picture.format.name)
     if planar != picture.format.name:
         picture = to_planar(picture, planar)
-    return turn_upright(picture, header.orientation), codec
+    return turn_upright(picture, orientation), codec

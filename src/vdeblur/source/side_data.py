@@ -22,7 +22,7 @@ def side_data_of(picture: av.VideoFrame) -> dict[str, list[bytes]]:
     video), and ends the process where one has metadata (ICC profiles: PyAV frees it twice). So a filter first removes
     all kinds that are not read here, from a copy that shares the samples.
     """
-    known = {Type[name].value for name in READ}
+    known = {int(cast(int, Type[name].value)) for name in READ}
     graph = Graph()
     nodes = [
         graph.add_buffer(width=picture.width, height=picture.height, format=picture.format, time_base=Fraction(1, 1000))
