@@ -116,7 +116,7 @@ def _of_video(source: VideoSource, sample: FrameSample) -> Iterator[Group]:
             return
         for begin, end in _spans(info.frames_estimate, info.duration_seconds):
             # From the last keyframe in the first half of the part, if there is one; else from the part's first frame.
-            first = source.start_seconds + begin
+            first = source.origin + source.start_seconds + begin
             with contextlib.suppress(av.error.FFmpegError, OSError):
                 container.seek(int((first + (end - begin) / 2) / info.time_base), stream=video)
             frames = _decoded(container, video, sample)

@@ -10,7 +10,8 @@ import av.error
 from vdeblur.events import Warn
 from vdeblur.output.carry import container_options, first_packets
 from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, StreamPlan, Track, open_track, without_tags
-from vdeblur.source.demux import TimestampRepair, demux, is_cover, open_container, packet_seconds
+from vdeblur.source.clock import TimestampRepair
+from vdeblur.source.demux import demux, is_cover, open_container, packet_seconds
 from vdeblur.source.excerpt import SECONDS_BEYOND, is_within
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source, VideoSource
@@ -42,7 +43,7 @@ class Muxer:
         """Open the target and write its header.
 
         container_name: FFmpeg's name of the container. plans: from plan_streams, which tried them in memory. offset,
-        end: where the part begins and ends, in seconds on the input's clock; the part begins at zero in the output.
+        end: where the part begins and ends, in seconds on the source's clock; the part begins at zero in the output.
 
         Raises: whatever PyAV raises where the container refuses the video.
         """
@@ -87,7 +88,8 @@ class Muxer:
         kept = without_tags(source.video.metadata, VIDEO_TAGS)
         self.video.metadata.update({key: value for key, value in kept.items() if not key.startswith("_STATISTICS")})
         self.video.disposition = source.video.disposition
-        chapters = _cut_chapters(source.container.chapters(), self.offset, end)
+        last = None if end is None else end + source.origin
+        chapters = _cut_chapters(source.container.chapters(), self.offset + source.origin, last)
         if chapters:
             self.container.set_chapters(chapters)
 
@@ -163,13 +165,13 @@ class Muxer:
 def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | None) -> Iterator[av.Packet]:
     """Read a source's file again and yield the packets of all streams but its video, in the order of the file.
 
-    begin, end: seconds on the file's clock, None for no bound; yield the packets that begin in between. TimestampRepair
-    shifts times that jump back, as in VideoSource.
+    begin, end: seconds on the source's clock, None for no bound; yield the packets that begin in between.
+    TimestampRepair shifts their times to this clock, as in VideoSource.
     """
     with open_container(source.path) as container:
         if begin is not None and source.seekable:
-            container.seek(int(begin * av.time_base))
-        repair = TimestampRepair()
+            container.seek(int((begin + source.origin) * av.time_base))
+        repair = TimestampRepair(source.origin)
         for packet in demux(container):
             if packet is None or packet.dts is None:
                 continue
@@ -184,7 +186,7 @@ def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | N
 
 
 def _cut_chapters(chapters: list[Any], offset: Fraction, end: Fraction | None) -> list[Any]:
-    """Return the chapters of a part, in its own time. offset, end: seconds on the input's clock."""
+    """Return the chapters of a part, in its own time. offset, end: seconds on the container's clock."""
     cut = []
     for chapter in chapters:
         base = Fraction(chapter["time_base"])

@@ -18,12 +18,11 @@ from vdeblur.errors import InputError
 from vdeblur.events import Warn
 from vdeblur.frame import Frame, layout_of, planar_name
 from vdeblur.settings import Cut
+from vdeblur.source.clock import FrameClock, TimestampRepair, clock_origin
 from vdeblur.source.decoders import choose_video, decoder_of, refuse_encrypted
 from vdeblur.source.demux import (
     PIPE,
     SEEKABLE,
-    FrameClock,
-    TimestampRepair,
     demux,
     ffmpeg_reason,
     open_container,
@@ -62,8 +61,9 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
 class VideoSource:
     """A video file: decodes its first video stream that is no cover, and passes on the packets of the other streams.
 
-    Its times are in seconds on the container's clock, which seldom starts at zero:
+    Its times are in seconds on a clock of its own, which never shows a negative time:
 
+        origin               zero of this clock on the container's, which may begin at any time (MPEG-TS)
         start_seconds        the video's start in the header; -ss, --to and -t count from here
         first_frame_seconds  the first frame that can be decoded; often equal, later if the beginning is damaged
         cut_begin, cut_end   the part asked for; None where -ss, or --to and -t, is not given
@@ -86,7 +86,10 @@ class VideoSource:
             self.decoder = decoder_of(self.video)
             first = self._first_picture()  # rotation and colour are on frames, and not always on the stream
             self.info = self._describe(first)
-            self.first_frame_seconds = (first.pts or 0) * self.info.time_base
+            first_seconds = (first.pts or 0) * self.info.time_base
+            # The header's start may be later than a first frame that is shown before the one stored first.
+            self.origin = min(clock_origin(self.container), first_seconds)
+            self.first_frame_seconds = first_seconds - self._ticks(self.origin) * self.info.time_base
         except BaseException:
             self.container.close()
             raise
@@ -161,6 +164,10 @@ class VideoSource:
             estimate = min(estimate or round(wanted * rate), round(wanted * rate))
         return estimate
 
+    def _ticks(self, seconds: Fraction) -> int:
+        """Return a time as the nearest whole number of units of the video's clock."""
+        return round(seconds / self.info.time_base)
+
     @property
     def extras(self) -> list[av.stream.Stream]:
         """All streams but the video."""
@@ -168,8 +175,8 @@ class VideoSource:
 
     @property
     def start_seconds(self) -> Fraction:
-        """The video's start time in its header, on the container's clock."""
-        return (self.video.start_time or 0) * self.info.time_base
+        """The video's start time in its header, on the source's clock."""
+        return ((self.video.start_time or 0) - self._ticks(self.origin)) * self.info.time_base
 
     @property
     def first_seconds(self) -> Fraction:
@@ -200,7 +207,7 @@ class VideoSource:
     def frames(self, seek: Fraction | None = None) -> Iterator[Frame]:
         """Yield the frames alone.
 
-        seek: begin at some frame not after this time, on the container's clock; the cut's number of frames is then
+        seek: begin at some frame not after this time, on the source's clock; the cut's number of frames is then
         ignored.
 
         Raises: InputError where the part asked for holds no frame, or the picture's size or format changes.
@@ -222,13 +229,19 @@ class VideoSource:
 
     @property
     def cut_begin(self) -> Fraction | None:
-        """The begin of the part asked for, on the container's clock; None: the first frame."""
-        return None if self.cut.start is None else self.start_seconds + self.cut.start
+        """The begin of the part asked for, on the source's clock; None: the first frame."""
+        return self._on_clock(self.cut.start)
 
     @property
     def cut_end(self) -> Fraction | None:
-        """The end of the part asked for, on the container's clock; None: the file's end."""
-        return None if self.cut.stop is None else self.start_seconds + self.cut.stop
+        """The end of the part asked for, on the source's clock; None: the file's end."""
+        return self._on_clock(self.cut.stop)
+
+    def _on_clock(self, seconds: Fraction | None) -> Fraction | None:
+        """Return a time of the cut on the source's clock: as in ffmpeg, the nearest that a frame can have."""
+        if seconds is None:
+            return None
+        return self._ticks(self.start_seconds + seconds) * self.info.time_base
 
     def items(self, seek: Fraction | None = None, with_packets: bool = True) -> Iterator[Frame | av.Packet]:
         """Yield frames and, if asked, between them the packets of the other streams; see `frames`."""
@@ -263,14 +276,16 @@ class VideoSource:
         begin = self.cut_begin
         target = begin if seek is None else max(seek, begin or seek)
         if target is not None and self.seekable:
-            self.container.seek(math.floor(target / self.info.time_base), stream=self.video)
+            self.container.seek(math.floor((target + self.origin) / self.info.time_base), stream=self.video)
 
     def _decoded(self, with_packets: bool) -> Iterator[av.VideoFrame | av.Packet]:
         """Yield pictures and, if asked, packets; first those that `_first_picture` read from a pipe."""
-        repair = TimestampRepair(self.warn)
+        repair = TimestampRepair(self.origin, self.warn)
         for item in self.buffered:
             if isinstance(item, av.Packet):
                 repair.shift(item)
+            elif item.pts is not None:
+                item.pts -= self._ticks(self.origin)
             yield item
         self.buffered = []
         for packet in demux(self.container):  # all streams: TimestampRepair needs them together
@@ -297,7 +312,7 @@ class VideoSource:
         """Warn if the file ends before the time in its header; demuxers do not report this."""
         if not self.container.duration:
             return
-        last = self.last_seconds
+        last = self.last_seconds + self.origin
         start = Fraction(self.container.start_time or 0, av.time_base)
         announced = Fraction(self.container.duration, av.time_base)
         if not self.container.format.name.startswith("matroska"):  # Matroska's header stores the end time
