@@ -165,13 +165,14 @@ class Frame:
     """A picture with its time.
 
     picture: in a planar format, with its colour tags. pts: presentation time in units of time_base seconds. name: of
-    its file, where the source is a folder of pictures.
+    its file, where the source is a folder of pictures. duration: by the source, in units of time_base; 0: unknown.
     """
 
     picture: av.VideoFrame
     pts: int
     time_base: Fraction
     name: str = ""
+    duration: int = 0
 
     @property
     def seconds(self) -> Fraction:

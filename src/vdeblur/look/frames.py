@@ -150,8 +150,12 @@ def _decoded(
         try:
             packet = next(packets)
         except (StopIteration, av.error.FFmpegError):
-            return
+            break
+        if not packet.size:  # to a decoder, an empty packet is the end
+            continue
         try:
             yield from packet.decode()
         except av.error.FFmpegError:
             sample.damaged += 1
+    with contextlib.suppress(av.error.FFmpegError, EOFError):
+        yield from video.decode(None)

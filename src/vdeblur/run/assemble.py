@@ -100,6 +100,11 @@ def _join(
     base = encoding.info.time_base
     shift = round((source.cut_begin or 0) / base)
     decoding, step = decoding_times(records)
+    if len(decoding) == 1:  # no next frame ends it; the part may
+        step = max(round(1 / (encoding.info.rate * base)), 1)
+        ends = [] if source.cut_end is None else [round(source.cut_end / base) - records[0].packets[0][1]]
+        step = min([step, *ends])
+    end = max((pts + duration for record in records for _, pts, duration, _ in record.packets), default=0)
     encoder = encoding.open()
     muxer = encoding.open_muxer(str(draft), source, encoder, end=source.cut_end)
     try:
@@ -108,6 +113,8 @@ def _join(
             assert packet.pts is not None
             packet.pts, packet.dts, packet.time_base = packet.pts - shift, decoding[number] - shift, base
             packet.duration = packet.duration or step
+            if number == len(decoding) - 1:  # MP4 stores durations in decoding order
+                packet.duration = max(packet.duration, end - (packet.pts + shift))
             muxer.mux_video([packet])
         muxer.close()
     except BaseException:

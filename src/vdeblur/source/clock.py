@@ -53,7 +53,17 @@ class TimestampRepair:
             if packet.pts is not None and packet.time_base is not None:
                 packet.pts += self._offset(packet)
             return
-        index, seconds = packet.stream.index, packet.dts * packet.time_base
+        if not packet.is_discard:  # what an edit list hides may repeat earlier times, and is no second recording
+            self._notice_jump(packet, packet.dts * packet.time_base)
+        offset = self._offset(packet)
+        packet.dts += offset
+        packet.pts = None if packet.pts is None else packet.pts + offset
+        if not packet.is_discard:
+            self.end = max(self.end, (packet.dts + (packet.duration or 0)) * packet.time_base)
+
+    def _notice_jump(self, packet: av.Packet, seconds: Fraction) -> None:
+        """Let a new recording begin with this packet if its decoding time jumps back."""
+        index = packet.stream.index
         if seconds < self.last.get(index, seconds) - JUMP_SECONDS:
             self.recording[index] = self.recording.get(index, 0) + 1
             if self.recording[index] == len(self.offsets):
@@ -62,11 +72,6 @@ class TimestampRepair:
                     message = f"times jump back from {float(self.last[index]):.2f} to {float(seconds):.2f} s"
                     self.warn("W_TIMESTAMPS", f"{message}; what follows is shifted")
         self.last[index] = seconds
-        offset = self._offset(packet)
-        if offset:
-            packet.dts += offset
-            packet.pts = None if packet.pts is None else packet.pts + offset
-        self.end = max(self.end, (packet.dts + (packet.duration or 0)) * packet.time_base)
 
     def _offset(self, packet: av.Packet) -> int:
         """Return what the packet's recording adds to its times, in its units."""
@@ -75,24 +80,42 @@ class TimestampRepair:
 
 
 class FrameClock:
-    """Assign every frame a time: its timestamp, else the last frame's time plus one interval of the nominal rate."""
+    """Assign every frame a time that is later than its predecessor's.
 
-    def __init__(self, info: SourceInfo, warn: Warn) -> None:
+    That is the frame's timestamp; where it is missing, one interval of the nominal rate after the last frame; where it
+    does not advance, a time between its neighbours, so that the frames after it keep theirs. Packets of AVI have no
+    presentation times, and FFmpeg's guesses fail for B-frames: there, frames take the decoding times in their order.
+    """
+
+    def __init__(self, info: SourceInfo, warn: Warn, in_decoding_order: bool = False) -> None:
         self.step = max(round(1 / (info.rate * info.time_base)), 1)
-        self.warn = warn
+        self.warn, self.in_decoding_order = warn, in_decoding_order
         self.last: int | None = None
+        self.due = 0  # when the next frame is expected, counted from the last one whose own time was right
         self.count = 0
         self.warned = False
 
-    def next_pts(self, pts: int | None) -> int:
-        """Return the next frame's pts; a missing one, or one that does not advance, becomes the last plus a frame."""
-        wrong = pts is None or (self.last is not None and pts <= self.last)
-        if wrong and not self.warned:
-            self.warned = True
-            what = "no time" if pts is None else "a time that is not after its predecessor's"
-            self.warn("W_TIMESTAMPS", f"frame {self.count} has {what}; such frames are spaced at the nominal rate")
-        if pts is None or wrong:
-            pts = 0 if self.last is None else self.last + self.step
+    def next_pts(self, picture: av.VideoFrame) -> int:
+        """Return the next frame's pts, in units of the video's clock."""
+        pts = picture.dts if self.in_decoding_order else picture.pts
+        if pts is None:
+            if not self.in_decoding_order:  # there, the last frames have none, since no packet follows them
+                self._warn_once("no time", "are spaced at the nominal rate")
+            pts = self.due
+        elif self.last is not None and pts <= self.last:
+            self._warn_once("a time that is not after its predecessor's", "are moved between their neighbours")
+            pts = self.last + max((self.due - self.last) // 2, 1)
+            self.due = max(self.due, pts + 1)
+            return self._take(pts)
+        self.due = pts + self.step
+        return self._take(pts)
+
+    def _take(self, pts: int) -> int:
         self.last = pts
         self.count += 1
         return pts
+
+    def _warn_once(self, fault: str, cure: str) -> None:
+        if not self.warned:
+            self.warned = True
+            self.warn("W_TIMESTAMPS", f"frame {self.count} has {fault}; such frames {cure}")

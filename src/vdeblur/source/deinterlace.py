@@ -4,6 +4,7 @@ The filter is FFmpeg's bwdif (Bob Weaver): it keeps the lines of one field and i
 and time.
 """
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterator
 from typing import overload
@@ -49,7 +50,7 @@ class Deinterlacer:
             if picture.format.name != self.format:
                 raise InputError(f"{self.format} cannot be deinterlaced here", "use --deinterlace off")
             frame = self.waiting.popleft()  # has the exact time; the filter doubles the time base
-            yield Frame(picture, frame.pts, frame.time_base, frame.name)
+            yield dataclasses.replace(frame, picture=picture)
 
 
 def warn_of_interlacing(info: SourceInfo, mode: str, warn: Warn) -> None:

@@ -5,6 +5,7 @@ knows the times on the source's clock, and counts the frames. The bounds are exa
 units of the video's clock, so no frame of the part has a time before its begin.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
@@ -40,6 +41,8 @@ class Excerpt:
             self.end = frame.seconds if self.end is None else min(self.end, frame.seconds)
             return False
         self.count += 1
+        if self.end is not None:  # the last frame ends with the part
+            frame.duration = min(frame.duration, math.ceil((self.end - frame.seconds) / frame.time_base))
         return True
 
     def is_beyond(self, seconds: Fraction | None) -> bool:

@@ -86,7 +86,8 @@ class VideoSource:
             self.decoder = decoder_of(self.video)
             first = self._first_picture()  # rotation and colour are on frames, and not always on the stream
             self.info = self._describe(first)
-            first_seconds = (first.pts or 0) * self.info.time_base
+            first_pts = first.dts if self._in_decoding_order else first.pts
+            first_seconds = (first_pts or 0) * self.info.time_base
             # The header's start may be later than a first frame that is shown before the one stored first.
             self.origin = min(clock_origin(self.container), first_seconds)
             self.first_frame_seconds = first_seconds - self._ticks(self.origin) * self.info.time_base
@@ -105,12 +106,19 @@ class VideoSource:
                 if packet is None or packet.stream.index != video.index:
                     read += [] if packet is None else [packet]
                     continue
+                if not packet.size:
+                    continue
                 refuse_encrypted(packet, self.path)
                 with contextlib.suppress(av.error.FFmpegError):
-                    pictures = decoder.decode(packet if packet.size else None)
+                    pictures = decoder.decode(packet)
                     if pictures:
                         self.buffered = [*read, *pictures] if self.is_pipe else []
                         return pictures[0]
+            with contextlib.suppress(av.error.FFmpegError):
+                pictures = decoder.decode(None)  # a short video may still be in the decoder
+                if pictures:
+                    self.buffered = [*read, *pictures] if self.is_pipe else []
+                    return pictures[0]
         finally:
             if not self.is_pipe:
                 container.close()
@@ -123,7 +131,7 @@ class VideoSource:
                 f"{self.path}: pixel format {first.format.name} is not supported", "convert it: ffmpeg -pix_fmt"
             )
         time_base = self.video.time_base or Fraction(1, 90000)
-        rate = self.video.average_rate or self.video.guessed_rate or PICTURE_RATE
+        rate = self._rate()
         duration = None
         if self.video.duration:
             duration = self.video.duration * time_base
@@ -142,7 +150,7 @@ class VideoSource:
             rotation=first.rotation,
             display_matrix=display_matrix(first),
             sample_aspect_ratio=self.video.sample_aspect_ratio or None,
-            variable_rate=bool(self.video.base_rate) and self.video.base_rate != self.video.average_rate,
+            variable_rate=bool(self.video.base_rate) and self.video.base_rate != rate,
         )
         info.hdr, info.interlaced = read_hdr(first), first.interlaced_frame
         info.field_order = self.video.codec_context.field_order
@@ -155,6 +163,13 @@ class VideoSource:
         }
         return info
 
+    def _rate(self) -> Fraction:
+        """Return the mean rate, frames per second. FFmpeg takes it from durations, which it gets wrong in raw DV."""
+        mean, guessed = self.video.average_rate or None, self.video.guessed_rate or None
+        if mean and guessed and mean > 2 * guessed:
+            return guessed
+        return mean or guessed or PICTURE_RATE
+
     def _estimate_frames(self, duration: Fraction | None, rate: Fraction) -> int | None:
         if self.cut.whole and self.video.frames:
             return self.video.frames
@@ -163,6 +178,11 @@ class VideoSource:
             wanted = max(min(self.cut.stop or duration, duration) - (self.cut.start or 0), Fraction(0))
             estimate = min(estimate or round(wanted * rate), round(wanted * rate))
         return estimate
+
+    @property
+    def _in_decoding_order(self) -> bool:
+        """Return whether the format stores decoding times alone; see FrameClock."""
+        return self.container.format.name == "avi"
 
     def _ticks(self, seconds: Fraction) -> int:
         """Return a time as the nearest whole number of units of the video's clock."""
@@ -249,7 +269,7 @@ class VideoSource:
         self._seek(seek)
         self.last_seconds = Fraction(0)
         excerpt = Excerpt(self.cut_begin, self.cut_end, self.cut.frames if seek is None else None)
-        clock = FrameClock(self.info, self.warn)
+        clock = FrameClock(self.info, self.warn, self._in_decoding_order)
         for item in self._decoded(with_packets):
             if isinstance(item, av.Packet):
                 if excerpt.is_beyond(packet_seconds(item)):
@@ -298,8 +318,12 @@ class VideoSource:
                 if with_packets:
                     yield packet
                 continue
+            if (
+                not packet.size
+            ):  # repeats the last picture (Theora), or is PyAV's at the end; to a decoder, it is the end
+                continue
             try:
-                pictures = self.decoder.decode(packet if packet.size else None)
+                pictures = self.decoder.decode(packet)
             except av.error.FFmpegError:
                 self.damaged += 1
                 continue
@@ -333,10 +357,10 @@ class VideoSource:
         if planar_name(picture.format.name) != self.info.picture_format:
             found = picture.format.name
             raise InputError(f"{self.path}: the pixel format changes to {found} at frame {clock.count}", "split it")
-        pts = clock.next_pts(picture.pts)
+        pts, duration = clock.next_pts(picture), picture.duration or 0
         if picture.format.name != self.info.picture_format:
             picture = to_planar(picture, self.info.picture_format)
-        return Frame(picture, pts, self.info.time_base)
+        return Frame(picture, pts, self.info.time_base, duration=duration)
 
     def close(self) -> None:
         """Close the file."""
