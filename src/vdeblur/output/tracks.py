@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 
 import av
 import av.error
+from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
 from av.stream import Stream
 from av.subtitles.codeccontext import SubtitleCodecContext
@@ -16,8 +17,16 @@ from vdeblur.source.video import VideoSource
 KEEP, CONVERT, DROP = "keep", "convert", "drop"
 MP4_LIKE = {"mp4", "mov", "ipod"}
 MATROSKA_LIKE = {"matroska", "webm"}
-# Decoded sample format to the ALAC format that holds the samples exactly, up to 24 bits.
-ALAC_SAMPLES = {"u8": "s16p", "u8p": "s16p", "s16": "s16p", "s16p": "s16p", "s32": "s32p", "s32p": "s32p"}
+# Codec to the formats in which it takes samples of up to 16 and up to 24 bits.
+SOUND_CODECS = {
+    "alac": ("s16p", "s32p"),
+    "flac": ("s16", "s32"),
+    "pcm_s16le": ("s16", "s16"),
+    "pcm_s24le": ("s32", "s32"),
+}
+SHORT_SAMPLES = {"u8", "u8p", "s16", "s16p"}  # formats of decoded samples that 16 bits hold
+USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+STAND_IN = "aac"  # any codec of sound that Matroska holds
 # FFmpeg's list of QuickTime's languages has these under their other code of ISO 639-2.
 MOV_LANGUAGES = {"deu": "ger", "nld": "dut", "ell": "gre", "isl": "ice", "zho": "chi", "ces": "cze", "fas": "per"}
 COVER_FILES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
@@ -135,7 +144,7 @@ class CopiedTrack:
     """A stream whose packets are copied."""
 
     def __init__(self, container: OutputContainer, template: Stream) -> None:
-        self.stream = container.add_stream_from_template(template, opaque=True)
+        self.stream = _copied_stream(container, template)
         _copy_description(self.stream, template, container.format.name)
         if codec_name(template) == "hevc" and container.format.name in MP4_LIKE:
             self.stream.codec_context.codec_tag = "hvc1"  # Apple's players refuse hev1
@@ -158,6 +167,32 @@ class CopiedTrack:
     def rest(self) -> list[av.Packet]:
         """Return nothing: no packet is held back."""
         return []
+
+
+def _copied_stream(container: OutputContainer, template: Stream) -> Stream:
+    """Add a stream for copied packets, also of audio that FFmpeg's muxer takes but PyAV refuses: WMA in Matroska.
+
+    Raises: ValueError or FFmpegError where the container refuses it; some only do when the header is written.
+    """
+    try:
+        stream = container.add_stream_from_template(template, opaque=True)
+    except ValueError:
+        if template.type != "audio" or container.format.name != "matroska":  # others write what players do not know
+            raise
+        stream = container.add_mux_stream(STAND_IN, time_base=template.time_base)
+        BitStreamFilterContext("null", template, stream)  # replaces all parameters of the stand-in by the template's
+        return stream
+    if isinstance(template, av.AudioStream):
+        layout = known_layout(template.codec_context)
+        if layout != template.codec_context.layout.name:
+            stream.codec_context.layout = layout
+    return stream
+
+
+def known_layout(context: av.AudioCodecContext) -> str:
+    """Return the name of a codec's channel layout; where it has only a number of channels (AVI), the usual one."""
+    name, channels = context.layout.name, context.layout.nb_channels
+    return USUAL_LAYOUTS.get(channels, name) if name == f"{channels} channels" else name
 
 
 class TextTrack:
@@ -192,21 +227,24 @@ class TextTrack:
 
 
 class SoundTrack:
-    """Audio converted from one lossless codec to another."""
+    """Audio converted to a lossless codec."""
 
     def __init__(self, container: OutputContainer, template: Stream, codec: str) -> None:
         assert isinstance(template, av.AudioStream)
         decoder = template.codec_context
         self.stream: Any = container.add_stream(codec, rate=decoder.sample_rate)
         context: Any = self.stream.codec_context
-        context.layout = decoder.layout.name
-        context.format = ALAC_SAMPLES[decoder.format.name]
+        context.layout = self.layout = known_layout(decoder)
+        context.format = SOUND_CODECS[codec][decoder.format.name not in SHORT_SAMPLES]
         context.time_base = self.stream.time_base = Fraction(1, decoder.sample_rate)
         _copy_description(self.stream, template, container.format.name)
 
     def packets(self, packet: av.Packet, offset: Fraction) -> list[av.Packet]:
         """Decode and encode; the encoder's packets are longer than the input's."""
         made: list[av.Packet] = []
+        decoder = cast(av.AudioCodecContext, packet.stream.codec_context)
+        if not decoder.is_open and decoder.layout.name != self.layout:
+            decoder.layout = self.layout
         for frame in cast(list[av.AudioFrame], packet.decode()):
             if frame.pts is not None and frame.time_base is not None:
                 frame.pts -= round(offset / frame.time_base)

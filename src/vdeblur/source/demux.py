@@ -15,6 +15,9 @@ SEEKABLE = {
     "matroska,webm",
     "avi",
 }  # formats with an index; others are read from the start
+LATE_STREAMS = {"mpeg"}  # formats whose header does not list the streams: each shows with its first packet (VOB)
+# How far to look for streams: 60 s, or 50 MB, which take about 0.1 s to read. FFmpeg's default is 5 s, or 5 MB.
+FAR = {"analyzeduration": "60000000", "probesize": "50000000"}
 PIPE = Path("-")  # standard input or output
 
 
@@ -24,11 +27,23 @@ def open_container(path: Path) -> av.container.InputContainer:
     Raises: InputError.
     """
     try:
-        return av.open("pipe:0" if path == PIPE else str(path.absolute()), metadata_errors="replace")
+        if path == PIPE:
+            return av.open("pipe:0", metadata_errors="replace")
+        container = av.open(str(path.absolute()), metadata_errors="replace")
+        if container.format.name in LATE_STREAMS or any(_is_unknown(stream) for stream in container.streams):
+            container.close()
+            container = av.open(str(path.absolute()), metadata_errors="replace", options=FAR)
+        return container
     except (av.error.FFmpegError, OSError) as error:
         if path == PIPE:
             raise InputError(f"standard input is not a video: {ffmpeg_reason(error)}", "pipe in y4m or nut") from error
         raise InputError(f"{path} cannot be read as video: {ffmpeg_reason(error)}", _hint(path, error)) from error
+
+
+def _is_unknown(stream: Stream) -> bool:
+    """Return whether FFmpeg found no packet that tells how an audio stream is coded: it begins late."""
+    context = getattr(stream, "codec_context", None)
+    return isinstance(context, av.AudioCodecContext) and not (context.sample_rate and context.layout.nb_channels)
 
 
 def demux(container: av.container.InputContainer) -> Iterator[av.Packet | None]:
