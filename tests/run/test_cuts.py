@@ -137,3 +137,12 @@ def test_the_first_segment_is_tried_with_the_sound(
     assert tried[0][1] == pytest.approx(0.4 * 44100 / 1024, abs=3)
     assert numpy.diff(clips.facts(tmp_path / "out.mp4").seconds) == pytest.approx(1001 / 30000)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".vdeblur")] == []
+
+
+@pytest.mark.parametrize("option", [("-ss", "1:-30"), ("--to", "0:-1"), ("--segment", "nan"), ("--segment", "inf")])
+def test_times_that_are_none(vdeblur: Run, made: dict[str, Path], tmp_path: Path, option: tuple[str, str]) -> None:
+    """B: -ss 1:-30 was 30 s, and a segment of nan or inf seconds an internal error."""
+    result = vdeblur("run", made["25 fps"], tmp_path / "out.mp4", "-m", "identity", *option)
+    assert result.exit_code == 2, result.output
+    assert option[1] in result.output
+    assert not (tmp_path / "out.mp4").exists()

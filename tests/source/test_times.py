@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -245,3 +246,30 @@ def test_the_last_frame_of_a_gif_lasts(restored, tmp_path: Path) -> None:
     output, _ = restored(source, ".mp4", "--pix-fmt", "yuv420p")
     with av.open(str(output)) as container:
         assert container.duration / av.time_base == pytest.approx(3.12, abs=0.02)
+
+
+def test_a_beginning_before_the_first_keyframe(restored, tmp_path: Path) -> None:
+    """R21: most of a recording was undecodable, and nothing was said; now the seconds are."""
+    plain = clips.make(tmp_path / "plain.ts", frames=100, codec=(*H264, "-g", "50", "-bf", "0"))
+    source = tmp_path / "cut.ts"
+    source.write_bytes(plain.read_bytes()[188 * (plain.stat().st_size // 188 // 5) + 77 :])
+    output, warnings = restored(source, ".mp4")
+    frames = len(clips.facts(output).seconds)
+    assert frames == len(witness(source)) == 50
+    lost = sum(1 for packet in packets(source, "video")) - frames
+    assert f"the first {lost / 25:.2f} s cannot be decoded" in warnings["W_INPUT_DAMAGED"]
+    _, warnings = restored(source, ".mp4", "-ss", lost / 25 + 0.2)
+    assert warnings == {}
+    _, warnings = restored(plain, ".mp4")
+    assert warnings == {}
+
+
+@pytest.mark.parametrize("rate", ["25", "30000/1001", "60"])
+def test_avi_has_one_rate(restored, tmp_path: Path, rate: str) -> None:
+    """R24: AVI counts frames; its header said 600 fps, and frames were up to 23 ms late."""
+    source = clips.make(tmp_path / "in.mp4", frames=20, rate=rate, codec=(*H264, "-bf", "0"), audio=())
+    output, warnings = restored(source, ".avi")
+    assert warnings == {}
+    with av.open(str(output)) as container:
+        assert float(container.streams.video[0].average_rate) == pytest.approx(float(Fraction(rate)), rel=1e-4)
+    assert witness(output) == pytest.approx(witness(source), abs=1e-4)

@@ -1,5 +1,6 @@
 """Parameter types, and options that several commands share."""
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +26,10 @@ DATASET = click.option(
     "--dataset", metavar="NAME|DIR", help="gopro, dvd, bsd, reds, or a folder of blurry and sharp pictures."
 )
 LIMIT = click.option("--limit", type=click.IntRange(1), help="Use only the first N frames of each sequence.")
+
+# FFmpeg's times, but neither negative nor in exponents: none of the numbers after a colon has a sign.
+TIME = re.compile(r"(?:(?:([0-9]+):)?([0-9]+):)?([0-9]+\.?[0-9]*|\.[0-9]+)(s|ms|us)?", re.ASCII)
+UNITS = {None: 1, "s": 1, "ms": 1000, "us": 1_000_000}
 
 Command = Callable[..., Any]
 
@@ -58,7 +63,7 @@ class KeyValueType(click.ParamType):
 
 
 class TimeType(click.ParamType):
-    """FFmpeg's time syntax: [-][HH:]MM:SS[.m...], or S[.m...] with an optional s, ms or us."""
+    """FFmpeg's time syntax: [HH:]MM:SS[.m...], or S[.m...] with an optional s, ms or us."""
 
     name = "time"
 
@@ -67,20 +72,15 @@ class TimeType(click.ParamType):
         if isinstance(value, Fraction):
             return value
         text = str(value)
-        try:
-            for unit, size in (("us", 1_000_000), ("ms", 1000), ("s", 1)):
-                if text.endswith(unit):
-                    seconds = Fraction(text.removesuffix(unit)) / size
-                    break
-            else:
-                seconds = Fraction(0)
-                for part in text.split(":"):
-                    seconds = seconds * 60 + Fraction(part)
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{text!r} is not a time; write 90, 1:30, 00:01:30.5 or 200ms", param, context)
-        if seconds < 0:
+        if TIME.fullmatch(text.removeprefix("-")) and text.startswith("-"):
             self.fail(f"{text!r} is negative", param, context)
-        return seconds
+        found = TIME.fullmatch(text)
+        if found is None:
+            self.fail(f"{text!r} is not a time; write 90, 1:30, 00:01:30.5 or 200ms", param, context)
+        hours, minutes, seconds, unit = found.groups()
+        if minutes is not None and (Fraction(seconds) >= 60 or (hours is not None and int(minutes) >= 60)):
+            self.fail(f"{text!r} is not a time: after a colon, numbers are below 60", param, context)
+        return Fraction(seconds) / UNITS[unit] + 60 * int(minutes or 0) + 3600 * int(hours or 0)
 
 
 class ShareType(click.ParamType):

@@ -268,6 +268,7 @@ class VideoSource:
         self._rewind()
         self._seek(seek)
         self.last_seconds = Fraction(0)
+        self.begins_without_keyframe: Fraction | None = None  # when, in seconds
         excerpt = Excerpt(self.cut_begin, self.cut_end, self.cut.frames if seek is None else None)
         clock = FrameClock(self.info, self.warn, self._in_decoding_order)
         for item in self._decoded(with_packets):
@@ -280,6 +281,8 @@ class VideoSource:
                     break
             else:
                 frame = self._frame(item, clock)
+                if clock.count == 1 and seek is None:
+                    self._check_begin(frame)
                 if excerpt.takes(frame):
                     yield frame
                     yield from excerpt.passed(frame)
@@ -308,6 +311,7 @@ class VideoSource:
                 item.pts -= self._ticks(self.origin)
             yield item
         self.buffered = []
+        is_first = True
         for packet in demux(self.container):  # all streams: TimestampRepair needs them together
             if packet is None:
                 self.damaged += 1
@@ -322,6 +326,9 @@ class VideoSource:
                 not packet.size
             ):  # repeats the last picture (Theora), or is PyAV's at the end; to a decoder, it is the end
                 continue
+            if is_first and not packet.is_keyframe:
+                self.begins_without_keyframe = packet_seconds(packet)
+            is_first = False
             try:
                 pictures = self.decoder.decode(packet)
             except av.error.FFmpegError:
@@ -331,6 +338,19 @@ class VideoSource:
             yield from pictures
         with contextlib.suppress(av.error.FFmpegError, EOFError):
             yield from self.decoder.decode(None)  # after an error, pictures may still be in the decoder
+
+    def _check_begin(self, first: Frame) -> None:
+        """Warn if the part begins before the first keyframe: decoders drop such pictures, and report nothing.
+
+        Pictures that are shown before a keyframe at the very beginning belong to an earlier recording (open GOP).
+        """
+        begin = self.begins_without_keyframe
+        if begin is None:
+            return
+        lost = first.seconds - max(begin, self.cut_begin or begin)
+        if lost > 1 / (2 * self.info.rate):
+            message = f"the first {float(lost):.2f} s cannot be decoded, because no keyframe comes before"
+            self.warn("W_INPUT_DAMAGED", f"{self.path}: {message}")
 
     def _check_end(self) -> None:
         """Warn if the file ends before the time in its header; demuxers do not report this."""
