@@ -49,8 +49,8 @@ def _ticks(path: Path) -> tuple[list[int], Fraction, int]:
     """Return the times of all frames, their unit, and the video's start in the header."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        times = [frame.pts for frame in container.decode(video=0)]
-        return times, stream.time_base, stream.start_time
+        times = [frame.pts for frame in container.decode(video=0) if frame.pts is not None]
+        return times, stream.time_base or Fraction(0), stream.start_time or 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -185,7 +185,7 @@ def _copied_stream(container: OutputContainer, template: Stream) -> Stream:
     if isinstance(template, av.AudioStream):
         layout = known_layout(template.codec_context)
         if layout != template.codec_context.layout.name:
-            stream.codec_context.layout = layout
+            cast(av.AudioCodecContext, stream.codec_context).layout = layout
     return stream
 
 
