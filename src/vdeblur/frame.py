@@ -271,7 +271,8 @@ class Frame:
     """A picture with its time.
 
     picture: in a planar format, with its colour tags. pts: presentation time in units of time_base seconds. name: of
-    its file, where the source is a folder of pictures. chroma_location: a key of CHROMA_LOCATIONS.
+    its file, where the source is a folder of pictures. chroma_location: a key of CHROMA_LOCATIONS. duration: by the
+    source, in units of time_base; 0: unknown.
     """
 
     picture: av.VideoFrame
@@ -279,6 +280,7 @@ class Frame:
     time_base: Fraction
     name: str = ""
     chroma_location: str = USUAL_CHROMA
+    duration: int = 0
 
     @property
     def seconds(self) -> Fraction:

@@ -32,6 +32,11 @@ def test_what_is_understood(kind: click.ParamType, text: str, value: object) -> 
     [
         (TimeType(), "soon", "is not a time"),
         (TimeType(), "-5", "is negative"),
+        (TimeType(), "1:-30", "is not a time"),  # was 30 s
+        (TimeType(), "1:2:3:4", "is not a time"),
+        (TimeType(), "1/2", "is not a time"),
+        (TimeType(), "²", "is not a time"),
+        (TimeType(), "1:75", "below 60"),
         (ShareType(), "²/3", "is not K/N"),  # str.isdigit takes it, int() does not
         (ShareType(), "9/8", "is not K/N"),
         (SizeType(), "64x³", "is not WIDTHxHEIGHT"),

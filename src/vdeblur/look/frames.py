@@ -112,7 +112,7 @@ def _of_video(source: VideoSource, sample: FrameSample) -> Iterator[Group]:
             return
         for begin, end in _spans(info.frames_estimate, info.duration_seconds):
             # From the last keyframe in the first half of the part, if there is one; else from the part's first frame.
-            first = source.start_seconds + begin
+            first = source.origin + source.start_seconds + begin
             with contextlib.suppress(av.error.FFmpegError, OSError):
                 container.seek(int((first + (end - begin) / 2) / info.time_base), stream=video)
             frames = _decoded(container, video, sample)
@@ -146,8 +146,12 @@ def _decoded(
         try:
             packet = next(packets)
         except (StopIteration, av.error.FFmpegError):
-            return
+            break
+        if not packet.size:  # to a decoder, an empty packet is the end
+            continue
         try:
             yield from packet.decode()
         except av.error.FFmpegError:
             sample.damaged += 1
+    with contextlib.suppress(av.error.FFmpegError, EOFError):
+        yield from video.decode(None)

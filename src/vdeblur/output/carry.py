@@ -43,8 +43,10 @@ SUFFIXES = {"matroska": ".mkv", "webm": ".webm", "mp4": ".mp4", "mov": ".mov", "
 TEXT = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text", "stl", "sami", "subviewer", "microdvd", "mpl2"}
 STYLED = {"ass", "ssa"}  # have positions and fonts, which the others have not
 TEXT_CODECS = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "subrip", "webm": "webvtt"}
-# Uncompressed audio that ALAC holds without loss: integers of at most 24 bits, the most that FFmpeg's encoder takes.
+# Uncompressed audio that ALAC and FLAC hold: integers of at most 24 bits, the most that FFmpeg's encoders take.
 LOSSLESS_PCM = {"pcm_u8", "pcm_s8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_dvd", "pcm_bluray"}
+DISC_PCM = {"pcm_dvd", "pcm_bluray"}
+TELEPHONY = ("adpcm_", "pcm_alaw", "pcm_mulaw")  # decode to 16 bits
 # Decoders of the same codec: name to common name.
 SAME_CODEC = {"srt": "subrip", "ssa": "ass", "libvorbis": "vorbis", "libopus": "opus", "libdav1d": "av1"}
 SAME_CODEC |= dict.fromkeys(
@@ -141,13 +143,32 @@ def _plan_conversion(plan: StreamPlan, stream: Stream, container_name: str) -> S
         lost = ", without its positions and fonts (.mkv keeps them)" if plan.codec in STYLED else ""
         target = TEXT_CODECS[container_name]
         return replace(plan, action=CONVERT, target=target, reason=f"becomes {target}{lost}")
-    if plan.type == "audio" and _can_become_alac(stream) and container_name in MP4_LIKE:
-        return replace(plan, action=CONVERT, target="alac", reason="becomes alac, which is lossless, too")
+    target = _lossless_target(stream, container_name) if plan.type == "audio" else ""
+    if target:
+        too = ", which is lossless, too" if _is_lossless(stream) else ", without further loss"
+        return replace(plan, action=CONVERT, target=target, reason=f"becomes {target}{too}")
     return None
 
 
-def _can_become_alac(stream: Stream) -> bool:
-    """Return whether ALAC holds this audio without loss: it is lossless itself, with at most 24 bits."""
+def _lossless_target(stream: Stream, container_name: str) -> str:
+    """Return the lossless codec that audio becomes which a container refuses; "" if there is none.
+
+    Telephony's and discs' codecs are small as ALAC or FLAC, too. Others are left to Matroska, which holds nearly all.
+    """
+    context = getattr(stream, "codec_context", None)
+    if not isinstance(context, av.AudioCodecContext) or not context.layout.nb_channels or context.format is None:
+        return ""
+    if container_name == "matroska":
+        return "flac"
+    if container_name in MP4_LIKE and (_is_lossless(stream) or context.name.startswith(TELEPHONY)):
+        return "alac"
+    if container_name == "avi" and context.name in DISC_PCM:
+        return "pcm_s16le" if context.format.name == "s16" else "pcm_s24le"
+    return ""
+
+
+def _is_lossless(stream: Stream) -> bool:
+    """Return whether audio is lossless, with at most 24 bits, so that ALAC and FLAC hold it exactly."""
     name = codec_name(stream)
     if name == "flac":
         header = cast(av.AudioCodecContext, stream.codec_context).extradata or bytes(34)

@@ -1,6 +1,7 @@
 """Open an encoder, of PyAV's libraries or an external one, behind one interface."""
 
 import os
+from fractions import Fraction
 from typing import Protocol
 
 import av
@@ -44,6 +45,15 @@ class VideoEncoder(Protocol):
         ...
 
 
+def clock_of(container: OutputContainer, info: SourceInfo) -> Fraction:
+    """Return the time base that a container's header needs: its frame rate, where frames have a number and no time.
+
+    AVI takes uneven times, too, in units of at most 1/600 s.
+    """
+    name = container.format.name
+    return 1 / info.rate if name == "yuv4mpegpipe" or (name == "avi" and not info.variable_rate) else info.time_base
+
+
 def open_encoder(info: SourceInfo, coding: Coding, warn: Warn) -> VideoEncoder:
     """Open an encoder, and warn of properties of the input that it loses.
 
@@ -84,8 +94,7 @@ class InternalEncoder:
         stream = container.add_stream(coding.encoder.name, rate=info.rate, options=dict(self.options))
         assert isinstance(stream, av.VideoStream)
         self._set_up(stream.codec_context, container.format)
-        # y4m's header has a rate, which it takes from here; its frames have no times.
-        stream.time_base = 1 / info.rate if container.format.name == "yuv4mpegpipe" else info.time_base
+        stream.time_base = clock_of(container, info)
         if info.display_matrix:
             stream.set_display_matrix(info.display_matrix)
         if has_alpha(coding.format) and coding.encoder.name.startswith("libvpx"):

@@ -136,7 +136,7 @@ class VideoEncoding:
     def open_muxer(self, target: str, source: Source, encoder: VideoEncoder, *, end: Fraction | None = None) -> Muxer:
         """Open the container and write its header, as try_container planned it.
 
-        end: where the part ends, in seconds on the input's clock.
+        end: where the part ends, in seconds on the source's clock.
         """
         assert self.stream_plans is not None, "try_container comes first"
         offset = source.cut_begin or Fraction(0)

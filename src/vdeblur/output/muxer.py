@@ -1,23 +1,38 @@
 """Write the video's packets and those of the other streams into a container, in order."""
 
+import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
 import av
 import av.error
+from av.stream import Stream
 
 from vdeblur.events import Warn
 from vdeblur.output.carry import container_options, first_packets
 from vdeblur.output.complete import CONTAINER_TAGS, stereo_tags, time_code_rate
-from vdeblur.output.tracks import DROP, MATROSKA_LIKE, AddVideo, MuxOptions, StreamPlan, Track, open_track, without_tags
-from vdeblur.source.demux import TimestampRepair, demux, is_cover, open_container, packet_seconds
+from vdeblur.output.tracks import (
+    DROP,
+    MATROSKA_LIKE,
+    MP4_LIKE,
+    AddVideo,
+    MuxOptions,
+    StreamPlan,
+    Track,
+    open_track,
+    without_tags,
+)
+from vdeblur.source.clock import TimestampRepair
+from vdeblur.source.demux import demux, is_cover, open_container, packet_seconds
 from vdeblur.source.excerpt import SECONDS_BEYOND, is_within
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source, VideoSource
 
 # Tags of the video that encoding makes wrong (mkvmerge's statistics), or that the muxer writes itself.
 VIDEO_TAGS = {"encoder", "alpha_mode", "duration", "bps", "number_of_frames", "number_of_bytes"}
+PRIMING_SECONDS = Fraction(1, 10)  # encoders put at most this in front: HE-AAC 2048 samples at 22,050 Hz
+NUDGED_SECONDS = Fraction(1, 4)  # a packet that is later than its time by less repeats a time; it does not jump back
 DAMAGED_PACKET = (av.error.InvalidDataError, av.error.ArgumentError)  # raised for a bad packet, not for the disk
 
 
@@ -42,7 +57,7 @@ class Muxer:
         """Open the target and write its header.
 
         container_name: FFmpeg's name of the container. plans: from plan_streams, which tried them in memory. offset,
-        end: where the part begins and ends, in seconds on the input's clock; the part begins at zero in the output.
+        end: where the part begins and ends, in seconds on the source's clock; the part begins at zero in the output.
 
         Raises: whatever PyAV raises where the container refuses the video.
         """
@@ -51,6 +66,8 @@ class Muxer:
         self.others: Iterator[av.Packet] = iter(())
         self.next: av.Packet | None = None
         self.last_dts: dict[int, int] = {}
+        self.shown_dts: dict[int, int] = {}  # of the last packet of each of the input's streams that is not hidden
+        self.hidden_from: dict[int, Fraction] = {}  # the time of a stream's first packet, if an edit list hides it
         self.covers: list[av.Packet] = []
         clocks = [source.info.time_base, *(stream.time_base or Fraction(1, 1000) for stream in source.extras)]
         self.container = av.open(
@@ -90,7 +107,8 @@ class Muxer:
         if rate := time_code_rate(source):
             self.video.codec_context.framerate = rate
         self.video.disposition = source.video.disposition
-        chapters = _cut_chapters(source.container.chapters(), self.offset, end)
+        last = None if end is None else end + source.origin
+        chapters = _cut_chapters(source.container.chapters(), self.offset + source.origin, last)
         if chapters:
             self.container.set_chapters(chapters)
 
@@ -121,30 +139,64 @@ class Muxer:
             self.next = next(self.others, None)
 
     def copy(self, packet: av.Packet) -> None:
-        """Add a packet of one of the input's other streams, unless the stream is dropped."""
-        if packet.stream.index in self.tracks:
-            track = self.tracks[packet.stream.index]
-            try:
-                made = track.packets(packet, self.offset)
-            except DAMAGED_PACKET:
-                self.misplaced += 1
-                return
-            self._mux(track, made)
+        """Add a packet of one of the input's other streams, unless the stream is dropped or the packet hidden."""
+        is_empty = not packet.size and packet.stream.type == "audio"  # says nothing, and would end a decoder
+        if packet.stream.index not in self.tracks or is_empty:
+            return
+        if packet.is_discard and not self._keeps_hidden(packet):
+            return
+        if not packet.is_discard and packet.dts is not None:
+            self.shown_dts[packet.stream.index] = packet.dts
+        track = self.tracks[packet.stream.index]
+        try:
+            made = track.packets(packet, self.offset)
+        except DAMAGED_PACKET:
+            self.misplaced += 1
+            return
+        self._mux(track, made)
+
+    def _keeps_hidden(self, packet: av.Packet) -> bool:
+        """Return whether a packet that the input's edit list hides stays.
+
+        MP4 hides what comes before time zero again. Elsewhere only the encoder's priming stays, since the decoder needs
+        it: the hidden packets of a stream that begins just before zero. Hidden packets further on repeat times.
+        """
+        seconds, index = packet_seconds(packet), packet.stream.index
+        if index in self.shown_dts:
+            return packet.dts == self.shown_dts[index]  # FFmpeg also hides what repeats a time in a fragmented MP4
+        if seconds is None or seconds >= self.offset:
+            return False
+        begin = self.hidden_from.setdefault(index, seconds)
+        return self.container.format.name in MP4_LIKE or self.offset - begin <= PRIMING_SECONDS
 
     def _mux(self, track: Track, packets: list[av.Packet]) -> None:
         # Two subtitles may begin at the same time; audio packets may only after Matroska rounds to milliseconds.
         equal = track.stream.type in ("subtitle", "data") or self.container.format.name in MATROSKA_LIKE
-        step = 0 if equal else 1
         for packet in packets:
-            if packet.dts is not None:
-                if packet.dts < self.last_dts.get(track.stream.index, packet.dts - step) + step:
-                    self.misplaced += 1  # a jump back, as in joined files: no container takes it
-                    continue
-                self.last_dts[track.stream.index] = packet.dts
+            if packet.dts is not None and not self._advance(packet, track.stream, equal):
+                self.misplaced += 1  # a jump back, as in joined files: no container takes it
+                continue
             try:
                 self.container.mux(packet)
             except DAMAGED_PACKET:
                 self.misplaced += 1
+
+    def _advance(self, packet: av.Packet, stream: Stream, equal: bool) -> bool:
+        """Move a packet just after its predecessor if its time is not later; return False for a jump back.
+
+        equal: whether the container takes equal times.
+        """
+        base, taken = packet.time_base or Fraction(1), stream.time_base or Fraction(0)
+        step = 0 if equal else max(math.ceil(taken / base), 1)  # at least one unit of the output's clock
+        assert packet.dts is not None
+        late = self.last_dts.get(stream.index, packet.dts - step) + step - packet.dts
+        if late * base > NUDGED_SECONDS:
+            return False
+        if late > 0:
+            packet.dts += late
+            packet.pts = packet.dts if packet.pts is None else max(packet.pts, packet.dts)
+        self.last_dts[stream.index] = packet.dts
+        return True
 
     def close(self) -> None:
         """Add the rest of the other streams, and finish the file."""
@@ -166,13 +218,13 @@ class Muxer:
 def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | None) -> Iterator[av.Packet]:
     """Read a source's file again and yield the packets of all streams but its video, in the order of the file.
 
-    begin, end: seconds on the file's clock, None for no bound; yield the packets that begin in between. TimestampRepair
-    shifts times that jump back, as in VideoSource.
+    begin, end: seconds on the source's clock, None for no bound; yield the packets that begin in between.
+    TimestampRepair shifts their times to this clock, as in VideoSource.
     """
     with open_container(source.path) as container:
         if begin is not None and source.seekable:
-            container.seek(int(begin * av.time_base))
-        repair = TimestampRepair()
+            container.seek(int((begin + source.origin) * av.time_base))
+        repair = TimestampRepair(source.origin)
         for packet in demux(container):
             if packet is None or packet.dts is None:
                 continue
@@ -187,7 +239,7 @@ def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | N
 
 
 def _cut_chapters(chapters: list[Any], offset: Fraction, end: Fraction | None) -> list[Any]:
-    """Return the chapters of a part, in its own time. offset, end: seconds on the input's clock."""
+    """Return the chapters of a part, in its own time. offset, end: seconds on the container's clock."""
     cut = []
     for chapter in chapters:
         base = Fraction(chapter["time_base"])

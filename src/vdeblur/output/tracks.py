@@ -18,8 +18,16 @@ from vdeblur.source.video import VideoSource
 KEEP, CONVERT, DROP = "keep", "convert", "drop"
 MP4_LIKE = {"mp4", "mov", "ipod"}
 MATROSKA_LIKE = {"matroska", "webm"}
-# Decoded sample format to the ALAC format that holds the samples exactly, up to 24 bits.
-ALAC_SAMPLES = {"u8": "s16p", "u8p": "s16p", "s16": "s16p", "s16p": "s16p", "s32": "s32p", "s32p": "s32p"}
+# Codec to the formats in which it takes samples of up to 16 and up to 24 bits.
+SOUND_CODECS = {
+    "alac": ("s16p", "s32p"),
+    "flac": ("s16", "s32"),
+    "pcm_s16le": ("s16", "s16"),
+    "pcm_s24le": ("s32", "s32"),
+}
+SHORT_SAMPLES = {"u8", "u8p", "s16", "s16p"}  # formats of decoded samples that 16 bits hold
+USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+STAND_IN = "aac"  # any codec of sound that Matroska holds
 # FFmpeg's list of QuickTime's languages has these under their other code of ISO 639-2.
 MOV_LANGUAGES = {"deu": "ger", "nld": "dut", "ell": "gre", "isl": "ice", "zho": "chi", "ces": "cze", "fas": "per"}
 STAND_INS = ("mov_text", "subrip", "dvbsub", "webvtt")  # subtitles, of which every container with subtitles holds one
@@ -164,18 +172,39 @@ class CopiedTrack:
 
 
 def _copied_stream(container: OutputContainer, template: Stream) -> Stream:
-    """Add a stream for copied packets, also of subtitles without a decoder, such as TTML and teletext.
+    """Add a stream for copied packets.
+
+    Also of subtitles without a decoder, such as TTML and teletext, and of audio that FFmpeg's muxer takes but PyAV
+    refuses: WMA in Matroska.
 
     Raises: ValueError or FFmpegError where the container refuses it; some only do when the header is written.
     """
-    if template.type != "subtitle" or getattr(template, "codec_context", None) is not None:
-        return container.add_stream_from_template(template, opaque=True)
-    for name in STAND_INS:
-        with contextlib.suppress(ValueError):
-            stream = container.add_mux_stream(name, time_base=template.time_base)
-            BitStreamFilterContext("null", template, stream)  # replaces all parameters by the template's
-            return stream
-    raise ValueError(f"{container.format.name} holds no subtitles")
+    if template.type == "subtitle" and getattr(template, "codec_context", None) is None:
+        for name in STAND_INS:
+            with contextlib.suppress(ValueError):
+                stream = container.add_mux_stream(name, time_base=template.time_base)
+                BitStreamFilterContext("null", template, stream)  # replaces all parameters by the template's
+                return stream
+        raise ValueError(f"{container.format.name} holds no subtitles")
+    try:
+        stream = container.add_stream_from_template(template, opaque=True)
+    except ValueError:
+        if template.type != "audio" or container.format.name != "matroska":  # others write what players do not know
+            raise
+        stream = container.add_mux_stream(STAND_IN, time_base=template.time_base)
+        BitStreamFilterContext("null", template, stream)  # replaces all parameters of the stand-in by the template's
+        return stream
+    if isinstance(template, av.AudioStream):
+        layout = known_layout(template.codec_context)
+        if layout != template.codec_context.layout.name:
+            cast(av.AudioCodecContext, stream.codec_context).layout = layout
+    return stream
+
+
+def known_layout(context: av.AudioCodecContext) -> str:
+    """Return the name of a codec's channel layout; where it has only a number of channels (AVI), the usual one."""
+    name, channels = context.layout.name, context.layout.nb_channels
+    return USUAL_LAYOUTS.get(channels, name) if name == f"{channels} channels" else name
 
 
 class TextTrack:
@@ -210,21 +239,24 @@ class TextTrack:
 
 
 class SoundTrack:
-    """Audio converted from one lossless codec to another."""
+    """Audio converted to a lossless codec."""
 
     def __init__(self, container: OutputContainer, template: Stream, codec: str) -> None:
         assert isinstance(template, av.AudioStream)
         decoder = template.codec_context
         self.stream: Any = container.add_stream(codec, rate=decoder.sample_rate)
         context: Any = self.stream.codec_context
-        context.layout = decoder.layout.name
-        context.format = ALAC_SAMPLES[decoder.format.name]
+        context.layout = self.layout = known_layout(decoder)
+        context.format = SOUND_CODECS[codec][decoder.format.name not in SHORT_SAMPLES]
         context.time_base = self.stream.time_base = Fraction(1, decoder.sample_rate)
         _copy_description(self.stream, template, container.format.name)
 
     def packets(self, packet: av.Packet, offset: Fraction) -> list[av.Packet]:
         """Decode and encode; the encoder's packets are longer than the input's."""
         made: list[av.Packet] = []
+        decoder = cast(av.AudioCodecContext, packet.stream.codec_context)
+        if not decoder.is_open and decoder.layout.name != self.layout:
+            decoder.layout = self.layout
         for frame in cast(list[av.AudioFrame], packet.decode()):
             if frame.pts is not None and frame.time_base is not None:
                 frame.pts -= round(offset / frame.time_base)

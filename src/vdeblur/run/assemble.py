@@ -17,17 +17,18 @@ import av
 import av.error
 
 from vdeblur.errors import OutputError, VerificationError
-from vdeblur.events import Warn
+from vdeblur.events import Warn, ignore
 from vdeblur.files import put_in_place, write_error
 from vdeblur.output.complete import complete
 from vdeblur.output.encoding import VideoEncoding
+from vdeblur.output.muxer import Muxer, other_packets
 from vdeblur.output.pictures import PictureEncoding
 from vdeblur.run.parts import Encoding, in_matroska
 from vdeblur.run.segment_record import SegmentRecord
 from vdeblur.run.state_folder import WHOLE
 from vdeblur.run.store import Store
 from vdeblur.source import demux, pictures
-from vdeblur.source.video import Source
+from vdeblur.source.video import Source, VideoSource
 
 WRITTEN_SUFFIXES = {".png", ".tiff"}  # of folders of pictures, see PictureEncoding
 # How many seconds a frame's time may be off, by suffix. In MP4 vdeblur sets the time base, so times are exact;
@@ -58,25 +59,59 @@ def assemble(
             return
         draft = store.folder / f"{WHOLE}{output.suffix}"
         draft.unlink(missing_ok=True)  # left by a killed run
-        _join(store, encoding, source, others, warn, draft)
+        records = store.chain()
+        assert records[-1].last, "all segments are finished"
+        _join(store, records, encoding, source, others, draft, warn).warn_of_misplaced(warn)
         put_in_place(draft, output, overwrite)
     except (av.error.FFmpegError, OSError) as error:
         raise write_error(output, error) from error
 
 
+def try_segment(store: Store, index: int, encoding: Encoding, source: Source) -> None:
+    """Join a finished segment alone, and check it as `assemble` checks the output; then remove the trial.
+
+    So what the end would refuse shows on the first segment, before hours of work. A segment that fails the check is
+    removed from the store, so that the same command fails at the same place again.
+
+    Raises: as assemble.
+    """
+    record = store.records[index]
+    if isinstance(encoding, PictureEncoding) or not record.packets:
+        return
+    draft = store.draft_of(index)
+    others: Iterable[av.Packet] = ()
+    if isinstance(source, VideoSource) and not source.is_pipe:
+        end = max(pts for _, pts, *_ in record.packets) * encoding.info.time_base
+        others = other_packets(source, source.cut_begin, end)
+    try:
+        _join(store, [record], encoding, source, others, draft, ignore)
+    except (av.error.FFmpegError, OSError) as error:
+        raise write_error(store.output, error) from error
+    except VerificationError:
+        store.drop(index)
+        raise
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def _join(
     store: Store,
+    records: list[SegmentRecord],
     encoding: VideoEncoding,
     source: Source,
     others: Iterable[av.Packet],
-    warn: Warn,
     draft: Path,
-) -> None:
-    records = store.chain()
-    assert records[-1].last, "all segments are finished"
+    warn: Warn,
+) -> Muxer:
+    """Write a file of these segments and the other streams, and check it; return its muxer, which is closed."""
     base = encoding.info.time_base
     shift = round((source.cut_begin or 0) / base)
     decoding, step = decoding_times(records)
+    if len(decoding) == 1:  # no next frame ends it; the part may
+        step = max(round(1 / (encoding.info.rate * base)), 1)
+        ends = [] if source.cut_end is None else [round(source.cut_end / base) - records[0].packets[0][1]]
+        step = min([step, *ends])
+    end = max((pts + duration for record in records for _, pts, duration, _ in record.packets), default=0)
     encoder = encoding.open()
     muxer = encoding.open_muxer(str(draft), source, encoder, end=source.cut_end)
     try:
@@ -85,6 +120,8 @@ def _join(
             assert packet.pts is not None
             packet.pts, packet.dts, packet.time_base = packet.pts - shift, decoding[number] - shift, base
             packet.duration = packet.duration or step
+            if number == len(decoding) - 1:  # MP4 stores durations in decoding order
+                packet.duration = max(packet.duration, end - (packet.pts + shift))
             muxer.mux_video([packet])
         muxer.close()
     except BaseException:
@@ -92,9 +129,9 @@ def _join(
         raise
     finally:
         encoder.close()
-    muxer.warn_of_misplaced(warn)
     complete(draft, encoding.container_name, source, warn)
     _check(draft, store.output, records, base, shift)
+    return muxer
 
 
 def decoding_times(records: list[SegmentRecord]) -> tuple[list[int], int]:

@@ -15,7 +15,7 @@ from vdeblur.restore import streams
 from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
 from vdeblur.restore.tiles import TilePlan
-from vdeblur.run import parts, segments, trust
+from vdeblur.run import assemble, parts, segments, trust
 from vdeblur.run.context import QUEUE_FRAMES, Context, GracefulStop
 from vdeblur.run.loading import Loaded
 from vdeblur.run.parts import Encoding
@@ -46,6 +46,7 @@ class SegmentMaker:
         self.reader = SegmentReader(context, source, division, streams.frames_around(loaded.network), self.stop)
         self.tiles = self._plan_tiles()
         self.part: parts.SegmentPart | None = None
+        self.is_tried = False  # whether the output's container has been tried with a segment
         self.finished_segments: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
 
     @property
@@ -177,6 +178,9 @@ class SegmentMaker:
         assert count == segment.own_frames, "every frame comes out once"
         worker.do(part.finish, segment, self.source.damaged - damaged, list(self.context.warnings))
         self.part = None
+        if not self.is_tried and not segment.last:  # the last one is joined with the others at once
+            worker.do(assemble.try_segment, self.store, segment.index, self.encoding, self.source)
+            self.is_tried = True
         self.missing.frames_before += count
         facts = {"input": str(self.context.source_path), "index": segment.index}
         worker.do(self.finished_segments.put, {**facts, "first": first, "last": self.missing.frames_before - 1})

@@ -87,6 +87,14 @@ class VideoPart:
             self.crc = zlib.crc32(packet, self.crc)
             self.file.write(packet)
 
+    def _set_last_duration(self, duration: int) -> None:
+        """Record how long the last frame is shown, if that is longer than usual: no next frame ends it."""
+        usual = 1 / (self.encoding.info.rate * self.encoding.info.time_base)
+        if self.packets and duration > usual:
+            last = max(range(len(self.packets)), key=lambda place: self.packets[place][1])
+            size, pts, _, key = self.packets[last]
+            self.packets[last] = (size, pts, duration, key)
+
     def finish(self, segment: Segment, damaged: int, warnings: list[tuple[str, str]]) -> None:
         """Flush the encoder and close the file; see SegmentPart."""
         try:
@@ -100,6 +108,8 @@ class VideoPart:
                     "try another --codec; the input is untouched",
                 )
             put_in_place(self.draft, self.store.data_of(self.index))
+            if segment.last:
+                self._set_last_duration(segment.last_duration)
             record = SegmentRecord(
                 segment.index,
                 segment.own_frames,

@@ -58,6 +58,7 @@ class Segment:
 
     lead: how many of the frames come before its own. before: marks of the last frames before it; tail: of its own last
     frames. own_frames: number of its own frames so far; closed: whether these are all. last: whether no frame follows.
+    last_duration: of its last frame by the source, in units of its clock; 0: unknown.
     """
 
     index: int
@@ -68,6 +69,7 @@ class Segment:
     closed: bool = False
     last: bool = False
     tail: list[Mark] = field(default_factory=list)
+    last_duration: int = 0
 
 
 class Divider:
@@ -109,6 +111,7 @@ class Divider:
         while (frame := self._peek()) and self.division.index_of(frame.seconds) <= segment.index:
             self.recent.append(self.ahead.popleft())
             segment.own_frames += 1
+            segment.last_duration = frame.duration
             yield frame
         segment.tail = self.marks()[-segment.own_frames :]
         segment.last = frame is None

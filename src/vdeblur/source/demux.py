@@ -1,4 +1,4 @@
-"""Open containers, and read their packets with corrected times."""
+"""Open containers, and read their packets."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -9,75 +9,17 @@ import av.error
 from av.stream import Disposition, Stream
 
 from vdeblur.errors import InputError
-from vdeblur.events import Warn
 from vdeblur.source.formats import SAFE_INPUT, check_leads_nowhere
-from vdeblur.source.info import SourceInfo
 
 SEEKABLE = {
     "mov,mp4,m4a,3gp,3g2,mj2",
     "matroska,webm",
     "avi",
 }  # formats with an index; others are read from the start
-JUMP_SECONDS = 1  # a larger step back in decoding times means that another file was appended
+LATE_STREAMS = {"mpeg"}  # formats whose header does not list the streams: each shows with its first packet (VOB)
+# How far to look for streams: 60 s, or 50 MB, which take about 0.1 s to read. FFmpeg's default is 5 s, or 5 MB.
+FAR = {"analyzeduration": "60000000", "probesize": "50000000"}
 PIPE = Path("-")  # standard input or output
-
-
-class TimestampRepair:
-    """Shift packets where timestamps jump back, as in a file that was joined from two recordings.
-
-    All streams of the second recording shift by the same time, so they stay in sync. One object serves all streams of
-    a file; packets must come in the file's order.
-    """
-
-    def __init__(self, warn: Warn | None = None) -> None:
-        self.warn = warn
-        self.offsets = [Fraction(0)]  # one per recording, to add to its times
-        self.recording: dict[int, int] = {}  # each stream's current recording
-        self.last: dict[int, Fraction] = {}  # each stream's last decoding time, before the shift
-        self.end = Fraction(0)  # of all packets so far, shifted
-
-    def shift(self, packet: av.Packet) -> None:
-        """Shift a packet by its recording's offset."""
-        if packet.dts is None or packet.time_base is None:
-            return
-        index, seconds = packet.stream.index, packet.dts * packet.time_base
-        if seconds < self.last.get(index, seconds) - JUMP_SECONDS:
-            self.recording[index] = self.recording.get(index, 0) + 1
-            if self.recording[index] == len(self.offsets):
-                self.offsets.append(self.end - seconds)
-                if self.warn is not None:
-                    message = f"times jump back from {float(self.last[index]):.2f} to {float(seconds):.2f} s"
-                    self.warn("W_TIMESTAMPS", f"{message}; what follows is shifted")
-        self.last[index] = seconds
-        offset = round(self.offsets[self.recording.get(index, 0)] / packet.time_base)
-        if offset:
-            packet.dts += offset
-            packet.pts = None if packet.pts is None else packet.pts + offset
-        self.end = max(self.end, (packet.dts + (packet.duration or 0)) * packet.time_base)
-
-
-class FrameClock:
-    """Assign every frame a time: its timestamp, else the last frame's time plus one interval of the nominal rate."""
-
-    def __init__(self, info: SourceInfo, warn: Warn) -> None:
-        self.step = max(round(1 / (info.rate * info.time_base)), 1)
-        self.warn = warn
-        self.last: int | None = None
-        self.count = 0
-        self.warned = False
-
-    def next_pts(self, pts: int | None) -> int:
-        """Return the next frame's pts; a missing one, or one that does not advance, becomes the last plus a frame."""
-        wrong = pts is None or (self.last is not None and pts <= self.last)
-        if wrong and not self.warned:
-            self.warned = True
-            what = "no time" if pts is None else "a time that is not after its predecessor's"
-            self.warn("W_TIMESTAMPS", f"frame {self.count} has {what}; such frames are spaced at the nominal rate")
-        if pts is None or wrong:
-            pts = 0 if self.last is None else self.last + self.step
-        self.last = pts
-        self.count += 1
-        return pts
 
 
 def open_container(path: Path) -> av.container.InputContainer:
@@ -86,14 +28,25 @@ def open_container(path: Path) -> av.container.InputContainer:
     Raises: InputError.
     """
     try:
+        if path == PIPE:
+            return av.open("pipe:0", metadata_errors="replace", options=SAFE_INPUT)
         if path.is_file():
             check_leads_nowhere(path)
-        name = "pipe:0" if path == PIPE else str(path.absolute())
-        return av.open(name, metadata_errors="replace", options=SAFE_INPUT)
+        container = av.open(str(path.absolute()), metadata_errors="replace", options=SAFE_INPUT)
+        if container.format.name in LATE_STREAMS or any(_is_unknown(stream) for stream in container.streams):
+            container.close()
+            container = av.open(str(path.absolute()), metadata_errors="replace", options={**SAFE_INPUT, **FAR})
+        return container
     except (av.error.FFmpegError, OSError) as error:
         if path == PIPE:
             raise InputError(f"standard input is not a video: {ffmpeg_reason(error)}", "pipe in y4m or nut") from error
         raise InputError(f"{path} cannot be read as video: {ffmpeg_reason(error)}", _hint(path, error)) from error
+
+
+def _is_unknown(stream: Stream) -> bool:
+    """Return whether FFmpeg found no packet that tells how an audio stream is coded: it begins late."""
+    context = getattr(stream, "codec_context", None)
+    return isinstance(context, av.AudioCodecContext) and not (context.sample_rate and context.layout.nb_channels)
 
 
 def demux(container: av.container.InputContainer) -> Iterator[av.Packet | None]:

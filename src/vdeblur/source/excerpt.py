@@ -1,9 +1,11 @@
 """The part of a video that -ss, -t, --to and --frames ask for.
 
 settings.Cut holds these options, in seconds from the video's start. Excerpt applies them while a file is read once: it
-knows the times on the container's clock, and counts the frames.
+knows the times on the source's clock, and counts the frames. The bounds are exact: VideoSource gives them as whole
+units of the video's clock, so no frame of the part has a time before its begin.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,13 +16,12 @@ from vdeblur.frame import Frame
 from vdeblur.source.demux import packet_seconds
 
 SECONDS_BEYOND = 10  # how far past the end of a part the other streams are read
-BACKWARD_SLACK = Fraction(1, 1000)  # seconds
 
 
 class Excerpt:
     """Choose the frames and packets of a part, in the order in which they are read.
 
-    begin, end: seconds on the container's clock, None for no bound. limit: number of frames, None for all. With a
+    begin, end: seconds on the source's clock, None for no bound. limit: number of frames, None for all. With a
     limit only the last frame shows where the part ends, so packets wait until a frame at their time was read.
     """
 
@@ -32,14 +33,16 @@ class Excerpt:
 
     def takes(self, frame: Frame) -> bool:
         """Count a frame and return True if it belongs to the part; the first frame past the end ends the part."""
-        if self.begin is not None and frame.seconds < self.begin - BACKWARD_SLACK:
+        if self.begin is not None and frame.seconds < self.begin:
             return False
-        is_past = self.end is not None and frame.seconds >= self.end - BACKWARD_SLACK
+        is_past = self.end is not None and frame.seconds >= self.end
         if is_past or (self.limit is not None and self.count >= self.limit):
             self.is_over = True
             self.end = frame.seconds if self.end is None else min(self.end, frame.seconds)
             return False
         self.count += 1
+        if self.end is not None:  # the last frame ends with the part
+            frame.duration = min(frame.duration, math.ceil((self.end - frame.seconds) / frame.time_base))
         return True
 
     def is_beyond(self, seconds: Fraction | None) -> bool:

@@ -19,13 +19,12 @@ from vdeblur.events import Warn
 from vdeblur.frame import USUAL_CHROMA, Frame, layout_of, planar_name, to_planar
 from vdeblur.settings import Cut
 from vdeblur.source.captions import CaptionDetector
+from vdeblur.source.clock import FrameClock, TimestampRepair, clock_origin
 from vdeblur.source.crop import Cropper
 from vdeblur.source.decoders import choose_video, decoder_of, refuse_encrypted
 from vdeblur.source.demux import (
     PIPE,
     SEEKABLE,
-    FrameClock,
-    TimestampRepair,
     demux,
     ffmpeg_reason,
     open_container,
@@ -69,8 +68,9 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
 class VideoSource:
     """A video file: decodes its first video stream that is no cover, and passes on the packets of the other streams.
 
-    Its times are in seconds on the container's clock, which seldom starts at zero:
+    Its times are in seconds on a clock of its own, which never shows a negative time:
 
+        origin               zero of this clock on the container's, which may begin at any time (MPEG-TS)
         start_seconds        the video's start in the header; -ss, --to and -t count from here
         first_frame_seconds  the first frame that can be decoded; often equal, later if the beginning is damaged
         cut_begin, cut_end   the part asked for; None where -ss, or --to and -t, is not given
@@ -94,7 +94,11 @@ class VideoSource:
             first = self._first_picture()  # rotation and colour are on frames, and not always on the stream
             self.info = self._describe(first)
             refuse_dolby_vision(self.path, first, self.properties)
-            self.first_frame_seconds = (first.pts or 0) * self.info.time_base
+            first_pts = first.dts if self._in_decoding_order else first.pts
+            first_seconds = (first_pts or 0) * self.info.time_base
+            # The header's start may be later than a first frame that is shown before the one stored first.
+            self.origin = min(clock_origin(self.container), first_seconds)
+            self.first_frame_seconds = first_seconds - self._ticks(self.origin) * self.info.time_base
         except BaseException:
             self.container.close()
             raise
@@ -110,12 +114,19 @@ class VideoSource:
                 if packet is None or packet.stream.index != video.index:
                     read += [] if packet is None else [packet]
                     continue
+                if not packet.size:
+                    continue
                 refuse_encrypted(packet, self.path)
                 with contextlib.suppress(av.error.FFmpegError):
-                    pictures = decoder.decode(packet if packet.size else None)
+                    pictures = decoder.decode(packet)
                     if pictures:
                         self.buffered = [*read, *pictures] if self.is_pipe else []
                         return pictures[0]
+            with contextlib.suppress(av.error.FFmpegError):
+                pictures = decoder.decode(None)  # a short video may still be in the decoder
+                if pictures:
+                    self.buffered = [*read, *pictures] if self.is_pipe else []
+                    return pictures[0]
         finally:
             if not self.is_pipe:
                 container.close()
@@ -132,7 +143,7 @@ class VideoSource:
                 f"{self.path}: pixel format {first.format.name} is not supported", "convert it: ffmpeg -pix_fmt"
             )
         time_base = self.video.time_base or Fraction(1, 90000)
-        rate = self.video.average_rate or self.video.guessed_rate or PICTURE_RATE
+        rate = self._rate()
         duration = None
         if self.video.duration:
             duration = self.video.duration * time_base
@@ -151,7 +162,7 @@ class VideoSource:
             rotation=first.rotation,
             display_matrix=display_matrix(first),
             sample_aspect_ratio=self.video.sample_aspect_ratio or None,
-            variable_rate=bool(self.video.base_rate) and self.video.base_rate != self.video.average_rate,
+            variable_rate=bool(self.video.base_rate) and self.video.base_rate != rate,
         )
         info.hdr, info.interlaced = read_hdr(first), first.interlaced_frame
         info.captions, info.cropping = CaptionDetector().finds(first), self.cropper.cropping
@@ -167,6 +178,13 @@ class VideoSource:
         }
         return info
 
+    def _rate(self) -> Fraction:
+        """Return the mean rate, frames per second. FFmpeg takes it from durations, which it gets wrong in raw DV."""
+        mean, guessed = self.video.average_rate or None, self.video.guessed_rate or None
+        if mean and guessed and mean > 2 * guessed:
+            return guessed
+        return mean or guessed or PICTURE_RATE
+
     def _estimate_frames(self, duration: Fraction | None, rate: Fraction) -> int | None:
         if self.cut.whole and self.video.frames:
             return self.video.frames
@@ -177,14 +195,23 @@ class VideoSource:
         return estimate
 
     @property
+    def _in_decoding_order(self) -> bool:
+        """Return whether the format stores decoding times alone; see FrameClock."""
+        return self.container.format.name == "avi"
+
+    def _ticks(self, seconds: Fraction) -> int:
+        """Return a time as the nearest whole number of units of the video's clock."""
+        return round(seconds / self.info.time_base)
+
+    @property
     def extras(self) -> list[av.stream.Stream]:
         """All streams but the video."""
         return [stream for stream in self.container.streams if stream.index != self.video.index]
 
     @property
     def start_seconds(self) -> Fraction:
-        """The video's start time in its header, on the container's clock."""
-        return (self.video.start_time or 0) * self.info.time_base
+        """The video's start time in its header, on the source's clock."""
+        return ((self.video.start_time or 0) - self._ticks(self.origin)) * self.info.time_base
 
     @property
     def first_seconds(self) -> Fraction:
@@ -215,7 +242,7 @@ class VideoSource:
     def frames(self, seek: Fraction | None = None) -> Iterator[Frame]:
         """Yield the frames alone.
 
-        seek: begin at some frame not after this time, on the container's clock; the cut's number of frames is then
+        seek: begin at some frame not after this time, on the source's clock; the cut's number of frames is then
         ignored.
 
         Raises: InputError where the part asked for holds no frame, or the picture's size or format changes.
@@ -237,21 +264,28 @@ class VideoSource:
 
     @property
     def cut_begin(self) -> Fraction | None:
-        """The begin of the part asked for, on the container's clock; None: the first frame."""
-        return None if self.cut.start is None else self.start_seconds + self.cut.start
+        """The begin of the part asked for, on the source's clock; None: the first frame."""
+        return self._on_clock(self.cut.start)
 
     @property
     def cut_end(self) -> Fraction | None:
-        """The end of the part asked for, on the container's clock; None: the file's end."""
-        return None if self.cut.stop is None else self.start_seconds + self.cut.stop
+        """The end of the part asked for, on the source's clock; None: the file's end."""
+        return self._on_clock(self.cut.stop)
+
+    def _on_clock(self, seconds: Fraction | None) -> Fraction | None:
+        """Return a time of the cut on the source's clock: as in ffmpeg, the nearest that a frame can have."""
+        if seconds is None:
+            return None
+        return self._ticks(self.start_seconds + seconds) * self.info.time_base
 
     def items(self, seek: Fraction | None = None, with_packets: bool = True) -> Iterator[Frame | av.Packet]:
         """Yield frames and, if asked, between them the packets of the other streams; see `frames`."""
         self._rewind()
         self._seek(seek)
         self.last_seconds = Fraction(0)
+        self.begins_without_keyframe: Fraction | None = None  # when, in seconds
         excerpt = Excerpt(self.cut_begin, self.cut_end, self.cut.frames if seek is None else None)
-        clock = FrameClock(self.info, self.warn)
+        clock = FrameClock(self.info, self.warn, self._in_decoding_order)
         for item in self._decoded(with_packets):
             if isinstance(item, av.Packet):
                 if excerpt.is_beyond(packet_seconds(item)):
@@ -262,6 +296,8 @@ class VideoSource:
                     break
             else:
                 frame = self._frame(item, clock)
+                if clock.count == 1 and seek is None:
+                    self._check_begin(frame)
                 if excerpt.takes(frame):
                     yield frame
                     yield from excerpt.passed(frame)
@@ -278,16 +314,19 @@ class VideoSource:
         begin = self.cut_begin
         target = begin if seek is None else max(seek, begin or seek)
         if target is not None and self.seekable:
-            self.container.seek(math.floor(target / self.info.time_base), stream=self.video)
+            self.container.seek(math.floor((target + self.origin) / self.info.time_base), stream=self.video)
 
     def _decoded(self, with_packets: bool) -> Iterator[av.VideoFrame | av.Packet]:
         """Yield pictures and, if asked, packets; first those that `_first_picture` read from a pipe."""
-        repair = TimestampRepair(self.warn)
+        repair = TimestampRepair(self.origin, self.warn)
         for item in self.buffered:
             if isinstance(item, av.Packet):
                 repair.shift(item)
+            elif item.pts is not None:
+                item.pts -= self._ticks(self.origin)
             yield item
         self.buffered = []
+        is_first = True
         for packet in demux(self.container):  # all streams: TimestampRepair needs them together
             if packet is None:
                 self.damaged += 1
@@ -298,8 +337,15 @@ class VideoSource:
                 if with_packets:
                     yield packet
                 continue
+            if (
+                not packet.size
+            ):  # repeats the last picture (Theora), or is PyAV's at the end; to a decoder, it is the end
+                continue
+            if is_first and not packet.is_keyframe:
+                self.begins_without_keyframe = packet_seconds(packet)
+            is_first = False
             try:
-                pictures = self.decoder.decode(packet if packet.size else None)
+                pictures = self.decoder.decode(packet)
             except av.error.FFmpegError:
                 self.damaged += 1
                 continue
@@ -308,11 +354,24 @@ class VideoSource:
         with contextlib.suppress(av.error.FFmpegError, EOFError):
             yield from self.decoder.decode(None)  # after an error, pictures may still be in the decoder
 
+    def _check_begin(self, first: Frame) -> None:
+        """Warn if the part begins before the first keyframe: decoders drop such pictures, and report nothing.
+
+        Pictures that are shown before a keyframe at the very beginning belong to an earlier recording (open GOP).
+        """
+        begin = self.begins_without_keyframe
+        if begin is None:
+            return
+        lost = first.seconds - max(begin, self.cut_begin or begin)
+        if lost > 1 / (2 * self.info.rate):
+            message = f"the first {float(lost):.2f} s cannot be decoded, because no keyframe comes before"
+            self.warn("W_INPUT_DAMAGED", f"{self.path}: {message}")
+
     def _check_end(self) -> None:
         """Warn if the file ends before the time in its header; demuxers do not report this."""
         if not self.container.duration:
             return
-        last = self.last_seconds
+        last = self.last_seconds + self.origin
         start = Fraction(self.container.start_time or 0, av.time_base)
         announced = Fraction(self.container.duration, av.time_base)
         if not self.container.format.name.startswith("matroska"):  # Matroska's header stores the end time
@@ -334,11 +393,11 @@ class VideoSource:
         if planar_name(picture.format.name) != self.info.picture_format:
             found = picture.format.name
             raise InputError(f"{self.path}: the pixel format changes to {found} at frame {clock.count}", "split it")
-        pts = clock.next_pts(decoded.pts)
+        pts, duration = clock.next_pts(decoded), decoded.duration or 0
         if picture.format.name != self.info.picture_format:
             picture = to_planar(picture, self.info.picture_format)
         location = self.info.chroma_location or USUAL_CHROMA
-        return Frame(picture, pts, self.info.time_base, chroma_location=location)
+        return Frame(picture, pts, self.info.time_base, chroma_location=location, duration=duration)
 
     def close(self) -> None:
         """Close the file."""
