@@ -30,6 +30,7 @@ OWNERS = {
         "look.page",
         "run.assemble",
         "run.doctor",
+        "run.forecast",
         "run.parts",
         "run.sinks",
         "run.reading",

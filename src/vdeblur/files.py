@@ -16,19 +16,23 @@ from vdeblur.errors import ModelError, OutputError
 from vdeblur.events import Talk
 
 
-def check_output(path: Path, source: Path, overwrite: bool) -> None:
+def check_output(path: Path, source: Path, overwrite: bool, *, makes_folder: bool = False) -> None:
     """Refuse an output that must not or cannot be written; call this before the work.
+
+    makes_folder: accept that its folder is missing, if it can be made.
 
     Raises: OutputError.
     """
     try:
-        _check_output(path, source, overwrite)
+        _check_output(path, source, overwrite, makes_folder)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}", "check the path") from error
 
 
-def _check_output(path: Path, source: Path, overwrite: bool) -> None:
+def _check_output(path: Path, source: Path, overwrite: bool, makes_folder: bool) -> None:
     folder = path.parent
+    while makes_folder and not folder.exists() and folder != folder.parent:
+        folder = folder.parent
     if source.exists() and path.exists() and path.samefile(source):
         raise OutputError(f"{path} is the input itself", "choose another name for the output")
     if not folder.is_dir():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from vdeblur.cli.lines import shown
+from vdeblur.cli.lines import shown, total_in_words
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.events import Ask, BatchEvent, DownloadProgressEvent, PlanEvent, ProgressEvent
 
@@ -118,9 +118,10 @@ def show_batch(facts: BatchEvent) -> None:
     console = Console(stderr=True, highlight=False, markup=False, width=width)
     if console.width >= NARROW:
         console.print(table)
-        return
-    for row in facts["files"]:
-        click.echo(f"{shown(row['input'])}: {row['result']}, {row['frames']} frames", err=True)
+    else:
+        for row in facts["files"]:
+            click.echo(f"{shown(row['input'])}: {row['result']}, {row['frames']} frames", err=True)
+    click.echo(total_in_words(facts["total"]), err=True)
 
 
 def show_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

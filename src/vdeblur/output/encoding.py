@@ -75,7 +75,14 @@ class VideoEncoding:
         encoder, self.format = choose_format(self.info, encoder, suffix, options.pix_fmt, warn)
         fields = self.info.interlaced and options.deinterlace == "off"
         self.coding = Coding(
-            encoder, self.format, options.crf, options.preset, options.options, options.lossless, fields
+            encoder,
+            self.format,
+            options.crf,
+            options.preset,
+            options.options,
+            options.lossless,
+            fields,
+            options.bitrate,
         )
         self.stream_plans: list[StreamPlan] | None = None
 

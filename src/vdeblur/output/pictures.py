@@ -1,5 +1,6 @@
 """Encode frames as picture files."""
 
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,13 +10,20 @@ import av.error
 from vdeblur.frame import Frame, layout_of, planar_name
 from vdeblur.source.info import SourceInfo
 
+NUMBER = re.compile(r"%0?[0-9]*d")  # of a pattern for numbered pictures, as FFmpeg writes it: %06d
+
 
 class PictureEncoding:
-    """The encoding of frames as numbered pictures: TIFF where the input is TIFF, else PNG; both are lossless."""
+    """The encoding of frames as numbered pictures: TIFF where the input is TIFF, else PNG; both are lossless.
 
-    def __init__(self, info: SourceInfo) -> None:
-        self.codec = "tiff" if info.codec == "tiff" else "png"
-        self.suffix = ".tiff" if self.codec == "tiff" else ".png"
+    names: a pattern for their names, as %06d.png, whose suffix then decides; "" for the usual names.
+    """
+
+    def __init__(self, info: SourceInfo, names: str = "") -> None:
+        self.names = names
+        is_tiff = names.lower().endswith((".tif", ".tiff")) if names else info.codec == "tiff"
+        self.codec = "tiff" if is_tiff else "png"
+        self.suffix = ".tiff" if is_tiff else ".png"
         layout = layout_of(info.picture_format)
         assert layout is not None
         deep, alpha = layout.bits > 8, layout.alpha
@@ -26,7 +34,9 @@ class PictureEncoding:
             self.format = f"{'rgba64' if alpha else 'rgb48'}{end}" if deep else "rgba" if alpha else "rgb24"
 
     def name_of(self, frame: Frame, number: int) -> str:
-        """Return a frame's file name: that of the input's picture, else its number, counted from 1."""
+        """Return a frame's file name: by the pattern, else that of the input's picture, else its number, from 1."""
+        if self.names:
+            return NUMBER.sub(lambda part: part[0] % number, self.names)
         return Path(frame.name).with_suffix(self.suffix).name if frame.name else f"{number:06}{self.suffix}"
 
     def encode(self, frame: Frame) -> bytes:

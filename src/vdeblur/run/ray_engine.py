@@ -10,12 +10,13 @@ import logging
 import signal
 import socket
 import threading
+import time
 from typing import Any
 
 from vdeblur.errors import InterruptedRunError, UsageError, VdeblurError, error_facts
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models import weights
-from vdeblur.run.batch import Outcome, RunJob, row_of, run_job
+from vdeblur.run.batch import Outcome, RunJob, row_of, run_job, total_of
 from vdeblur.run.compare_input import check_comparison, compare_with_input
 from vdeblur.run.context import RunResult
 from vdeblur.run.loading import BEST
@@ -49,6 +50,7 @@ def run_jobs_on_ray(
 
     Raises: UsageError if Ray is not installed or the cluster cannot be reached, InterruptedRunError at a signal.
     """
+    begun = time.monotonic()
     if settings.compare:
         for job in jobs:
             check_comparison(job.source, job.output, job.settings(settings))
@@ -64,7 +66,8 @@ def run_jobs_on_ray(
         ray.shutdown()
     outcomes = [cluster.outcomes[job] for job in jobs]
     if len(jobs) > 1:
-        notify("batch", {"files": [row_of(outcome) for outcome in outcomes]})
+        total = total_of(outcomes, time.monotonic() - begun)
+        notify("batch", {"files": [row_of(outcome) for outcome in outcomes], "total": total})
     return outcomes
 
 

@@ -34,6 +34,7 @@ from vdeblur.source.excerpt import Excerpt
 from vdeblur.source.hdr import read_hdr
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.pictures import PICTURE_RATE, PictureSource, display_matrix, to_planar
+from vdeblur.source.urls import check_no_url
 
 MISSING_SECONDS = Fraction(1, 4)  # how much earlier than announced a file may end without a warning
 
@@ -52,6 +53,7 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
             raise InputError(f"{path} is empty (0 bytes)", "copy or download it again")
         return VideoSource(path, cut, warn)
     except FileNotFoundError as error:
+        check_no_url(str(path))
         raise InputError(f"{path}: no such file or folder", "check the path") from error
     except OSError as error:
         raise InputError(

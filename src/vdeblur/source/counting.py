@@ -1,0 +1,62 @@
+"""Count the frames of a source from its packets or its index, since headers may be wrong or missing."""
+
+from fractions import Fraction
+
+import av
+import av.error
+
+from vdeblur.source import demux
+from vdeblur.source.times import WHOLE_BYTES
+from vdeblur.source.video import Source, VideoSource
+
+# Formats whose index lists every packet of the video; for these FFmpeg's demuxer reads it when it opens the file.
+INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "avi"}
+
+
+def count_frames(source: Source) -> int | None:
+    """Return the number of frames in the part asked for, without decoding; None where counting would take long.
+
+    Files up to WHOLE_BYTES are read once more; of larger ones the index counts, if there is one. Packets that an edit
+    list hides do not count. The count is of packets: damaged ones, and those before the first keyframe, may give no
+    frame.
+    """
+    if not isinstance(source, VideoSource):
+        return source.info.frames_estimate
+    if source.is_pipe:
+        return None
+    try:
+        if source.path.stat().st_size <= WHOLE_BYTES:
+            return _count_packets(source)
+    except (OSError, av.error.FFmpegError):
+        return None
+    entries = source.video.index_entries if source.cut.whole else ()
+    return (len(entries) or None) if source.container.format.name in INDEXED else None
+
+
+def settle_frames(source: Source) -> bool:
+    """Replace a source's estimate of its frames by their count; return whether it could be counted."""
+    count = count_frames(source)
+    if count:
+        source.info.frames_estimate = count
+    return bool(count)
+
+
+def _count_packets(source: VideoSource) -> int:
+    limit = source.cut.frames
+    count = 0
+    with demux.open_container(source.path) as container:
+        repair = demux.TimestampRepair()
+        for packet in demux.demux(container):
+            if packet is None:
+                break
+            repair.shift(packet)
+            if packet.stream.index == source.video.index and packet.size and not packet.is_discard:
+                count += _is_within_cut(source, demux.packet_seconds(packet))
+    return count if limit is None else min(count, limit)
+
+
+def _is_within_cut(source: VideoSource, seconds: Fraction | None) -> bool:
+    begin, end = source.cut_begin, source.cut_end
+    if seconds is None:
+        return True
+    return (begin is None or seconds >= begin) and (end is None or seconds < end)
