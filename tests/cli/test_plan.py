@@ -60,7 +60,7 @@ def test_an_output_without_suffix_that_is_no_folder_is_refused(vdeblur, tmp_path
     ],
 )
 def test_pictures_out_of_a_video(vdeblur, tmp_path: Path, output: str, options: tuple, names: set[str]) -> None:
-    """D2: a pattern, or --pictures, asks for pictures; each is its frame, with the independent ffmpeg as the witness."""
+    """D2: a pattern, or --pictures, asks for pictures; each is its frame, as the independent ffmpeg reads it."""
     source = clips.make(tmp_path / "clip.mkv", pix_fmt="bgr0", frames=3)
     result = vdeblur("run", source, tmp_path / output, "-m", "identity", *options)
     assert result.exit_code == 0, result.output

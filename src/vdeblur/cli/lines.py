@@ -74,6 +74,15 @@ def total_in_words(total: dict[str, Any]) -> str:
     return f"{counted(total['files'], 'file')}: {', '.join(parts)}; {frames}"
 
 
+def duration_in_words(seconds: float) -> str:
+    """Return a duration with its largest unit: "12 s", "15 min", "2.5 h", "3 days"."""
+    for unit, length, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
+        number = seconds / length
+        if number < most:
+            return f"{number:.2g} {unit}" if number < 10 else f"{number:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"
+
+
 def clock(seconds: float) -> str:
     """Return a duration as [H:]MM:SS."""
     minutes, rest = divmod(round(seconds), 60)

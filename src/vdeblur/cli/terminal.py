@@ -130,7 +130,9 @@ def show_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(*(head.capitalize() for head in heads), box=None)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for place, head in enumerate(heads):
+            table.add_column(head.capitalize(), no_wrap=not place)  # names stay uncut
         for row in rows:
             table.add_row(*row)
         Console(highlight=False, markup=False).print(table)
