@@ -208,14 +208,16 @@ def _verdict(change: dict[str, Any]) -> list[str]:
     """Return how much changed and, where that is little, the measured reason."""
     if not change["mean_change"]:
         return ["  nothing changed"]
+    sharp = f"sharpness {change['sharpness'] or 0:.2f} of 1"
     mean, share, least = change["mean_change"], change["little_share"], change["little_below"]
     lines = [f"  changed by {mean:.2g} of 255 brightness levels on average"]
     if share:
         lines[0] += f"; {share:.0%} of the frames by less than {least:g}"
         reason = {
-            "sharp": f"they are sharp already (sharpness {change['sharpness'] or 0:.2f} of 1)",
+            "sharp": f"they are sharp already ({sharp})",
             "dark": f"they are very dark (brightness {change['brightness'] or 0:.2f} of 1)",
             "still": f"they hardly move ({change['motion'] or 0:.2%} from frame to frame), so blur is no motion blur",
+            "soft": f"they are soft ({sharp}), but the model found little motion blur",
         }.get(change["reason"])
         lines += [] if reason is None else [f"  why: {reason}"]
     return lines
