@@ -198,6 +198,7 @@ def compare(
     mode: str | None = None,
     *,
     overwrite: bool = False,
+    offset: float | Fraction | None = None,
     notify: Notify = ignore,
     should_stop: Stop = never,
 ) -> int:
@@ -208,7 +209,8 @@ def compare(
 
     a: the blurry video; the comparison keeps its times, colour and sound. b: the restored one. mode: "side" (a left, b
     right), "split" (half of each), "wipe" (the divide moves), "diff" (changes around grey), "html" (a page with a
-    slider over at most twelve frames); by default "html" if output is named *.html, else "side".
+    slider over at most twelve frames); by default "html" if output is named *.html, else "side". offset: seconds from
+    a's first frame to b's if b is an excerpt of a, negative if a is one of b; None: find it.
 
     Raises: UsageError, InputError if they cannot be read or their sizes differ, OutputError.
     """
@@ -219,7 +221,10 @@ def compare(
     mode = mode or ("html" if target.suffix.lower() in (".html", ".htm") else "side")
     if mode not in (*MODES, "html"):
         raise UsageError(f"unknown mode {mode!r} of comparison", f"choose from {', '.join(MODES)}, html")
-    return write_comparison(Path(a), Path(b), target, mode, overwrite=overwrite, notify=notify, stop=should_stop)
+    place = None if offset is None else Fraction(offset)
+    return write_comparison(
+        Path(a), Path(b), target, mode, overwrite=overwrite, offset=place, notify=notify, stop=should_stop
+    )
 
 
 def _settings(settings: Settings, options: dict[str, Any]) -> Settings:

@@ -223,6 +223,15 @@ class FileSkippedEvent(TypedDict):
     status: str  # skipped
 
 
+class OffsetEvent(TypedDict):
+    """A comparison has found that one video is an excerpt of the other."""
+
+    a: str
+    b: str
+    seconds: float  # from a's first frame to b's; negative where a is the excerpt
+    certain: bool  # whether no other place fits nearly as well
+
+
 class ComparisonEvent(TypedDict):
     """`--compare` has written its file."""
 
@@ -475,6 +484,7 @@ EVENTS: dict[str, type] = {
     "file_done": FileDoneEvent,
     "file_skipped": FileSkippedEvent,
     "comparison": ComparisonEvent,
+    "offset": OffsetEvent,
     "sample": SampleEvent,
     "profile": ProfileEvent,
     "engine": EngineEvent,

@@ -20,6 +20,7 @@ from vdeblur.events import (
     FileEvent,
     FileSkippedEvent,
     MeasuringEvent,
+    OffsetEvent,
     PlanEvent,
     ProfileEvent,
     ProgressEvent,
@@ -231,6 +232,14 @@ def _comparison(facts: ComparisonEvent) -> list[str]:
     return [f"{shown(facts['output'])}: comparison of input and output ({facts['mode']})"]
 
 
+def _offset(facts: OffsetEvent) -> list[str]:
+    if facts["seconds"] > 0:
+        line = f"{shown(facts['b'])} begins at {facts['seconds']:.3f} s of {shown(facts['a'])}"
+    else:
+        line = f"{shown(facts['a'])} begins at {-facts['seconds']:.3f} s of {shown(facts['b'])}"
+    return [line if facts["certain"] else f"{line}, or elsewhere: other places look alike (--offset SECONDS sets it)"]
+
+
 def _sample(facts: SampleEvent) -> list[str]:
     predicted = "no prediction for the complete run, since the length of the input is unknown"
     if facts["seconds_estimate"] is not None and facts["bytes_estimate"] is not None:
@@ -361,6 +370,7 @@ _LINES: dict[str, Callable[[Any], list[str]]] = {
     "file_done": _file_done,
     "file_skipped": _file_skipped,
     "comparison": _comparison,
+    "offset": _offset,
     "sample": _sample,
     "profile": _profile,
     "dataset_download": _dataset_download,
