@@ -366,6 +366,9 @@ class MeasuringEvent(TypedDict):
     model: str
     precision: str
     part: str
+    number: NotRequired[int]  # of this part, from 1
+    parts: NotRequired[int]  # in all
+    seconds: NotRequired[float]  # since it began, while it takes long
 
 
 # Events of `train`

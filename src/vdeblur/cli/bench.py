@@ -180,6 +180,8 @@ def _show(results: "BenchReport") -> None:
     for model in results.models:
         if about.complete and model.other_protocols:
             click.echo(f"{model.model}: figures were published by protocol {' or '.join(model.other_protocols)}")
+    for name, reason in results.missing:
+        click.echo(f"{name} was not measured: {reason}")
     if about.decoder != "exact":
         click.echo(f"JPEG decoder: {about.decoder}")
 

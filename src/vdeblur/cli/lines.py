@@ -295,7 +295,10 @@ def _sequence_done(facts: SequenceDoneEvent) -> list[str]:
 
 
 def _measuring(facts: MeasuringEvent) -> list[str]:
-    return [" ".join(filter(None, (facts["model"], facts["precision"], facts["part"])))]
+    part = " ".join(filter(None, (facts["model"], facts["precision"], facts["part"])))
+    if "seconds" not in facts:
+        return [part]
+    return [f"  {part}: {clock(facts['seconds'])} so far (part {facts['number']} of {facts['parts']})"]
 
 
 # train
