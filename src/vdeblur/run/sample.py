@@ -28,7 +28,7 @@ from vdeblur.run.loading import BEST, check_model, choose_model
 from vdeblur.run.segments import Division
 from vdeblur.run.sinks import writes_pictures
 from vdeblur.settings import Cut, Settings
-from vdeblur.source import demux
+from vdeblur.source import counting, demux
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source, open_source
 
@@ -109,6 +109,7 @@ class _Sampling:
         check_model(self.settings)
         files.check_output(self.output, self.source_path, self.settings.encoding.overwrite)
         source = open_source(self.source_path, self.settings.cut, self._warn)
+        counting.settle_frames(source)
         source.close()
         info = source.info
         known = info.duration_seconds is not None and info.frames_estimate is not None

@@ -1,0 +1,159 @@
+"""Find and remove leftovers of interrupted runs: finished segments that the next run would use, drafts of killed ones."""
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import psutil
+
+from vdeblur.run.store import LOCK, WHOLE, folder_of
+
+# Names of drafts and of folders of samples: the process's number stands in them, after a checksum of the machine's name
+# or alone.
+DRAFT = re.compile(r"\.vdeblur-(?:sample-)?(?:[0-9a-f]{8}-)?(?P<process>[0-9]{1,9})-[0-9a-z_]{8}(?:\..*)?", re.DOTALL)
+SAMPLE = re.compile(r"\.vdeblur-sample-[0-9a-z_]{8}")
+STATE = re.compile(r"\.vdeblur-.*-[0-9a-f]{8}", re.DOTALL)
+# The files that a run writes into its folder of segments.
+OWN_FILES = re.compile(
+    rf"state\.json|others|{LOCK}|{WHOLE}(\..*)?|[0-9]{{6,}}\.(json|packets|(?:[0-9]+\.)?draft)|.*\.[0-9]+\.draft",
+    re.DOTALL,
+)
+PICTURES = "pictures"  # the folder in it that holds finished pictures
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder that an interrupted run left.
+
+    output: the output that it belongs to; None of a draft. frames: that are finished. bytes: its size. age_seconds:
+    since it was last written. in_use: whether a run works with it now.
+    """
+
+    path: Path
+    output: Path | None
+    frames: int
+    bytes: int
+    age_seconds: float
+    in_use: bool
+
+
+def find_leftovers(folder: Path, *, recursive: bool = False) -> list[Leftover]:
+    """Return what interrupted runs left in a folder, the oldest first; links are not followed.
+
+    Raises: OSError.
+    """
+    found = []
+    for place, folders, files in os.walk(folder, onerror=_raise):
+        for name in sorted([*folders, *files]):
+            path = Path(place) / name
+            if not path.is_symlink() and (left := _as_leftover(path)) is not None:
+                found.append(left)
+        folders[:] = [name for name in folders if not name.startswith(".")] if recursive else []
+    return sorted(found, key=lambda left: -left.age_seconds)
+
+
+def remove_leftover(left: Leftover) -> bool:
+    """Remove a leftover, only the files in it that runs write; return whether nothing of it is left.
+
+    Raises: OSError.
+    """
+    if not left.path.is_dir():
+        left.path.unlink()
+        return True
+    is_state = left.output is not None
+    with _locked(left.path) if is_state else contextlib.nullcontext(True) as is_free:
+        if not is_free:
+            return False
+        for entry in list(os.scandir(left.path)):
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name == PICTURES and is_state:
+                    _remove_folder_of_files(Path(entry.path))
+            elif not is_state or OWN_FILES.fullmatch(entry.name):
+                os.unlink(entry.path)
+    with contextlib.suppress(OSError):  # something of other people's is in it
+        (left.path / LOCK).unlink(missing_ok=True)
+        left.path.rmdir()
+    return not left.path.exists()
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _as_leftover(path: Path) -> Leftover | None:
+    if path.is_dir():
+        if STATE.fullmatch(path.name) and (state := _state_of(path)) is not None:
+            output, frames = state
+            return _measured(path, output, frames, _is_locked(path))
+        if SAMPLE.fullmatch(path.name):  # of versions that did not name the process
+            return _measured(path, None, 0, False)
+    draft = DRAFT.fullmatch(path.name)
+    return None if draft is None else _measured(path, None, 0, psutil.pid_exists(int(draft["process"])))
+
+
+def _state_of(folder: Path) -> tuple[Path, int] | None:
+    """Return the output of a folder of segments, and its finished frames; None if it is no such folder."""
+    try:
+        state = json.loads((folder / "state.json").read_text("utf-8"))
+        output = folder.parent / Path(str(state["output"])).name
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if folder_of(output).name != folder.name:
+        return None
+    frames = 0
+    for path in folder.glob("[0-9]*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            frames += int(json.loads(path.read_text("utf-8"))["frames"])
+    return output, frames
+
+
+def _measured(path: Path, output: Path | None, frames: int, in_use: bool) -> Leftover:
+    size, last = 0, path.lstat().st_mtime
+    for place, _, files in os.walk(path):
+        for name in files:
+            with contextlib.suppress(OSError):
+                facts = os.lstat(os.path.join(place, name))
+                size, last = size + facts.st_size, max(last, facts.st_mtime)
+    size = size if path.is_dir() else path.lstat().st_size
+    return Leftover(path, output, frames, size, max(time.time() - last, 0.0), in_use)
+
+
+def _is_locked(folder: Path) -> bool:
+    with _locked(folder) as is_free:
+        return not is_free
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder of segments, if it has one; yield whether no run holds it."""
+    path = folder / LOCK
+    if not path.is_file() or path.is_symlink():
+        yield True
+        return
+    before = path.stat()
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+        if path.exists():
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # looking does not make it younger
+
+
+def _remove_folder_of_files(folder: Path) -> None:
+    for entry in list(os.scandir(folder)):
+        if not entry.is_dir(follow_symlinks=False):
+            os.unlink(entry.path)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
