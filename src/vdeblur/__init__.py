@@ -184,7 +184,8 @@ def deblur(
     """
     settings = _settings(settings or Settings(), dict(options))
     from vdeblur.run.batch import run_job
-    from vdeblur.run.jobs import check_no_url, plan_job
+    from vdeblur.run.jobs import plan_job
+    from vdeblur.source.urls import check_no_url
 
     check_no_url(os.fspath(source))
     job = plan_job(Path(source), os.fspath(output), settings)

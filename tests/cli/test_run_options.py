@@ -97,7 +97,7 @@ def test_bitrates_in_python() -> None:
         1_500_000,
     ]
     with pytest.raises(UsageError, match="both choose the quality"):
-        EncodeOptions(crf=20, bitrate="8M")  # type: ignore[arg-type]
+        EncodeOptions(crf=20, bitrate="8M")
 
 
 @pytest.mark.parametrize(

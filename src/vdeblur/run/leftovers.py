@@ -1,4 +1,4 @@
-"""Find and remove leftovers of interrupted runs: finished segments that the next run would use, drafts of killed ones."""
+"""Find and remove leftovers of interrupted runs: segments that the next run would use, and drafts of killed ones."""
 
 import contextlib
 import json
