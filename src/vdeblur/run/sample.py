@@ -109,7 +109,8 @@ class _Sampling:
         check_model(self.settings)
         files.check_output(self.output, self.source_path, self.settings.encoding.overwrite)
         source = open_source(self.source_path, self.settings.cut, self._warn)
-        counting.settle_frames(source)
+        if counting.has_index(source):  # elsewhere the header tells how long the file was meant to be
+            counting.settle_frames(source)
         source.close()
         info = source.info
         known = info.duration_seconds is not None and info.frames_estimate is not None

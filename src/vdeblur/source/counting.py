@@ -29,8 +29,12 @@ def count_frames(source: Source) -> int | None:
             return _count_packets(source)
     except (OSError, av.error.FFmpegError):
         return None
-    entries = source.video.index_entries if source.cut.whole else ()
-    return (len(entries) or None) if source.container.format.name in INDEXED else None
+    return len(source.video.index_entries) or None if has_index(source) and source.cut.whole else None
+
+
+def has_index(source: Source) -> bool:
+    """Return whether a source's format has an index that lists every packet of the video."""
+    return isinstance(source, VideoSource) and source.container.format.name in INDEXED
 
 
 def settle_frames(source: Source) -> bool:
