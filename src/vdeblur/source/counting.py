@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import av.error
 
+from vdeblur.settings import Cut
 from vdeblur.source import demux
 from vdeblur.source.times import WHOLE_BYTES
 from vdeblur.source.video import Source, VideoSource
@@ -22,7 +23,7 @@ def count_frames(source: Source) -> int | None:
     """
     if not isinstance(source, VideoSource):
         return source.info.frames_estimate
-    if source.is_pipe:
+    if source.is_pipe or not source.path.is_file():  # a named pipe can be read only once
         return None
     try:
         if source.path.stat().st_size <= WHOLE_BYTES:
@@ -46,21 +47,18 @@ def settle_frames(source: Source) -> bool:
 
 
 def _count_packets(source: VideoSource) -> int:
-    limit = source.cut.frames
-    count = 0
+    cut, count = source.cut, 0
     with demux.open_container(source.path) as container:
-        repair = demux.TimestampRepair()
+        stream = container.streams[source.video.index]
+        begin = (stream.start_time or 0) * (stream.time_base or Fraction(0))
         for packet in demux.demux(container):
             if packet is None:
                 break
-            repair.shift(packet)
             if packet.stream.index == source.video.index and packet.size and not packet.is_discard:
-                count += _is_within_cut(source, demux.packet_seconds(packet))
-    return count if limit is None else min(count, limit)
+                time = demux.packet_seconds(packet)
+                count += time is None or _is_within(cut, time - begin)
+    return count if cut.frames is None else min(count, cut.frames)
 
 
-def _is_within_cut(source: VideoSource, seconds: Fraction | None) -> bool:
-    begin, end = source.cut_begin, source.cut_end
-    if seconds is None:
-        return True
-    return (begin is None or seconds >= begin) and (end is None or seconds < end)
+def _is_within(cut: Cut, seconds: Fraction) -> bool:
+    return (cut.start is None or seconds >= cut.start) and (cut.stop is None or seconds < cut.stop)
