@@ -45,10 +45,10 @@ class RunJob:
     def is_done(self) -> bool:
         """Return whether the output exists; of pictures with a pattern, whether one of them does."""
         if not self.names:
-            return self.output.exists()
+            return os.path.exists(self.output)
         before, after = map(re.escape, NUMBER.split(self.names, maxsplit=1))
         named = re.compile(f"{before}[0-9]+{after}")
-        return self.output.is_dir() and any(named.fullmatch(entry.name) for entry in self.output.iterdir())
+        return os.path.isdir(self.output) and any(named.fullmatch(entry.name) for entry in self.output.iterdir())
 
 
 def plan_jobs(
@@ -93,8 +93,8 @@ def plan_job(source: Path, output: str, settings: Settings) -> RunJob:
     path = Path(output)
     if names := _pattern(path):
         return RunJob(source, path.parent.absolute(), pictures=True, names=names)
-    is_folder = path.is_dir() or output.endswith(("/", os.sep))
-    if settings.pictures or source.is_dir():
+    is_folder = os.path.isdir(path) or output.endswith(("/", os.sep))
+    if settings.pictures or os.path.isdir(source):
         return RunJob(source, path.absolute(), settings.pictures or is_folder)
     if is_folder:
         if source == demux.PIPE:
@@ -114,7 +114,7 @@ def _pattern(path: Path) -> str:
 
     Raises: UsageError for a pattern of another kind of pictures.
     """
-    if len(NUMBER.findall(path.name)) != 1 or path.is_dir():
+    if len(NUMBER.findall(path.name)) != 1 or os.path.isdir(path):
         return ""
     if path.suffix.lower() in WRITTEN_PICTURES:
         return path.name
@@ -130,7 +130,7 @@ def _sources(path: Path, recursive: bool, avoided: Path | None) -> Iterator[tupl
 
     avoided: a folder that is left out, since it holds the outputs.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         yield path, Path(_file_name(path))
         return
     if not recursive:
@@ -177,7 +177,7 @@ def _sources_of_folder(path: Path, recursive: bool) -> list[Path]:
 
 def _file_name(source: Path) -> str:
     """Return the name of a source's output in a folder; a video without suffix gets one."""
-    return source.resolve().name if source.is_dir() else source.name if source.suffix else f"{source.name}.mkv"
+    return source.resolve().name if os.path.isdir(source) else source.name if source.suffix else f"{source.name}.mkv"
 
 
 def _jobs_beside(sources: list[Path], suffix: str | None, settings: Settings) -> list[RunJob]:
@@ -187,8 +187,8 @@ def _jobs_beside(sources: list[Path], suffix: str | None, settings: Settings) ->
         raise UsageError("standard input has no name to add a suffix to", "name an OUTPUT")
     jobs = []
     for path in sources:
-        if path.is_dir() or settings.pictures:
-            name = path.resolve().name if path.is_dir() else path.stem
+        if os.path.isdir(path) or settings.pictures:
+            name = path.resolve().name if os.path.isdir(path) else path.stem
             jobs.append(RunJob(path, path.absolute().with_name(f"{name}{suffix}"), settings.pictures))
         else:
             jobs.append(RunJob(path, _written(path.with_name(f"{path.stem}{suffix}{path.suffix}"), settings)))
@@ -203,14 +203,14 @@ def _jobs_within(found: list[tuple[Path, Path]], output: str, settings: Settings
     folder = Path(output).absolute()
     if _pattern(Path(output)):
         raise UsageError(f"{output} names the pictures of one video", "use --pictures, and name a folder")
-    if not folder.is_dir() and folder.suffix and not output.endswith(("/", os.sep)):
+    if not os.path.isdir(folder) and folder.suffix and not output.endswith(("/", os.sep)):
         raise UsageError(f"{output} is one file, but there are several inputs", f"name a folder: {output}/")
     _check_folder(folder)
     jobs = []
     for source, place in found:
         if source == demux.PIPE:
             raise UsageError("standard input has no name for a file in a folder", "run it alone, and name the file")
-        is_pictures = settings.pictures and not source.is_dir()
+        is_pictures = settings.pictures and not os.path.isdir(source)
         path = folder / place.with_suffix("") if is_pictures else _written(folder / place, settings)
         jobs.append(RunJob(source, path, settings.pictures, makes_folder=True))
     return jobs
@@ -221,9 +221,9 @@ def _check_folder(folder: Path) -> None:
 
     Raises: OutputError.
     """
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise OutputError(f"the folder {folder} cannot be made: a file has this name", "choose another name")
-    if not folder.parent.is_dir():
+    if not os.path.isdir(folder.parent):
         raise OutputError(
             f"the folder {folder} cannot be made: there is no {folder.parent}", f"make it: mkdir -p '{folder.parent}'"
         )

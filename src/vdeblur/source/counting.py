@@ -6,27 +6,26 @@ import av
 import av.error
 
 from vdeblur.settings import Cut
-from vdeblur.source import demux
-from vdeblur.source.times import WHOLE_BYTES
+from vdeblur.source import demux, times
 from vdeblur.source.video import Source, VideoSource
 
-# Formats whose index lists every packet of the video; for these FFmpeg's demuxer reads it when it opens the file.
-INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "avi"}
+# Formats whose header counts frames apart from the index, which lists every packet. MP4's header is its index.
+INDEXED = {"avi"}
 
 
 def count_frames(source: Source) -> int | None:
     """Return the number of frames in the part asked for, without decoding; None where counting would take long.
 
-    Files up to WHOLE_BYTES are read once more; of larger ones the index counts, if there is one. Packets that an edit
-    list hides do not count. The count is of packets: damaged ones, and those before the first keyframe, may give no
-    frame.
+    Files up to times.WHOLE_BYTES are read once more; of larger ones the index counts, if there is one. Packets that an
+    edit list hides do not count. The count is of packets: damaged ones, and those before the first keyframe, may give
+    no frame.
     """
     if not isinstance(source, VideoSource):
         return source.info.frames_estimate
     if source.is_pipe or not source.path.is_file():  # a named pipe can be read only once
         return None
     try:
-        if source.path.stat().st_size <= WHOLE_BYTES:
+        if source.path.stat().st_size <= times.WHOLE_BYTES:
             return _count_packets(source)
     except (OSError, av.error.FFmpegError):
         return None
@@ -34,7 +33,7 @@ def count_frames(source: Source) -> int | None:
 
 
 def has_index(source: Source) -> bool:
-    """Return whether a source's format has an index that lists every packet of the video."""
+    """Return whether a source has an index, other than its header, that lists every packet of the video."""
     return isinstance(source, VideoSource) and source.container.format.name in INDEXED
 
 
@@ -55,8 +54,8 @@ def _count_packets(source: VideoSource) -> int:
             if packet is None:
                 break
             if packet.stream.index == source.video.index and packet.size and not packet.is_discard:
-                time = demux.packet_seconds(packet)
-                count += time is None or _is_within(cut, time - begin)
+                seconds = demux.packet_seconds(packet)
+                count += seconds is None or _is_within(cut, seconds - begin)
     return count if cut.frames is None else min(count, cut.frames)
 
 

@@ -1,5 +1,6 @@
 """Recognise URLs where files are expected: vdeblur reads and writes files."""
 
+import os
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ def check_no_url(name: str) -> None:
 
     Raises: InputError.
     """
-    if URL.match(name) and not Path(name).exists():
+    if URL.match(name) and not os.path.exists(name):
         raise InputError(f"{name} is a URL, and vdeblur reads files", "download it first, and name the file")
 
 
@@ -22,5 +23,5 @@ def check_output_is_no_url(name: str) -> None:
 
     Raises: OutputError.
     """
-    if URL.match(name) and not Path(name).parent.exists():
+    if URL.match(name) and not os.path.exists(Path(name).parent):
         raise OutputError(f"{name} is a URL, and vdeblur writes files", "name a file, and send it afterwards")
