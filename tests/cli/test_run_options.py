@@ -254,6 +254,14 @@ def test_help_is_grouped(vdeblur) -> None:
     assert [line.split()[0] for line in others.splitlines() if line.startswith("  -")] == ["-h,"]
 
 
+@pytest.mark.parametrize("command", ["train", "synth", "bench"])
+def test_help_of_other_long_commands_is_grouped(vdeblur, command: str) -> None:
+    """D6: no option is left over but --help."""
+    text = vdeblur(command, "--help").output
+    others = text.partition("\nOthers:\n")[2].split("\n\n")[0]
+    assert [line.split()[0] for line in others.splitlines() if line.startswith("  -")] == ["-h,"]
+
+
 # Several files
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from vdeblur.cli.groups import GroupedCommand
 from vdeblur.cli.report import HumanReporter, JsonReporter, Session, reported
 from vdeblur.cli.speed import SPEED_OPTIONS, run_speed
 from vdeblur.cli.terminal import question, show_table
@@ -82,7 +83,20 @@ OF_DATASET = (
 OF_SPEED = ("size", "frames", "repeats", "reference")
 
 
-@click.command("bench", short_help="Measure models on a data set, beside published figures.")
+BENCH_GROUPS = {
+    "What to measure": ("model", "device", "precision"),
+    "On a data set": ("dataset", *OF_DATASET, "offline"),
+    "Speed": ("speed", *OF_SPEED),
+    "Reports": ("report", "json"),
+}
+
+
+@click.command(
+    "bench",
+    cls=GroupedCommand,
+    groups=BENCH_GROUPS,
+    short_help="Measure models on a data set, beside published figures.",
+)
 @common_options
 @dataset_options
 @SPEED_OPTIONS
