@@ -103,6 +103,8 @@ class ChangeMeter:
         self.seen += 1
         if place > 1:
             return
+        if picture.device.type not in ("cpu", "cuda"):  # others have no float64, and pool whole multiples alone
+            picture = picture.cpu()
         small = F.adaptive_avg_pool2d(picture, SMALL)
         if place == 0 and self.seen > 1:
             self.small = small
@@ -111,8 +113,6 @@ class ChangeMeter:
         motion = None if before is None else (small - before).abs().mean()
         top, left = max(picture.shape[1] - HEIGHT, 0) // 2, max(picture.shape[2] - WIDTH, 0) // 2
         middle = picture[None, :, top : top + HEIGHT, left : left + WIDTH]
-        if middle.device.type not in ("cpu", "cuda"):  # others have no float64
-            middle = middle.cpu()
         self.samples[pts] = _Sample(sharpness(middle)[0], small.mean(), motion)
 
     def note(self, pts: int, change: float) -> None:
