@@ -180,10 +180,13 @@ def test_deblur_does_all_that_settings_say(tmp_path: Path) -> None:
     assert clips.facts(tmp_path / "sample.mkv").size == (2 * 64, 48)
 
 
-def test_deblur_writes_pictures_into_a_folder_named_with_a_slash(tmp_path: Path) -> None:
+def test_deblur_takes_a_folder_as_the_command_line_does(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mkv", frames=2)
     assert api.deblur(source, f"{tmp_path}/out.d/", model="identity").frames == 2
-    assert len(list((tmp_path / "out.d").iterdir())) == 2
+    assert [path.name for path in (tmp_path / "out.d").iterdir()] == ["in.mkv"]
+    assert api.deblur(source, f"{tmp_path}/p/%d.png", model="identity").frames == 2
+    assert api.deblur(source, f"{tmp_path}/more/", model="identity", pictures=True).frames == 2
+    assert len(list((tmp_path / "p").iterdir())) == len(list((tmp_path / "more").iterdir())) == 2
 
 
 def test_options_of_the_encoder_as_a_dict(tmp_path: Path) -> None:

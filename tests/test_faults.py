@@ -400,7 +400,7 @@ def test_20_transparency(events, tmp_path: Path) -> None:
         assert _alpha(source).std() > 50, "there is something to keep"
         pictures = tmp_path / f"pictures{suffix}"
         pictures.mkdir()
-        events(source, f"{pictures}/")
+        events(source, f"{pictures}/", "--pictures")
         assert numpy.abs(_alpha(pictures / "000001.png") - _alpha(source)).mean() < 1
         without = tmp_path / f"without{suffix}.mp4"
         assert "transparency" in _warnings(events(source, without, "-c", "h264"))["W_ALPHA"]

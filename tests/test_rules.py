@@ -30,6 +30,7 @@ OWNERS = {
         "look.page",
         "run.assemble",
         "run.doctor",
+        "run.forecast",
         "run.parts",
         "run.sinks",
         "run.reading",
@@ -43,8 +44,8 @@ OWNERS = {
     },
     "click": {"cli"},
     "rich": {"cli"},
-    "psutil": {"files", "restore.memory"},
-    "filelock": {"files", "run.store", "synth.make"},
+    "psutil": {"files", "restore.memory", "run.leftovers"},
+    "filelock": {"files", "run.store", "run.leftovers", "synth.make"},
     **{name: {"fetch"} for name in ("huggingface_hub", "gdown", "requests")},
 }
 # Files of one name do one job for their folders; those in cli/ and train/objectives/ serve the file that they name.
@@ -147,7 +148,7 @@ def test_no_unsafe_loading() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["run"], ["models", "download"], ["bench"], ["compare"], ["probe"], ["doctor"], ["train"], ["synth"]],
+    [["run"], ["models", "download"], ["bench"], ["compare"], ["probe"], ["clean"], ["doctor"], ["train"], ["synth"]],
     ids=" ".join,
 )
 def test_help_does_not_import_torch(words: list[str]) -> None:

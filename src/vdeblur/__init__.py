@@ -123,6 +123,7 @@ class RunOptions(TypedDict, total=False):
     scene_detect: bool
     strength: float
     pictures: bool
+    picture_names: str
     cut: Cut
     encoding: EncodeOptions
     resume: bool
@@ -135,9 +136,11 @@ class RunOptions(TypedDict, total=False):
     profile: bool
     compare: str | None
     sample: bool
+    sample_seconds: float | Fraction
     # EncodeOptions
     codec: str | None
     crf: float
+    bitrate: int | str | None
     preset: str
     options: Mapping[str, str] | tuple[tuple[str, str], ...]
     pix_fmt: str
@@ -168,8 +171,9 @@ def deblur(
         result = vdeblur.deblur("in.mp4", "out.mp4", model="lite", crf=18, overwrite=True)
         vdeblur.deblur("in.mp4", "part.mp4", start=1.5, frames=50, strength=0.8, device="cpu")
 
-    source: is never written to. output: a video file, or a folder of pictures if its name has no suffix or ends in "/".
-    It appears only when it is complete. settings: options as one object. options: fields of Settings, EncodeOptions
+    source: is never written to. output: a file; a folder, which exists or ends in "/": it gets a video under its own
+    name, or the pictures of a folder of pictures; or a pattern such as "dir/%06d.png" for the pictures of a video. It
+    appears only when it is complete. settings: options as one object. options: fields of Settings, EncodeOptions
     and Cut as keywords; they replace those of settings. model is "lite" and overwrite False by default. start, stop and
     segment are seconds.
     notify: takes events, a name and a dict each; docs/json.md lists them. ask: puts a question to a person, such as
@@ -179,11 +183,13 @@ def deblur(
     Raises: VdeblurError, of the kind that fits: UsageError for wrong or unknown options, InputError, OutputError,
     ModelError, DeviceError, DamageError (with strict or fail_on_damage), InterruptedRunError.
     """
-    settings = _settings(settings or Settings(), dict(options), pictures=os.fspath(output).endswith(("/", os.sep)))
-    from vdeblur.run.batch import RunJob, run_job
+    settings = _settings(settings or Settings(), dict(options))
+    from vdeblur.run.batch import run_job
+    from vdeblur.run.jobs import plan_job
+    from vdeblur.source.urls import check_no_url
 
-    target = Path(output) if os.fspath(output) == "-" else Path(output).absolute()  # - is standard output
-    job = RunJob(Path(source), target, settings.pictures)
+    check_no_url(os.fspath(source))
+    job = plan_job(Path(source), os.fspath(output), settings)
     return run_job(job, settings, notify=notify, ask=ask, stop=should_stop)
 
 
@@ -194,6 +200,7 @@ def compare(
     mode: str | None = None,
     *,
     overwrite: bool = False,
+    offset: float | Fraction | None = None,
     notify: Notify = ignore,
     should_stop: Stop = never,
 ) -> int:
@@ -204,7 +211,8 @@ def compare(
 
     a: the blurry video; the comparison keeps its times, colour and sound. b: the restored one. mode: "side" (a left, b
     right), "split" (half of each), "wipe" (the divide moves), "diff" (changes around grey), "html" (a page with a
-    slider over at most twelve frames); by default "html" if output is named *.html, else "side".
+    slider over at most twelve frames); by default "html" if output is named *.html, else "side". offset: seconds from
+    a's first frame to b's if b is an excerpt of a, negative if a is one of b; None: find it.
 
     Raises: UsageError, InputError if they cannot be read or their sizes differ, OutputError.
     """
@@ -215,14 +223,16 @@ def compare(
     mode = mode or ("html" if target.suffix.lower() in (".html", ".htm") else "side")
     if mode not in (*MODES, "html"):
         raise UsageError(f"unknown mode {mode!r} of comparison", f"choose from {', '.join(MODES)}, html")
-    return write_comparison(Path(a), Path(b), target, mode, overwrite=overwrite, notify=notify, stop=should_stop)
+    place = None if offset is None else Fraction(offset)
+    return write_comparison(
+        Path(a), Path(b), target, mode, overwrite=overwrite, offset=place, notify=notify, stop=should_stop
+    )
 
 
-def _settings(settings: Settings, options: dict[str, Any], pictures: bool) -> Settings:
+def _settings(settings: Settings, options: dict[str, Any]) -> Settings:
     """Return settings with the fields of options replaced.
 
-    options: fields of Settings, EncodeOptions and Cut; weights stands for checkpoint. It is changed. pictures: the
-    output is a folder of pictures, whatever settings.pictures is.
+    options: fields of Settings, EncodeOptions and Cut; weights stands for checkpoint. It is changed.
 
     Raises: UsageError if an option is unknown or its value is wrong.
     """
@@ -245,7 +255,5 @@ def _settings(settings: Settings, options: dict[str, Any], pictures: bool) -> Se
         {name: value for name, value in options.items() if name in names[kind]}
         for kind in (Settings, EncodeOptions, Cut)
     )
-    if pictures:
-        for_settings["pictures"] = True
     settings = replace(settings, **for_settings)
     return replace(settings, encoding=replace(settings.encoding, **for_encoding), cut=replace(settings.cut, **for_cut))

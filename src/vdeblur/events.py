@@ -187,8 +187,20 @@ class PlanEvent(TypedDict):
     keep: list[str]
     convert: list[str]
     drop: list[str]
+    drop_reasons: list[str]  # one for each stream of drop
     frames_estimate: int | None
+    frames_counted: bool  # whether frames_estimate is a count
     dry_run: bool
+    output: str
+    container: str  # FFmpeg's name, or pictures
+    encoder: str
+    pixel_format: str
+    quality: str  # such as "crf 16, preset medium"
+    seconds_estimate: float | None  # for the whole run, and bytes_estimate of its output; only in a dry run
+    bytes_estimate: int | None
+    input_bytes: int | None
+    download_megabytes: float | None  # of weights that only the run downloads; 0: nothing, None: unknown
+    reasons: dict[str, str]  # why a decision is as it is, by its key
 
 
 class SegmentEvent(TypedDict):
@@ -208,7 +220,9 @@ class FileDoneEvent(TypedDict):
     frames: int
     seconds: float
     fps: float
-    warnings: NotRequired[list[str]]  # codes; not from `compare`
+    warnings: NotRequired[list[str]]  # codes; this and the following not from `compare`
+    status: NotRequired[str]  # restored
+    change: NotRequired[dict[str, object] | None]  # how much frames changed; restore/changes.py has its keys
 
 
 class FileSkippedEvent(TypedDict):
@@ -216,6 +230,16 @@ class FileSkippedEvent(TypedDict):
 
     input: str
     output: str
+    status: str  # skipped
+
+
+class OffsetEvent(TypedDict):
+    """A comparison has found that one video is an excerpt of the other."""
+
+    a: str
+    b: str
+    seconds: float  # from a's first frame to b's; negative where a is the excerpt
+    certain: bool  # whether no other place fits nearly as well
 
 
 class ComparisonEvent(TypedDict):
@@ -253,12 +277,22 @@ class EngineEvent(TypedDict):
     tasks: int
 
 
+class FileEvent(TypedDict):
+    """The next one of several files is at work."""
+
+    input: str
+    output: str
+    number: int  # from 1
+    files: int  # in all
+
+
 class BatchRow(TypedDict):
     """One file of a BatchEvent."""
 
     input: str
     output: str
-    result: str  # restored, stopped, or failed: REASON
+    result: str  # the status, or failed: REASON
+    status: str  # restored, planned, skipped, stopped or failed
     frames: int
     seconds: float
     warnings: int
@@ -268,6 +302,7 @@ class BatchEvent(TypedDict):
     """A run of several files ends."""
 
     files: list[BatchRow]
+    total: dict[str, object]  # the number of files, in all and by status; frames; seconds
 
 
 # Events of `bench`
@@ -341,6 +376,9 @@ class MeasuringEvent(TypedDict):
     model: str
     precision: str
     part: str
+    number: NotRequired[int]  # of this part, from 1
+    parts: NotRequired[int]  # in all
+    seconds: NotRequired[float]  # since it began, while it takes long
 
 
 # Events of `train`
@@ -461,9 +499,11 @@ EVENTS: dict[str, type] = {
     "file_done": FileDoneEvent,
     "file_skipped": FileSkippedEvent,
     "comparison": ComparisonEvent,
+    "offset": OffsetEvent,
     "sample": SampleEvent,
     "profile": ProfileEvent,
     "engine": EngineEvent,
+    "file": FileEvent,
     "batch": BatchEvent,
     "dataset_download": DatasetDownloadEvent,
     "dataset_done": DatasetDoneEvent,

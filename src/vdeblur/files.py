@@ -21,19 +21,23 @@ from vdeblur.errors import ModelError, OutputError
 from vdeblur.events import Talk
 
 
-def check_output(path: Path, source: Path, overwrite: bool) -> None:
+def check_output(path: Path, source: Path, overwrite: bool, *, makes_folder: bool = False) -> None:
     """Refuse an output that must not or cannot be written; call this before the work.
+
+    makes_folder: accept that its folder is missing, if it can be made.
 
     Raises: OutputError.
     """
     try:
-        _check_output(path, source, overwrite)
+        _check_output(path, source, overwrite, makes_folder)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}", "check the path") from error
 
 
-def _check_output(path: Path, source: Path, overwrite: bool) -> None:
+def _check_output(path: Path, source: Path, overwrite: bool, makes_folder: bool) -> None:
     folder = path.parent
+    while makes_folder and not folder.exists() and folder != folder.parent:
+        folder = folder.parent
     if source.exists() and path.exists() and path.samefile(source):
         raise OutputError(f"{path} is the input itself", "choose another name for the output")
     if not folder.is_dir():
@@ -225,21 +229,31 @@ def remove_leftovers(folder: Path) -> None:
 
     On this machine that is known at once. Another machine may still write one that is no older than ABANDONED_SECONDS.
     """
-    own = process_tag().partition("-")[0]
     with contextlib.suppress(OSError):  # it is only cleaning
         for name in os.listdir(folder):
-            found = LEFTOVER.fullmatch(name)
-            if found is None:
+            found, path = LEFTOVER.fullmatch(name), folder / name
+            if found is None or is_draft_in_use(path):
                 continue
-            import psutil
-
-            path, is_sample, machine, process = folder / name, bool(found[1]), found[2], int(found[3])
-            age = time.time() - path.lstat().st_mtime
-            is_over = not psutil.pid_exists(process) if machine == own else age > ABANDONED_SECONDS
-            if is_over and is_sample and path.is_dir() and not path.is_symlink():
+            is_sample = bool(found[1])
+            if is_sample and path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
-            elif is_over and not is_sample and not path.is_dir():
+            elif not is_sample and not path.is_dir():
                 path.unlink()
+
+
+def is_draft_in_use(path: Path) -> bool | None:
+    """Return whether a process works, or may still work, on a hidden draft; None if the path has no draft's name.
+
+    Raises: OSError.
+    """
+    found = LEFTOVER.fullmatch(path.name)
+    if found is None:
+        return None
+    if found[2] != process_tag().partition("-")[0]:
+        return time.time() - path.lstat().st_mtime <= ABANDONED_SECONDS
+    import psutil
+
+    return bool(psutil.pid_exists(int(found[3])))
 
 
 def _remove_abandoned(path: Path) -> None:

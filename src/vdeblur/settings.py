@@ -22,22 +22,31 @@ DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:[0-9]{1,4})?")
 STRONGEST = 1.5  # of strength: beyond the network's result
 LARGEST_DENOMINATOR = 1_000_000  # of seconds that are given as a float
 
+BITRATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmMgG]?)")
+BITRATE_UNITS = {"": 1, "k": 1000, "m": 1_000_000, "g": 1_000_000_000}
+LARGEST_BITRATE = 2_000_000_000  # FFmpeg's encoders count bits in 32-bit integers
+DEFAULT_CRF = 16.0
+
 RESULT = {"changes_result": True}
 NO_RESULT = {"changes_result": False}
+# Of fields that earlier versions did not have: their finished segments stay usable while the default holds.
+LATER_RESULT = {"changes_result": True, "left_out_by_default": True}
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
     """Options of the encoder and the container; see `vdeblur run --help`.
 
-    crf: quality, 0 or more; lower is better. options: names and values for the encoder. pix_fmt: FFmpeg's name, or keep
-    for the input's. format: FFmpeg's name of the container; None: by the output's suffix. deinterlace: auto, off or on.
+    crf: quality, 0 or more; lower is better. bitrate: instead of crf, bits per second as a number or a text such as 8M.
+    options: names and values for the encoder. pix_fmt: FFmpeg's name, or keep for the input's. format: FFmpeg's name of
+    the container; None: by the output's suffix. deinterlace: auto, off or on.
 
     Raises: UsageError for a wrong value.
     """
 
     codec: str | None = field(default=None, metadata=RESULT)
-    crf: float = field(default=16.0, metadata=RESULT)
+    crf: float = field(default=DEFAULT_CRF, metadata=RESULT)
+    bitrate: int | None = field(default=None, metadata=LATER_RESULT)
     preset: str = field(default="medium", metadata=RESULT)
     options: tuple[tuple[str, str], ...] = field(default=(), metadata=RESULT)
     pix_fmt: str = field(default="keep", metadata=RESULT)
@@ -53,12 +62,29 @@ class EncodeOptions:
         if crf < 0:
             raise UsageError(f"crf {self.crf} is negative", "use 0 or more, say 16; lower is better")
         _set(self, "crf", crf)
+        if self.bitrate is not None:
+            _set(self, "bitrate", parse_bitrate(self.bitrate))
         _check_choice("deinterlace", self.deinterlace, DEINTERLACE_MODES)
         try:
             options = tuple((str(name), str(value)) for name, value in self.options)
         except (TypeError, ValueError) as error:
             raise UsageError(f"options {self.options!r} are not pairs", 'use (("name", "value"), ...)') from error
         _set(self, "options", options)
+        self._check_quality()
+
+    def _check_quality(self) -> None:
+        """Refuse two ways to choose the quality at once.
+
+        Raises: UsageError.
+        """
+        names = {name for name, _ in self.options}
+        rates = [f"-e {name}" for name in ("b", "b:v") if name in names]
+        rates += ["--bitrate"] if self.bitrate is not None else []
+        ways = [*rates, *(["-e crf"] if "crf" in names else [])]
+        ways += ["--crf"] if rates and self.crf != DEFAULT_CRF else []
+        ways += ["--lossless"] if rates and self.lossless else []
+        if len(ways) > 1:
+            raise UsageError(f"{' and '.join(ways)} both choose the quality", "give one of them")
 
 
 @dataclass(frozen=True)
@@ -103,12 +129,13 @@ class Settings:
     checkpoint: weights of one's own for the model, a path as Path or str. yes: download weights whose authors published
     no digest. precision: auto, fp32, bf16 or fp16. tile: auto, none, N or WxH in pixels. tile_overlap: pixels; None:
     the network's own. strength: 0 to 1.5; 1 is what the network returns. pictures: write a folder of pictures even if
-    the output's name has a suffix.
+    the output's name has a suffix. picture_names: a pattern for their names, as %06d.png; "" for those of the input's
+    pictures, or numbers.
     segment: seconds that are finished and kept together, as Fraction, int or float; None: the whole video. share: (k,
     n) makes only the k-th of n shares of the segments, and no output. strict: warnings are errors. fail_on_damage: a
     damaged input is an error at the end. dry_run: plan only. profile: measure seconds per stage and peak memory.
     compare: also write a comparison beside the output: side, split, wipe, diff or html. sample: instead of the output,
-    write three short samples beside the input.
+    write three short samples beside the input, each of sample_seconds.
 
     Raises: UsageError for a wrong value or for settings that exclude each other, DeviceError for an unknown device.
     """
@@ -127,6 +154,7 @@ class Settings:
     scene_detect: bool = field(default=True, metadata=RESULT)
     strength: float = field(default=1.0, metadata=RESULT)
     pictures: bool = field(default=False, metadata=RESULT)
+    picture_names: str = field(default="", metadata=LATER_RESULT)
     cut: Cut = field(default_factory=Cut, metadata=RESULT)
     encoding: EncodeOptions = field(default_factory=EncodeOptions, metadata=RESULT)
     resume: bool = field(default=True, metadata=NO_RESULT)
@@ -139,6 +167,7 @@ class Settings:
     profile: bool = field(default=False, metadata=NO_RESULT)
     compare: str | None = field(default=None, metadata=NO_RESULT)
     sample: bool = field(default=False, metadata=NO_RESULT)
+    sample_seconds: Fraction = field(default=Fraction(2), metadata=NO_RESULT)
 
     def __post_init__(self) -> None:
         if isinstance(self.checkpoint, str):
@@ -162,6 +191,10 @@ class Settings:
             raise UsageError(
                 f"segment {float(self.segment):g} is too short", "use seconds above 0, or None for one piece"
             )
+        seconds = _seconds("sample_seconds", self.sample_seconds)
+        if seconds is None or seconds <= 0:
+            raise UsageError(f"sample_seconds {self.sample_seconds!r} is not above 0", "use seconds, say 2")
+        _set(self, "sample_seconds", seconds)
         self._check_share()
         if self.compare is not None:
             _check_choice("compare", self.compare, COMPARE_MODES)
@@ -200,8 +233,10 @@ class Settings:
         """Yield names and values of the settings that change the result, those of cut and encoding too."""
         for part in (self, self.encoding, self.cut):
             for each in fields(part):
-                if each.metadata["changes_result"] and each.name not in ("cut", "encoding"):
-                    yield each.name, getattr(part, each.name)
+                value = getattr(part, each.name)
+                is_left_out = each.metadata.get("left_out_by_default") and value == each.default
+                if each.metadata["changes_result"] and each.name not in ("cut", "encoding") and not is_left_out:
+                    yield each.name, value
 
 
 def _set(settings: object, name: str, value: object) -> None:
@@ -237,6 +272,18 @@ def _whole_number(name: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise UsageError(f"{name} {value!r} is not a whole number", "use a whole number such as 2")
     return value
+
+
+def parse_bitrate(value: object) -> int:
+    """Return bits per second of a number or a text such as 8M or 800k.
+
+    Raises: UsageError.
+    """
+    found = BITRATE.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    bits = round(float(found[1]) * BITRATE_UNITS[found[2].lower()]) if found else 0
+    if not 1000 <= bits <= LARGEST_BITRATE:
+        raise UsageError(f"bitrate {value!r} is not between 1k and 2G bits per second", "use a number such as 8M")
+    return bits
 
 
 def _seconds(name: str, value: Any) -> Fraction | None:

@@ -20,8 +20,20 @@ PLAN: PlanEvent = {
     "keep": ["audio:aac"],
     "convert": ["subtitle:srt becomes mov_text"],
     "drop": ["data"],
+    "drop_reasons": ["cannot be held by .mp4"],
     "frames_estimate": 75,
+    "frames_counted": True,
     "dry_run": False,
+    "output": "out.mp4",
+    "container": "mp4",
+    "encoder": "libx264",
+    "pixel_format": "yuv420p",
+    "quality": "crf 16, preset medium",
+    "seconds_estimate": None,
+    "bytes_estimate": 2_500_000,
+    "input_bytes": 1_000_000_000,
+    "download_megabytes": 0,
+    "reasons": {"device": "no GPU works here"},
 }
 PROGRESS: ProgressEvent = {"input": "in.mp4", "frame": 5, "frames_estimate": None, "fps": 2.0, "eta_seconds": None}
 ERROR: ErrorEvent = {"code": "E_INPUT", "exit": 3, "message": "in.mp4 is empty", "hint": "", "input": "in.mp4"}
@@ -31,9 +43,14 @@ def test_a_plan_lists_streams_only_in_a_dry_run() -> None:
     assert lines_of("plan", {**PLAN}) == ["in.mp4: lite on cpu in fp32"]
     assert lines_of("plan", {**PLAN, "dry_run": True, "tile": "256x256", "frames_done": 1}) == [
         "in.mp4: lite on cpu in fp32, tiles of 256x256; 1 frame done already",
+        "  output: out.mp4 (mp4)",
+        "  encoder: libx264, yuv420p, crf 16, preset medium",
+        "  frames: 75",
+        "  time: unknown",
+        "  size: about 2.5 MB; the input has 1 GB",
         "  keep: audio:aac",
         "  convert: subtitle:srt becomes mov_text",
-        "  drop: data",
+        "  drop: data, cannot be held by .mp4",
     ]
 
 

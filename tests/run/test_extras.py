@@ -68,7 +68,7 @@ def test_every_mode_of_compare_shows_the_part_that_was_restored(vdeblur, tmp_pat
 def test_compare_of_so_many_frames_of_a_video_as_pictures(vdeblur, tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mkv", frames=20)
     told = ("-m", "identity", "-ss", "0.2", "--frames", "4", "--compare", "side")
-    result = vdeblur("run", source, f"{tmp_path}/out/", *told)
+    result = vdeblur("run", source, f"{tmp_path}/out/", "--pictures", *told)
     assert result.exit_code == 0, result.output
     assert "out_side.mp4: comparison of input and output (side)" in result.output
     shown, whole = clips.rgb(tmp_path / "out_side.mp4"), clips.rgb(source)
@@ -121,7 +121,7 @@ def test_an_existing_comparison_is_replaced_only_with_y(vdeblur, tmp_path: Path)
         ("out.mkv", ["--compare", "side", "--dry-run"], "--dry-run makes none"),
         ("out.mkv", ["--compare", "side", "--sample"], "leave out --compare"),
         ("-", ["--sample"], "--sample takes no pipes"),
-        ("out/", ["--sample"], "is a folder of pictures"),
+        ("out/", ["--sample", "--pictures"], "is a folder of pictures"),
         ("out.mkv", ["--sample", "--share", "1/2"], "--share makes none"),
         ("out.mkv", ["--sample", "--profile"], "leave out one of them"),
         ("out.mkv", ["--sample", "--engine", "ray"], "--engine ray has many"),

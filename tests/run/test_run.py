@@ -251,7 +251,7 @@ def test_natural_order_of_pictures(vdeblur, tmp_path: Path) -> None:
 def test_video_to_pictures_and_16_bit_pictures(vdeblur, tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mkv", pix_fmt="gbrp16le", frames=3)
     output = tmp_path / "frames"
-    assert vdeblur("run", source, output, "-m", "identity").exit_code == 0
+    assert vdeblur("run", source, output, "--pictures", "-m", "identity").exit_code == 0
     assert [path.name for path in sorted(output.iterdir())] == ["000001.png", "000002.png", "000003.png"]
     back = clips.ffmpeg("-i", output / "%06d.png", "-pix_fmt", "gbrp16le", "-f", "framemd5", "-")
     assert [line.split(",")[-1].strip() for line in back.splitlines() if line[0] != "#"] == clips.frame_hashes(source)

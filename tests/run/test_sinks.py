@@ -27,6 +27,7 @@ def damaged(tmp_path: Path) -> Path:
 
 
 def test_a_dry_run_writes_nothing_to_a_pipe(vdeblur, tmp_path: Path, capfdbinary: pytest.CaptureFixture) -> None:
+    """B: a dry run to a pipe wrote the video."""
     source = clips.make(tmp_path / "in.mkv")
     result = vdeblur("run", source, "-", "-m", "identity", "--dry-run")
     assert result.exit_code == 0, result.output
@@ -40,6 +41,7 @@ def test_a_dry_run_writes_nothing_to_a_pipe(vdeblur, tmp_path: Path, capfdbinary
 
 
 def test_damage_is_an_error_for_a_pipe_too(vdeblur, damaged: Path, capfdbinary: pytest.CaptureFixture) -> None:
+    """B: --on-damage fail to a pipe ended with exit code 0."""
     result = vdeblur("run", damaged, "-", "-m", "identity", "--on-damage", "fail")
     assert result.exit_code == ExitStatus.DAMAGE, result.output
     assert "W_INPUT_DAMAGED" in result.output

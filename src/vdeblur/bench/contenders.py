@@ -17,7 +17,7 @@ from torch import Tensor
 from vdeblur.bench.baselines import BASELINES
 from vdeblur.bench.network_speed import count_flops
 from vdeblur.datasets import pictures
-from vdeblur.errors import DeviceError, UsageError
+from vdeblur.errors import DeviceError, ModelError, UsageError
 from vdeblur.events import Talk
 from vdeblur.measure.protocols import Protocol
 from vdeblur.models import cache, registry, weights
@@ -63,18 +63,23 @@ def check_names(names: tuple[str, ...]) -> None:
             registry.choose_weights(name)
 
 
-def obtain_contenders(names: tuple[str, ...], talk: Talk) -> None:
+def obtain_contenders(names: tuple[str, ...], talk: Talk) -> dict[str, ModelError]:
     """Download the weights of all models before the first one is measured.
 
-    Raises: ModelError if weights are not available.
+    Return the models whose weights are not available, with the reason.
     """
+    missing: dict[str, ModelError] = {}
     for name in names:
         if name not in BASELINES:
             entry, chosen_weights = registry.choose_weights(name)
-            if chosen_weights is not None:
-                cache.obtain_weights(entry, chosen_weights, talk)
-            else:
-                weights.load_model(name)  # raises with the reason if there are none
+            try:
+                if chosen_weights is not None:
+                    cache.obtain_weights(entry, chosen_weights, talk)
+                else:
+                    weights.load_model(name)  # raises with the reason if there are none
+            except ModelError as error:
+                missing[name] = error
+    return missing
 
 
 def load_contender(name: str, device: torch.device, precision: str, talk: Talk) -> "Contender":

@@ -26,7 +26,7 @@ from vdeblur.bench.results import (
 from vdeblur.bench.speed import device_name_of
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import DataSet, Sequence, open_dataset
-from vdeblur.errors import DeviceError, InputError, InterruptedRunError
+from vdeblur.errors import DeviceError, InputError, InterruptedRunError, ModelError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never, without_infinities
 from vdeblur.measure import vmaf
 from vdeblur.measure.protocols import PROTOCOLS, Protocol
@@ -51,6 +51,8 @@ def run_bench(
     of downloads. ask, stop: as for pipeline.restore_file. finish: called with the report before the pictures that its
     examples name are deleted.
 
+    A model whose weights are not available is left out, with the warning W_MODEL_MISSING, while another one is left.
+
     Raises: VdeblurError. Finished sequences are kept, and the same task resumes after them.
     """
     protocol = PROTOCOLS[task.protocol]
@@ -61,7 +63,8 @@ def run_bench(
     talk = Talk(task.offline, task.yes, notify, ask, stop)
     dataset = _open(task, protocol, talk)
     device = choose_device(task.device)
-    contenders.obtain_contenders(names, talk)
+    missing = _missing_models(task, names, talk)
+    names = tuple(name for name in names if name not in missing)
     facts = _dataset_facts(dataset)
     notify("bench", {**asdict(facts), "protocol": protocol.description, "models": list(names)})
     results: list[ModelResult] = []
@@ -83,6 +86,7 @@ def run_bench(
         precision=" ".join(precisions) or task.precision,
         versions=_versions(),
         models=tuple(results),
+        missing=tuple((name, error.message) for name, error in missing.items()),
         examples=tuple(
             frame
             for result, cache in zip(results, caches, strict=True)
@@ -93,6 +97,19 @@ def run_bench(
     for cache in caches:
         cache.clear()
     return report
+
+
+def _missing_models(task: BenchTask, names: tuple[str, ...], talk: Talk) -> dict[str, ModelError]:
+    """Obtain the weights of all models; return the models that cannot be measured, and warn of each.
+
+    Raises: ModelError if none is left of those that the user named.
+    """
+    missing = contenders.obtain_contenders(names, talk)
+    if missing and all(name in missing for name in task.models):
+        raise next(iter(missing.values()))
+    for name, error in missing.items():
+        talk.notify("warning", {"code": "W_MODEL_MISSING", "message": f"{name} is not measured: {error}"})
+    return missing
 
 
 def _open(task: BenchTask, protocol: Protocol, talk: Talk) -> DataSet:

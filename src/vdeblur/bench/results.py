@@ -177,7 +177,7 @@ class BenchReport:
     """Everything that a bench measured.
 
     precision: of the models that the user named. examples: for the HTML page; their restored pictures exist only
-    until the bench ends.
+    until the bench ends. missing: models that could not be measured, each with the reason.
     """
 
     dataset: DatasetFacts
@@ -188,6 +188,7 @@ class BenchReport:
     versions: dict[str, str]
     models: tuple[ModelResult, ...]
     examples: tuple[ExampleFrame, ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as docs/json.md describes it; infinite numbers (PSNR of equal frames) become None."""
@@ -203,6 +204,7 @@ class BenchReport:
                 "precision": self.precision,
                 "versions": self.versions,
                 "models": [_model_to_json(model) for model in self.models],
+                "missing": [{"model": name, "reason": reason} for name, reason in self.missing],
             }
         )
         return report

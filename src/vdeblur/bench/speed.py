@@ -12,7 +12,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -34,20 +35,25 @@ from vdeblur.bench.speed_results import (
     SpeedReport,
     SpeedTask,
 )
-from vdeblur.errors import DeviceError, InterruptedRunError, UsageError
+from vdeblur.errors import DeviceError, ExitStatus, InterruptedRunError, UsageError, VdeblurError
 from vdeblur.events import Notify, Stop, ignore, never
 from vdeblur.models import registry
 from vdeblur.restore import device
 from vdeblur.version import __version__
 
 POLL_SECONDS = 0.2  # between questions whether a signal arrived
+BEAT_SECONDS = 10.0  # between reports of a part that takes long
+PARTS = 3  # of a model: network, pipeline, codecs
 
 
-def measure_speed(task: SpeedTask, notify: Notify = ignore, stop: Stop = never) -> SpeedReport:
+def measure_speed(
+    task: SpeedTask, notify: Notify = ignore, stop: Stop = never, keep: Callable[[SpeedReport], object] = ignore
+) -> SpeedReport:
     """Measure each model in each precision.
 
-    notify: gets the event `measuring` with model, precision and part. stop: asked all the time; a status means that a
-    signal arrived.
+    notify: gets the event `measuring` with model, precision and part, and again while a part takes long. stop: asked
+    all the time; a status means that a signal arrived. keep: after an error, called with the report of what was
+    measured until then, if that is something.
 
     Raises: UsageError, ModelError, DeviceError, InterruptedRunError.
     """
@@ -61,13 +67,27 @@ def measure_speed(task: SpeedTask, notify: Notify = ignore, stop: Stop = never) 
     times: dict[str, list[float]] = {path.stem: [] for path in task.references}
     with tempfile.TemporaryDirectory() as folder:
         clip = make_clip(Path(folder) / "clip.mp4", width, height, task.frames)
-        for _ in range(task.repeats):
-            for row, (model, precision) in zip(rows, pairs, strict=True):
-                row.append(_measure_model(task, model, precision, chosen, clip, notify, stop))
-            for path in task.references:
-                notify("measuring", {"model": path.stem, "precision": "", "part": "reference"})
-                times[path.stem].append(time_reference(path, task.size, task.frames, str(chosen), stop))
-    found = [ReferenceSpeed(name, statistics.median(seconds)) for name, seconds in times.items()]
+        heartbeat = _Heartbeat(notify, stop, task.repeats * (PARTS * len(pairs) + len(task.references)))
+        try:
+            for _ in range(task.repeats):
+                for row, (model, precision) in zip(rows, pairs, strict=True):
+                    row.append(_measure_model(task, model, precision, chosen, clip, heartbeat))
+                for path in task.references:
+                    heartbeat.begin({"model": path.stem, "precision": "", "part": "reference"})
+                    times[path.stem].append(time_reference(path, task.size, task.frames, str(chosen), heartbeat))
+        except VdeblurError as error:
+            done = [row for row in rows if row]
+            if done:
+                keep(_report(task, chosen, done, times))
+                error.message += f"; measured until then: {len(done)} of {len(pairs)} models"
+            raise
+    return _report(task, chosen, rows, times)
+
+
+def _report(
+    task: SpeedTask, chosen: torch.device, rows: list[list[ModelSpeed]], times: dict[str, list[float]]
+) -> SpeedReport:
+    found = [ReferenceSpeed(name, statistics.median(seconds)) for name, seconds in times.items() if seconds]
     return SpeedReport(
         device=str(chosen),
         device_name=device_name_of(chosen),
@@ -80,6 +100,31 @@ def measure_speed(task: SpeedTask, notify: Notify = ignore, stop: Stop = never) 
         models=_with_ratios([_median(row) for row in rows], found),
         references=found,
     )
+
+
+class _Heartbeat:
+    """A Stop that reports the part that is measured: when it begins, and every BEAT_SECONDS while it takes."""
+
+    def __init__(self, notify: Notify, stop: Stop, parts: int) -> None:
+        self.notify, self.stop, self.parts = notify, stop, parts
+        self.number = 0
+        self.facts: dict[str, object] = {}
+        self.begun = self.last = time.monotonic()
+
+    def begin(self, facts: dict[str, object]) -> None:
+        """Begin the next part."""
+        self.number, self.facts = self.number + 1, facts
+        self.begun = self.last = time.monotonic()
+        self.notify("measuring", {**facts, "number": self.number, "parts": self.parts})
+
+    def __call__(self) -> ExitStatus | None:
+        """Return the status of a signal."""
+        now = time.monotonic()
+        if now - self.last >= BEAT_SECONDS:
+            self.last = now
+            place = {"number": self.number, "parts": self.parts, "seconds": round(now - self.begun, 1)}
+            self.notify("measuring", {**self.facts, **place})
+        return self.stop()
 
 
 def parse_size(size: str) -> tuple[int, int]:
@@ -97,7 +142,7 @@ def parse_size(size: str) -> tuple[int, int]:
 
 
 def _measure_model(
-    task: SpeedTask, model: str, precision: str, chosen: torch.device, clip: Path, notify: Notify, stop: Stop
+    task: SpeedTask, model: str, precision: str, chosen: torch.device, clip: Path, heartbeat: _Heartbeat
 ) -> ModelSpeed:
     """Measure all parts of one model in one precision."""
     width, height = parse_size(task.size)
@@ -105,8 +150,8 @@ def _measure_model(
     restored = str(clip.with_name("restored.mp4"))
 
     def measure(part: str, **arguments: object) -> dict[str, Any]:
-        notify("measuring", {"model": model, "precision": precision, "part": part})
-        return run_part({"part": part, **arguments}, stop)
+        heartbeat.begin({"model": model, "precision": precision, "part": part})
+        return run_part({"part": part, **arguments}, heartbeat)
 
     is_filter = model in BASELINES
     facts = measure("filter" if is_filter else "network", **options, width=width, height=height, frames=task.frames)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from vdeblur.cli.groups import GroupedCommand
 from vdeblur.cli.printable import echo_line
 from vdeblur.cli.report import HumanReporter, JsonReporter, Session, reported
 from vdeblur.cli.speed import SPEED_OPTIONS, run_speed
@@ -84,7 +85,20 @@ OF_DATASET = (
 OF_SPEED = ("size", "frames", "repeats", "reference")
 
 
-@click.command("bench", short_help="Measure models on a data set, beside published figures.")
+BENCH_GROUPS = {
+    "What to measure": ("model", "device", "precision"),
+    "On a data set": ("dataset", *OF_DATASET, "offline"),
+    "Speed": ("speed", *OF_SPEED),
+    "Reports": ("report", "json"),
+}
+
+
+@click.command(
+    "bench",
+    cls=GroupedCommand,
+    groups=BENCH_GROUPS,
+    short_help="Measure models on a data set, beside published figures.",
+)
 @common_options
 @dataset_options
 @SPEED_OPTIONS
@@ -186,6 +200,8 @@ def _show(results: "BenchReport") -> None:
     for model in results.models:
         if about.complete and model.other_protocols:
             echo_line(f"{model.model}: figures were published by protocol {' or '.join(model.other_protocols)}")
+    for name, reason in results.missing:
+        echo_line(f"{name} was not measured: {reason}")
     if about.decoder != "exact":
         click.echo(f"JPEG decoder: {about.decoder}")
 

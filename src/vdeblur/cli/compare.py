@@ -1,19 +1,39 @@
 """`vdeblur compare`: show or measure two videos against each other."""
 
+import math
 import os
 import time
 from collections.abc import Iterable
+from fractions import Fraction
+from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vdeblur.cli.report import HumanReporter, reported
+from vdeblur.cli.types import NamesType
+from vdeblur.errors import UsageError
 from vdeblur.events import ignore
 from vdeblur.settings import COMPARE_MODES
 
 if TYPE_CHECKING:
     from vdeblur.look.compare import Likeness
+
+
+class OffsetType(click.ParamType):
+    """Seconds, which may be negative, or auto."""
+
+    name = "seconds|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Fraction | None:
+        """Return the seconds; None for auto."""
+        if value == "auto" or isinstance(value, Fraction):
+            return None if value == "auto" else value
+        try:
+            return Fraction(str(value))
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is neither seconds, as 4.5, nor auto", param, context)
 
 
 @click.command("compare", short_help="Show two videos together, or measure how similar they are.")
@@ -33,11 +53,21 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Print PSNR and SSIM of every frame and their means; without -o or --mode, write nothing.",
 )
+@click.option(
+    "--offset",
+    type=OffsetType(),
+    default="auto",
+    show_default=True,
+    help="Seconds from A's first frame to B's if B is an excerpt of A, negative if A is one of B; auto: find it.",
+)
+@click.option("--labels", type=NamesType(), metavar="A,B", help="Write these two names over the pictures of A and B.")
+@click.option("--json", is_flag=True, help="Print one JSON object, with the numbers of --metrics for every frame.")
 @click.option("-y", "--overwrite", is_flag=True, help="Replace an existing output.")
-def compare_command(a: Path, b: Path, output: Path | None, mode: str | None, metrics: bool, overwrite: bool) -> None:
+def compare_command(a: Path, b: Path, **given: Any) -> None:
     """Compare A, for example the blurry video, with B, the restored one; both may be folders of pictures.
 
-    Frames are matched by their times. The comparison keeps A's times, colour and sound.
+    Frames are matched by their times; of an excerpt, vdeblur finds the place in the longer video. The comparison keeps
+    A's times, colour and sound.
 
     \b
     Examples:
@@ -46,20 +76,31 @@ def compare_command(a: Path, b: Path, output: Path | None, mode: str | None, met
     """
     reporter = HumanReporter()
     with reported(reporter, [str(a)]) as stop:
+        output, mode, measures = given["output"], given["mode"], given["metrics"] or given["json"]
+        labels = given["labels"]
+        if labels is not None and len(labels) != 2:
+            raise UsageError(f"--labels {','.join(labels)} are not two names", "write --labels blurry,restored")
         from vdeblur.look import compare as comparing  # torch and av take seconds; --help must not wait
 
-        if metrics:
-            _show_likeness(comparing.measure_likeness(a, b, notify=reporter.notify, stop=stop))
-        if output is None and mode is None and metrics:
-            return
-        mode = mode or ("html" if output is not None and output.suffix.lower() in (".html", ".htm") else "side")
-        output = output or _name_for(a, b, mode)
-        begun = time.monotonic()
-        notify = ignore if metrics else reporter.notify  # which has shown the same warnings
-        frames = comparing.write_comparison(a, b, output, mode, overwrite=overwrite, notify=notify, stop=stop)
-        seconds = time.monotonic() - begun
-        facts = {"input": str(a), "output": os.path.abspath(output), "frames": frames}
-        reporter.notify("file_done", {**facts, "seconds": seconds, "fps": frames / seconds})
+        offset = comparing.searched_offset(a, b, reporter.notify) if given["offset"] is None else given["offset"]
+        facts: dict[str, Any] = {"v": 1, "a": str(a), "b": str(b), "offset": float(offset)}
+        if measures:
+            likeness = comparing.measure_likeness(a, b, offset=offset, notify=reporter.notify, stop=stop)
+            facts |= _likeness_facts(likeness, shown=not given["json"])
+        if output is not None or mode is not None or not measures:
+            mode = mode or ("html" if output is not None and output.suffix.lower() in (".html", ".htm") else "side")
+            output = output or _name_for(a, b, mode)
+            begun = time.monotonic()
+            notify = ignore if measures else reporter.notify  # which has shown the same warnings
+            frames = comparing.write_comparison(
+                a, b, output, mode, overwrite=given["overwrite"], offset=offset, labels=labels, notify=notify, stop=stop
+            )
+            seconds = time.monotonic() - begun
+            facts |= {"output": os.path.abspath(output), "mode": mode, "frames": frames}
+            done = {"input": str(a), "output": facts["output"], "frames": frames}
+            reporter.notify("file_done", {**done, "seconds": seconds, "fps": frames / seconds})
+        if given["json"]:
+            click.echo(dumps(facts))
 
 
 def _name_for(a: Path, b: Path, mode: str) -> Path:
@@ -68,14 +109,26 @@ def _name_for(a: Path, b: Path, mode: str) -> Path:
     return Path(f"{b.resolve().name if b.is_dir() else b.stem}_{mode}{suffix}")
 
 
-def _show_likeness(rows: Iterable["Likeness"]) -> None:
+def _likeness_facts(rows: Iterable["Likeness"], *, shown: bool) -> dict[str, Any]:
+    """Return the numbers of every frame and their means; infinite PSNR is None. shown: print them as well."""
     psnr: list[float] = []
     ssim: list[float] = []
-    click.echo("frame     time  PSNR dB    SSIM")
+    frames: list[dict[str, Any]] = []
+    if shown:
+        click.echo("frame     time  PSNR dB    SSIM")
     for index, row in enumerate(rows):
         psnr.append(row.psnr)
         ssim += [] if row.ssim is None else [row.ssim]
-        shown = "-" if row.ssim is None else f"{row.ssim:.4f}"
-        click.echo(f"{index:5} {row.seconds:8.3f}  {row.psnr:7.2f}  {shown:>6}")
-    mean = f"{sum(ssim) / len(ssim):.4f}" if ssim else "-"
-    click.echo(f"mean of {len(psnr)} frames  {sum(psnr) / len(psnr):.2f} dB  {mean}")
+        frames.append({"frame": index, "seconds": row.seconds, "psnr": _finite(row.psnr), "ssim": row.ssim})
+        if shown:
+            likeness = "-" if row.ssim is None else f"{row.ssim:.4f}"
+            click.echo(f"{index:5} {row.seconds:8.3f}  {row.psnr:7.2f}  {likeness:>6}")
+    means = (sum(psnr) / len(psnr), sum(ssim) / len(ssim) if ssim else None)
+    if shown:
+        mean = "-" if means[1] is None else f"{means[1]:.4f}"
+        click.echo(f"mean of {len(psnr)} frames  {means[0]:.2f} dB  {mean}")
+    return {"frames": len(psnr), "psnr": _finite(means[0]), "ssim": means[1], "per_frame": frames}
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None

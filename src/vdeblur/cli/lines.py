@@ -18,8 +18,10 @@ from vdeblur.events import (
     DownloadProgressEvent,
     ErrorEvent,
     FileDoneEvent,
+    FileEvent,
     FileSkippedEvent,
     MeasuringEvent,
+    OffsetEvent,
     PlanEvent,
     ProfileEvent,
     ProgressEvent,
@@ -35,6 +37,7 @@ from vdeblur.events import (
     WarningEvent,
 )
 
+_STATUSES = ("restored", "planned", "skipped", "stopped", "failed")  # of a batch's files, in this order
 WAITED = 0.05  # of a training's time; a smaller share is not worth reporting
 # Stages of --profile in words: those that follow one another, then those that run beside them.
 PROFILE_STAGES = {
@@ -64,6 +67,22 @@ def shown(path: str) -> str:
 def counted(number: int, thing: str) -> str:
     """Return a number of things: "1 frame", "2 frames"."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def total_in_words(total: dict[str, Any]) -> str:
+    """Return the sum of a batch: "12 files: 10 restored, 2 failed; 1234 frames in 2:03"."""
+    parts = [f"{total[status]} {status}" for status in _STATUSES if total[status]]
+    frames = f"{counted(total['frames'], 'frame')} in {clock(total['seconds'])}"
+    return f"{counted(total['files'], 'file')}: {', '.join(parts)}; {frames}"
+
+
+def duration_in_words(seconds: float) -> str:
+    """Return a duration with its largest unit: "12 s", "15 min", "2.5 h", "3 days"."""
+    for unit, length, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
+        number = seconds / length
+        if number < most:
+            return f"{number:.2g} {unit}" if number < 10 else f"{number:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"
 
 
 def clock(seconds: float) -> str:
@@ -121,20 +140,89 @@ def _choice(facts: ChoiceEvent) -> list[str]:
     return [f"best here: {facts['model']}, {facts['reason']}"]
 
 
+def _file(facts: FileEvent) -> list[str]:
+    return [f"file {facts['number']} of {facts['files']}: {facts['input']}"]
+
+
 def _plan(facts: PlanEvent) -> list[str]:
     tiled = "" if facts["tile"] == "none" else f", tiles of {facts['tile']}"
     done = f"; {counted(facts['frames_done'], 'frame')} done already" if facts["frames_done"] else ""
-    lines = [f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}{done}"]
-    if facts["dry_run"]:
-        lines += [f"  keep: {stream}" for stream in facts["keep"]]
-        lines += [f"  convert: {stream}" for stream in facts["convert"]]
-        lines += [f"  drop: {stream}" for stream in facts["drop"]]
-    return lines
+    head = f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}{done}"
+    return [head, *plan_details(facts)] if facts["dry_run"] else [head]
+
+
+def plan_details(facts: PlanEvent) -> list[str]:
+    """Return the lines of a dry run: what is written, how large, how long it takes, what becomes of the streams."""
+    lines = [
+        f"  output: {shown(facts['output'])} ({facts['container']})",
+        f"  encoder: {facts['encoder']}, {facts['pixel_format']}, {facts['quality']}",
+        f"  frames: {_frames_in_words(facts)}",
+        *_estimates_in_words(facts),
+    ]
+    if facts["download_megabytes"] != 0:
+        size = facts["download_megabytes"]
+        lines.append(f"  download: the weights of {facts['model']}" + (f", about {size:g} MB" if size else ""))
+    kept = [stream for stream in facts["keep"] if not any(each.startswith(stream) for each in facts["convert"])]
+    lines += [f"  keep: {stream}" for stream in kept]
+    lines += [f"  convert: {stream}" for stream in facts["convert"]]
+    reasons = zip(facts["drop"], facts["drop_reasons"], strict=True)
+    return lines + [f"  drop: {stream}{f', {reason}' if reason else ''}" for stream, reason in reasons]
+
+
+def plan_reasons(facts: PlanEvent) -> list[str]:
+    """Return the lines of --verbose: each decision with its reason."""
+    words = {"pixel_format": "pixel format"}
+    known = {key: reason for key, reason in facts["reasons"].items() if key in facts}
+    return [f"  {words.get(key, key)} {facts.get(key)}: {reason}" for key, reason in known.items()]
+
+
+def _frames_in_words(facts: PlanEvent) -> str:
+    if facts["frames_estimate"] is None:
+        return "unknown"
+    return f"{facts['frames_estimate']}" if facts["frames_counted"] else f"about {facts['frames_estimate']}"
+
+
+def _estimates_in_words(facts: PlanEvent) -> list[str]:
+    if not facts["dry_run"]:
+        return []
+    spent = "unknown" if facts["seconds_estimate"] is None else f"about {clock(facts['seconds_estimate'])}"
+    size = "unknown" if facts["bytes_estimate"] is None else f"about {bytes_in_words(facts['bytes_estimate'])}"
+    given = "" if facts["input_bytes"] is None else f"; the input has {bytes_in_words(facts['input_bytes'])}"
+    return [f"  time: {spent}", f"  size: {size}{given}"]
+
+
+def bytes_in_words(number: float) -> str:
+    """Return a size in GB, MB or kB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 1e3:.3g} kB"
 
 
 def _file_done(facts: FileDoneEvent) -> list[str]:
     spent = clock(facts["seconds"])
-    return [f"{shown(facts['output'])}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)"]
+    line = f"{shown(facts['output'])}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)"
+    change = facts.get("change")
+    return [line] if change is None else [line, *_verdict(change)]
+
+
+def _verdict(change: dict[str, Any]) -> list[str]:
+    """Return how much changed and, where that is little, the measured reason."""
+    if not change["mean_change"]:
+        return ["  nothing changed"]
+    sharp = f"sharpness {change['sharpness'] or 0:.2f} of 1"
+    mean, share, least = change["mean_change"], change["little_share"], change["little_below"]
+    lines = [f"  changed by {mean:.2g} of 255 brightness levels on average"]
+    if share:
+        lines[0] += f"; {share:.0%} of the frames by less than {least:g}"
+        reason = {
+            "sharp": f"they are sharp already ({sharp})",
+            "dark": f"they are very dark (brightness {change['brightness'] or 0:.2f} of 1)",
+            "still": f"they hardly move ({change['motion'] or 0:.2%} from frame to frame), so blur is no motion blur",
+            "soft": f"they are soft ({sharp}), but the model found little motion blur",
+        }.get(change["reason"])
+        lines += [] if reason is None else [f"  why: {reason}"]
+    return lines
 
 
 def _file_skipped(facts: FileSkippedEvent) -> list[str]:
@@ -143,6 +231,14 @@ def _file_skipped(facts: FileSkippedEvent) -> list[str]:
 
 def _comparison(facts: ComparisonEvent) -> list[str]:
     return [f"{shown(facts['output'])}: comparison of input and output ({facts['mode']})"]
+
+
+def _offset(facts: OffsetEvent) -> list[str]:
+    if facts["seconds"] > 0:
+        line = f"{shown(facts['b'])} begins at {facts['seconds']:.3f} s of {shown(facts['a'])}"
+    else:
+        line = f"{shown(facts['a'])} begins at {-facts['seconds']:.3f} s of {shown(facts['b'])}"
+    return [line if facts["certain"] else f"{line}, or elsewhere: other places look alike (--offset SECONDS sets it)"]
 
 
 def _sample(facts: SampleEvent) -> list[str]:
@@ -200,7 +296,10 @@ def _sequence_done(facts: SequenceDoneEvent) -> list[str]:
 
 
 def _measuring(facts: MeasuringEvent) -> list[str]:
-    return [" ".join(filter(None, (facts["model"], facts["precision"], facts["part"])))]
+    part = " ".join(filter(None, (facts["model"], facts["precision"], facts["part"])))
+    if "seconds" not in facts:
+        return [part]
+    return [f"  {part}: {clock(facts['seconds'])} so far (part {facts['number']} of {facts['parts']})"]
 
 
 # train
@@ -274,10 +373,12 @@ _LINES: dict[str, Callable[[Any], list[str]]] = {
     "download_progress": _download_progress,
     "download_done": _download_done,
     "choice": _choice,
+    "file": _file,
     "plan": _plan,
     "file_done": _file_done,
     "file_skipped": _file_skipped,
     "comparison": _comparison,
+    "offset": _offset,
     "sample": _sample,
     "profile": _profile,
     "dataset_download": _dataset_download,

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from vdeblur.cli.bench import bench_command
+from vdeblur.cli.clean import clean_command
 from vdeblur.cli.compare import compare_command
 from vdeblur.cli.configuration import read_configuration
 from vdeblur.cli.doctor import doctor_command
@@ -89,4 +90,5 @@ main.add_command(synth_command)
 main.add_command(models_command)
 main.add_command(compare_command)
 main.add_command(probe_command)
+main.add_command(clean_command)
 main.add_command(doctor_command)

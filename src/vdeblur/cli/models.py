@@ -1,11 +1,13 @@
 """`vdeblur models`: list models; download, import, verify and remove their weights."""
 
+import re
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vdeblur.cli.lines import duration_in_words
 from vdeblur.cli.printable import echo_line, printable
 from vdeblur.cli.report import HumanReporter, reported
 from vdeblur.cli.terminal import question, show_table
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from vdeblur.models.registry import ModelEntry, Weights
 
 # torch takes seconds to import, and --help must not wait: vdeblur.models is imported inside the commands.
+
+
+LICENSE_WIDTH = 10  # characters, so that a line fits 80 columns
+MINUTE_FRAMES = 1800  # of a minute at 30 frames per second
 
 
 @click.group("models", short_help="List models; download, import and verify their weights.")
@@ -35,10 +41,11 @@ def models_command() -> None:
 @models_command.command("list", short_help="List the models and their weights.")
 @click.option("--json", is_flag=True, help="Print a JSON list.")
 def list_command(json: bool) -> None:
-    """List the models, one line per weights: state, published PSNR, time per frame here, licence, training data.
+    """List the models, one line per weights: where they are, published PSNR, time here, licence.
 
-    The PSNR is published by the authors; protocols differ, see `models show`. The time for a 1280x720 frame is an
-    estimate from the model's cost and a short measurement of this machine.
+    The PSNR is published by the authors; protocols differ, see `models show`. The time for a minute of 1280x720 video
+    at 30 frames per second is an estimate from the model's cost and a short measurement of this machine. A * after a
+    licence: `models show NAME` has its conditions, and the training data.
 
     \b
     Examples:
@@ -59,8 +66,12 @@ def list_command(json: bool) -> None:
             ]
             click.echo(dumps(facts, indent=1))
             return
-        heads = ("MODEL", "WEIGHTS", "PSNR", "720P FRAME", "LICENCE", "TRAINED ON")
+        heads = ("MODEL", "WEIGHTS", "PSNR", "TIME", "LICENCE")
         show_table(heads, [_row(entry, weights, seconds.get(entry.name)) for entry, weights in rows])
+        click.echo(
+            "TIME: estimate for a minute of 1280x720 video at 30 fps on this machine. *: see vdeblur models show",
+            err=True,
+        )
 
 
 def _row(entry: "ModelEntry", weights: "Weights | None", seconds: float | None) -> tuple[str, ...]:
@@ -71,11 +82,17 @@ def _row(entry: "ModelEntry", weights: "Weights | None", seconds: float | None) 
     return (
         name,
         cache.state_of(entry, weights),
-        f"{scores[0].psnr:.2f} {scores[0].data}" if scores else "",
-        "" if seconds is None else f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s",
-        entry.license.partition(";")[0] + (", see show" if entry.notice else ""),
-        entry.description if weights is None else f"{weights.trained_on}; {weights.blur}".strip("; "),
+        f"{scores[0].psnr:.2f} {scores[0].data.replace('-', ' ').split()[0]}" if scores else "",
+        "" if seconds is None else duration_in_words(seconds * MINUTE_FRAMES),
+        _short_license(entry.license),
     )
+
+
+def _short_license(license: str) -> str:
+    """Return a licence's name without its details; a star if `models show` has conditions beside it."""
+    name = re.split(r"[;,(]", license)[0].strip()
+    star = "*" if name != license else ""
+    return f"{name}{star}" if len(name) <= LICENSE_WIDTH else "see show"
 
 
 @models_command.command("show", short_help="Show everything about a model.")

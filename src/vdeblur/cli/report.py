@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import click
 
-from vdeblur.cli.lines import counted, lines_of
+from vdeblur.cli.lines import counted, lines_of, plan_details, plan_reasons
 from vdeblur.cli.terminal import Bars, show_batch
 from vdeblur.errors import ExitStatus, OutputError, VdeblurError, error_facts
 from vdeblur.events import without_infinities
@@ -61,9 +61,13 @@ class JsonReporter:
 
 
 class HumanReporter:
-    """Writes events to stderr as lines, and progress as bars on a terminal or as a line every ten seconds."""
+    """Writes events to stderr as lines, and progress as bars on a terminal or as a line every ten seconds.
 
-    def __init__(self) -> None:
+    verbose: also write the reason of each decision, and the segments that are finished.
+    """
+
+    def __init__(self, verbose: bool = False) -> None:
+        self.verbose = verbose
         self.bars = Bars()
         self.last_line = time.monotonic()
         self.made = 0  # sequences
@@ -84,10 +88,18 @@ class HumanReporter:
                 self.bars.close()
                 show_batch(facts)
             elif event not in FREQUENT or (not self._is_drawn(event, facts) and self._is_due()):
-                for line in lines_of(event, facts):
+                for line in [*lines_of(event, facts), *(self._more_lines(event, facts) if self.verbose else [])]:
                     self.bars.say(line + so_far)
             if event == "plan" and not facts["dry_run"]:
                 self.bars.add_file(facts)
+
+    def _more_lines(self, event: str, facts: Any) -> list[str]:
+        """Return the lines that --verbose adds."""
+        if event == "segment":
+            return [f"  segment {facts['index']}: frames {facts['first']} to {facts['last']} are finished"]
+        if event != "plan":
+            return []
+        return [*([] if facts["dry_run"] else plan_details(facts)), *plan_reasons(facts)]
 
     def close(self) -> None:
         """Remove the bars."""

@@ -44,13 +44,16 @@ def run_speed(task: "SpeedTask", report: Path | None, json: bool, stop: Stop) ->
 
     if report is not None:
         speed_report.check_speed_report(report)
-    results = speed.measure_speed(task, _say, stop)
-    if report is not None:
-        speed_report.write_speed_report(results, report)
-    if json:
-        click.echo(dumps(results.to_json()))
-    else:
-        _show_speed(results)
+
+    def finish(results: "SpeedReport") -> None:
+        if report is not None:
+            speed_report.write_speed_report(results, report)
+        if json:
+            click.echo(dumps(results.to_json()))
+        else:
+            _show_speed(results)
+
+    finish(speed.measure_speed(task, _say, stop, finish))
 
 
 def _say(event: str, facts: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from vdeblur.cli.groups import GroupedCommand
 from vdeblur.cli.report import HumanReporter, JsonReporter, reported
 from vdeblur.cli.types import JSON_EVENTS, FiniteType, NoiseType, RangeType, SizeType, with_options
 from vdeblur.errors import UsageError
@@ -27,8 +28,19 @@ BELONGING = {
 FRAMES = {"gopro": 100, "dvd": 100, "camera": 7, "random": 7}
 
 
+SYNTH_GROUPS = {
+    "Blur": ("way", "average", "duty", "stride", "steps", "blur", "speed", "noise", "compress"),
+    "Sequences": ("frames", "clips", "size", "scale", "test_share", "split", "seed"),
+    "Work and reports": ("preview", "overwrite", "resume", "jobs", "dry_run", "json"),
+}
+
+
 @click.command(
-    "synth", short_help="Make pairs of blurry and sharp clips to train on.", context_settings={"show_default": True}
+    "synth",
+    cls=GroupedCommand,
+    groups=SYNTH_GROUPS,
+    short_help="Make pairs of blurry and sharp clips to train on.",
+    context_settings={"show_default": True},
 )
 @click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="SHARP... OUT_DIR")
 @with_options(

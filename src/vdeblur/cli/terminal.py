@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from vdeblur.cli.lines import shown
+from vdeblur.cli.lines import shown, total_in_words
 from vdeblur.cli.printable import echo_line, printable
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.events import Ask, BatchEvent, DownloadProgressEvent, PlanEvent, ProgressEvent
@@ -133,9 +133,10 @@ def show_batch(facts: BatchEvent) -> None:
     console = Console(stderr=True, highlight=False, markup=False, width=width)
     if console.width >= NARROW:
         console.print(table)
-        return
-    for row in facts["files"]:
-        echo_line(f"{shown(row['input'])}: {row['result']}, {row['frames']} frames", err=True)
+    else:
+        for row in facts["files"]:
+            echo_line(f"{shown(row['input'])}: {row['result']}, {row['frames']} frames", err=True)
+    echo_line(total_in_words(facts["total"]), err=True)
 
 
 def show_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -145,7 +146,9 @@ def show_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(*(head.capitalize() for head in heads), box=None)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for place, head in enumerate(heads):
+            table.add_column(head.capitalize(), no_wrap=not place)  # names stay uncut
         for row in rows:
             table.add_row(*row)
         Console(highlight=False, markup=False).print(table)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from vdeblur.cli.groups import GroupedCommand
 from vdeblur.cli.report import ErrorReporter, HumanReporter, JsonReporter, Reporter, reported
 from vdeblur.cli.terminal import question
 from vdeblur.cli.types import (
@@ -36,7 +37,20 @@ SHORT = {
 }
 
 
-@click.command("train", short_help="Train or fine-tune a network by its paper's recipe.")
+TRAIN_GROUPS = {
+    "What to train, and where": ("model", "stage", "out", "resume", "init", "freeze"),
+    "Data": ("dataset", "data", "validation", "limit", "workers", "cache"),
+    "Recipe": (
+        *("config", "values", "paper", "print_config", "iterations", "stop_at", "batch", "accumulate", "crop"),
+        *("rate", "ema", "seed", "precision"),
+    ),
+    "Work and reports": ("validate_every", "device", "tensorboard", "deterministic", "yes", "offline", "json"),
+}
+
+
+@click.command(
+    "train", cls=GroupedCommand, groups=TRAIN_GROUPS, short_help="Train or fine-tune a network by its paper's recipe."
+)
 @with_options(
     click.option("-m", "--model", required=True, help="Model to train, as vdeblur models list shows."),
     click.option("--stage", help="Stage to train, if the model has several: pvdnet has bimnet, then pvdnet."),

@@ -17,7 +17,7 @@ import torch
 
 from vdeblur.measure.temporal import sharpness
 from vdeblur.source import demux
-from vdeblur.source.formats import SAFE_INPUT
+from vdeblur.source.demuxers import SAFE_INPUT
 from vdeblur.source.pictures import PICTURE_RATE, PictureSource, read_picture
 from vdeblur.source.side_data import side_data_of
 from vdeblur.source.video import Source, VideoSource

@@ -16,7 +16,7 @@ from vdeblur.output import carry, tracks
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.pictures import PICTURE_ENCODERS
 from vdeblur.restore import device
-from vdeblur.source import demux, pictures, video
+from vdeblur.source import counting, demux, pictures, video
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.times import PacketTimes, read
 from vdeblur.source.video import Source
@@ -57,6 +57,8 @@ def probe(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
     try:
         sample = sample_frames(source)
         times = read(source) if isinstance(source, video.VideoSource) else None
+        if times is not None and times.frames is None:
+            times.frames = counting.count_frames(source)  # of a large file, from its index
         output = _output_for(source, suffix)
         warnings |= _findings(source, sample, times)
         return {

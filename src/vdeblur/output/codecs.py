@@ -4,13 +4,12 @@ Encoders are those of PyAV's libraries; where these have none, or none for the d
 has more (see external.py).
 """
 
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import av
 from torch.backends.cpu import get_cpu_capability
 
-from vdeblur.errors import OutputError
+from vdeblur.errors import OutputError, UsageError
 from vdeblur.events import Warn
 from vdeblur.frame import has_alpha, layout_of, planar_name
 from vdeblur.output.external import external_formats, external_options
@@ -25,9 +24,11 @@ class Encoder:
     """The options and limits of one of FFmpeg's encoders.
 
     odd_sizes: whether it takes odd sizes in subsampled formats. quality: its option for --crf; `q` for the quantiser
-    scale of MPEG's older codecs. speed: its option for --preset. presets: the option's value for each --preset,
-    None where they are the same. options: always set. interlaced: whether it codes fields. counted: whether it numbers
-    frames at a constant rate instead of timing them. external: whether imageio-ffmpeg's ffmpeg runs it.
+    scale of MPEG's older codecs. speed: its option for --preset. presets: the option's value for each --preset, None
+    where they are the same. crf: least and most of --crf. numbers: least and most number that --preset takes instead of
+    a name, None where it takes no numbers. has_bitrate: whether --bitrate works. options: always set. interlaced:
+    whether it codes fields. counted: whether it numbers frames at a constant rate instead of timing them. external:
+    whether imageio-ffmpeg's ffmpeg runs it.
     """
 
     name: str
@@ -39,6 +40,9 @@ class Encoder:
     interlaced: bool = False
     counted: bool = False
     external: bool = False
+    crf: tuple[float, float] = (0, 51)
+    numbers: tuple[int, int] | None = None
+    has_bitrate: bool = True
 
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
@@ -50,25 +54,42 @@ ENCODERS = {
     "libx264": Encoder("libx264", interlaced=True),
     "libx264rgb": Encoder("libx264rgb", odd_sizes=True),
     "libx265": Encoder("libx265", options={"x265-params": "log-level=error"}),
-    "libsvtav1": Encoder("libsvtav1", presets=SVT_PRESETS),
-    "libvpx-vp9": Encoder("libvpx-vp9", True, "crf", "cpu-used", VPX_PRESETS, {"b": "0", "row-mt": "1"}),
-    "libvpx": Encoder("libvpx", True, "crf", "cpu-used", VPX_PRESETS, {"b": "20M"}),
-    "rawvideo": Encoder("rawvideo", True, "", ""),
-    "ffv1": Encoder("ffv1", True, "", "", None, {"level": "3", "slicecrc": "1"}, interlaced=True),
+    "libsvtav1": Encoder("libsvtav1", presets=SVT_PRESETS, crf=(0, 63), numbers=(0, 13)),
+    "libvpx-vp9": Encoder(
+        *("libvpx-vp9", True, "crf", "cpu-used", VPX_PRESETS, {"b": "0", "row-mt": "1"}), crf=(0, 63), numbers=(0, 8)
+    ),
+    "libvpx": Encoder("libvpx", True, "crf", "cpu-used", VPX_PRESETS, {"b": "20M"}, crf=(4, 63), numbers=(0, 16)),
+    "rawvideo": Encoder("rawvideo", True, "", "", has_bitrate=False),
+    "ffv1": Encoder(*("ffv1", True, "", "", None, {"level": "3", "slicecrc": "1"}), interlaced=True, has_bitrate=False),
     # Profiles follow the pixel format: 422 HQ, or 4444.
-    "prores_ks": Encoder("prores_ks", True, "", "", None, {"vendor": "apl0"}, interlaced=True),
-    "dnxhd": Encoder("dnxhd", quality="", speed="", interlaced=True),
+    "prores_ks": Encoder("prores_ks", True, "", "", None, {"vendor": "apl0"}, interlaced=True, has_bitrate=False),
+    "dnxhd": Encoder("dnxhd", quality="", speed="", interlaced=True, has_bitrate=False),
     "mpeg2video": Encoder("mpeg2video", True, "q", "", interlaced=True, counted=True),
     "mpeg4": Encoder("mpeg4", True, "q", "", interlaced=True, counted=True),
     "mjpeg": Encoder("mjpeg", True, "q", ""),
-    "png": Encoder("png", True, "", ""),
-    "qtrle": Encoder("qtrle", True, "", ""),
-    "utvideo": Encoder("utvideo", True, "", ""),
-    "libaom-av1": Encoder("libaom-av1", True, "crf", "cpu-used", VPX_PRESETS, {"b": "0", "row-mt": "1"}),
-    "librav1e": Encoder("librav1e", True, "qp", "speed", RAV1E_PRESETS),
+    "png": Encoder("png", True, "", "", has_bitrate=False),
+    "qtrle": Encoder("qtrle", True, "", "", has_bitrate=False),
+    "utvideo": Encoder("utvideo", True, "", "", has_bitrate=False),
+    "libaom-av1": Encoder(
+        *("libaom-av1", True, "crf", "cpu-used", VPX_PRESETS, {"b": "0", "row-mt": "1"}), crf=(0, 63), numbers=(0, 8)
+    ),
+    "librav1e": Encoder("librav1e", True, "qp", "speed", RAV1E_PRESETS, crf=(0, 63), numbers=(0, 10)),
 }
 # Lossless codecs. Input in one becomes FFV1, which is smaller and holds all their formats; --codec can choose them.
 LOSSLESS = ("huffyuv", "ffvhuff", "magicyuv", "rawvideo", "v210", "v410", "lagarith")
+# Names that people use for encoders and codecs, in lower case, beside FFmpeg's.
+USUAL_NAMES = {
+    **dict.fromkeys(("x264", "avc", "avc1", "h.264", "mpeg4-avc"), "libx264"),
+    **dict.fromkeys(("x265", "h.265", "hvc1", "hev1"), "libx265"),
+    **dict.fromkeys(("svt-av1", "svtav1", "av01"), "libsvtav1"),
+    **dict.fromkeys(("aom", "aom-av1", "libaom"), "libaom-av1"),
+    **dict.fromkeys(("vp09", "vpx-vp9", "vp9.0"), "libvpx-vp9"),
+    "vp8.0": "libvpx",
+    "rav1e": "librav1e",
+    **dict.fromkeys(("prores422", "prores-422", "apple-prores"), "prores_ks"),
+    **dict.fromkeys(("mpeg-2", "mpeg2-video"), "mpeg2video"),
+    **dict.fromkeys(("ut-video", "ut_video"), "utvideo"),
+}
 # Codec of the input, or name that a user may give, to encoder.
 FAMILIES = {
     "h264": "libx264",
@@ -90,6 +111,7 @@ FAMILIES = {
     "mpeg2": "mpeg2video",
     **dict.fromkeys(LOSSLESS, "ffv1"),
 }
+LOSSLESS_ENCODERS = {*LOSSLESS, "ffv1", "png", "qtrle", "utvideo"}
 # Used only when requested: low quality for their size.
 ASKED_ONLY = {"mpeg2", "mpeg2video", "mpeg4", "mjpeg"}
 PICTURE_CODECS = {
@@ -112,6 +134,7 @@ USUAL_ENCODERS = {
     ".mxf": ("mpeg2video", "dnxhd", "prores_ks"),
     ".ogv": ("libvpx",),
 }
+RATE_OPTIONS = {"b", "b:v", "crf"}  # of the user's -e: they choose the quality instead of --crf
 # Tried in this order for containers without a line above.
 FALLBACKS = ("libx264", "libx265", "libvpx-vp9", "libvpx", "mpeg2video", "ffv1", "mpeg4", "mjpeg", "png")
 HDR_ENCODERS = {"libx265", "libsvtav1"}
@@ -130,8 +153,8 @@ LIBRARY_OPTIONS = {  # the option that passes on options of the encoder's librar
 class Coding:
     """The encoder and its settings.
 
-    format: the pixel format. crf, preset, options: from the user. lossless: set no quality. keep_fields: the frames are
-    interlaced and stay so.
+    format: the pixel format. crf, preset, options, bitrate: from the user; a bitrate replaces crf. lossless: set no
+    quality. keep_fields: the frames are interlaced and stay so.
     """
 
     encoder: Encoder
@@ -141,6 +164,12 @@ class Coding:
     options: tuple[tuple[str, str], ...] = ()
     lossless: bool = False
     keep_fields: bool = False
+    bitrate: int | None = None
+
+    @property
+    def has_rate(self) -> bool:
+        """Return whether a bitrate is asked for, by --bitrate or an option of the encoder."""
+        return self.bitrate is not None or any(name in RATE_OPTIONS for name, _ in self.options)
 
 
 def choose_encoder(
@@ -166,6 +195,7 @@ def choose_encoder(
             raise OutputError(f"--lossless writes FFV1 in Matroska, not {suffix}", "name the output *.mkv")
         return ENCODERS["ffv1"]
     if codec:
+        codec = USUAL_NAMES.get(codec.lower(), codec.lower())
         name = codec if codec in LOSSLESS else FAMILIES.get(codec, codec)
     else:
         name = _family(info, suffix.lower(), container_name, pictures, warn)
@@ -239,29 +269,31 @@ def _is_internal(name: str) -> bool:
 
 def run_outside(encoder: Encoder) -> Encoder:
     """Return an encoder as imageio-ffmpeg's ffmpeg runs it."""
-    return Encoder(
-        encoder.name, encoder.odd_sizes, encoder.quality, encoder.speed, encoder.presets, encoder.options, external=True
-    )
+    return replace(encoder, interlaced=False, counted=False, external=True)
 
 
 def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:
     """Return the encoder's options; those of the user come last.
 
-    Raises: OutputError where the preset is unknown, or one of the user's options must not be passed on.
+    Raises: OutputError where one of the user's options must not be passed on, UsageError where the encoder does not
+    take the quality or the preset.
     """
     encoder = coding.encoder
     check_encoder_options(encoder.name, coding.options, external=encoder.external)
+    _check_quality_range(coding)
     options = dict(encoder.options)
-    if encoder.quality == "q":
+    if coding.bitrate is not None:
+        options["b"] = str(coding.bitrate)
+    elif coding.has_rate:
+        pass  # options of the user's, which come last
+    elif encoder.quality == "q":
         options |= _quantizer(coding.crf)
     elif encoder.quality and not coding.lossless:
         quality = round(coding.crf * 255 / 63) if encoder.name == "librav1e" else coding.crf
         options[encoder.quality] = f"{quality:g}"
     if encoder.speed and coding.preset:
-        presets = encoder.presets
-        if presets is not None and coding.preset not in presets and not re.fullmatch("[0-9]+", coding.preset):
-            raise OutputError(f"unknown preset {coding.preset!r}", f"choose from {', '.join(PRESETS)}")
-        options[encoder.speed] = (presets or {}).get(coding.preset, coding.preset)
+        _check_preset(encoder, coding.preset)
+        options[encoder.speed] = (encoder.presets or {}).get(coding.preset, coding.preset)
     layout = layout_of(planar_name(coding.format))
     if has_alpha(coding.format) and encoder.name.startswith("libvpx"):
         options["auto-alt-ref"] = "0"  # libvpx cannot code transparency with it
@@ -293,6 +325,52 @@ def carries_captions(encoder: Encoder) -> bool:
 def _is_420(name: str) -> bool:
     layout = layout_of(planar_name(name))
     return layout is not None and (layout.log2_width, layout.log2_height) == (1, 1)
+
+
+def quality_in_words(coding: Coding) -> str:
+    """Describe quality and preset, as "crf 16, preset medium"."""
+    encoder, given = coding.encoder, dict(coding.options)
+    rate = given.get("b") or given.get("b:v") or coding.bitrate
+    if rate is not None:
+        words = [f"{rate} bit/s"]
+    elif coding.lossless or not encoder.quality:
+        words = ["lossless" if encoder.name in LOSSLESS_ENCODERS else "its own quality"]
+    else:
+        words = [f"crf {given.get('crf', f'{coding.crf:g}')}"]
+    return ", ".join(words + ([f"preset {coding.preset}"] if encoder.speed and coding.preset else []))
+
+
+def _check_quality_range(coding: Coding) -> None:
+    """Refuse a quality that the encoder does not take.
+
+    Raises: UsageError.
+    """
+    encoder = coding.encoder
+    if coding.bitrate is not None and not encoder.has_bitrate:
+        raise UsageError(f"{encoder.name} has no bitrate to choose", "leave out --bitrate, or choose another --codec")
+    if coding.has_rate or coding.lossless or not encoder.quality:
+        return
+    least, most = encoder.crf
+    if not least <= coding.crf <= most:
+        raise UsageError(
+            f"--crf {coding.crf:g} is out of range for {encoder.name}",
+            f"use {least:g} to {most:g}; a lower number means better quality",
+        )
+
+
+def _check_preset(encoder: Encoder, preset: str) -> None:
+    """Refuse a preset that the encoder does not have.
+
+    Raises: UsageError.
+    """
+    if preset in PRESETS or (preset == "placebo" and encoder.presets is None):
+        return
+    numbers = encoder.numbers
+    if numbers and preset.isascii() and preset.isdigit() and numbers[0] <= int(preset) <= numbers[1]:
+        return
+    names = [*PRESETS, *(["placebo"] if encoder.presets is None else [])]
+    hint = f"choose from {', '.join(names)}" + (f", or {numbers[0]} to {numbers[1]}" if numbers else "")
+    raise UsageError(f"{encoder.name} has no preset {preset!r}", hint)
 
 
 def _quantizer(crf: float) -> dict[str, str]:

@@ -81,7 +81,14 @@ class VideoEncoding:
         self.info = tags_for(self.info, self.format)
         fields = self.info.interlaced and options.deinterlace == "off"
         self.coding = Coding(
-            encoder, self.format, options.crf, options.preset, options.options, options.lossless, fields
+            encoder,
+            self.format,
+            options.crf,
+            options.preset,
+            options.options,
+            options.lossless,
+            fields,
+            options.bitrate,
         )
         warn_of_views(info, self.container_name, warn)
         self.stream_plans: list[StreamPlan] | None = None

@@ -1,5 +1,6 @@
 """Encode frames as picture files."""
 
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,17 +20,21 @@ PICTURE_ENCODERS = {".png": "png", ".tif": "tiff", ".tiff": "tiff", ".jpg": "mjp
 PICTURE_OPTIONS = {"mjpeg": {"qmin": "2", "qmax": "2"}, "libwebp": {"lossless": "1"}}
 JPEG_CHROMA = {(0, 0): "yuvj444p", (1, 0): "yuvj422p", (1, 1): "yuvj420p"}  # log2 of its subsampling
 
+NUMBER = re.compile(r"%0?[0-9]*d")  # of a pattern for numbered pictures, as FFmpeg writes it: %06d
+
 
 class PictureEncoding:
     """The encoding of frames as upright pictures.
 
     Without a suffix they are numbered pictures in a folder, without loss: TIFF where the input is TIFF, else PNG. With
-    one, a single picture of that kind.
+    one, a single picture of that kind. names: a pattern for the names in a folder, as %06d.png, whose suffix then
+    decides; "" for the usual names.
     """
 
-    def __init__(self, info: SourceInfo, warn: Warn, suffix: str = "") -> None:
+    def __init__(self, info: SourceInfo, warn: Warn, suffix: str = "", names: str = "") -> None:
+        self.names = names
         self.is_single = bool(suffix)
-        self.suffix = suffix or (".tiff" if info.codec == "tiff" else ".png")
+        self.suffix = suffix or Path(names).suffix or (".tiff" if info.codec == "tiff" else ".png")
         self.codec = PICTURE_ENCODERS[self.suffix.lower()]
         self.orientation = matrix_orientation(info.display_matrix)
         layout = layout_of(info.picture_format)
@@ -42,7 +47,9 @@ class PictureEncoding:
             warn("W_PIX_FMT", f"{self.suffix} holds 8 bits of the {layout.bits} (.png and .tiff hold 16)")
 
     def name_of(self, frame: Frame, number: int) -> str:
-        """Return a frame's file name: that of the input's picture, else its number, counted from 1."""
+        """Return a frame's file name: by the pattern, else that of the input's picture, else its number, from 1."""
+        if self.names:
+            return NUMBER.sub(lambda part: part[0] % number, self.names)
         return self.renamed(frame.name) if frame.name else f"{number:06}{self.suffix}"
 
     def renamed(self, name: str) -> str:
@@ -50,12 +57,12 @@ class PictureEncoding:
         return Path(name).with_suffix(self.suffix).name
 
     def check_names(self, names: list[str]) -> None:
-        """Refuse pictures that would be written under the same name.
+        """Refuse pictures that would be written under the same name; by a pattern, all names differ.
 
         Raises: OutputError.
         """
         written: dict[str, str] = {}
-        for name in names:
+        for name in names if not self.names else []:
             other = written.setdefault(self.renamed(name), name)
             if other != name:
                 raise OutputError(f"{other} and {name} would both be written as {self.renamed(name)}", "rename one")

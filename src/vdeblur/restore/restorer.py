@@ -20,6 +20,7 @@ from vdeblur.frame import Copier, Frame
 from vdeblur.networks.layers import Network
 from vdeblur.restore import color, device, memory, scenes, streams
 from vdeblur.restore import plan as plans
+from vdeblur.restore.changes import ChangeMeter, mean_change
 from vdeblur.restore.tiles import TilePlan
 from vdeblur.restore.watch import OFF, Watch
 from vdeblur.settings import Settings
@@ -34,7 +35,7 @@ class Restorer:
 
     plan: the tiles; if memory runs out, a smaller plan replaces it for good. warn: gets W_OUT_OF_MEMORY, W_NON_FINITE
     and W_PRECISION. redone: how many frames were restored in float32 because half precision overflowed. unrestored: how
-    many frames stayed unchanged. watch: times color, scenes, network and difference.
+    many frames stayed unchanged. watch: times color, scenes, network and difference. changes: measures each frame.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Restorer:
         stop: Stop = never,
         warn: Warn = ignore,
         watch: Watch = OFF,
+        changes: ChangeMeter | None = None,
     ) -> None:
+        self.changes = changes
         self.network, self.plan, self.device, self.settings = network, plan, chosen, settings
         self.stop, self.warn, self.watch = stop, warn, watch
         self.is_half = network.float32_weights is not None
@@ -120,6 +123,8 @@ class Restorer:
                 remaining = min(remaining, len(scene.unfinished))
             with self.watch.stage("difference"):
                 restored = result.frame(uploaded, self.copier) if is_valid else uploaded.frame
+                if self.changes is not None:
+                    self.changes.note(uploaded.frame.pts, result.change() if is_valid else 0.0)
             self._warn_of_plan()
             scene.advance()
             self.redone += is_valid and is_float32 and self.is_half
@@ -154,13 +159,18 @@ class Restorer:
         with self.watch.stage("color"):
             space = color.ColorSpace.of(frame.picture, frame.chroma_location)
             planes = color.planes_of(frame, space, self.device)
-            return _Uploaded(frame, space, planes, color.to_rgb(planes, space))
+            rgb = color.to_rgb(planes, space)
+        if self.changes is not None:
+            with self.watch.stage("difference"):
+                self.changes.look_at(frame.pts, rgb)
+        return _Uploaded(frame, space, planes, rgb)
 
     def _finish(self, item: "_Uploaded", restored: Tensor) -> "_Result":
         """Add the network's change to the frame's planes, compute what is_valid needs, and start copying both."""
         picture = self.plan.crop(restored)[0].float()
-        extremes = torch.stack((*picture.aminmax(), item.rgb.mean()))  # NaN if any pixel is
         planes = color.add_difference(item.planes, (picture - item.rgb) * self.settings.strength, item.space)
+        change = mean_change(item.planes, planes, item.space.layout.bits, item.space.layout.rgb)
+        extremes = torch.stack((*picture.aminmax(), item.rgb.mean(), change))  # NaN if any pixel is
         return _Result.fetch(extremes, planes)
 
     def _in_float32(self) -> Network:
@@ -235,8 +245,8 @@ class _Uploaded:
 class _Result:
     """A restored frame on its way back from the device.
 
-    extremes: lowest and highest value, and the mean of the blurry picture. planes: the restored planes. arrival:
-    when a GPU has copied both.
+    extremes: lowest and highest value, the mean of the blurry picture, and the mean change of its samples. planes: the
+    restored planes. arrival: when a GPU has copied both.
     """
 
     extremes: Tensor
@@ -260,8 +270,12 @@ class _Result:
         """Return whether the result is finite, and not black unless the blurry picture was dark."""
         if self.arrival is not None:
             self.arrival.synchronize()
-        lowest, highest, before = self.extremes.tolist()
+        lowest, highest, before, _ = self.extremes.tolist()
         return math.isfinite(lowest) and math.isfinite(highest) and (highest > BLACK or before < DARK)
+
+    def change(self) -> float:
+        """Return the mean change of the samples, in codes of 8 bits; is_valid has waited for it."""
+        return float(self.extremes[3])
 
     def frame(self, item: _Uploaded, copier: Copier) -> Frame:
         """Return the restored frame, a copy of the original with new planes."""

@@ -5,8 +5,6 @@ input. The result is checked before it gets its name: an output appears complete
 """
 
 import os
-import re
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -23,14 +21,14 @@ from vdeblur.output.complete import complete
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.muxer import Muxer, other_packets
 from vdeblur.output.pictures import PictureEncoding
+from vdeblur.run.finished_pictures import place_pictures
 from vdeblur.run.parts import Encoding, in_matroska
 from vdeblur.run.segment_record import SegmentRecord
 from vdeblur.run.state_folder import WHOLE
 from vdeblur.run.store import Store
-from vdeblur.source import demux, pictures
+from vdeblur.source import demux
 from vdeblur.source.video import Source, VideoSource
 
-WRITTEN_SUFFIXES = {".png", ".tiff"}  # of folders of pictures, see PictureEncoding
 # How many seconds a frame's time may be off, by suffix. In MP4 vdeblur sets the time base, so times are exact;
 # Matroska rounds them to milliseconds.
 TOLERANCE = {".mp4": Fraction(0), ".mov": Fraction(0), ".m4v": Fraction(0)}
@@ -55,7 +53,7 @@ def assemble(
     output = store.output
     try:
         if isinstance(encoding, PictureEncoding):
-            _place_pictures(store, encoding, overwrite)
+            place_pictures(store, encoding, source, warn, overwrite)
             return
         draft = store.folder / f"{WHOLE}{output.suffix}"
         draft.unlink(missing_ok=True)  # left by a killed run
@@ -204,46 +202,3 @@ def _check(draft: Path, output: Path, records: list[SegmentRecord], base: Fracti
             fault = f"frames are up to {float(late) * 1000:.3f} ms off their times"
     if fault:
         raise VerificationError(f"{output}: {fault}", "try another container or --codec; the input is untouched")
-
-
-def _place_pictures(store: Store, encoding: PictureEncoding, overwrite: bool) -> None:
-    """Rename the picture, or the folder of pictures, to the output; if the folder exists, move the pictures into it."""
-    output = store.output
-    names = [name for record in store.records.values() for name in record.names]
-    files = {entry.name for entry in os.scandir(store.pictures)}
-    for name in files - set(names):  # of an unfinished segment
-        (store.pictures / name).unlink()
-    if set(names) - files:
-        raise VerificationError(f"{output}: {len(names)} pictures were written, {len(files)} exist")
-    pictures.read_picture(store.pictures / names[-1])
-    if encoding.is_single:
-        put_in_place(store.pictures / names[0], output, overwrite)
-        return
-    if output.is_dir() and not any(output.iterdir()):
-        output.rmdir()
-    if not output.exists():
-        os.replace(store.pictures, output)
-        return
-    for name in names:
-        os.replace(store.pictures / name, output / name)
-    for path in stale_pictures(output, names):
-        path.unlink()
-    shutil.rmtree(store.pictures)
-
-
-def stale_pictures(folder: Path, names: list[str]) -> list[Path]:
-    """Return the pictures of an earlier output in a folder that these new ones do not replace.
-
-    A folder with nothing but PNG and TIFF is such an output as a whole. Among other files, only names that differ from
-    a new one's by their digits belong to it.
-    """
-    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    written = [path for path in visible if path.suffix in WRITTEN_SUFFIXES and path.is_file()]
-    is_output = len(written) == len(visible)
-    shapes = {_shape(name) for name in names}
-    old = [path for path in written if path.name not in set(names)]
-    return [path for path in old if is_output or _shape(path.name) in shapes]
-
-
-def _shape(name: str) -> str:
-    return re.sub(r"\d+", "0", Path(name).stem)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
+from vdeblur.restore.changes import ChangeMeter, ChangeSummary
 from vdeblur.restore.watch import Profile
 from vdeblur.run.segments import Segment
 from vdeblur.settings import Settings
@@ -23,20 +24,31 @@ GRACE_SECONDS = 10  # a signal waits so long for the current segment; some syste
 class RunResult:
     """The result of one run.
 
-    frames: in the output. seconds: duration of this run. warnings: their codes.
+    frames: in the output. seconds: duration of this run. warnings: their codes. is_planned: whether this was a dry run,
+    which writes nothing. frames_estimate: of the input; None if unknown. model, weights_sha256, device, precision: what
+    restored; the digest is of the weights' file, or empty if the model needs none. change: how much changed; None where
+    nothing was restored.
     """
 
     output: Path
     frames: int
     seconds: float
     warnings: tuple[str, ...]
+    is_planned: bool = False
+    frames_estimate: int | None = None
+    model: str = ""
+    weights_sha256: str = ""
+    device: str = ""
+    precision: str = ""
+    change: ChangeSummary | None = None
 
 
 @dataclass
 class Context:
     """One file's run: what it reads and writes, how, and whom it reports to.
 
-    talk: the same callbacks for downloads. profile: the stopwatches. warnings: code and message of each so far.
+    makes_folder: whether the output's folder is made if it is missing. talk: the same callbacks for downloads. profile:
+    the stopwatches. changes: measures how much frames change. warnings: code and message of each so far.
     """
 
     source_path: Path
@@ -45,7 +57,9 @@ class Context:
     notify: Notify = ignore
     ask: Ask | None = None
     stop: Stop = never
+    makes_folder: bool = False
     warnings: list[tuple[str, str]] = field(default_factory=list)
+    changes: ChangeMeter = field(default_factory=ChangeMeter)
 
     def __post_init__(self) -> None:
         self.talk = Talk(self.settings.offline, self.settings.yes, self.notify, self.ask, self.stop)

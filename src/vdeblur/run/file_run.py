@@ -6,14 +6,17 @@ import torch
 
 from vdeblur.errors import DamageError, DeviceError
 from vdeblur.output import carry, tracks
+from vdeblur.output.codecs import quality_in_words
 from vdeblur.output.encoding import VideoEncoding, warn_of_plans
 from vdeblur.restore import device, processor
 from vdeblur.restore.streams import frames_around
 from vdeblur.run.context import Context, RunResult
+from vdeblur.run.forecast import Forecast, forecast, input_bytes
 from vdeblur.run.loading import Loaded, check_model, prepare_network
 from vdeblur.run.parts import Encoding
+from vdeblur.run.reasons import reasons_of
 from vdeblur.run.sinks import FileSink, PipeSink, Sink, Workload
-from vdeblur.source import deinterlace, video
+from vdeblur.source import counting, deinterlace, video
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source
@@ -39,31 +42,53 @@ def _run_file(context: Context) -> RunResult:
     with context.profile.main.stage("start"):
         source = video.open_source(context.source_path, settings.cut, context.warn)
     try:
+        is_counted = counting.settle_frames(source)
         _notify_probe(context, source.info)
-        frames = _restore(context, source, sink)
+        frames, loaded = _restore(context, source, sink, is_counted)
     except torch.OutOfMemoryError as error:
         raise DeviceError("the device is out of memory", "use --tile 512, or --device cpu") from error
     finally:
         sink.close()
         source.close()
         gc.collect()  # PyAV's containers and streams refer to each other, and their encoders hold threads
-    result = RunResult(context.output, frames, context.seconds(), tuple(code for code, _ in context.warnings))
+    result = RunResult(
+        context.output,
+        frames,
+        context.seconds(),
+        tuple(code for code, _ in context.warnings),
+        is_planned=settings.dry_run,
+        frames_estimate=source.info.frames_estimate,
+        model=loaded.model,
+        weights_sha256=loaded.weights_sha256,
+        device=str(loaded.device),
+        precision=loaded.precision,
+        change=context.changes.summary(),
+    )
     if not settings.dry_run:
         _notify_done(context, result)
     _check_warnings(context, result)
     return result
 
 
-def _restore(context: Context, source: Source, sink: Sink) -> int:
-    """Run all steps between the opened input and the finished output; return the number of frames."""
+def _restore(context: Context, source: Source, sink: Sink, is_counted: bool) -> tuple[int, Loaded]:
+    """Run all steps between the opened input and the finished output; return the number of frames, and the network.
+
+    is_counted: whether the number of the input's frames is no estimate.
+    """
     encoding = sink.choose_encoding(source)
     with context.profile.main.stage("start"):
         stream_plans = _try_container(context, encoding, source)
         loaded = prepare_network(context, source.info)
     _warn_of_one_picture(context, source, loaded)
     workload = sink.prepare(source, loaded)
-    _notify_plan(context, loaded, workload, source.info, stream_plans)
-    return 0 if context.settings.dry_run else sink.restore_and_write()
+    expected = forecast(context, source, encoding, loaded, stream_plans) if context.settings.dry_run else Forecast()
+    facts = _plan_facts(context, loaded, workload, source.info, stream_plans)
+    facts |= _output_facts(context, encoding) | {"frames_counted": is_counted}
+    facts |= {"seconds_estimate": expected.seconds, "bytes_estimate": expected.bytes}
+    facts["input_bytes"] = None if source.is_pipe else input_bytes(source)
+    facts["reasons"] = reasons_of(context.settings, source.info, encoding, loaded, workload.tiles)
+    context.notify("plan", facts)
+    return 0 if context.settings.dry_run else sink.restore_and_write(), loaded
 
 
 def _warn_of_one_picture(context: Context, source: Source, loaded: Loaded) -> None:
@@ -92,24 +117,37 @@ def _notify_probe(context: Context, info: SourceInfo) -> None:
     context.notify("probe", {**facts, "streams": info.streams, "color": info.color})
 
 
-def _notify_plan(
+def _output_facts(context: Context, encoding: Encoding) -> dict[str, object]:
+    """Return what is written, as keys of the event plan."""
+    facts: dict[str, object] = {"output": str(context.output)}
+    if isinstance(encoding, VideoEncoding):
+        facts |= {"container": encoding.container_name, "encoder": encoding.coding.encoder.name}
+        return facts | {"pixel_format": encoding.format, "quality": quality_in_words(encoding.coding)}
+    facts |= {"container": "pictures", "encoder": encoding.codec}
+    return facts | {"pixel_format": encoding.format, "quality": "lossless"}
+
+
+def _plan_facts(
     context: Context, loaded: Loaded, workload: Workload, info: SourceInfo, stream_plans: list[tracks.StreamPlan]
-) -> None:
+) -> dict[str, object]:
     facts: dict[str, object] = {"input": str(context.source_path), "model": loaded.model, "device": str(loaded.device)}
     facts |= {"precision": loaded.precision, "tile": workload.tiles.name}
     facts |= {"segments": workload.segments, "frames_done": workload.frames_done}
     facts["keep"] = [each.name for each in stream_plans if each.action != tracks.DROP]
     facts["convert"] = [f"{each.name} {each.reason}" for each in stream_plans if each.action == tracks.CONVERT]
     facts["drop"] = [each.name for each in stream_plans if each.action == tracks.DROP]
+    facts["drop_reasons"] = [each.reason for each in stream_plans if each.action == tracks.DROP]
     facts |= {"frames_estimate": info.frames_estimate, "dry_run": context.settings.dry_run}
-    context.notify("plan", facts)
+    return facts | {"download_megabytes": loaded.download_megabytes}
 
 
 def _notify_done(context: Context, result: RunResult) -> None:
     if context.settings.share is None:
         facts = {"input": str(context.source_path), "output": str(context.output), "frames": result.frames}
         speed = {"seconds": round(result.seconds, 3), "fps": round(result.frames / result.seconds, 3)}
-        context.notify("file_done", {**facts, **speed, "warnings": list(result.warnings)})
+        change = None if result.change is None else result.change.facts()
+        warnings = list(result.warnings)
+        context.notify("file_done", {**facts, **speed, "warnings": warnings, "status": "restored", "change": change})
     if context.settings.profile:
         context.notify("profile", {"input": str(context.source_path), **context.profile.facts()})
 

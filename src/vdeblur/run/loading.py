@@ -1,14 +1,16 @@
 """The network of a run: choose the model, load its weights, place it on the device."""
 
+import hashlib
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
-from vdeblur.models import choice, own, registry, weights
-from vdeblur.models.registry import ModelEntry
+from vdeblur.models import cache, choice, own, registry, weights
+from vdeblur.models.registry import ModelEntry, Weights
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device
 from vdeblur.run.context import Context
@@ -21,13 +23,20 @@ BEST = "best"  # the model name that stands for the strongest one this machine c
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network on its device. digest: of the weights before their conversion to the precision."""
+    """A network on its device.
+
+    digest: of the weights before their conversion to the precision. weights_sha256: of their file; empty if the model
+    needs none. download_megabytes: size of weights that a dry run did not download; 0 if there is nothing to download,
+    None if the size is unknown.
+    """
 
     model: str
     digest: str
     network: Network
     device: torch.device
     precision: str
+    weights_sha256: str = ""
+    download_megabytes: float | None = 0
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,12 @@ def prepare_network(context: Context, info: SourceInfo) -> Loaded:
         model = str(earlier)  # a busier machine must not change the model of a resumed run
     else:
         model = choose_model(settings, info, chosen, context.talk)
-    network = weights.load_model(model, settings.checkpoint, context.talk)
-    digest = checksum(network)
+    missing = _missing_weights(context, model)
+    if missing is None:
+        network = weights.load_model(model, settings.checkpoint, context.talk)
+        digest = checksum(network)
+    else:  # its tensors do not matter for a plan
+        network, digest = registry.find_entry(model).build().eval(), ""
     size = (info.height, info.width, info.frames_estimate)
     placed = settle(network, registry.find_entry(model), chosen, settings, faults, size)
     precision = placed.precision
@@ -83,7 +96,28 @@ def prepare_network(context: Context, info: SourceInfo) -> Loaded:
     if precision != "fp32" and precision not in network.half_precision:
         context.warn("W_PRECISION", f"{model} loses quality in {precision}; it is meant for fp32")
     context.profile.use(placed.device)
-    return Loaded(model, digest, placed.network, placed.device, precision)
+    sha256 = "" if missing is not None else _file_digest(model, settings.checkpoint)
+    megabytes = 0 if missing is None else missing.megabytes
+    return Loaded(model, digest, placed.network, placed.device, precision, sha256, megabytes)
+
+
+def _missing_weights(context: Context, model: str) -> Weights | None:
+    """Return the weights that a dry run leaves to the run to download; None if there are none."""
+    entry, chosen = registry.choose_weights(model)
+    if not context.settings.dry_run or context.settings.checkpoint is not None or chosen is None:
+        return None
+    if context.talk.is_offline or not chosen.is_fetchable or cache.is_cached(entry, chosen):
+        return None
+    return chosen
+
+
+def _file_digest(model: str, checkpoint: Path | None) -> str:
+    """Return the SHA-256 of the file of a model's weights; empty if it has none."""
+    if checkpoint is not None:
+        with checkpoint.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    entry, chosen = registry.choose_weights(model)
+    return "" if chosen is None else cache.digest_of(entry, chosen)
 
 
 def settle(

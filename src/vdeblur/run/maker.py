@@ -97,7 +97,16 @@ class SegmentMaker:
         if self.source.is_pipe:
             self.reader.spool = Spool(self.store.folder / OTHERS)
         loaded, watch = self.loaded, context.profile.main
-        restorer = Restorer(loaded.network, self.tiles, loaded.device, context.settings, self.stop, context.warn, watch)
+        restorer = Restorer(
+            loaded.network,
+            self.tiles,
+            loaded.device,
+            context.settings,
+            self.stop,
+            context.warn,
+            watch,
+            context.changes,
+        )
         worker = context.profile.worker(QUEUE_FRAMES)
         try:
             if not is_shared:

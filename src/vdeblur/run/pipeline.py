@@ -37,6 +37,7 @@ def restore_file(
     output: Path | str,
     settings: Settings,
     *,
+    makes_folder: bool = False,
     notify: Notify = ignore,
     ask: Ask | None = None,
     stop: Stop = never,
@@ -46,7 +47,8 @@ def restore_file(
     With settings.sample the output shows short samples beside the input; with settings.compare a comparison is written
     beside the output.
 
-    source_path, output: `-` is standard input and output. notify: takes the events probe, choice, plan, progress,
+    source_path, output: `-` is standard input and output. makes_folder: whether a dry run accepts that the output's
+    folder is missing, since the run would make it. notify: takes the events probe, choice, plan, progress,
     segment, warning, file_done, profile, comparison and sample, and download, download_progress and download_done
     while weights are downloaded, each with its facts. ask: asks a person whether to download weights whose authors
     published no digest; None: nobody can be asked. stop: asked before every frame; a status means that a signal
@@ -59,10 +61,10 @@ def restore_file(
     if settings.sample:
         return run_sample(source_path, output, settings, notify=notify, ask=ask, stop=stop)
     if settings.compare is None:
-        return run_file(Context(source_path, output, settings, notify, ask, stop))
+        return run_file(Context(source_path, output, settings, notify, ask, stop, makes_folder))
     check_comparison(source_path, output, settings)
     notify = without_repeated_warnings(notify)
-    context = Context(source_path, output, settings, notify, ask, stop)
+    context = Context(source_path, output, settings, notify, ask, stop, makes_folder)
     try:
         result = run_file(context)
     except DamageError:  # the output is complete all the same

@@ -14,13 +14,14 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from vdeblur.errors import InterruptedRunError, UsageError, VdeblurError, error_facts
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models import own, weights
-from vdeblur.run.batch import Outcome, RunJob, row_of, run_job, run_jobs
+from vdeblur.run.batch import Outcome, RunJob, row_of, run_job, run_jobs, total_of
 from vdeblur.run.compare_input import check_comparison, compare_with_input
 from vdeblur.run.context import RunResult
 from vdeblur.run.loading import BEST
@@ -55,6 +56,7 @@ def run_jobs_on_ray(
     Raises: UsageError if Ray is not installed or the cluster cannot be reached, or for a device with a number;
     InterruptedRunError at a signal.
     """
+    begun = time.monotonic()
     if ":" in settings.device:
         raise UsageError(
             f"--engine ray chooses the device of each task, so {settings.device} names none",
@@ -80,7 +82,8 @@ def run_jobs_on_ray(
         ray.shutdown()
     outcomes = [cluster.outcomes[job] for job in jobs]
     if len(jobs) > 1:
-        notify("batch", {"files": [row_of(outcome) for outcome in outcomes]})
+        total = total_of(outcomes, time.monotonic() - begun)
+        notify("batch", {"files": [row_of(outcome) for outcome in outcomes], "total": total})
     return outcomes
 
 

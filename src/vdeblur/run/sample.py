@@ -28,12 +28,11 @@ from vdeblur.run.loading import BEST, check_model, choose_model
 from vdeblur.run.segments import Division
 from vdeblur.run.sinks import writes_pictures
 from vdeblur.settings import Cut, Settings
-from vdeblur.source import demux
+from vdeblur.source import counting, demux
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source, open_source
 
 PLACES = 3  # samples, each in the middle of its third
-SECONDS = Fraction(2)  # of a sample
 LONGEST_RUN = 250  # frames from key frame to key frame at most: the default of x264 and x265
 HIDDEN = {"segment", "file_done"}  # events of single samples that are of no use, or about a file that is removed
 
@@ -61,15 +60,16 @@ def run_sample(
     return _Sampling(source_path, output, settings, notify, ask, stop).run()
 
 
-def spans(length: Fraction | None) -> list[tuple[Fraction, Fraction]]:
+def spans(length: Fraction | None, seconds: Fraction = Fraction(2)) -> list[tuple[Fraction, Fraction]]:
     """Return begin and end of each sample, in seconds from the beginning of the part to restore.
 
-    length: of that part; None if unknown. Three samples if the part is longer than all three, else one in the middle.
+    length: of that part; None if unknown. seconds: of a sample. Three samples if the part is longer than all three,
+    else one in the middle.
     """
     if length is None:
-        return [(Fraction(0), SECONDS)]
-    places = PLACES if length > PLACES * SECONDS else 1
-    half = min(SECONDS, length) / 2
+        return [(Fraction(0), seconds)]
+    places = PLACES if length > PLACES * seconds else 1
+    half = min(seconds, length) / 2
     middles = [length * (2 * place + 1) / (2 * places) for place in range(places)]
     return [(middle - half, middle + half) for middle in middles]
 
@@ -109,6 +109,8 @@ class _Sampling:
         check_model(self.settings)
         files.check_output(self.output, self.source_path, self.settings.encoding.overwrite)
         source = open_source(self.source_path, self.settings.cut, self._warn)
+        if counting.has_index(source):  # elsewhere the header tells how long the file was meant to be
+            counting.settle_frames(source)
         source.close()
         info = source.info
         known = info.duration_seconds is not None and info.frames_estimate is not None
@@ -120,7 +122,7 @@ class _Sampling:
         except OSError as error:
             raise files.write_error(self.output, error) from error
         with folder:
-            samples = self._restore_all(Path(folder.name), spans(length), info)
+            samples = self._restore_all(Path(folder.name), spans(length, self.settings.sample_seconds), info)
             frames = self._write(samples, source)
         facts: dict[str, object] = {"input": str(self.source_path), "output": str(self.output), "frames": frames}
         total = info.frames_estimate if known else None

@@ -77,7 +77,7 @@ class PipeSink:
     def __init__(self, context: Context) -> None:
         self.context = context
         if context.settings.share is not None or context.settings.pictures:
-            raise UsageError("a pipe is written by one process, as a video", "leave out --share")
+            raise UsageError("a pipe is written by one process, as a video", "leave out --share and --pictures")
 
     def choose_encoding(self, source: Source) -> VideoEncoding:
         """Choose y4m, or the format asked for; see Sink."""
@@ -111,7 +111,14 @@ class PipeSink:
         muxer = encoding.open_muxer("pipe:1", source, encoder)
         watch = context.profile.main
         restorer = Restorer(
-            loaded.network, self.tiles, loaded.device, context.settings, context.stop, context.warn, watch
+            loaded.network,
+            self.tiles,
+            loaded.device,
+            context.settings,
+            context.stop,
+            context.warn,
+            watch,
+            context.changes,
         )
         worker = context.profile.worker(QUEUE_FRAMES)
         items = read_ahead(context, source.items(), source.info)
@@ -163,10 +170,12 @@ class FileSink:
     def choose_encoding(self, source: Source) -> Encoding:
         """Choose pictures for a folder or a name without suffix, a picture or a video by the suffix; see Sink."""
         context, settings = self.context, self.context.settings
-        files.check_output(context.output, context.source_path, settings.encoding.overwrite)
+        files.check_output(
+            context.output, context.source_path, settings.encoding.overwrite, makes_folder=context.makes_folder
+        )
         self.encoding: Encoding
         if writes_pictures(context.output, settings):
-            self.encoding = PictureEncoding(source.info, context.warn)
+            self.encoding = PictureEncoding(source.info, context.warn, names=settings.picture_names)
         elif context.output.suffix.lower() in PICTURE_ENCODERS:
             self.encoding = self._one_picture(source)
         else:

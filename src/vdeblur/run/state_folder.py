@@ -24,7 +24,7 @@ OUR_NAMES = re.compile(
     rf"|({re.escape(STATE)}|\d{{6,}}\.json)\.\d+\.draft",
     re.ASCII | re.DOTALL,
 )
-PICTURE_NAMES = re.compile(r".*\.(png|tiff)", re.DOTALL)
+PICTURE_NAMES = re.compile(r".*\.(png|tiff?|jpe?g|webp|bmp)", re.DOTALL | re.IGNORECASE)
 SYSTEM_NAMES = re.compile(r"\..*|Thumbs\.db|desktop\.ini", re.DOTALL | re.IGNORECASE)  # that file managers add
 
 

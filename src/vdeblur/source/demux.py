@@ -9,7 +9,7 @@ import av.error
 from av.stream import Disposition, Stream
 
 from vdeblur.errors import InputError
-from vdeblur.source.formats import SAFE_INPUT, check_leads_nowhere
+from vdeblur.source.demuxers import SAFE_INPUT, check_leads_nowhere
 
 SEEKABLE = {
     "mov,mp4,m4a,3gp,3g2,mj2",

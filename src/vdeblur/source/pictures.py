@@ -25,7 +25,7 @@ from vdeblur.frame import (
 )
 from vdeblur.settings import Cut
 from vdeblur.source.demux import ffmpeg_reason
-from vdeblur.source.formats import SAFE_INPUT
+from vdeblur.source.demuxers import SAFE_INPUT
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.picture_header import PictureHeader, read_header
 from vdeblur.source.upright import display_matrix, matrix_orientation, turn_upright

@@ -12,7 +12,7 @@ import av
 import av.error
 
 from vdeblur.source import demux, video
-from vdeblur.source.formats import SAFE_INPUT
+from vdeblur.source.demuxers import SAFE_INPUT
 
 WHOLE_BYTES = 64_000_000  # files up to this size are read completely, in about a second
 WINDOW_PACKETS = 400  # of video, read at each place

@@ -38,6 +38,7 @@ from vdeblur.source.info import SourceInfo
 from vdeblur.source.pictures import PICTURE_RATE, PictureSource, is_picture
 from vdeblur.source.properties import NOTHING, read_properties
 from vdeblur.source.upright import display_matrix
+from vdeblur.source.urls import check_no_url
 
 MISSING_SECONDS = Fraction(1, 4)  # how much earlier than announced a file may end without a warning
 
@@ -58,6 +59,7 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
             return PictureSource(path, cut, warn)
         return VideoSource(path, cut, warn)
     except FileNotFoundError as error:
+        check_no_url(str(path))
         raise InputError(f"{path}: no such file or folder", "check the path") from error
     except OSError as error:
         raise InputError(

@@ -23,9 +23,9 @@ from vdeblur.events import ignore
 from vdeblur.frame import Frame
 from vdeblur.networks import lucas_kanade
 from vdeblur.restore import color
-from vdeblur.run.batch import VIDEO_SUFFIXES
+from vdeblur.run.jobs import VIDEO_SUFFIXES
 from vdeblur.source import deinterlace, hdr, pictures, times
-from vdeblur.source.formats import SAFE_INPUT
+from vdeblur.source.demuxers import SAFE_INPUT
 from vdeblur.source.video import VideoSource, open_source
 
 SHORT_SIDE = 540  # greatest height of takes; their clips are reduced by at least 2 from here

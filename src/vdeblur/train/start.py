@@ -10,7 +10,7 @@ from vdeblur.models import registry, weights
 from vdeblur.models.checkpoint import SUFFIXES, fit, fit_model, read_checkpoint
 from vdeblur.models.registry import ModelEntry
 from vdeblur.networks.layers import Network
-from vdeblur.train.recipes import Recipe
+from vdeblur.train.recipes import Recipe, stages_of
 
 
 def begin(network: Network, entry: ModelEntry, recipe: Recipe, init: str | None, talk: Talk) -> None:
@@ -27,7 +27,19 @@ def begin(network: Network, entry: ModelEntry, recipe: Recipe, init: str | None,
         for part, name in recipe.starts.items():
             # Like the authors' code, joint training starts from a random BIMNet, unless the user names a file.
             if not recipe.numbers.get("joint") or Path(name).is_file():
-                _load_part(network, part, name, talk)
+                try:
+                    _load_part(network, part, name, talk)
+                except ModelError as error:
+                    raise _with_stage(error, entry, part) from error
+
+
+def _with_stage(error: ModelError, entry: ModelEntry, part: str) -> ModelError:
+    """Add to the hint of an error that a stage trains this part, if there is one."""
+    if part not in stages_of(entry):
+        return error
+    made = f"runs/{entry.name}-{part}/last.safetensors"
+    own = f"train it first: vdeblur train -m {entry.name} --stage {part}, then add --set start.{part}={made}"
+    return ModelError(error.message, f"{own}; or {error.hint}" if error.hint else own)
 
 
 def _initial(init: str, entry: ModelEntry, talk: Talk) -> dict[str, Tensor]:

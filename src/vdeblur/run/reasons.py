@@ -1,0 +1,69 @@
+"""The reasons of a run's decisions in words, for the event `plan` and for --verbose."""
+
+from vdeblur.output.encoding import VideoEncoding
+from vdeblur.restore import plan as plans
+from vdeblur.restore.tiles import TilePlan
+from vdeblur.run.loading import BEST, Loaded
+from vdeblur.run.parts import Encoding
+from vdeblur.settings import Settings
+from vdeblur.source.info import SourceInfo
+
+
+def reasons_of(
+    settings: Settings, info: SourceInfo, encoding: Encoding, loaded: Loaded, tiles: TilePlan
+) -> dict[str, str]:
+    """Return why each decision of a plan is as it is, by the decision's key in the event."""
+    reasons = {
+        "model": "the strongest that is quick enough here" if settings.model == BEST else "as named, or the default",
+        "device": _device_reason(settings, loaded),
+        "precision": _precision_reason(settings, loaded),
+        "tile": _tile_reason(settings, tiles),
+        "segments": "the video is one segment" if settings.segment is None else f"{float(settings.segment):g} s each",
+    }
+    if isinstance(encoding, VideoEncoding):
+        reasons |= {"encoder": _encoder_reason(settings, info, encoding), "container": _container_reason(settings)}
+        reasons["pixel_format"] = _format_reason(settings, info, encoding)
+    else:
+        reasons |= {"encoder": "lossless pictures", "container": "the output is a folder"}
+        reasons["pixel_format"] = f"what {encoding.codec} holds of {info.picture_format}"
+    return reasons
+
+
+def _device_reason(settings: Settings, loaded: Loaded) -> str:
+    if settings.device != "auto":
+        return "as named"
+    return "no GPU works here" if loaded.device.type == "cpu" else "the first GPU that works"
+
+
+def _precision_reason(settings: Settings, loaded: Loaded) -> str:
+    if settings.precision != "auto":
+        return "as named"
+    if loaded.precision != "fp32":
+        return f"{loaded.model} keeps its quality in {loaded.precision}, and {loaded.device} computes it in hardware"
+    if not loaded.network.half_precision:
+        return f"{loaded.model} loses quality in half precision"
+    return f"{loaded.device} is not quicker in a precision in which {loaded.model} keeps its quality"
+
+
+def _tile_reason(settings: Settings, tiles: TilePlan) -> str:
+    return "as named" if settings.tile != "auto" else f"{plans.in_words(tiles)} fit the free memory"
+
+
+def _encoder_reason(settings: Settings, info: SourceInfo, encoding: VideoEncoding) -> str:
+    if settings.encoding.lossless:
+        return "--lossless"
+    if settings.encoding.codec is not None:
+        return f"--codec {settings.encoding.codec}"
+    return f"the input is {info.codec}; {encoding.container_name} usually holds this encoder"
+
+
+def _container_reason(settings: Settings) -> str:
+    return "by the output's suffix" if settings.encoding.format is None else "--format"
+
+
+def _format_reason(settings: Settings, info: SourceInfo, encoding: VideoEncoding) -> str:
+    if settings.encoding.pix_fmt != "keep":
+        return "--pix-fmt"
+    if encoding.format.replace("yuvj", "yuv") == info.picture_format.replace("yuvj", "yuv"):
+        return "the input's"
+    return f"the nearest to the input's {info.picture_format} that {encoding.coding.encoder.name} takes"
