@@ -63,7 +63,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
 
 def test_a_validation_shows_a_score_or_a_loss() -> None:
-    score: ValidationEvent = {"blurry": 25.0, "psnr": 26.5, "ssim": 0.9, "untouched": None}  # type: ignore[typeddict-item]
+    score: ValidationEvent = {"blurry": 25.0, "psnr": 26.5, "ssim": 0.9, "untouched": None, "mild_gain": None}  # type: ignore[typeddict-item]
     assert lines_of("validation", {**score}) == [
         "    validation: blurry 25.00 dB, restored 26.50 dB (+1.50), SSIM 0.9000"
     ]

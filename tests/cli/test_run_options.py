@@ -333,7 +333,7 @@ def test_frames_are_counted_not_believed(vdeblur, tmp_path: Path) -> None:
         if "frames_estimate" in event:
             assert event["frames_estimate"] == 30, event
     assert next(event for event in events if event["event"] == "file_done")["frames"] == 30
-    result = vdeblur("run", source, tmp_path / "sample.mkv", *FAST, "--sample", "--sample-seconds", "0.2", "--json")
-    assert next(event for event in events_of(result) if event["event"] == "sample")["frames"] == 15
+    result = vdeblur("run", source, tmp_path / "sample.mkv", *FAST, "--sample", "--sample-seconds", "0.24", "--json")
+    assert next(event for event in events_of(result) if event["event"] == "sample")["frames"] == 18
     part = events_of(vdeblur("run", source, tmp_path / "part.mkv", *FAST, "--json", "-ss", "0.4", "-t", "0.4"))
     assert next(event for event in part if event["event"] == "plan")["frames_estimate"] == 10

@@ -107,7 +107,7 @@ def test_digits_of_sizes_and_presets(vdeblur, clip: Path) -> None:
     refused(vdeblur("synth", clip, "out", "--size", "64x²"), ExitStatus.USAGE, "'64x²' is not WIDTHxHEIGHT")
     refused(vdeblur("synth", clip, "out", "--size", "1" * 5000), ExitStatus.USAGE, "is not WIDTHxHEIGHT")
     result = vdeblur("run", clip, clip.with_name("out.webm"), "-m", "identity", "--preset", "²")
-    refused(result, ExitStatus.OUTPUT, "unknown preset '²'")
+    refused(result, ExitStatus.USAGE, "no preset '²'")
 
 
 def test_digits_of_file_names(vdeblur, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_rotated_video_becomes_upright_pictures(vdeblur, tmp_path: Path, degre
     source, output = tmp_path / "turned.mp4", tmp_path / "out"
     flip = ("-display_hflip",) if mirrored else ()
     clips.ffmpeg("-display_rotation", degrees, *flip, "-i", plain, "-c", "copy", source)
-    assert vdeblur("run", source, output, *IDENTITY).exit_code == 0
+    assert vdeblur("run", source, output, "--pictures", *IDENTITY).exit_code == 0
     assert near(clips.ffmpeg_rgb(output / "000001.png"), clips.ffmpeg_rgb(source))
 
 
@@ -306,7 +306,8 @@ def test_exif_video_keeps_its_rotation(vdeblur, tmp_path: Path) -> None:
     source = tmp_path / "exif.mov"
     clips.ffmpeg("-framerate", 25, "-i", tmp_path / "IMG_%04d.jpg", "-c", "copy", source)
     for output in (tmp_path / "out.mp4", tmp_path / "pictures"):
-        assert vdeblur("run", source, output, *IDENTITY, "--crf", 4).exit_code == 0
+        pictures = () if output.suffix else ("--pictures",)
+        assert vdeblur("run", source, output, *pictures, *IDENTITY, "--crf", 4).exit_code == 0
     for path in (tmp_path / "out.mp4", tmp_path / "pictures" / "000001.png"):
         shown, expected = clips.ffmpeg_rgb(path), clips.ffmpeg_rgb(tmp_path / "IMG_0000.jpg")
         assert shown.shape == expected.shape
@@ -347,7 +348,7 @@ def test_upright_pictures_are_compared_with_their_video(vdeblur, tmp_path: Path)
     plain = clips.make(tmp_path / "plain.mp4", frames=2, codec=("-c:v", "libx264", "-qp", "0"), pix_fmt="yuv444p")
     source = tmp_path / "turned.mp4"
     clips.ffmpeg("-display_rotation", 90, "-i", plain, "-c", "copy", source)
-    assert vdeblur("run", source, tmp_path / "out", *IDENTITY, "--compare", "html").exit_code == 0
+    assert vdeblur("run", source, tmp_path / "out", "--pictures", *IDENTITY, "--compare", "html").exit_code == 0
     result = vdeblur("compare", source, tmp_path / "out", "--metrics")
     psnr = [float(line.split()[2]) for line in result.stdout.splitlines()[1:3]]
     assert min(psnr) > 40, result.stdout
@@ -356,12 +357,15 @@ def test_upright_pictures_are_compared_with_their_video(vdeblur, tmp_path: Path)
 def test_a_second_run_leaves_no_stale_pictures(vdeblur, tmp_path: Path) -> None:
     """B: -y onto a folder of pictures left those of the longer earlier run."""
     source, output = clips.make(tmp_path / "in.mkv", frames=6), tmp_path / "out"
-    assert vdeblur("run", source, output, *IDENTITY).exit_code == 0
-    assert vdeblur("run", source, output, *IDENTITY, "--frames", 3, "-y").exit_code == 0
+    run = ("run", source, output, "--pictures", *IDENTITY)
+    assert vdeblur(*run).exit_code == 0
+    result = vdeblur(*run, "--frames", 3, "-y")
+    assert result.exit_code == 0
+    assert "keeps" not in result.stderr
     assert sorted(path.name for path in output.iterdir()) == [f"{number:06}.png" for number in (1, 2, 3)]
     (output / "notes.txt").write_text("mine")
     still(output / "holiday.png")
-    assert vdeblur("run", source, output, *IDENTITY, "--frames", 2, "-y").exit_code == 0
+    assert vdeblur(*run, "--frames", 2, "-y").exit_code == 0
     kept = ["000001.png", "000002.png", "holiday.png", "notes.txt"]
     assert sorted(path.name for path in output.iterdir()) == kept, "only the sequence is replaced"
     tiffs = tmp_path / "tiffs"
@@ -369,6 +373,50 @@ def test_a_second_run_leaves_no_stale_pictures(vdeblur, tmp_path: Path) -> None:
     still(tiffs / "000007.tiff")
     assert vdeblur("run", tiffs, output, *IDENTITY, "-y").exit_code == 0
     assert sorted(path.name for path in output.iterdir()) == ["000007.tiff", "holiday.png", "notes.txt"]
+
+
+def test_pictures_of_others_stay(vdeblur, tmp_path: Path) -> None:
+    """B: -y replaced a folder of nothing but PNG and TIFF whole, and with it the user's own pictures."""
+    source, output = clips.make(tmp_path / "in.mkv", frames=2), tmp_path / "out"
+    output.mkdir()
+    others = ["12.png", "0000003.png", "IMG_000004.png", "holiday.tiff", "000005.jpg"]
+    for name in [*others, "000001.png", "000009.png", "1000000.tiff"]:
+        still(output / name)
+    before = {name: (output / name).read_bytes() for name in others}
+    events = vdeblur("run", source, output, "--pictures", *IDENTITY, "-y", "--json").stdout
+    assert {path.name for path in output.iterdir()} == {*others, "000001.png", "000002.png"}
+    assert {name: (output / name).read_bytes() for name in others} == before
+    warnings = [json.loads(line) for line in events.splitlines() if '"W_KEPT"' in line and '"warning"' in line]
+    assert len(warnings) == 1
+    assert "keeps 5 pictures" in warnings[0]["message"]
+
+
+def test_a_pattern_replaces_its_own_pictures(vdeblur, tmp_path: Path) -> None:
+    """B: so do names by a pattern."""
+    source, output = clips.make(tmp_path / "in.mkv", frames=2), tmp_path / "out"
+    output.mkdir()
+    for name in ("a_007.png", "b_007.png", "007.png", "a_7.png"):
+        still(output / name)
+    assert vdeblur("run", source, output / "a_%03d.png", *IDENTITY, "-y").exit_code == 0
+    assert sorted(path.name for path in output.iterdir()) == [
+        "007.png",
+        "a_001.png",
+        "a_002.png",
+        "a_7.png",
+        "b_007.png",
+    ]
+
+
+def test_pictures_of_the_input_are_replaced_by_name(vdeblur, tmp_path: Path) -> None:
+    """B: of a folder of pictures, the names of all its pictures count, those outside the part asked for, too."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("dawn.png", "dusk.png"):
+        still(folder / name)
+    assert vdeblur("run", folder, output, *IDENTITY).exit_code == 0
+    still(output / "mine.png")
+    assert vdeblur("run", folder, output, *IDENTITY, "--frames", 1, "-y").exit_code == 0
+    assert sorted(path.name for path in output.iterdir()) == ["dawn.png", "mine.png"]
 
 
 def test_an_output_inside_the_inputs_folder_resumes(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

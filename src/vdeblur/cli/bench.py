@@ -86,7 +86,7 @@ OF_SPEED = ("size", "frames", "repeats", "reference")
 
 
 BENCH_GROUPS = {
-    "What to measure": ("model", "device", "precision"),
+    "What to measure": ("model", "device", "precision", "threads"),
     "On a data set": ("dataset", *OF_DATASET, "offline"),
     "Speed": ("speed", *OF_SPEED),
     "Reports": ("report", "json"),

@@ -4,7 +4,6 @@ The packets of all parts are copied into the output's container, together with t
 input. The result is checked before it gets its name: an output appears complete or not at all.
 """
 
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from fractions import Fraction

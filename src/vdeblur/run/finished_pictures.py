@@ -1,4 +1,4 @@
-"""Put finished pictures where the output is to be, and remove those of an earlier output that they replace."""
+"""Move finished pictures to the output, and remove those of an earlier output that they replace."""
 
 import os
 import re

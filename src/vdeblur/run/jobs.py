@@ -84,7 +84,7 @@ def plan_job(source: Path, output: str, settings: Settings) -> RunJob:
 
     output: a file; a folder, which exists or ends in a slash: it gets a video or one picture under the input's name, or
     the pictures of a folder of pictures; a pattern such as dir/%06d.png, or with settings.pictures a folder, for
-    pictures; or `-`.
+    pictures; or `-`. For pictures a name without suffix is a folder, too.
 
     Raises: OutputError and UsageError if it does not fit the input.
     """
@@ -94,14 +94,15 @@ def plan_job(source: Path, output: str, settings: Settings) -> RunJob:
     path = Path(output)
     if names := _pattern(path):
         return RunJob(source, path.parent.absolute(), pictures=True, names=names)
-    is_folder = os.path.isdir(path) or output.endswith(("/", os.sep))
+    is_one_picture = _is_one_picture(source)
+    is_folder = os.path.isdir(path) or output.endswith(("/", os.sep)) or (is_one_picture and not path.suffix)
     if settings.pictures or os.path.isdir(source):
         return RunJob(source, path.absolute(), settings.pictures or is_folder)
     if is_folder:
         if source == demux.PIPE:
             raise UsageError("standard input has no name for a file in a folder", f"name the file: {path}/NAME.mkv")
         _check_folder(path.absolute())
-        name = _picture_name(source) if _is_one_picture(source) else _file_name(source)
+        name = _picture_name(source) if is_one_picture else _file_name(source)
         return RunJob(source, _written(path.absolute() / name, source, settings), makes_folder=True)
     if not path.suffix:
         raise UsageError(
