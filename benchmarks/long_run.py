@@ -20,7 +20,7 @@ import av
 import imageio_ffmpeg
 import psutil
 
-from vdeblur.run import batch, pipeline
+from vdeblur.run import batch, jobs, pipeline
 from vdeblur.settings import Settings
 
 KILO = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss, in bytes
@@ -89,9 +89,9 @@ def handles_and_threads(folder: Path, files: int) -> list[tuple[int, int]]:
     for number in range(1, files):
         (folder / f"{number}.mp4").write_bytes(first.read_bytes())
     settings = Settings(model="identity")
-    jobs = batch.plan_jobs([str(folder)], str(folder.parent / "out"), None, settings)
+    planned = jobs.plan_jobs([str(folder)], str(folder.parent / "out"), None, settings)
     counts = []
-    for part in (jobs[:2], jobs[2:]):
+    for part in (planned[:2], planned[2:]):
         batch.check_outcomes(batch.run_jobs(part, settings))
         counts.append((psutil.Process().num_fds(), threading.active_count()))
     return counts

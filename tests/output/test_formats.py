@@ -250,7 +250,7 @@ def test_ycgco_is_read_as_ycgco(vdeblur, tmp_path: Path) -> None:
     with package.open(coded) as video:
         seen = numpy.stack([255 * frame.rgb().permute(1, 2, 0).numpy() for frame in video])
     assert abs(seen - clips.rgb(source)).max() < 2
-    run(vdeblur, coded, tmp_path / "pictures")
+    run(vdeblur, coded, tmp_path / "pictures", "--pictures")
     run(vdeblur, coded, tmp_path / "rgb10.mkv", "--pix-fmt", "gbrp10le", "-c", "ffv1")
     run(vdeblur, coded, tmp_path / "same.mkv", "--lossless")
     assert clips.psnr(clips.rgb(source), clips.rgb(tmp_path / "rgb10.mkv")) > 45

@@ -15,7 +15,7 @@ import pytest
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur.errors import BatchError, ExitStatus
-from vdeblur.run import batch, pipeline
+from vdeblur.run import batch, jobs, pipeline
 from vdeblur.settings import Settings
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
@@ -180,11 +180,11 @@ def test_fifty_files_leave_no_threads_and_no_handles(tmp_path: Path, at_once: in
         (folder / f"{number}.mp4").write_bytes(first.read_bytes())
     (folder / "25.mp4").write_bytes(b"bad")
     settings = Settings(model="identity")
-    jobs = batch.plan_jobs([str(folder)], str(tmp_path / "out"), None, settings)
-    batch.run_jobs(jobs[:2], settings, at_once)  # libraries start what they keep
+    planned = jobs.plan_jobs([str(folder)], str(tmp_path / "out"), None, settings)
+    batch.run_jobs(planned[:2], settings, at_once)  # libraries start what they keep
     ours = psutil.Process()
     before = ours.num_fds(), threading.active_count(), ours.num_threads()
-    outcomes = batch.run_jobs(jobs[2:], settings, at_once)
+    outcomes = batch.run_jobs(planned[2:], settings, at_once)
     with pytest.raises(BatchError, match="1 of 48 files failed"):
         batch.check_outcomes(outcomes)
     assert sum(isinstance(outcome.result, pipeline.RunResult) for outcome in outcomes) == 47

@@ -17,7 +17,7 @@ from vdeblur import threads
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.look import compose
 from vdeblur.restore import color, memory, scenes, streams, watch
-from vdeblur.run import assemble, batch, compare_input, context, file_run, loading, parts, pipeline, sample, store
+from vdeblur.run import assemble, batch, compare_input, context, file_run, jobs, loading, parts, pipeline, sample, store
 from vdeblur.run.context import Context
 from vdeblur.settings import Cut, EncodeOptions, Settings
 from vdeblur.source import deinterlace, demux, video
@@ -142,7 +142,7 @@ def test_a_signal_during_the_comparison_leaves_the_output(tmp_path: Path) -> Non
     told: list[str] = []
     with pytest.raises(InterruptedRunError, match=r"out\.mkv is done, out_side\.mkv is not"):
         batch.run_job(
-            batch.RunJob(source, output),
+            jobs.RunJob(source, output),
             settings,
             notify=lambda event, facts: told.append(event),
             stop=lambda: ExitStatus.INTERRUPTED if "file_done" in told else None,
@@ -362,11 +362,11 @@ def test_the_peak_begins_anew() -> None:
 
 
 def test_a_comparison_of_all_modes_has_a_name() -> None:
-    job = batch.RunJob(Path("in.mp4"), Path("/out/a.b.mkv"))
+    job = jobs.RunJob(Path("in.mp4"), Path("/out/a.b.mkv"))
     for mode in (*compose.MODES, "html"):
         path = compare_input.comparison_path(job.output, Settings(compare=mode))
         assert path == Path(f"/out/a.b_{mode}{'.html' if mode == 'html' else '.mkv'}")
-    odd = batch.RunJob(Path("in.mp4"), Path("/out/a.film"))
+    odd = jobs.RunJob(Path("in.mp4"), Path("/out/a.film"))
     assert (
         compare_input.comparison_path(odd.output, Settings(compare="side", encoding=EncodeOptions(format="mp4"))).suffix
         == ".mp4"

@@ -31,7 +31,7 @@ NAMES_FILE = re.compile(
     r"($|-)|(file|path|stats)$|^(roi|debug|errlog)$"
 )
 HARMLESS = re.compile(
-    r"(csv-)?log-level|(no-|mb-)?info|(input|output|recon)-(depth|csp|res)|fast-?first-?pass|multi-?pass|slow-firstpass"
+    r"(csv-)?log-level|(no-|mb-)?info|(input|output|recon)-(depth|csp|res)|fast-?first-?pass|multi-?pass|slow-firstpass|profile"
 )
 # Options that take a file's name or one of these words.
 WORDS = {"scaling-list": r"off|default", "cqm": r"flat|jvt", "film-grain": r"\d+", "aom-film-grain": r""}

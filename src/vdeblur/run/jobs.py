@@ -172,10 +172,10 @@ def _sources_of_folder(path: Path, recursive: bool) -> list[Path]:
     if videos and pictures:
         raise InputError(f"{path} holds both videos and pictures", "name the videos one by one, or move one kind away")
     if not videos and not pictures:
-        error = no_pictures(path)
+        fault = no_pictures(path)
         if any(entry.is_dir() and not entry.name.startswith(".") for entry in everything):
-            error.hint = "add --recursive for the folders in it"
-        raise error
+            fault.hint = "add --recursive for the folders in it"
+        raise fault
     return videos or [path]
 
 

@@ -21,9 +21,10 @@ from typing import Any
 from vdeblur.errors import InterruptedRunError, UsageError, VdeblurError, error_facts
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models import own, weights
-from vdeblur.run.batch import Outcome, RunJob, row_of, run_job, run_jobs, total_of
+from vdeblur.run.batch import Outcome, row_of, run_job, run_jobs, total_of
 from vdeblur.run.compare_input import check_comparison, compare_with_input
 from vdeblur.run.context import RunResult
+from vdeblur.run.jobs import RunJob
 from vdeblur.run.loading import BEST
 from vdeblur.run.pipeline import restore_file
 from vdeblur.run.segments import Division

@@ -134,6 +134,7 @@ class Trainer:
             self._restore(state)
         self.learner.distribute(self._warn)
         makes_clips = self._makes_clips()
+        self.loader: data.Loader | MixtureLoader
         self.loader, held_out, held_out_clips = self._mixture() if makes_clips else self._pairs()
         below = recipe.mixture.below if makes_clips and recipe.mixture else None
         frames, samples = self.training.validation_frames, task.out / "samples"

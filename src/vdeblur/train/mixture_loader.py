@@ -8,13 +8,13 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
 import torch
-from numpy.random import Generator, SeedSequence, default_rng
+from numpy.random import SeedSequence, default_rng
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -100,7 +100,7 @@ class MixtureLoader:
         newest = FIRST - 1 + int(batch / self.batches_per_chunk)
         return max(newest - self.mixture.kept + 1, 0), newest
 
-    def _chunks_from(self, first: int) -> Iterator[tuple[int, Tensor]]:
+    def _chunks_from(self, first: int) -> Generator[tuple[int, Tensor], None, None]:
         """Yield chunks with their numbers, from `first` on."""
         made = iter(
             DataLoader(
@@ -135,7 +135,7 @@ class MixtureLoader:
             frames = torch.stack(draws[at : at + size])
             yield {"blurry": frames[:, :3], "sharp": frames[:, 3]}
 
-    def _sample(self, kept: dict[int, Tensor], oldest: int, newest: int, rng: Generator) -> Tensor:
+    def _sample(self, kept: dict[int, Tensor], oldest: int, newest: int, rng: numpy.random.Generator) -> Tensor:
         """Draw a frame: three blurry ones and the sharp one, uint8 (4, 3, side, side), flipped and turned at random."""
         clip = kept[int(rng.integers(oldest, newest + 1))][int(rng.integers(self.mixture.clips))]
         middle = int(rng.integers(1, self.mixture.frames - 1))
