@@ -71,7 +71,8 @@ def run_jobs(
     """
     runner = _Runner(settings, skip_existing, log, notify, None if ask is None else _one_at_a_time(ask), stop)
     if len(jobs) > 1:
-        if not settings.dry_run:  # which downloads nothing
+        is_needed = not settings.dry_run and not (skip_existing and all(job.is_done() for job in jobs))
+        if is_needed:  # a dry run downloads nothing
             answer_questions(settings, Talk(settings.offline, settings.yes, notify, ask, stop))
         return _Batch(jobs, at_once, runner).run()
     return [runner.run(job) for job in jobs]
