@@ -53,7 +53,7 @@ def test_parts_of_lite(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(place, name, clock.calls(getattr(place, name), seconds))
     monkeypatch.setattr(streams, "stream", clock.items(streams.stream, lambda: 4.0))
     network = network_speed.time_network("lite", "cpu", "fp32", 64, 48, 5, str(clip))
-    assert (network.trained, network.precision, network.params) == (True, "fp32", 631_898)
+    assert (network.trained, network.precision, network.params) == (True, "fp32", 325_570)
     assert network.stages == {"color": 1.0, "scenes": 2.0, "tiles": 3.0, "network": 4.0, "difference": 5.0}
     assert 0 < network.network_seconds.median <= network.network_seconds.p95
     assert network.network_fps < 5 / network.network_seconds.p95
