@@ -280,10 +280,10 @@ def parse_bitrate(value: object) -> int:
     Raises: UsageError.
     """
     found = BITRATE.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
-    bits = round(float(found[1]) * BITRATE_UNITS[found[2].lower()]) if found else 0
+    bits = float(found[1]) * BITRATE_UNITS[found[2].lower()] if found else 0.0
     if not 1000 <= bits <= LARGEST_BITRATE:
         raise UsageError(f"bitrate {value!r} is not between 1k and 2G bits per second", "use a number such as 8M")
-    return bits
+    return round(bits)
 
 
 def _seconds(name: str, value: Any) -> Fraction | None:

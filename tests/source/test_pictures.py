@@ -314,6 +314,27 @@ def test_exif_video_keeps_its_rotation(vdeblur, tmp_path: Path) -> None:
         assert abs(shown.astype(int) - expected).mean() < 6, path.name
 
 
+def test_one_picture_into_a_folder_that_exists(vdeblur, tmp_path: Path) -> None:
+    """A1: it stands there under its own name, beside what is there."""
+    source, folder = photo(tmp_path / "photo.jpg", 6), tmp_path / "out"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    assert vdeblur("run", source, folder, *IDENTITY).exit_code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "photo.png"]
+    line = one_line(vdeblur("run", source, folder, *IDENTITY), ExitStatus.OUTPUT)
+    assert "exists already" in line
+    assert vdeblur("run", still(tmp_path / "scan.tiff"), folder, *IDENTITY).exit_code == 0
+    assert (folder / "scan.tiff").exists()
+
+
+def test_an_animation_in_a_list_is_a_video(vdeblur, tmp_path: Path) -> None:
+    """A1: only one picture keeps a picture's suffix."""
+    source, other = tmp_path / "anim.png", clips.make(tmp_path / "in.mp4", frames=2)
+    clips.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=10", "-frames:v", 4, "-f", "apng", source)
+    assert vdeblur("run", source, other, f"{tmp_path}/out/", *IDENTITY).exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["anim.mkv", "in.mp4"]
+
+
 def test_a_network_with_neighbours_says_what_one_picture_means(vdeblur, tmp_path: Path) -> None:
     """A1: a network that needs neighbours says what it can do with one frame."""
     source = still(tmp_path / "photo.png")

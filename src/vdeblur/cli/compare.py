@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdeblur.cli.report import HumanReporter, reported
-from vdeblur.cli.types import NamesType
+from vdeblur.cli.types import NamesType, TimeType
 from vdeblur.errors import UsageError
 from vdeblur.events import ignore
 from vdeblur.settings import COMPARE_MODES
@@ -30,10 +30,12 @@ class OffsetType(click.ParamType):
         """Return the seconds; None for auto."""
         if value == "auto" or isinstance(value, Fraction):
             return None if value == "auto" else value
+        text = str(value)
         try:
-            return Fraction(str(value))
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{value!r} is neither seconds, as 4.5, nor auto", param, context)
+            seconds = TimeType().convert(text.removeprefix("-"), param, context)
+        except click.BadParameter:
+            self.fail(f"{text!r} is neither seconds, as 4.5, nor auto", param, context)
+        return -seconds if text.startswith("-") else seconds
 
 
 @click.command("compare", short_help="Show two videos together, or measure how similar they are.")
