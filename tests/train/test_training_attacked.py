@@ -54,7 +54,7 @@ def test_a_link_in_place_of_the_lock(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["junk", "a,b\n1,2\n", "update,loss\nx,1\n", "update,loss\n1\n", "update\n1,2,3\n", "\xff\xfe"],
+    ["junk", "a,b\n1,2\n", "update,loss\nx,1\n", "update,loss\n1\n2,3\n", "update\n1,2,3\n", "\xff\xfe"],
 )
 def test_junk_as_log(tmp_path: Path, text: str) -> None:
     """C low: junk in log.csv was an internal error."""

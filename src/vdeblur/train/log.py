@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from vdeblur.errors import InputError, OutputError, UsageError
+from vdeblur.errors import OutputError, UsageError
 from vdeblur.events import Notify
 from vdeblur.files import write_whole
 
@@ -100,7 +100,7 @@ class Log:
     def __init__(self, path: Path, update: int, *, active: bool, tensorboard: bool) -> None:
         self.path, self.active = path, active
         self.names: list[str] = []
-        rows = _rows_until(path, update) if active else []
+        rows = [row for row in _rows(path) if int(row["update"]) <= update] if active else []
         if rows:
             self.names = list(rows[0])
             self._write(rows)
@@ -182,22 +182,11 @@ def _tensorboard(folder: Path, update: int) -> Any:
     return SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
 
 
-def _rows_until(path: Path, update: int) -> list[dict[str, Any]]:
-    """Return the rows up to an update.
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a log; none if there is no file.
 
     Raises: OutputError where the file is no log.
     """
-    try:
-        rows = [row for row in _rows(path) if int(row["update"]) <= update]
-        if any(None in row or None in row.values() for row in rows):
-            raise ValueError("rows of other lengths")
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        reason = f"{path} is not a log of vdeblur train ({error})"
-        raise OutputError(reason, "move it away; the training continues without it") from error
-    return rows
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
@@ -208,9 +197,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         if any(None in row or None in row.values() or not row["update"].isdecimal() for row in rows):
             raise ValueError("its rows are not those of a training")
     except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise InputError(
-            f"{path} cannot be read: {error}", "remove or rename it; the training goes on without"
-        ) from error
+        reason = f"{path} is not a log of vdeblur train ({error})"
+        raise OutputError(reason, "move it away; the training continues without it") from error
     return rows
 
 
