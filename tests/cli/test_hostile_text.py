@@ -40,6 +40,7 @@ def test_names_of_files(vdeblur, tmp_path: Path) -> None:
     for name in ("a", f"b{EVIL}"):
         clips.make(folder / f"{name}.mp4", frames=3, codec=H264)
     (folder / f"bad{EVIL}.mp4").write_bytes(b"no video")
+    (folder / f".vdeblur-4194305-0123abcd.{EVIL}").write_bytes(b"draft")
     out = tmp_path / f"out{EVIL}"
     one, bad = folder / f"b{EVIL}.mp4", folder / f"bad{EVIL}.mp4"
     new = tmp_path / "z.mp4"
@@ -51,6 +52,9 @@ def test_names_of_files(vdeblur, tmp_path: Path) -> None:
         ("run", one, new, "-e", EVIL), ("train", "-m", "lite", "--dataset", EVIL, "--out", tmp_path / EVIL),
         ("synth", bad, out / "s"), (EVIL,), ("run", f"--{EVIL}"), ("run", one, new, "-c", EVIL),
         ("run", one, new, "-f", EVIL), ("run", one, new, "--preset", EVIL), ("run", one, new, "--pix-fmt", EVIL),
+        ("clean", folder), ("clean", folder, "--yes"), ("run", "--files-from", f"{folder}/{EVIL}", out),
+        ("run", folder, f"{out}/", "--dry-run", *RUN),
+        ("compare", one, folder / "a.mp4", "--metrics", "--labels", f"{EVIL},b"),
     ):  # fmt: skip
         result = vdeblur(*words)
         assert _is_clean(result.output), (words, result.output)

@@ -192,7 +192,7 @@ def test_junk_in_a_training(vdeblur, pairs: Path, tmp_path: Path) -> None:
         "update\n²\n".encode(),
     ):
         (out / "log.csv").write_bytes(junk)
-        refused(vdeblur(*command, 2, "--resume"), ExitStatus.INPUT, "log.csv cannot be read")
+        refused(vdeblur(*command, 2, "--resume"), ExitStatus.OUTPUT, "log.csv is not a log of vdeblur train")
         assert (out / "log.csv").read_bytes() == junk
     (out / "log.csv").write_bytes(right + right.splitlines()[-1][:3])  # killed while it wrote a row
     assert vdeblur(*command, 2, "--resume").exit_code == 0

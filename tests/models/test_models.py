@@ -235,10 +235,16 @@ def test_a_batch_asks_once_where_ctrl_c_works(
     monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
     monkeypatch.setattr(terminal, "draws_bars", lambda: False)
     monkeypatch.setattr(click, "confirm", confirm)
+    vdeblur("run", *inputs, tmp_path / "out", "-m", "toy@unpinned", "-j", at_once, "--dry-run")
+    assert not asked, "a dry run downloads nothing"
     result = vdeblur("run", *inputs, tmp_path / "out", "-m", "toy@unpinned", "-j", at_once)
     assert len(asked) == 1
     assert result.exit_code == (ExitStatus.DONE if answer else ExitStatus.MODEL), result.output
     assert len(list((tmp_path / "out").iterdir())) == (3 if answer else 0)
+    if answer:
+        vdeblur("models", "remove", "toy@unpinned")
+        assert vdeblur("run", *inputs, tmp_path / "out", "-m", "toy@unpinned", "--skip-existing").exit_code == 0
+        assert len(asked) == 1, "nothing is left to restore"
 
 
 @pytest.mark.parametrize("answer", ["y", "n"])
