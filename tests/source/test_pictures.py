@@ -352,6 +352,15 @@ def test_animated_png_stays_a_video(vdeblur, tmp_path: Path) -> None:
     assert len(clips.facts(tmp_path / "out.mkv").seconds) == 4
 
 
+def test_a_video_is_not_one_picture(vdeblur, tmp_path: Path) -> None:
+    """A1: the hint names what works."""
+    source = clips.make(tmp_path / "in.mp4", frames=2)
+    line = one_line(vdeblur("run", source, tmp_path / "out.jpg", *IDENTITY), ExitStatus.OUTPUT)
+    pattern = line.partition("name a pattern: ")[2].rstrip(")")
+    assert vdeblur("run", source, pattern, *IDENTITY).exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000001.png", "000002.png"]
+
+
 def test_several_pictures_go_into_a_folder(vdeblur, tmp_path: Path) -> None:
     """A1: each picture of a list keeps its name and kind."""
     for name in ("a.jpg", "b.png"):

@@ -198,10 +198,9 @@ class FileSink:
         """
         output = self.context.output
         if not isinstance(source, PictureSource) or len(source.files) > 1:
-            raise OutputError(
-                f"{output} is one picture, and {source.path} has more than one frame",
-                f"name a folder: {output.with_suffix('')}/",
-            )
+            folder = f"{output.with_suffix('')}/"
+            hint = f"a folder: {folder}" if isinstance(source, PictureSource) else f"a pattern: {folder}%06d.png"
+            raise OutputError(f"{output} is one picture, and {source.path} has more than one frame", f"name {hint}")
         return PictureEncoding(source.info, self.context.warn, output.suffix)
 
     def prepare(self, source: Source, loaded: Loaded) -> Workload:
