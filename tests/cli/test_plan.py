@@ -171,6 +171,9 @@ def test_streams_that_are_dropped_have_their_reason(vdeblur, tmp_path: Path) -> 
     result = vdeblur("run", source, f"{tmp_path}/frames", "--pictures", "-m", "identity", "--dry-run", "--json")
     plan = plan_of(result)
     assert (plan["container"], plan["encoder"], plan["quality"]) == ("pictures", "png", "lossless")
+    assert vdeblur("run", source, tmp_path / "p" / "%03d.png", "-m", "identity", "--frames", "1").exit_code == 0
+    result = vdeblur("run", tmp_path / "p" / "001.png", tmp_path / "a.jpg", "-m", "identity", "--dry-run", "--json")
+    assert plan_of(result)["quality"] == "quantiser scale 2 of 2 to 31"
     assert plan["drop_reasons"] == ["has no place in pictures"] * 2
     plan = plan_of(vdeblur("run", source, tmp_path / "out.mp4", *FAST, "--dry-run", "--json"))
     assert any("becomes mov_text" in stream for stream in plan["convert"])

@@ -46,6 +46,11 @@ class PictureEncoding:
         if layout.bits > 8 and (held is None or held.bits == 8):
             warn("W_PIX_FMT", f"{self.suffix} holds 8 bits of the {layout.bits} (.png and .tiff hold 16)")
 
+    @property
+    def quality(self) -> str:
+        """The quality in words."""
+        return f"quantiser scale {PICTURE_OPTIONS['mjpeg']['qmax']} of 2 to 31" if self.codec == "mjpeg" else "lossless"
+
     def name_of(self, frame: Frame, number: int) -> str:
         """Return a frame's file name: by the pattern, else that of the input's picture, else its number, from 1."""
         if self.names:

@@ -124,7 +124,7 @@ def _output_facts(context: Context, encoding: Encoding) -> dict[str, object]:
         facts |= {"container": encoding.container_name, "encoder": encoding.coding.encoder.name}
         return facts | {"pixel_format": encoding.format, "quality": quality_in_words(encoding.coding)}
     facts |= {"container": "pictures", "encoder": encoding.codec}
-    return facts | {"pixel_format": encoding.format, "quality": "lossless"}
+    return facts | {"pixel_format": encoding.format, "quality": encoding.quality}
 
 
 def _plan_facts(

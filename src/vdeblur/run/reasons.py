@@ -24,7 +24,9 @@ def reasons_of(
         reasons |= {"encoder": _encoder_reason(settings, info, encoding), "container": _container_reason(settings)}
         reasons["pixel_format"] = _format_reason(settings, info, encoding)
     else:
-        reasons |= {"encoder": "lossless pictures", "container": "the output is a folder"}
+        is_named = encoding.is_single or encoding.names
+        reasons["encoder"] = "by the output's suffix" if is_named else "without loss: TIFF for TIFF, otherwise PNG"
+        reasons["container"] = "the output is one picture" if encoding.is_single else "the output is a folder"
         reasons["pixel_format"] = f"what {encoding.codec} holds of {info.picture_format}"
     return reasons
 
@@ -39,7 +41,7 @@ def _precision_reason(settings: Settings, loaded: Loaded) -> str:
     if settings.precision != "auto":
         return "as named"
     if loaded.precision != "fp32":
-        return f"{loaded.model} keeps its quality in {loaded.precision}, and {loaded.device} computes it in hardware"
+        return f"{loaded.model} keeps its quality in {loaded.precision}, and {loaded.device} is faster in it"
     if not loaded.network.half_precision:
         return f"{loaded.model} loses quality in half precision"
     return f"{loaded.device} is not quicker in a precision in which {loaded.model} keeps its quality"
