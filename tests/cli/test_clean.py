@@ -1,7 +1,6 @@
 """`vdeblur clean`: what interrupted runs left is listed and removed, and nothing else."""
 
 import json
-import os
 from pathlib import Path
 
 import filelock
@@ -9,6 +8,7 @@ import pytest
 
 from tests import clips
 from vdeblur.errors import ExitStatus, InterruptedRunError
+from vdeblur.files import process_tag
 from vdeblur.run.pipeline import restore_file
 from vdeblur.run.store import folder_of
 from vdeblur.settings import Settings
@@ -60,13 +60,17 @@ def test_what_is_in_use_stays(vdeblur, interrupted: Path) -> None:
 
 def test_drafts_of_killed_processes(vdeblur, tmp_path: Path) -> None:
     """D6: of compare and sample; those of processes that live stay."""
-    gone = 2**22 + 1  # above the largest number of a process on Linux
-    for process in (gone, os.getpid()):
-        (tmp_path / f".vdeblur-{process}-0123abcd.mp4").write_bytes(b"draft")
-    (tmp_path / "mine.mp4").write_bytes(b"mine")
+    own = process_tag()
+    gone = f"{own.partition('-')[0]}-{2**22 + 1}"  # above the largest number of a process on Linux
+    kept = {f".vdeblur-{own}-0123abcd.draft.mp4", ".vdeblur-12345-0123abcd", ".vdeblur-sample-0123abcd", "mine.mp4"}
+    for name in (*kept, f".vdeblur-{gone}-0123abcd.draft.mp4"):
+        (tmp_path / name).write_bytes(b"draft")
+    samples = tmp_path / f".vdeblur-sample-{gone}-0123abcd.draft"
+    samples.mkdir()
+    (samples / "0.mp4").write_bytes(b"sample")
     result = vdeblur("clean", tmp_path, "--yes")
     assert result.exit_code == 0, result.output
-    assert {path.name for path in tmp_path.iterdir()} == {f".vdeblur-{os.getpid()}-0123abcd.mp4", "mine.mp4"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_nothing_of_others_is_removed(vdeblur, interrupted: Path, tmp_path: Path) -> None:

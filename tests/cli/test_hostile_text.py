@@ -40,7 +40,7 @@ def test_names_of_files(vdeblur, tmp_path: Path) -> None:
     for name in ("a", f"b{EVIL}"):
         clips.make(folder / f"{name}.mp4", frames=3, codec=H264)
     (folder / f"bad{EVIL}.mp4").write_bytes(b"no video")
-    (folder / f".vdeblur-4194305-0123abcd.{EVIL}").write_bytes(b"draft")
+    (folder / f".vdeblur-0123abcd-4194305-0123abcd.draft.{EVIL[:9]}").write_bytes(b"draft")
     out = tmp_path / f"out{EVIL}"
     one, bad = folder / f"b{EVIL}.mp4", folder / f"bad{EVIL}.mp4"
     new = tmp_path / "z.mp4"

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
-import psutil
 
 from vdeblur.files import is_draft_in_use
 from vdeblur.run.segment_record import JUNK, read_json
 from vdeblur.run.state_folder import LOCK, STATE, check_state_folder, clear_state_folder
 from vdeblur.run.store import folder_of
 
-# Names that earlier versions gave to drafts, with the process's number, and to folders of samples.
-EARLIER_DRAFT = re.compile(r"\.vdeblur-(?:sample-)?(?P<process>[0-9]{1,9})-[0-9a-z_]{8}(?:\..*)?", re.DOTALL)
-EARLIER_SAMPLE = re.compile(r"\.vdeblur-sample-[0-9a-z_]{8}")
+SAMPLES = ".vdeblur-sample-"  # begins the name of a folder of samples; other drafts are files
 SEGMENTS = re.compile(r"\.vdeblur-.*-[0-9a-f]{8}", re.DOTALL)  # a folder of segments; see folder_of
 
 
@@ -89,11 +86,9 @@ def _as_leftover(path: Path) -> Leftover | None:
         if SEGMENTS.fullmatch(path.name) and (state := _state_of(path)) is not None:
             output, frames = state
             return _measured(path, output, frames, _is_locked(path))
-        if EARLIER_SAMPLE.fullmatch(path.name):
-            return _measured(path, None, 0, False)
+        if not path.name.startswith(SAMPLES):
+            return None
     in_use = is_draft_in_use(path)
-    if in_use is None and (draft := EARLIER_DRAFT.fullmatch(path.name)):
-        in_use = psutil.pid_exists(int(draft["process"]))
     return None if in_use is None else _measured(path, None, 0, in_use)
 
 
