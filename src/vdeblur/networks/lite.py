@@ -52,7 +52,7 @@ WEIGHING = 64  # width of the small network that predicts the samples' weights f
 
 
 class View(NamedTuple):
-    """What is seen of a frame along its motion.
+    """A frame, and its samples along the motion.
 
     pixels: (B, 3 + SAMPLES, H, W), RGB and samples, of about unit variance. coarse: (B, COARSE, H/4, W/4), both
     motions, in pixels of that size, then energies, speed and bend.

@@ -333,7 +333,7 @@ class Trainer:
         return {
             "update": self.learner.update,
             "seconds": round(self.progress.seconds),
-            "dataset": task.dataset if task.data_folder is None else f"{task.dataset} (a copy)",
+            "dataset": Path(task.dataset).name if task.data_folder is None else f"{task.dataset} (a copy)",
             "init": task.init,
             "score": score,
             "version": __version__,
