@@ -132,8 +132,10 @@ class Trainer:
         if state is not None:
             self._restore(state)
         self.learner.distribute(self._warn)
-        self.loader, held_out, held_out_clips = self._mixture() if self._makes_clips() else self._pairs()
-        frames, below, samples = self.training.validation_frames, self.training.below, task.out / "samples"
+        makes_clips = self._makes_clips()
+        self.loader, held_out, held_out_clips = self._mixture() if makes_clips else self._pairs()
+        below = recipe.mixture.below if makes_clips and recipe.mixture else None
+        frames, samples = self.training.validation_frames, task.out / "samples"
         self.validator = Validator(self.learner.objective, held_out, held_out_clips, frames, group, samples, below)
 
         self.folder.write_recipe(state, task.options, self._warn)

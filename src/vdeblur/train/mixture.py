@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from vdeblur.errors import UsageError
 from vdeblur.train.coder import Coder
-from vdeblur.train.rules import COUNT, TEXT, Rule, list_of
+from vdeblur.train.rules import COUNT, POSITIVE, TEXT, Rule, list_of
 from vdeblur.train.sharp_pictures import GAMMA, SharpPictures
 
 # At these places within a pixel, in turn, sub-frames are drawn: together they average over the pixel's area.
@@ -49,7 +49,8 @@ class Mixture:
     clips: made together; a square number, as they are compressed as one mosaic. frames: of a clip. side: of a frame, in
     pixels. window: side of the windows of sharp pictures. uses: how often each frame trains, in the mean. kept: batches
     of clips from which training draws. held_out: videos that validate, beside one photograph in ten.
-    validation: batches of clips to validate on.
+    validation: batches of clips to validate on. below: only frames whose blurry PSNR is lower, in dB, decide which weights
+    are best.
 
     Raises: UsageError for sizes that do not fit.
     """
@@ -62,6 +63,7 @@ class Mixture:
     kept: Annotated[int, COUNT] = 96
     held_out: Annotated[list[str], list_of(TEXT)] = ()  # type: ignore[assignment]
     validation: Annotated[int, COUNT] = 14
+    below: Annotated[float, POSITIVE] = 34.0
 
     def __post_init__(self) -> None:
         if self.frames < 3 or self.side % 8 or self.window < 2 * self.side:

@@ -37,7 +37,7 @@ class Training:
     batch: clips in a batch, over all processes. iterations, validate_every: in updates. accumulate: parts that a
     process cuts its share of a batch into. ema: decay of the weights' moving average; None for no average.
     stop_after: validations in a row without a new best, after which training stops. validation_frames: of each
-    sequence. below: only frames whose blurry PSNR is lower decide which weights are best; None for all frames.
+    sequence.
     keep_minutes: most that is lost when a process is killed.
 
     Raises: UsageError for a batch that cannot be cut into that many parts.
@@ -53,7 +53,6 @@ class Training:
     save: Annotated[str, one_of(("fp32", "fp16"))] = "fp32"
     stop_after: Annotated[int | None, COUNT] = None
     validation_frames: Annotated[int, COUNT] = 10
-    below: Annotated[float | None, POSITIVE] = None
     keep_minutes: Annotated[float, POSITIVE] = 10.0
 
     def __post_init__(self) -> None:

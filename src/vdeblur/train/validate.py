@@ -34,7 +34,7 @@ class ValidationScore:
 
     untouched: the restorations' PSNR over frames whose input equals the sharp frame; None without such frames. They
     count in no other mean, unless there are no others: then blurry is PERFECT, and psnr is untouched. mild_gain: the
-    gain in dB of frames with so little blur that they count in no other mean, see Training.below; None without any.
+    gain in dB of frames with so little blur that they count in no other mean, see Mixture.below; None without any.
     """
 
     blurry: float
@@ -71,7 +71,7 @@ class Validator:
     """Validates a training on held-out sequences.
 
     clips: of these sequences, for an objective that restores nothing yet: its loss on them is the score. frames: of
-    each sequence. samples: the folder for sample pictures. below: see Training.
+    each sequence. samples: the folder for sample pictures. below: see Mixture.
     """
 
     objective: Objective
