@@ -2,8 +2,8 @@
 
     python examples/train_lite_on_gpu.py FOOTAGE OUT [--minutes 7] [--init lite] [--batch 256]
 
-FOOTAGE is a folder of sharp photographs and videos. Clips are made on the GPU, between the steps, so that it never waits
-for the CPU. The learning rate follows the clock: it reaches 0 when the time is over. OUT gets weights every two minutes
+FOOTAGE is a folder of sharp photographs and videos. Clips are made on the GPU, between the steps, so it never waits for
+the CPU. The learning rate follows the clock: it reaches 0 when the time is over. OUT gets weights every two minutes
 and at the end, for `vdeblur run --weights`. Without --batch, the batch that trains most frames a second is chosen.
 """
 

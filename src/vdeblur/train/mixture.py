@@ -49,8 +49,8 @@ class Mixture:
     clips: made together; a square number, as they are compressed as one mosaic. frames: of a clip. side: of a frame, in
     pixels. window: side of the windows of sharp pictures. uses: how often each frame trains, in the mean. kept: batches
     of clips from which training draws. held_out: videos that validate, beside one photograph in ten.
-    validation: batches of clips to validate on. below: only frames whose blurry PSNR is lower, in dB, decide which weights
-    are best.
+    validation: batches of clips to validate on. below: only frames whose blurry PSNR is lower, in dB, decide which
+    weights are best.
 
     Raises: UsageError for sizes that do not fit.
     """
