@@ -242,7 +242,7 @@ from tests.restore.test_restore import CPU, DeviceError, Settings, NETWORKS, Res
 
 network, clip = NETWORKS["lite"]().eval(), list(frames(3, size=(360, 640)))
 def restore(tile):
-    settings = Settings(tile=tile)
+    settings = Settings(tile=tile, tile_overlap=32)
     planned = plan.plan_tiles(settings, 360, 640, network, CPU)
     restorer = Restorer(network, planned, CPU, settings, warn=print)
     assert len(pictures(restorer.restore(iter(clip)))) == 3
