@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vdeblur.models import weights
 from vdeblur.networks import lite
 from vdeblur.networks.lite import Lite, look_along_motion, luma_of
+from vdeblur.restore import streams, tiles
 
 SHIFT = 4.0  # pixels a frame, to the right
 
@@ -111,3 +113,17 @@ def test_gradients_reach_every_parameter() -> None:
     network(*(torch.rand(1, 3, 32, 32) for _ in range(3))).square().mean().backward()
     assert all(bool(parameter.grad.any()) for parameter in network.parameters() if parameter.grad is not None)
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_tiles_hardly_change_the_result() -> None:
+    """Motion and statistics are those of the whole frame, so tiles differ only by the convolutions' borders."""
+    network = weights.load_model("lite").eval()
+    picture = F.interpolate(texture(320), (192, 320), mode="bilinear")
+    frames = [picture.roll(4 * shift, 3) for shift in range(3)]
+    needs = tiles.TileNeeds.of(network)
+    plans = [tiles.cut_tiles(192, 320, tile, network.overlap, needs) for tile in (None, (160, 160))]
+    with torch.inference_mode():
+        whole, tiled = (list(streams.stream(network, iter(frames), plan))[1] for plan in plans)
+    assert (whole - frames[1]).abs().max() > 0.02
+    assert (whole - tiled).abs().max() < 1.5 / 255
+    assert (whole - tiled).abs().mean() < 0.02 * (whole - frames[1]).abs().mean()

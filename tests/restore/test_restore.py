@@ -238,11 +238,25 @@ def test_real_errors_of_a_cpu_are_recognised() -> None:
 SHORT_OF_MEMORY = """
 import resource
 import torch
-from tests.restore.test_restore import CPU, DeviceError, Settings, NETWORKS, Restorer, frames, pictures, plan
+from torch import nn
+from tests.restore.test_restore import CPU, DeviceError, Network, Settings, Restorer, frames, pictures, plan
 
-network, clip = NETWORKS["lite"]().eval(), list(frames(3, size=(360, 640)))
+class Wide(Network):
+    # Two convolutions, with 59 MB of features between them for 640x360 pixels.
+
+    feeding = "frame"
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 3, 3, padding=1))
+
+    def forward(self, frame):
+        return frame + self.layers(frame)
+
+torch.manual_seed(0)
+network, clip = Wide().eval(), list(frames(3, size=(360, 640)))
 def restore(tile):
-    settings = Settings(tile=tile)
+    settings = Settings(tile=tile, tile_overlap=32)
     planned = plan.plan_tiles(settings, 360, 640, network, CPU)
     restorer = Restorer(network, planned, CPU, settings, warn=print)
     assert len(pictures(restorer.restore(iter(clip)))) == 3
@@ -265,7 +279,7 @@ else:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its own memory as Linux does")
-def test_a_real_network_with_too_little_memory() -> None:
+def test_real_convolutions_with_too_little_memory() -> None:
     """Raise the limit step by step: how much is needed differs by machine."""
     freed_at_once = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}  # or the heap keeps what the first runs took
     done = subprocess.run(
@@ -433,19 +447,19 @@ def test_other_errors_pass_through() -> None:
 
 
 def test_the_command_line_reports_it(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = NETWORKS["lite"].forward
+    difference = NETWORKS["lite"].difference
 
-    def limited(self: Network, previous: Tensor | None, frame: Tensor, following: Tensor | None) -> Tensor:
-        if frame.shape[3] > most:
+    def limited(self: Network, pixels: Tensor, coarse: Tensor) -> Tensor:
+        if pixels.shape[3] > most:
             raise torch.OutOfMemoryError("out of memory")
-        return forward(self, previous, frame, following)
+        return difference(self, pixels, coarse)
 
-    monkeypatch.setattr(NETWORKS["lite"], "forward", limited)
-    source = clips.make(tmp_path / "in.mkv", size="160x120", frames=4)
-    most = 80
+    monkeypatch.setattr(NETWORKS["lite"], "difference", limited)
+    source = clips.make(tmp_path / "in.mkv", size="320x240", frames=4)
+    most = 160
     result = vdeblur("run", source, tmp_path / "out.mkv")
     assert result.exit_code == 0, result.output
-    assert "cpu was out of memory; continuing with tiles of 80x80" in result.output
+    assert "cpu was out of memory; continuing with tiles of 160x160" in result.output
     assert clips.facts(tmp_path / "out.mkv").seconds == clips.facts(source).seconds
     most = 0
     result = vdeblur("run", source, tmp_path / "none.mkv")

@@ -42,6 +42,7 @@ LAGS = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 REACHES = (2, 3, 4)
 MEANS = (1, 3, 4, 5)  # lags, by index, of which the mean of both samples is a sample of its own
 QUOTIENT_FLOOR = 1e-4  # linear light; keeps a step's quotient finite in the dark
+STRIP = 1 << 16  # pixels that are sampled at once, at most
 BRIGHTEST = 1.2  # linear light after a step, above white
 SAMPLES = len(REACHES) + len(MEANS) + 2  # and both neighbours, warped onto the frame
 LEVELS = 4  # energies are averaged over windows of 12, 48 and 112 pixels, and over the whole frame
@@ -68,11 +69,12 @@ class Lite(Network):
     channels: width of the features. blocks: residual blocks on them.
     """
 
-    feeding = "neighbours"  # takes a frame with the previous and the next one, see streams.py
+    feeding = "view"  # looks at a frame with its neighbours, then restores tiles; see streams.py
     multiple = SCALE
+    overlap = 64  # in tiles of 256 pixels, 8-bit results then differ from the whole frame's by 0.2 at most
     half_precision = ("fp16", "bf16")  # convolutions only; motion and sampling stay in float32
-    memory = Memory(tile=392, frame=118)
-    half_memory = Memory(tile=312, frame=119)
+    memory = Memory(tile=144, frame=209)
+    half_memory = Memory(tile=85, frame=215)
 
     def __init__(self, channels: int = 64, blocks: int = 4) -> None:
         super().__init__()
@@ -95,17 +97,22 @@ class Lite(Network):
 
         previous, following: its neighbours, of the same shape; None beyond the ends of a scene.
         """
-        return frame + self.difference(look_along_motion(previous, frame, following))
+        return frame + self.difference(*self.look(previous, frame, following))
 
-    def difference(self, view: View) -> Tensor:
-        """Compute the correction to a frame, (B, 3, H, W) float32."""
+    @staticmethod
+    def look(previous: Tensor | None, frame: Tensor, following: Tensor | None) -> View:
+        """Return what `difference` needs of a frame; see look_along_motion."""
+        return look_along_motion(previous, frame, following)
+
+    def difference(self, pixels: Tensor, coarse: Tensor) -> Tensor:
+        """Compute the correction to a frame, (B, 3, H, W) float32, from the parts of its view."""
         dtype = self.reconstruct.weight.dtype
-        coarse = view.coarse.to(dtype).contiguous(memory_format=torch.channels_last)
-        features = self.extract(view.pixels.to(dtype)) + self.extract_coarse(coarse)
+        coarse = coarse.to(dtype).contiguous(memory_format=torch.channels_last)
+        features = self.extract(pixels.to(dtype)) + self.extract_coarse(coarse)
         direct, fine = self.reconstruct(self.refine(features)).split((3 * SCALE**2, SAMPLES), 1)
         weights = (fine + self.weigh(coarse[:, 4:])).float()  # (B, SAMPLES, H/4, W/4)
         weights = F.interpolate(weights, scale_factor=SCALE, mode="bilinear", align_corners=False)
-        along = weights.mul_(view.pixels[:, 3:]) if not weights.requires_grad else weights * view.pixels[:, 3:]
+        along = weights.mul_(pixels[:, 3:]) if not weights.requires_grad else weights * pixels[:, 3:]
         change = F.pixel_shuffle(direct.float().contiguous(), SCALE) * (CONTRAST / DETAIL)
         return change + along.sum(1, keepdim=True) / DETAIL  # weighted samples change luma, so all channels alike
 
@@ -152,32 +159,68 @@ def _sample(luma: Tensor, travel: Tensor, samples: Tensor) -> Tensor:
     """
     coded = luma.clamp(DARKEST)
     light = coded.pow(GAMMA)
-    here, step = lucas_kanade.pixel_grid(luma), lucas_kanade.grid_units(travel)
-    grids, leading = [], []
-    total, blurred = light.clone(), []
+    quotients = light.new_empty(len(light), len(REACHES), *light.shape[-2:])
+    leading = luma.new_empty(len(luma), len(LAGS), luma.shape[-2] // 2, luma.shape[-1] // 2)
+    line = _Line(luma, travel)
+    for rows in line.strips:
+        _blur_strip(light, coded, line, rows, samples, quotients, leading)
+    for rows in line.strips:
+        _restore_strip(quotients, light, coded, line, rows, samples)
+    return leading
+
+
+class _Line:
+    """Positions along the motion, as sample_at takes them, for some rows at a time.
+
+    In strips, intermediate results stay in a processor's cache, and memory does not grow with the frame.
+    """
+
+    def __init__(self, luma: Tensor, travel: Tensor) -> None:
+        height, width = luma.shape[-2:]
+        self.travel = travel
+        self.here = lucas_kanade.pixel_grid(luma)
+        self.units = luma.new_tensor([2 / width, 2 / height])
+        length = max(STRIP // (len(luma) * width), 1) * 2
+        self.strips = [slice(first, min(first + length, height)) for first in range(0, height, length)]
+
+    def at(self, rows: slice, lag: float) -> tuple[Tensor, Tensor]:
+        """Return the positions ahead of and behind each pixel of these rows, (B, rows, W, 2) each."""
+        step = self.travel[:, :, rows].permute(0, 2, 3, 1) * (self.units * lag)
+        return self.here[:, rows] + step, self.here[:, rows] - step
+
+
+def _blur_strip(
+    light: Tensor, coded: Tensor, line: _Line, rows: slice, samples: Tensor, quotients: Tensor, leading: Tensor
+) -> None:
+    """Write the means of each lag, and the quotients of light and blurred light of each exposure, of some rows."""
+    own, own_coded = light[:, :, rows], coded[:, :, rows]
+    halves = slice(rows.start // 2, rows.stop // 2)
+    total = own.clone()
     for index, lag in enumerate(LAGS):
-        both = [torch.add(here, step, alpha=sign * lag) for sign in (1, -1)]
-        ahead, behind = (lucas_kanade.sample_at(light, grid) for grid in both)
-        leading.append(_thinned(ahead).pow(1 / GAMMA).sub_(_thinned(coded)))
+        ahead, behind = (lucas_kanade.sample_at(light, grid) for grid in line.at(rows, lag))
+        leading[:, index : index + 1, halves] = _thinned(ahead).pow(1 / GAMMA).sub_(_thinned(own_coded))
         ahead += behind
         if index in MEANS:
             place = len(REACHES) + MEANS.index(index)
-            torch.sub(ahead.mul(0.5).pow_(1 / GAMMA), coded, out=samples[:, place : place + 1])
+            samples[:, place : place + 1, rows] = ahead.mul(0.5).pow_(1 / GAMMA).sub_(own_coded)
         if index < REACHES[-1]:
-            grids += [(index, grid) for grid in both]
             total += ahead
             if index + 1 in REACHES:
-                blurred.append(total / (2 * index + 3))
-    # One step for all exposures together: light times the mean, along the same line, of light over blurred light.
-    quotients = torch.cat(blurred, 1).add_(QUOTIENT_FLOOR).reciprocal_().mul_(light)  # (B, 3, H, W)
-    means = quotients.clone()
-    for index, grid in grids:
+                place = REACHES.index(index + 1)
+                blurred = total / (2 * index + 3)
+                quotients[:, place : place + 1, rows] = own / blurred.add_(QUOTIENT_FLOOR)
+
+
+def _restore_strip(quotients: Tensor, light: Tensor, coded: Tensor, line: _Line, rows: slice, samples: Tensor) -> None:
+    """Write the result of a Richardson-Lucy step for each exposure: light times the mean of quotients."""
+    means = quotients[:, :, rows].clone()
+    for index in range(REACHES[-1]):
         first = sum(reach <= index for reach in REACHES)  # exposures that do not reach this lag stay as they are
-        means[:, first:] += lucas_kanade.sample_at(quotients[:, first:], grid)
+        for grid in line.at(rows, LAGS[index]):
+            means[:, first:] += lucas_kanade.sample_at(quotients[:, first:], grid)
     taps = means.new_tensor([2 * reach + 1 for reach in REACHES]).view(1, -1, 1, 1)
-    restored = means.div_(taps).mul_(light).clamp_(0, BRIGHTEST).pow_(1 / GAMMA)
-    torch.sub(restored, coded, out=samples[:, : len(REACHES)])
-    return torch.cat(leading, 1)
+    restored = means.div_(taps).mul_(light[:, :, rows]).clamp_(0, BRIGHTEST).pow_(1 / GAMMA)
+    samples[:, : len(REACHES), rows] = restored.sub_(coded[:, :, rows])
 
 
 def _thinned(planes: Tensor) -> Tensor:

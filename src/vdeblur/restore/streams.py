@@ -58,6 +58,19 @@ def stream_neighbours(network: Network, frames: Iterator[Tensor], plan: TilePlan
         previous, current = current, following
 
 
+def stream_views(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Feed a network that looks at a whole frame and its neighbours first, and then restores tiles by its view.
+
+    So motion and statistics of the whole frame do not depend on the tiles. Neighbours are None beyond the scene's ends.
+    """
+    previous: Tensor | None = None
+    current = next(frames, None)
+    while current is not None:
+        following = next(frames, None)
+        yield current + plan.apply(network.difference, *network.look(previous, current, following))
+        previous, current = current, following
+
+
 def stream_windows(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
     """Feed a network that restores the middle frame of a window (B, T, 3, H, W); end frames are repeated."""
     length = 2 * network.radius + 1
@@ -295,6 +308,7 @@ Feeding = Callable[..., Iterator[Tensor]]  # takes a network, an iterator of fra
 FEEDINGS: dict[str, Feeding] = {
     "frame": stream_frames,
     "neighbours": stream_neighbours,
+    "view": stream_views,
     "window": stream_windows,
     "pair": stream_pairs,
     "recurrent": stream_recurrent,
@@ -314,6 +328,7 @@ def frames_around(network: Network) -> tuple[int, int]:
     return {
         "frame": (0, 0),
         "neighbours": (1, 1),
+        "view": (1, 1),
         "window": (reach, reach),
         "pair": (1, 1),
         "recurrent": (WARM_UP, 1),

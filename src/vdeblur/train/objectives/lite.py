@@ -38,7 +38,7 @@ class LiteObjective(Objective):
             view = look_along_motion(*((None, frame, following) if side < 0.5 else (previous, frame, None)))
         else:
             view = look_along_motion(previous, frame, following)
-        restored = frame + self.network.difference(view)
+        restored = frame + self.network.difference(*view)
         error = _inner(restored - sharp).square().mean((1, 2, 3))
         losses = {"log_error": torch.log(error + self.numbers["floor"]).mean()}
         losses["loss"] = losses["log_error"]
