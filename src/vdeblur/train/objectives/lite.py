@@ -11,7 +11,6 @@ from vdeblur.networks.lite import Lite, look_along_motion, luma_of
 from vdeblur.train.objectives.base import Batch, Clip, Objective, unit_range
 from vdeblur.train.rules import NOT_NEGATIVE, POSITIVE, SHARE
 
-RIM = 8  # pixels at the border that do not count: what blurred them lies outside
 AREA = 8  # side of the blocks in which contrast is compared
 
 
@@ -39,7 +38,7 @@ class LiteObjective(Objective):
         else:
             view = look_along_motion(previous, frame, following)
         restored = frame + self.network.difference(*view)
-        error = _inner(restored - sharp).square().mean((1, 2, 3))
+        error = (restored - sharp).square().mean((1, 2, 3))
         losses = {"log_error": torch.log(error + self.numbers["floor"]).mean()}
         losses["loss"] = losses["log_error"]
         if self.numbers["contrast"]:
@@ -63,8 +62,4 @@ def _contrast(luma: Tensor) -> Tensor:
     """Return (B, 2, H', W'), the local contrast across and down."""
     across = luma[..., :-1, 1:] - luma[..., :-1, :-1]
     down = luma[..., 1:, :-1] - luma[..., :-1, :-1]
-    return F.avg_pool2d(_inner(torch.cat((across, down), 1).abs()), AREA)
-
-
-def _inner(pictures: Tensor) -> Tensor:
-    return pictures[..., RIM:-RIM, RIM:-RIM]
+    return F.avg_pool2d(torch.cat((across, down), 1).abs(), AREA)
