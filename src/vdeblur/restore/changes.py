@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from vdeblur.measure.temporal import sharpness
 
-# Measured with lite, as means of clips. Change: blurry clips of REDS and GoPro 2.2 to 3.5 codes (single frames 0.68 and
-# more), their sharp ones and nine other sharp clips 0.02 to 0.29 (single frames up to 0.52). Brightness: ordinary clips
+# Measured with lite, as means of clips. Change: blurry clips of REDS 2.5 to 4.2 codes, their sharp ones 0.62 to 0.77,
+# which are far sharper than usual video; other sharp clips less. Brightness: ordinary clips
 # 0.32 to 0.71; at a tenth of their light 0.03 to 0.04. Motion: cameras on a tripod 0.0000 to 0.0021, moving ones 0.0048
 # and more. Sharpness: as in look/frames.py, sharp frames of REDS from 0.736 on, frames out of focus 0.39.
-LITTLE = 0.5  # codes of 8 bits
+LITTLE = 1.0  # codes of 8 bits
 DARK = 0.06
 STILL = 0.002
 SHARP, SOFT = 0.70, 0.60
