@@ -464,7 +464,7 @@ def test_the_command_line_reports_it(vdeblur, tmp_path: Path, monkeypatch: pytes
     most = 0
     result = vdeblur("run", source, tmp_path / "none.mkv")
     assert result.exit_code == ExitStatus.DEVICE
-    assert "cpu is out of memory, even with tiles of 80x80" in result.output
+    assert "cpu is out of memory, even with tiles of 160x160" in result.output
     assert not (tmp_path / "none.mkv").exists()
 
 
