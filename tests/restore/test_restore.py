@@ -19,8 +19,8 @@ from tests import clips
 from tests.conftest import ROOT
 from vdeblur.errors import DeviceError, ExitStatus
 from vdeblur.frame import Frame
-from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network, dtype_of
+from vdeblur.networks.lite import Lite
 from vdeblur.restore import color, device, plan
 from vdeblur.restore.restorer import MOST_OVERFLOWS, Restorer
 from vdeblur.settings import Settings
@@ -447,14 +447,14 @@ def test_other_errors_pass_through() -> None:
 
 
 def test_the_command_line_reports_it(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    difference = NETWORKS["lite"].difference
+    difference = Lite.difference
 
-    def limited(self: Network, pixels: Tensor, coarse: Tensor) -> Tensor:
+    def limited(self: Lite, pixels: Tensor, coarse: Tensor) -> Tensor:
         if pixels.shape[3] > most:
             raise torch.OutOfMemoryError("out of memory")
         return difference(self, pixels, coarse)
 
-    monkeypatch.setattr(NETWORKS["lite"], "difference", limited)
+    monkeypatch.setattr(Lite, "difference", limited)
     source = clips.make(tmp_path / "in.mkv", size="320x240", frames=4)
     most = 160
     result = vdeblur("run", source, tmp_path / "out.mkv")

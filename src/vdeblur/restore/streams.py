@@ -63,11 +63,12 @@ def stream_views(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> 
 
     So motion and statistics of the whole frame do not depend on the tiles. Neighbours are None beyond the scene's ends.
     """
+    steps: Any = network
     previous: Tensor | None = None
     current = next(frames, None)
     while current is not None:
         following = next(frames, None)
-        yield current + plan.apply(network.difference, *network.look(previous, current, following))
+        yield current + plan.apply(steps.difference, *steps.look(previous, current, following))
         previous, current = current, following
 
 
