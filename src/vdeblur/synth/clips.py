@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vdeblur.train.coder import Coder
+from vdeblur.train.mixture import homographies
 
 GAMMA = 2.2  # display gamma, assumed to decode and encode stills
 SUPERSAMPLE = 2  # against aliasing, pictures are drawn this many times larger and averaged down
@@ -96,7 +97,7 @@ def draw_path(generator: torch.Generator, times: Tensor, speed: float, side: int
         motion += amplitude * torch.sin(2 * math.pi * times[:, None] / period + phase)
     motion = motion - motion[len(times) // 2]
 
-    matrices = _homographies(motion)
+    matrices = homographies(motion)
     # Scale the motion such that five points of the picture have the given mean speed (path length per interval).
     points = torch.tensor([[0.0, 0, 1], [0.8, 0.8, 1], [-0.8, 0.8, 1], [0.8, -0.8, 1], [-0.8, -0.8, 1]])
     for _ in range(2):  # slants are not linear, so a second time
@@ -105,22 +106,8 @@ def draw_path(generator: torch.Generator, times: Tensor, speed: float, side: int
         length = (places[1:] - places[:-1]).norm(dim=-1).sum(0).mean() * side / 2
         wanted = speed * (times[-1] - times[0])
         motion = motion * (wanted / length.clamp(1e-6))
-        matrices = _homographies(motion)
+        matrices = homographies(motion)
     return matrices
-
-
-def _homographies(motion: Tensor) -> Tensor:
-    x, y, zoom, turn, stretch, shear, slant_x, slant_y = motion.unbind(1)
-    slant_x, slant_y = slant_x.clamp(-0.4, 0.4), slant_y.clamp(-0.4, 0.4)
-    scale = zoom.clamp(-0.7, 0.7).exp()
-    stretch = stretch.clamp(-0.4, 0.4)
-    cos, sin, one = torch.cos(turn), torch.sin(turn), torch.ones_like(x)
-    rows = [
-        torch.stack((scale * cos + stretch, -scale * sin + shear.clamp(-0.4, 0.4), x), 1),
-        torch.stack((scale * sin, scale * cos - stretch, y), 1),
-        torch.stack((slant_x, slant_y, one), 1),
-    ]
-    return torch.stack(rows, 1)
 
 
 def look_through(picture: Tensor, homographies: Tensor, centre: Tensor, density: float, side: int) -> Tensor:

@@ -66,8 +66,7 @@ class MixtureLoader:
         workers: int,
     ) -> None:
         self.mixture, self.share, self.seed = mixture, share, seed
-        self.is_on_device = device.type != "cpu"
-        self.workers = 0 if self.is_on_device else workers
+        self.workers = workers if device.type == "cpu" else 0  # a GPU makes the clips itself
         self.chunks = _Chunks(mixture, pictures, seed, device)
         self.waited_seconds = self.made_seconds = 0.0
         self.made = 0
