@@ -177,16 +177,15 @@ class _Line:
 
     def __init__(self, luma: Tensor, travel: Tensor) -> None:
         height, width = luma.shape[-2:]
-        self.travel = travel
+        self.travel = lucas_kanade.grid_units(travel)
         self.here = lucas_kanade.pixel_grid(luma)
-        self.units = luma.new_tensor([2 / width, 2 / height])
         length = max(STRIP // (len(luma) * width), 1) * 2
         self.strips = [slice(first, min(first + length, height)) for first in range(0, height, length)]
 
     def at(self, rows: slice, lag: float) -> tuple[Tensor, Tensor]:
         """Return the positions ahead of and behind each pixel of these rows, (B, rows, W, 2) each."""
-        step = self.travel[:, :, rows].permute(0, 2, 3, 1) * (self.units * lag)
-        return self.here[:, rows] + step, self.here[:, rows] - step
+        here, travel = self.here[:, rows], self.travel[:, rows]
+        return torch.add(here, travel, alpha=lag), torch.sub(here, travel, alpha=lag)
 
 
 def _blur_strip(
@@ -257,19 +256,17 @@ def _energies(seen: Tensor, speed: Tensor, bend: Tensor) -> Tensor:
     squares = F.avg_pool2d(seen.square_(), SCALE // 2)
     size = squares.shape[-2:]
     coarse = F.avg_pool2d(squares, SCALE, ceil_mode=True, count_include_pad=False)  # (B, SQUARES, H/16, W/16)
-    wider = (F.interpolate(_window_mean(coarse, side), size, mode="bilinear", align_corners=False) for side in (3, 7))
+    wider = (
+        F.interpolate(lucas_kanade.window_mean(coarse, side), size, mode="bilinear", align_corners=False)
+        for side in (3, 7)
+    )
     overall = squares.mean((2, 3), keepdim=True).expand_as(squares)  # exposure is the same in the whole frame
-    means = [_window_mean(squares, 3), *wider, overall]
+    means = [lucas_kanade.window_mean(squares, 3), *wider, overall]
     # Offsets and factors bring the logarithms to about zero mean and unit variance.
     logs = torch.cat(means, 1).add_(1e-5).log_().add_(8).mul_(0.5)
     speed = F.avg_pool2d(speed, SCALE // 2)
     bend = bend.square().sum(1, keepdim=True).sqrt() * SCALE
     return torch.cat((logs, (speed + 0.1).log(), (bend + 0.1).log()), 1)
-
-
-def _window_mean(values: Tensor, side: int) -> Tensor:
-    mean: Tensor = F.avg_pool2d(values, side, 1, side // 2, count_include_pad=False)
-    return mean
 
 
 def _motions(luma: Tensor, previous: Tensor | None, following: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -62,28 +62,31 @@ def grid_units(motion: Tensor) -> Tensor:
     return torch.stack((motion[:, 0] * (2 / width), motion[:, 1] * (2 / height)), -1)
 
 
+def window_mean(values: Tensor, side: int = WINDOW) -> Tensor:
+    """Average values (B, C, h, w) over windows of side x side; beyond the border, there is nothing to average."""
+    half = side // 2
+    rows = F.avg_pool2d(values, (1, side), 1, (0, half), count_include_pad=False)  # one direction after the other:
+    return F.avg_pool2d(rows, (side, 1), 1, (half, 0), count_include_pad=False)  # 2 * side additions, not side**2
+
+
 def _refine(a: Tensor, b: Tensor, motion: Tensor) -> Tensor:
     """Improve motion by Gauss-Newton steps: in each window, least squares of a - b(x + motion + step)."""
     gradient_x, gradient_y = _gradient(a)
     products = torch.cat((gradient_x * gradient_x, gradient_y * gradient_y, gradient_x * gradient_y), 1)
-    xx, yy, xy = _window_mean(products).unbind(1)
+    xx, yy, xy = window_mean(products).unbind(1)
     xx, yy = xx + NOISE, yy + NOISE
     determinant = xx * yy - xy * xy
     for _ in range(ITERATIONS):
         difference = a - sample(b, motion)
-        xt, yt = _window_mean(torch.cat((gradient_x * difference, gradient_y * difference), 1)).unbind(1)
+        xt, yt = window_mean(torch.cat((gradient_x * difference, gradient_y * difference), 1)).unbind(1)
         step = torch.stack((yy * xt - xy * yt, xx * yt - xy * xt), 1) / determinant[:, None]
-        motion = _window_mean(motion + step.clamp(-LARGEST_STEP, LARGEST_STEP), 3)
+        motion = window_mean(motion + step.clamp(-LARGEST_STEP, LARGEST_STEP), 3)
     return motion
 
 
 def _gradient(picture: Tensor) -> tuple[Tensor, Tensor]:
     wide = F.pad(picture, (1, 1, 1, 1), mode="replicate")
     return (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2, (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
-
-
-def _window_mean(values: Tensor, side: int = WINDOW) -> Tensor:
-    return F.avg_pool2d(values, side, 1, side // 2, count_include_pad=False)
 
 
 def _halve(picture: Tensor) -> Tensor:
