@@ -147,3 +147,17 @@ def test_a_late_second_track(restored, tmp_path: Path) -> None:
     output, warnings = restored(source, ".mkv")
     assert set(warnings) <= {"W_CODEC"}
     assert clips.facts(output).streams[1:] == [("audio", "ac3")] * 2
+
+
+@pytest.mark.parametrize("tracks", [1, 2])
+def test_sound_in_mxf(restored, tmp_path: Path, tracks: int) -> None:
+    """R24: MXF takes no sound without a video, so tried alone, every track was "cannot be held by mxf"."""
+    tones = [word for place in range(tracks) for word in ("-f", "lavfi", "-i", f"sine={440 + 220 * place}:r=48000:d=1")]
+    maps = [word for place in range(1 + tracks) for word in ("-map", place)]
+    source = tmp_path / "in.mxf"
+    clips.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1", *tones, *maps, "-c:v", "mpeg2video", "-c:a",
+                 "pcm_s16le", source)  # fmt: skip
+    output, warnings = restored(source, ".mxf")
+    assert warnings == {}
+    for place in range(tracks):
+        assert clips.packet_hashes(output, f"a:{place}") == clips.packet_hashes(source, f"a:{place}")

@@ -21,7 +21,7 @@ from vdeblur.errors import OutputError
 from vdeblur.events import Warn
 from vdeblur.frame import Frame, convert_picture
 from vdeblur.output.carry import container_format, plan_streams
-from vdeblur.output.codecs import Coding, carries_captions, choose_encoder
+from vdeblur.output.codecs import Coding, carries_captions, choose_encoder, without_reordering
 from vdeblur.output.complete import warn_of_views
 from vdeblur.output.encoders import VideoEncoder, open_encoder, warn_of_captions
 from vdeblur.output.formats import choose_format, tags_for
@@ -78,6 +78,8 @@ class VideoEncoding:
             warn=warn,
         )
         encoder, self.format = choose_format(self.info, encoder, suffix, options.pix_fmt, warn)
+        if self.container_name == "avi":
+            encoder = without_reordering(encoder, options.options, warn)
         self.info = tags_for(self.info, self.format)
         fields = self.info.interlaced and options.deinterlace == "off"
         self.coding = Coding(
