@@ -30,7 +30,7 @@ import pytest
 
 from tests import clips
 from tests.conftest import ROOT
-from tests.fault_list import FAULTS, FORESEEN, PLACES
+from tests.fault_list import FAILED, FAULTS, FORESEEN, PLACES
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.run import pipeline, store
 from vdeblur.settings import Cut, EncodeOptions, Settings
@@ -74,6 +74,7 @@ def test_every_fault_has_its_test() -> None:
     """The numbers have no gap, every place of the lists is covered, and each test that is named is collected."""
     assert [fault.number for fault in FAULTS] == list(range(1, len(FAULTS) + 1))
     assert {place for fault in FAULTS for place in fault.found.split()} == PLACES
+    assert FAILED.keys() <= PLACES
     collected: dict[str, set[str]] = {}
     for fault in FAULTS:
         assert fault.tests, fault

@@ -161,3 +161,16 @@ def test_sound_in_mxf(restored, tmp_path: Path, tracks: int) -> None:
     assert warnings == {}
     for place in range(tracks):
         assert clips.packet_hashes(output, f"a:{place}") == clips.packet_hashes(source, f"a:{place}")
+
+
+@pytest.mark.parametrize("suffix", [".m2ts", ".ts"])
+def test_sound_of_discs_in_their_own_container(restored, tmp_path: Path, suffix: str) -> None:
+    """R9: .m2ts holds LPCM of Blu-ray discs, as ffmpeg -c copy shows, but it was left out; .ts holds none."""
+    video, sound = ("-c:v", "mpeg2video"), ("-c:a", "pcm_bluray", "-ar", "48000", "-ac", "2")
+    source = clips.make(tmp_path / "in.m2ts", frames=25, codec=video, audio=sound)
+    output, warnings = restored(source, suffix)
+    if suffix == ".ts":
+        assert "cannot be held by .ts" in warnings["W_STREAM_DROPPED"]
+    else:
+        assert "W_STREAM_DROPPED" not in warnings
+        assert clips.packet_hashes(output, "a:0") == clips.packet_hashes(source, "a:0")
