@@ -220,6 +220,7 @@ def guarded_requests() -> Iterator[None]:
     """
     import requests
 
+    name = "get_redirect_target"
     usual = requests.Session.get_redirect_target
 
     def get_redirect_target(session: requests.Session, answer: requests.Response) -> str | None:
@@ -227,11 +228,11 @@ def guarded_requests() -> Iterator[None]:
 
     before = os.environ.get("NETRC")
     os.environ["NETRC"] = os.devnull
-    requests.Session.get_redirect_target = get_redirect_target  # type: ignore[method-assign]
+    setattr(requests.Session, name, get_redirect_target)
     try:
         yield
     finally:
-        requests.Session.get_redirect_target = usual  # type: ignore[method-assign]
+        setattr(requests.Session, name, usual)
         del os.environ["NETRC"]
         if before is not None:
             os.environ["NETRC"] = before
