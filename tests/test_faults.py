@@ -1,10 +1,12 @@
 """Faulty inputs, outputs, machines and users, numbered as in the project's list of forty faults.
 
-A test named `test_NN_...` covers fault NN; ELSEWHERE names the tests in other files. Together they cover all forty.
+A test named `test_NN_...` covers fault NN; fault_list.py lists these faults and all that were found later, with the
+tests of each in this and other files.
 Two are simulated: a GPU that is busy, broken or lost (36), and three hours of video (40), of which
 benchmarks/long_run.py runs more than a test has time for.
 """
 
+import ast
 import contextlib
 import fcntl
 import json
@@ -28,40 +30,12 @@ import pytest
 
 from tests import clips
 from tests.conftest import ROOT
+from tests.fault_list import FAILED, FAULTS, FORESEEN, PLACES
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.run import pipeline, store
 from vdeblur.settings import Cut, EncodeOptions, Settings
 from vdeblur.source.video import open_source
 
-ELSEWHERE = {
-    1: ["test_run.test_faulty_inputs"],
-    3: ["test_run.test_faulty_inputs"],
-    4: ["test_run.test_faulty_inputs"],
-    26: ["test_run.test_names_of_all_kinds"],
-    28: ["test_run.test_faulty_outputs"],
-    29: ["test_segments.test_a_full_disk_keeps_what_is_finished", "test_segments.test_a_really_full_disk"],
-    30: ["test_segments.test_a_signal_keeps_what_is_finished",
-         "test_segments.test_a_second_signal_stops_at_once_and_keeps_a_valid_state"],
-    31: ["test_segments.test_a_signal_keeps_what_is_finished", "test_run.test_a_signal_ends_it_cleanly"],
-    32: ["test_segments.test_killed_at_ten_random_moments"],
-    33: ["test_weights.test_faulty_checkpoints", "test_weights.test_our_own_checkpoints_load",
-         "test_weights.test_what_servers_send_instead_of_weights_is_named"],
-    34: ["test_download.test_an_unreachable_server", "test_download.test_a_wrong_file_is_refused",
-         "test_download.test_a_stopped_download_resumes_later",
-         "test_download.test_a_cache_that_cannot_be_written",
-         "test_download.test_a_second_process_waits_and_can_be_stopped", "test_download.test_a_drive_that_refuses"],
-    35: ["test_restore.test_what_overflows_in_half_precision_is_restored_in_float32",
-         "test_restore.test_a_black_result_is_invalid_unless_the_frame_was_black"],
-    36: ["test_device.test_a_missing_device_asked_for_by_name_is_an_error",
-         "test_device.test_run_falls_back_to_the_cpu_and_says_how_long_it_takes",
-         "test_device.test_a_gpu_without_room_for_the_network",
-         "test_restore.test_out_of_memory_shrinks_tiles_and_loses_no_frame",
-         "test_restore.test_a_lost_device_is_an_error_that_says_how_to_continue"],
-    38: ["test_segments.test_what_has_changed_is_noticed_and_said"],
-    39: ["test_batch.test_one_bad_file_of_twenty"],
-    40: ["test_long_run.test_memory_does_not_grow_with_length", "test_long_run.test_times_do_not_drift",
-         "test_batch.test_fifty_files_leave_no_threads_and_no_handles"],
-}  # fmt: skip
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
 HEVC = ("-c:v", "libx265", "-x265-params", "log-level=none")
 HDR10 = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50):max-cll=1000,400"
@@ -97,15 +71,23 @@ def _one_line(result, status: int) -> str:
 
 
 def test_every_fault_has_its_test() -> None:
-    here = {
-        int(number) for name in globals() for number in re.findall(r"_(\d\d)(?=_)", name) if name.startswith("test_")
-    }
-    assert here | ELSEWHERE.keys() == set(range(1, 41))
-    for names in ELSEWHERE.values():
-        for name in names:
-            file, _, function = name.partition(".")
-            [path] = (ROOT / "tests").rglob(f"{file}.py")
-            assert f"def {function}(" in path.read_text(), name
+    """The numbers have no gap, every place of the lists is covered, and each test that is named is collected."""
+    assert [fault.number for fault in FAULTS] == list(range(1, len(FAULTS) + 1))
+    assert {place for fault in FAULTS for place in fault.found.split()} == PLACES
+    assert FAILED.keys() <= PLACES
+    collected: dict[str, set[str]] = {}
+    for fault in FAULTS:
+        assert fault.tests, fault
+        assert bool(fault.found) == (fault.number > FORESEEN) == bool(fault.mended), fault
+        for node in fault.tests:
+            file, _, name = node.partition("::")
+            if file not in collected:
+                tree = ast.parse((ROOT / "tests" / file).read_text())
+                collected[file] = {part.name for part in tree.body if isinstance(part, ast.FunctionDef)}
+            assert name in collected[file], node
+    named = {name for fault in FAULTS for node in fault.tests for name in [node.rpartition("::")[2]]}
+    here = {name for name in globals() if re.match(r"test_\d\d_", name)}
+    assert here <= named, "a numbered test of this file that the list does not name"
 
 
 def test_02_what_a_file_is_does_not_depend_on_its_name(vdeblur, tmp_path: Path) -> None:

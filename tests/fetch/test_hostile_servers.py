@@ -263,3 +263,35 @@ def test_a_pipe_in_place_of_a_record(vdeblur, tmp_path: Path) -> None:
         result = vdeblur("models", *words)
         assert result.exit_code in (0, 5), result.output
         assert "Traceback" not in result.output
+
+
+def test_google_drive_follows_no_redirect_to_http(
+    server: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C low: the package that reads Google Drive followed redirects to http."""
+    make = requests.sessions.Session.__init__
+    usual = requests.Session.get_redirect_target
+
+    def with_tls(session: requests.Session) -> None:
+        make(session)
+        session.mount("https://", _Tls(f"{server.url}/file"))
+
+    monkeypatch.setattr(requests.sessions.Session, "__init__", with_tls)
+    server.files["/file"] = b"data"
+    source = DownloadSource("drive", {"id": "x"})
+    with pytest.raises(FetchError, match="not encrypted"):
+        sources.fetch(RemoteFile("x.pth", (source,)), tmp_path / "d", Talk())
+    assert server.asked == []
+    assert requests.Session.get_redirect_target is usual
+
+
+@pytest.mark.parametrize("text", ["²", "9" * 5000, "-1", "1e3", ""])
+def test_lengths_that_are_none(text: str) -> None:
+    """B: "²" is a digit to str.isdigit, but no number to int: an internal error."""
+    answer = requests.Response()
+    answer.status_code = 200
+    answer.headers["Content-Length"] = text
+    assert http._content_range(answer) == (0, None)
+    answer.status_code = 206
+    answer.headers["Content-Range"] = f"bytes 0-9/{text}"
+    assert http._content_range(answer) == (0, None)

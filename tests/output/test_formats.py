@@ -322,3 +322,14 @@ def test_tags_follow_the_format(tmp_path: Path) -> None:
     picture = convert_picture(white, "yuv420p")
     assert plane_array(picture, 0).max() == 235
     assert int(picture.colorspace) == 6
+
+
+@pytest.mark.parametrize("size", ["34x18", "48x30", "40x24"])
+def test_sizes_that_crash_x265_are_refused(vdeblur, tmp_path: Path, size: str) -> None:
+    """R24: x265 wrote beyond its memory, and the process ended by a signal, with its hidden folder left behind."""
+    source = clips.make(tmp_path / "in.mkv", frames=2, size=size)
+    result = vdeblur("run", source, tmp_path / "out.mp4", *IDENTITY, "-c", "hevc")
+    assert result.exit_code == ExitStatus.OUTPUT
+    assert f"libx265 crashes on frames of {size} (use --codec h264" in result.stderr
+    assert not list(tmp_path.glob(".vdeblur-*"))
+    run(vdeblur, source, tmp_path / "out.mp4", "-c", "h264")

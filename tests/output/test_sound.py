@@ -147,3 +147,30 @@ def test_a_late_second_track(restored, tmp_path: Path) -> None:
     output, warnings = restored(source, ".mkv")
     assert set(warnings) <= {"W_CODEC"}
     assert clips.facts(output).streams[1:] == [("audio", "ac3")] * 2
+
+
+@pytest.mark.parametrize("tracks", [1, 2])
+def test_sound_in_mxf(restored, tmp_path: Path, tracks: int) -> None:
+    """R24: MXF takes no sound without a video, so tried alone, every track was "cannot be held by mxf"."""
+    tones = [word for place in range(tracks) for word in ("-f", "lavfi", "-i", f"sine={440 + 220 * place}:r=48000:d=1")]
+    maps = [word for place in range(1 + tracks) for word in ("-map", place)]
+    source = tmp_path / "in.mxf"
+    clips.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1", *tones, *maps, "-c:v", "mpeg2video", "-c:a",
+                 "pcm_s16le", source)  # fmt: skip
+    output, warnings = restored(source, ".mxf")
+    assert warnings == {}
+    for place in range(tracks):
+        assert clips.packet_hashes(output, f"a:{place}") == clips.packet_hashes(source, f"a:{place}")
+
+
+@pytest.mark.parametrize("suffix", [".m2ts", ".ts"])
+def test_sound_of_discs_in_their_own_container(restored, tmp_path: Path, suffix: str) -> None:
+    """R9: .m2ts holds LPCM of Blu-ray discs, as ffmpeg -c copy shows, but it was left out; .ts holds none."""
+    video, sound = ("-c:v", "mpeg2video"), ("-c:a", "pcm_bluray", "-ar", "48000", "-ac", "2")
+    source = clips.make(tmp_path / "in.m2ts", frames=25, codec=video, audio=sound)
+    output, warnings = restored(source, suffix)
+    if suffix == ".ts":
+        assert "cannot be held by .ts" in warnings["W_STREAM_DROPPED"]
+    else:
+        assert "W_STREAM_DROPPED" not in warnings
+        assert clips.packet_hashes(output, "a:0") == clips.packet_hashes(source, "a:0")

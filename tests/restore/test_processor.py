@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from tests import clips
 from vdeblur.networks import NETWORKS
 from vdeblur.restore import device, processor
 from vdeblur.run import doctor
@@ -169,3 +170,14 @@ def test_doctor_says_what_was_measured(measure: Measure, monkeypatch: pytest.Mon
     assert doctor._auto_precision() == "auto precision fp32: in bf16 a convolution is 0.62 times as fast as in fp32"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Tortoise"})
     assert doctor._auto_precision() == "auto precision fp32, since there are no bfloat16 instructions"
+
+
+def test_a_dry_run_keeps_nothing(measure: Measure, vdeblur, tmp_path: Path) -> None:
+    """D3: a dry run wrote the speed that it had measured into the cache."""
+    source = clips.make(tmp_path / "in.mp4", frames=4, codec=("-c:v", "libx264"))
+    before = set(tmp_path.rglob("*"))
+    assert vdeblur("run", source, tmp_path / "out.mp4", "-m", "lite", "--dry-run").exit_code == 0
+    assert measure.count >= 1
+    assert set(tmp_path.rglob("*")) == before
+    assert vdeblur("run", source, tmp_path / "out.mp4", "-m", "identity").exit_code == 0
+    assert json.loads(kept(tmp_path).read_text())["bf16_speedup"] == 1.7

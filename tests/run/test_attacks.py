@@ -16,6 +16,7 @@ import pytest
 from tests import clips
 from tests.conftest import ROOT
 from vdeblur.run.store import folder_of
+from vdeblur.source import decoders
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
 RUN = ("-m", "identity", "--preset", "ultrafast")
@@ -187,6 +188,53 @@ def test_a_record_of_fewer_frames(vdeblur, tmp_path: Path) -> None:
     assert len(clips.frame_hashes(output)) == 80
 
 
+def test_a_record_of_one_frame_less(vdeblur, tmp_path: Path) -> None:
+    """C medium: nine frames in ten were enough to be believed."""
+    source, output = _interrupted(tmp_path, 80, 60)
+    path = folder_of(output) / "000000.json"
+    record = json.loads(path.read_text())
+    data = (folder_of(output) / "000000.packets").read_bytes()
+    data = data[: len(data) - record["packets"][-1][0]]
+    (folder_of(output) / "000000.packets").write_bytes(data)
+    packets = record["packets"][:-1]
+    _change(path, frames=24, packets=packets, bytes=len(data), crc=zlib.crc32(data))
+    result = vdeblur("run", source, output, *RUN, "--segment", "1")
+    assert result.exit_code == 0, result.output
+    assert "the record of segment 0 does not fit the input" in result.stderr
+    assert len(clips.frame_hashes(output)) == 80
+
+
+@pytest.mark.parametrize("kind", ["uneven", "damaged", "avi"])
+def test_honest_records_are_believed(vdeblur, tmp_path: Path, kind: str) -> None:
+    """C medium: packets that give no frame, and times that are uneven, make no record wrong."""
+    source, output = tmp_path / ("in.avi" if kind == "avi" else "in.mkv"), tmp_path / "out.mkv"
+    select = ("-vf", "select='not(eq(mod(n,7),3))'", "-fps_mode", "passthrough") if kind == "uneven" else ()
+    clips.make(source, frames=90, codec=("-c:v", "mpeg4", "-bf", "2", "-q:v", "2"), extra=select)
+    if kind == "damaged":
+        data = bytearray(source.read_bytes())
+        data[len(data) // 4 : len(data) // 4 + 9000] = bytes(9000)
+        source.write_bytes(data)
+    command = [sys.executable, "-m", "tests.signalled", "2", "progress", "40", "run", source, output, *RUN]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src"}
+    words = [*map(str, command), "--segment", "0.5"]
+    assert subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=False).returncode == 130
+    finished = len(list(folder_of(output).glob("0*.json")))
+    assert finished >= 2
+    result = vdeblur("run", source, output, *RUN, "--segment", "0.5", "--json")
+    assert result.exit_code == 0, result.output
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert "W_RESUME" not in [event.get("code") for event in events]
+
+
+def test_a_record_of_frames_that_never_came_before(vdeblur, tmp_path: Path) -> None:
+    """C medium: a last record with other frames before it was an error at every run; it is made once more."""
+    source, output = _interrupted(tmp_path)
+    _change(folder_of(output) / "000000.json", last=True, before=[[1, 2], [3, 4]])
+    result = vdeblur("run", source, output, *RUN, "--segment", "1")
+    assert result.exit_code == 0, result.output
+    assert len(clips.frame_hashes(output)) == 60
+
+
 def test_a_record_of_fewer_pictures(vdeblur, tmp_path: Path) -> None:
     """C medium: of a folder of pictures, too."""
     source = tmp_path / "in"
@@ -294,6 +342,16 @@ def test_inputs_that_open_further_files(vdeblur, tmp_path: Path, name: str) -> N
     assert vdeblur("probe", source).exit_code == 3
     assert vdeblur("compare", source, tmp_path / "in.mp4", "--metrics").exit_code == 3
     assert not (tmp_path / "out.mkv").exists()
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.mkv", "list.txt"])
+def test_the_ffmpeg_program_opens_no_further_files(tmp_path: Path, name: str) -> None:
+    """C medium: the name of a codec without a decoder was asked of an ffmpeg that opens whatever a file names."""
+    clips.make(tmp_path / "in.mp4", frames=5, codec=H264)
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nin.mp4\n#EXT-X-ENDLIST\n"
+    (tmp_path / name).write_text("ffconcat version 1.0\nfile in.mp4\n" if name.endswith("txt") else playlist)
+    assert decoders._foreign_codec(tmp_path / name) == "unknown codec"
+    assert decoders._foreign_codec(tmp_path / "in.mp4") == "h264"
 
 
 def test_a_picture_whose_name_is_a_pattern(vdeblur, tmp_path: Path) -> None:

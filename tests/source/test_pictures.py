@@ -1,6 +1,7 @@
 """Pictures as people have them: photographs with EXIF, mixed folders, single files."""
 
 import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -510,3 +511,89 @@ def test_a_source_of_one_picture(tmp_path: Path) -> None:
     (frame,) = list(source.items())
     assert not isinstance(frame, av.Packet)
     assert (frame.picture.width, frame.picture.height) == (48, 64)
+
+
+def _told(result) -> dict[str, str]:
+    """Return code and message of the warnings of a run with --json."""
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    return {event["code"]: event["message"] for event in events if event["event"] == "warning"}
+
+
+@pytest.mark.parametrize("left", [0.9, 0.4])
+def test_photographs_that_are_cut_off_are_named(vdeblur, tmp_path: Path, left: float) -> None:
+    """A1: half a JPEG came out with a grey rest, and nothing was said."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        still(folder / f"{number}.jpg", number, "160x120", "yuvj420p", **{"q:v": 2})
+    assert _told(vdeblur("run", folder, tmp_path / "whole", *IDENTITY, "--json")) == {}
+    tag_jpeg(folder / "1.jpg", 1)  # an end of image inside EXIF, as of a thumbnail, is none of the picture's
+    data = (folder / "1.jpg").read_bytes()
+    (folder / "1.jpg").write_bytes(data[: round(left * len(data))])
+    with (folder / "2.jpg").open("ab") as file:
+        file.write(bytes(100_000))  # what phones append, such as a short video
+    result = vdeblur("run", folder, tmp_path / "out", *IDENTITY, "--json")
+    assert result.exit_code == 0, result.output
+    told = _told(result)
+    assert set(told) == {"W_INPUT_DAMAGED"}
+    assert f"{folder / '1.jpg'} is cut off" in told["W_INPUT_DAMAGED"]
+    assert vdeblur("run", folder, tmp_path / "x", *IDENTITY, "--on-damage", "fail").exit_code == ExitStatus.DAMAGE
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".bmp"])
+def test_pictures_that_cannot_be_decoded_end_before_the_work(vdeblur, tmp_path: Path, suffix: str) -> None:
+    """A1: half a PNG was found only when its turn came."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        still(folder / f"{number}{suffix}", number, "160x120")
+    data = (folder / f"2{suffix}").read_bytes()
+    (folder / f"2{suffix}").write_bytes(data[: len(data) // 2])
+    result = vdeblur("run", folder, tmp_path / "out", *IDENTITY, "--json")
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == ExitStatus.INPUT
+    assert not {"plan", "progress"} & {event["event"] for event in events}
+    [error] = [event for event in events if event["event"] == "error"]
+    assert f"2{suffix} cannot be read as a picture: it is cut off" in error["message"]
+
+
+def test_animations_among_pictures_are_named(vdeblur, tmp_path: Path) -> None:
+    """A1: of an animated PNG among pictures only the first one was read, without a word; WebP's is refused by name."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    still(folder / "0.png", 0, pix_fmt="rgb24")
+    clips.make(folder / "1.png", frames=4, codec=("-c:v", "apng", "-f", "apng"), pix_fmt="rgb24")
+    result = vdeblur("run", folder, tmp_path / "out", *IDENTITY, "--json")
+    assert result.exit_code == 0, result.output
+    assert "1.png is an animation; only its first picture is read" in _told(result)["W_SKIPPED"]
+    (folder / "1.png").unlink()
+    clips.make(folder / "1.webp", frames=4, codec=("-c:v", "libwebp_anim"))
+    result = vdeblur("run", folder, tmp_path / "out2", *IDENTITY)
+    assert result.exit_code == ExitStatus.INPUT
+    assert "1.webp cannot be read as a picture: it is an animation" in result.stderr
+
+
+@pytest.mark.parametrize(("begin", "first"), [("0.05", "1"), ("0.041", "1"), ("0.079", "2"), ("0.1", "2"), ("0", "0")])
+def test_a_part_of_pictures_begins_at_the_nearest_frame(vdeblur, tmp_path: Path, begin: str, first: str) -> None:
+    """D1: -ss on a folder began up to a frame late; in a video it is the nearest time that a frame can have."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(5):
+        still(folder / f"{number}.png", number)
+    assert vdeblur("run", folder, tmp_path / "out", *IDENTITY, "-ss", begin).exit_code == 0
+    assert sorted(path.stem for path in (tmp_path / "out").iterdir())[0] == first
+    video = tmp_path / "in.mkv"
+    clips.ffmpeg("-framerate", 25, "-i", folder / "%d.png", "-c:v", "ffv1", video)
+    clips.ffmpeg("-i", video, "-c", "copy", "-video_track_timescale", 25, tmp_path / "in.mov")
+    assert vdeblur("run", tmp_path / "in.mov", tmp_path / "v.mov", *IDENTITY, "-c", "png", "-ss", begin).exit_code == 0
+    assert (clips.rgb(tmp_path / "v.mov")[0] == clips.rgb(tmp_path / "in.mov")[int(first)]).all()
+
+
+def test_a_pipe_by_its_path_is_no_file(vdeblur, tmp_path: Path) -> None:
+    """R24: `run <(command) OUT` said that the input is empty; a FIFO without a writer hung."""
+    os.mkfifo(tmp_path / "fifo")
+    for command in ("run", "probe"):
+        result = vdeblur(command, tmp_path / "fifo", *([tmp_path / "out.mkv"] if command == "run" else []))
+        assert result.exit_code == ExitStatus.INPUT, result.output
+        assert "fifo is a pipe or a device, not a file" in result.stderr
+        assert "vdeblur run - OUTPUT" in result.stderr

@@ -273,3 +273,32 @@ def test_avi_has_one_rate(restored, tmp_path: Path, rate: str) -> None:
     with av.open(str(output)) as container:
         assert float(container.streams.video[0].average_rate) == pytest.approx(float(Fraction(rate)), rel=1e-4)
     assert witness(output) == pytest.approx(witness(source), abs=1e-4)
+
+
+@pytest.mark.parametrize("codec", ["libxvid", "libaom-av1"])
+def test_avi_has_one_rate_from_the_ffmpeg_program_too(restored, tmp_path: Path, codec: str) -> None:
+    """R24: of encoders that run in the ffmpeg program, the header still said 600 fps."""
+    source = clips.make(tmp_path / "in.mp4", frames=12, codec=H264)
+    output, _ = restored(source, ".avi", "-c", codec)
+    with av.open(str(output)) as container:
+        assert container.streams.video[0].average_rate == 25
+    assert witness(output) == pytest.approx(witness(source), abs=1e-4)
+
+
+@pytest.mark.parametrize("sound", [(), ("-c:a", "aac"), ("-c:a", "libmp3lame"), ("-c:a", "pcm_s16le")], ids=str)
+@pytest.mark.parametrize("codec", ["h264", "mpeg4"])
+def test_order_and_times_in_avi(restored, tmp_path: Path, codec: str, sound: tuple[str, ...]) -> None:
+    """R24: AVI stores an order and no times: reordered frames came 80 ms after their sound, or left a hole."""
+    inside = ("-c:v", "libx264", "-preset", "veryfast", "-bf", "2")
+    moving = ("-vf", "scroll=h=0.1")
+    source = clips.make(tmp_path / "in.mp4", frames=25, codec=inside, audio=sound, extra=moving)
+    output, warnings = restored(source, ".avi", "--preset", "medium", "--crf", "2", "-c", codec)
+    assert "W_TIMING" not in warnings
+    assert witness(output) == pytest.approx(witness(source), abs=1e-4)
+    before, after = clips.rgb(source).astype(int), clips.rgb(output).astype(int)
+    nearest = [min(range(25), key=lambda place: abs(before[place] - frame).mean()) for frame in after]
+    assert nearest == list(range(25))
+    if sound:
+        assert clips.packet_hashes(output, "a:0") == clips.packet_hashes(source, "a:0")
+    _, warnings = restored(source, ".avi", "--preset", "medium", "-c", codec, "-e", "bf=2")
+    assert "AVI stores no times" in warnings["W_TIMING"]

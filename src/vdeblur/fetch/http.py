@@ -18,6 +18,7 @@ CHUNK_BYTES = 1 << 18
 RANGE_BYTES = 1 << 20  # per request, from a zip on its server
 LARGEST_BYTES = 200 * 10**9  # of a file whose size nobody knows; the largest data set has 150 GB
 TIMEOUT_SECONDS = 30.0  # without a byte
+DIGITS = 18  # of a number of bytes
 ATTEMPTS = 5  # in a row that bring no new bytes
 ATTEMPTS_ALTOGETHER = 100  # for one file
 WAIT_SECONDS = 1.0  # before the second attempt, doubled for each later one
@@ -143,13 +144,18 @@ def _content_range(answer: Any) -> tuple[int, int | None]:
     """Return the offset of an answer in its file, and the file's size if the answer says it."""
     if answer.status_code != 206:
         length = answer.headers.get("Content-Length")
-        return 0, int(length) if length and length.isdigit() else None
+        return 0, _number(length or "")
     unit, _, rest = answer.headers.get("Content-Range", "").partition(" ")
     span, _, total = rest.partition("/")
     begins = span.partition("-")[0]
-    if unit != "bytes" or not begins.isdigit():
+    if unit != "bytes" or _number(begins) is None:
         raise _GoneError("the server's answer does not say which part of the file it is")
-    return int(begins), int(total) if total.isdigit() else None
+    return int(begins), _number(total)
+
+
+def _number(text: str) -> int | None:
+    """Return a number of a header; None for anything else, such as superscripts, which str.isdigit takes."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else None
 
 
 def validator_path(part: Path) -> Path:
@@ -181,11 +187,7 @@ def new_session() -> Any:
 
     class Session(requests.Session):
         def get_redirect_target(self, answer: requests.Response) -> str | None:
-            target: str | None = super().get_redirect_target(answer)
-            place = urljoin(str(answer.url), target or "")
-            if target is not None and str(answer.url).startswith("https:") and not place.startswith("https:"):
-                raise _GoneError(f"redirects to {place}, which is not encrypted")
-            return target
+            return _encrypted_target(answer, super().get_redirect_target(answer))
 
         def rebuild_auth(self, request: requests.PreparedRequest, answer: requests.Response) -> None:
             request.headers.pop("Authorization", None)
@@ -195,18 +197,42 @@ def new_session() -> Any:
     return session
 
 
+def _encrypted_target(answer: Any, target: str | None) -> str | None:
+    """Return the target of an answer's redirect, None if it has none.
+
+    Raises: FetchError where it leads from https to http.
+    """
+    place = urljoin(str(answer.url), target or "")
+    if target is not None and str(answer.url).startswith("https:") and not place.startswith("https:"):
+        raise _GoneError(f"redirects to {place}, which is not encrypted")
+    return target
+
+
 def _without_password(request: Any) -> Any:
     return request
 
 
 @contextlib.contextmanager
-def without_netrc() -> Iterator[None]:
-    """Let other packages that use requests find no passwords in .netrc."""
+def guarded_requests() -> Iterator[None]:
+    """Let other packages that use requests find no passwords in .netrc, and follow no redirect from https to http.
+
+    Raises: a request inside FetchError, before it reaches the unencrypted address.
+    """
+    import requests
+
+    name = "get_redirect_target"
+    usual = requests.Session.get_redirect_target
+
+    def get_redirect_target(session: requests.Session, answer: requests.Response) -> str | None:
+        return _encrypted_target(answer, usual(session, answer))
+
     before = os.environ.get("NETRC")
     os.environ["NETRC"] = os.devnull
+    setattr(requests.Session, name, get_redirect_target)
     try:
         yield
     finally:
+        setattr(requests.Session, name, usual)
         del os.environ["NETRC"]
         if before is not None:
             os.environ["NETRC"] = before

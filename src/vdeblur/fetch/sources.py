@@ -34,9 +34,9 @@ from vdeblur.fetch.http import (
     RangeFile,
     download_file,
     first_sentence,
+    guarded_requests,
     request_reason,
     validator_path,
-    without_netrc,
 )
 from vdeblur.files import cache_error, fresh_file, hub_folder
 
@@ -354,7 +354,7 @@ def _fetch_drive(source: DownloadSource, file: RemoteFile, target: Path, talk: T
 
     common: dict[str, Any] = {"quiet": True, "use_cookies": False, "timeout": TIMEOUT_SECONDS}
     try:
-        with without_netrc():
+        with guarded_requests():
             file_id = source.facts.get("id")
             if file_id is None:
                 listed: Any = gdown.download_folder(id=source.facts["folder"], skip_download=True, **common)

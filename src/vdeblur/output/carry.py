@@ -40,6 +40,7 @@ from vdeblur.source.pictures import PictureSource
 from vdeblur.source.video import Source, VideoSource
 
 SUFFIXES = {"matroska": ".mkv", "webm": ".webm", "mp4": ".mp4", "mov": ".mov", "ipod": ".m4v", "mpegts": ".ts"}
+NEEDS_VIDEO = {"mxf"}  # containers that take no other stream without a video, so it is tried with one
 TEXT = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text", "stl", "sami", "subviewer", "microdvd", "mpl2"}
 STYLED = {"ass", "ssa"}  # have positions and fonts, which the others have not
 TEXT_CODECS = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "subrip", "webm": "webvtt"}
@@ -80,9 +81,9 @@ def plan_streams(
     if isinstance(source, PictureSource):
         return []
     first = first_packets(source)
-    plans = [_plan_stream(stream, source, container_name, options, first) for stream in source.extras]
-    if add_video is not None and not _is_accepted(source, container_name, plans, first, add_video):
-        plans = _plan_together(source, container_name, plans, first, add_video)
+    plans = [_plan_stream(stream, source, container_name, options, first, add_video) for stream in source.extras]
+    if add_video is not None and not _is_accepted(source, container_name, options, plans, first, add_video):
+        plans = _plan_together(source, container_name, options, plans, first, add_video)
     return plans
 
 
@@ -93,7 +94,12 @@ def drop_all(source: Source, reason: str) -> list[StreamPlan]:
 
 
 def _plan_stream(
-    stream: Stream, source: VideoSource, container_name: str, options: MuxOptions, first: dict[int, av.Packet]
+    stream: Stream,
+    source: VideoSource,
+    container_name: str,
+    options: MuxOptions,
+    first: dict[int, av.Packet],
+    add_video: AddVideo | None,
 ) -> StreamPlan:
     kind = "cover" if is_cover(stream) else stream.type
     plan = StreamPlan(stream.index, kind, codec_name(stream), stream.metadata.get("language"), KEEP)
@@ -105,13 +111,15 @@ def _plan_stream(
         if container_name in MP4_LIKE | {"matroska"}:
             return plan
         return replace(plan, action=DROP, reason=f"holds chapters, which {_suffix_of(container_name)} does not")
-    if _is_accepted(source, container_name, [plan], first):
+    if container_name not in NEEDS_VIDEO:
+        add_video = None
+    if _is_accepted(source, container_name, options, [plan], first, add_video):
         return plan
     converted = _plan_conversion(plan, stream, container_name)
-    if converted is not None and _is_accepted(source, container_name, [converted], first):
+    if converted is not None and _is_accepted(source, container_name, options, [converted], first, add_video):
         return converted
-    reason = f"cannot be held by {_suffix_of(container_name)}"
-    if container_name != "matroska" and _is_accepted(source, "matroska", [plan], first):
+    reason = f"cannot be held by {'.m2ts' if options.blu_ray else _suffix_of(container_name)}"
+    if container_name != "matroska" and _is_accepted(source, "matroska", options, [plan], first):
         reason += "; .mkv can"
     return replace(plan, action=DROP, reason=reason)
 
@@ -177,16 +185,23 @@ def _is_lossless(stream: Stream) -> bool:
 
 
 def _plan_together(
-    source: VideoSource, container_name: str, plans: list[StreamPlan], first: dict[int, av.Packet], add_video: AddVideo
+    source: VideoSource,
+    container_name: str,
+    options: MuxOptions,
+    plans: list[StreamPlan],
+    first: dict[int, av.Packet],
+    add_video: AddVideo,
 ) -> list[StreamPlan]:
     """Add one stream after the other to the video; drop each that the container refuses beside those before it.
 
     Raises: whatever PyAV raises where the container refuses the video alone.
     """
-    _write_trial(source, container_name, [], first, add_video)
+    _write_trial(source, container_name, options, [], first, add_video)
     decided: list[StreamPlan] = []
     for plan in plans:
-        if plan.action != DROP and not _is_accepted(source, container_name, [*decided, plan], first, add_video):
+        if plan.action != DROP and not _is_accepted(
+            source, container_name, options, [*decided, plan], first, add_video
+        ):
             reason = f"does not fit into {_suffix_of(container_name)} beside the other streams"
             plan = replace(plan, action=DROP, reason=reason)
         decided.append(plan)
@@ -196,12 +211,13 @@ def _plan_together(
 def _is_accepted(
     source: VideoSource,
     container_name: str,
+    options: MuxOptions,
     plans: list[StreamPlan],
     first: dict[int, av.Packet],
     add_video: AddVideo | None = None,
 ) -> bool:
     try:
-        _write_trial(source, container_name, plans, first, add_video)
+        _write_trial(source, container_name, options, plans, first, add_video)
     except (ValueError, av.error.FFmpegError, OSError):
         return False
     return True
@@ -210,6 +226,7 @@ def _is_accepted(
 def _write_trial(
     source: VideoSource,
     container_name: str,
+    options: MuxOptions,
     plans: list[StreamPlan],
     first: dict[int, av.Packet],
     add_video: AddVideo | None = None,
@@ -222,7 +239,7 @@ def _write_trial(
     """
     file = io.BytesIO()
     with av.open(
-        file, "w", format=container_name, container_options=container_options(container_name, MuxOptions())
+        file, "w", format=container_name, container_options=container_options(container_name, options)
     ) as trial:
         if add_video is not None:
             add_video(trial)
@@ -262,6 +279,12 @@ def container_options(container_name: str, options: MuxOptions, clocks: Sequence
         chosen["movie_timescale"] = str(common if common < 1 << 31 else clocks[0].denominator)
     if container_name == "yuv4mpegpipe":
         chosen["strict"] = "unofficial"  # allows more than 8 bits
+    if container_name == "mpegts" and options.blu_ray:
+        chosen["mpegts_m2ts_mode"] = "1"  # FFmpeg's muxer sees the suffix alone; it takes the sound of discs, too
+    if container_name == "avi":
+        # Sound may begin before zero (an encoder's delay). FFmpeg's muxer then moves all streams by less than a frame,
+        # and fills the video's first interval with an empty frame: every frame but the first came one too late.
+        chosen["avoid_negative_ts"] = "disabled"
     if container_name in MATROSKA_LIKE:
         # Matroska stores no decoding times; without this, negative ones make FFmpeg shift late streams.
         chosen["avoid_negative_ts"] = "disabled"

@@ -4,6 +4,7 @@ Encoders are those of PyAV's libraries; where these have none, or none for the d
 has more (see external.py).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import av
@@ -270,6 +271,19 @@ def _is_internal(name: str) -> bool:
 def run_outside(encoder: Encoder) -> Encoder:
     """Return an encoder as imageio-ffmpeg's ffmpeg runs it."""
     return replace(encoder, interlaced=False, counted=False, external=True)
+
+
+def without_reordering(encoder: Encoder, given: Iterable[tuple[str, str]], warn: Warn) -> Encoder:
+    """Return an encoder that does not reorder frames unless the user asks for it: AVI stores their order, no times.
+
+    Reordered frames are shown later by as many frames as the decoder holds back, which sound is not. given: the user's
+    options.
+    """
+    if any(key == "bf" and value.strip() not in ("0", "") for key, value in given):
+        warn("W_TIMING", "AVI stores no times, so with -e bf players show the picture some frames after its sound")
+    if encoder.name not in ("libx264", "libx264rgb"):  # the others that AVI holds reorder only if asked to
+        return encoder
+    return replace(encoder, options={**encoder.options, "bf": "0"})
 
 
 def encoder_options(info: SourceInfo, coding: Coding) -> dict[str, str]:

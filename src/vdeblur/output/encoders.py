@@ -1,7 +1,6 @@
 """Open an encoder, of PyAV's libraries or an external one, behind one interface."""
 
 import os
-from fractions import Fraction
 from typing import Protocol
 
 import av
@@ -11,7 +10,7 @@ from vdeblur.errors import OutputError
 from vdeblur.events import Warn
 from vdeblur.frame import has_alpha
 from vdeblur.output.codecs import HDR_ENCODERS, Coding, carries_captions, encoder_options
-from vdeblur.output.external import ExternalEncoder
+from vdeblur.output.external import ExternalEncoder, clock_of
 from vdeblur.source.hdr import HLG, PQ
 from vdeblur.source.info import SourceInfo
 
@@ -43,15 +42,6 @@ class VideoEncoder(Protocol):
     def close(self) -> None:
         """Free the encoder's resources."""
         ...
-
-
-def clock_of(container: OutputContainer, info: SourceInfo) -> Fraction:
-    """Return the time base that a container's header needs: its frame rate, where frames have a number and no time.
-
-    AVI takes uneven times, too, in units of at most 1/600 s.
-    """
-    name = container.format.name
-    return 1 / info.rate if name == "yuv4mpegpipe" or (name == "avi" and not info.variable_rate) else info.time_base
 
 
 def open_encoder(info: SourceInfo, coding: Coding, warn: Warn) -> VideoEncoder:

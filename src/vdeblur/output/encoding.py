@@ -21,7 +21,7 @@ from vdeblur.errors import OutputError
 from vdeblur.events import Warn
 from vdeblur.frame import Frame, convert_picture
 from vdeblur.output.carry import container_format, plan_streams
-from vdeblur.output.codecs import Coding, carries_captions, choose_encoder
+from vdeblur.output.codecs import Coding, carries_captions, choose_encoder, without_reordering
 from vdeblur.output.complete import warn_of_views
 from vdeblur.output.encoders import VideoEncoder, open_encoder, warn_of_captions
 from vdeblur.output.formats import choose_format, tags_for
@@ -35,6 +35,7 @@ from vdeblur.source.video import Source
 
 Y4M = "yuv4mpegpipe"
 WRITES_FILES = 0x1  # FFmpeg's AVFMT_NOFILE: the muxer opens files by itself, as hls, dash, segment and tee do
+BLU_RAY = {".m2ts", ".mts", ".m2t"}  # suffixes of MPEG-TS as Blu-ray discs and cameras hold it
 CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # common name to FFmpeg's
 
 
@@ -62,7 +63,7 @@ class VideoEncoding:
         named = options.format and CONTAINERS.get(options.format, options.format)
         self.container_name = named or container_format(Path(f"output{suffix}"))
         _check_writes_one_file(self.container_name)
-        self.muxing = MuxOptions(options.audio, options.subtitles, deterministic)
+        self.muxing = MuxOptions(options.audio, options.subtitles, deterministic, suffix.lower() in BLU_RAY)
         if self.container_name == Y4M:
             options, suffix = dataclasses.replace(options, codec=options.codec or "rawvideo"), ".y4m"
             if self.info.variable_rate:
@@ -78,6 +79,8 @@ class VideoEncoding:
             warn=warn,
         )
         encoder, self.format = choose_format(self.info, encoder, suffix, options.pix_fmt, warn)
+        if self.container_name == "avi":
+            encoder = without_reordering(encoder, options.options, warn)
         self.info = tags_for(self.info, self.format)
         fields = self.info.interlaced and options.deinterlace == "off"
         self.coding = Coding(

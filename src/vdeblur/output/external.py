@@ -35,6 +35,15 @@ COLOR_OPTIONS = {
 }
 
 
+def clock_of(container: OutputContainer, info: SourceInfo) -> Fraction:
+    """Return the time base that a container's header needs: its frame rate, where frames have a number and no time.
+
+    AVI takes uneven times, too, in units of at most 1/600 s.
+    """
+    name = container.format.name
+    return 1 / info.rate if name == "yuv4mpegpipe" or (name == "avi" and not info.variable_rate) else info.time_base
+
+
 @functools.cache
 def external_formats(name: str) -> list[str]:
     """Return the pixel formats of an encoder of imageio-ffmpeg's ffmpeg; empty where it has no such encoder."""
@@ -103,7 +112,7 @@ class ExternalEncoder:
         """Add a stream with the trial's parameters; see VideoEncoder."""
         stream = container.add_stream_from_template(self.template.streams.video[0], opaque=True)
         assert isinstance(stream, av.VideoStream)
-        stream.time_base = self.info.time_base
+        stream.time_base = clock_of(container, self.info)
         stream.codec_context.framerate = self.info.rate
         stream.metadata.clear()
         if self.info.sample_aspect_ratio:

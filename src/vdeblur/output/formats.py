@@ -33,6 +33,9 @@ RAW_FORMATS = [*Y4M_FORMATS, "gbrp", "gbrp10le", "gbrp12le", "gbrp16le", "gbrap"
 DEEPER = {"libsvtav1": "libaom-av1", "libvpx-vp9": "libvpx-vp9"}
 # Phones, browsers and QuickTime do not show RGB of these encoders in these files.
 RGB_ENCODERS = {"libx264", "libx265", "libvpx-vp9", "libsvtav1", "libaom-av1"}
+# x265 writes beyond its memory below 32 lines if a frame is 33 to 48 samples wide (measured; also in ffmpeg alone). It
+# does not say why, so the limit has a margin.
+X265_HEIGHT, X265_WIDTH, X265_SAFE_WIDTH = 32, 33, 64
 NO_ALPHA = "{} has no transparency, so it is lost (ffv1 and png in .mkv keep it)"
 
 
@@ -43,6 +46,10 @@ def choose_format(info: SourceInfo, encoder: Encoder, suffix: str, wanted: str, 
 
     Raises: OutputError where the encoder does not take the requested format, or the size in it.
     """
+    if encoder.name == "libx265" and info.height < X265_HEIGHT and X265_WIDTH <= info.width < X265_SAFE_WIDTH:
+        raise OutputError(
+            f"libx265 crashes on frames of {info.width}x{info.height}", "use --codec h264, or --lossless with an .mkv"
+        )
     source = info.picture_format
     names = _held_formats(encoder, suffix)
     chosen = wanted if wanted != "keep" else _shown_format(info, encoder, suffix, names, warn) or _same(source, names)

@@ -5,6 +5,7 @@ bfloat16 took half the time of float32, but six times as long where ONEDNN_MAX_C
 """
 
 import contextlib
+import contextvars
 import functools
 import hashlib
 import json
@@ -28,6 +29,8 @@ INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")  # for products o
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE")  # they change oneDNN's kernels
 FORMAT = 1  # of the file; others are measured again
 
+_remembers = contextvars.ContextVar("remembers", default=True)
+_unkept: dict[str, float] = {}  # measured speedups that are in no file yet, by machine
 _measuring = threading.Lock()  # two measurements at the same time would disturb each other
 
 
@@ -42,6 +45,16 @@ def with_threads(count: int | None) -> Iterator[None]:
     finally:
         if count is not None:
             torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def writing_nothing() -> Iterator[None]:
+    """Write no measurements to the cache meanwhile, as a dry run does."""
+    token = _remembers.set(False)
+    try:
+        yield
+    finally:
+        _remembers.reset(token)
 
 
 def is_bf16_faster() -> bool:
@@ -64,20 +77,28 @@ def bf16_speedup() -> float | None:
         "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
         "torch": str(torch.__version__),
     }
+    key = json.dumps(machine, sort_keys=True)
     with _measuring:
-        return _speedup_of(json.dumps(machine, sort_keys=True))
+        speedup = _speedup_of(key)
+        if _remembers.get() and key in _unkept:
+            _keep(key, _unkept.pop(key))
+        return speedup
 
 
 @functools.cache
 def _speedup_of(machine: str) -> float:
-    """Return the speedup of this machine, described in JSON: from its file, or measured and written there."""
+    """Return the speedup of this machine, described in JSON: from its file, or measured."""
     speedup = _read(machine)
     if speedup is None:
-        speedup = measure_bf16_speedup()
-        facts = {"format": FORMAT, "machine": json.loads(machine), "bf16_speedup": speedup}
-        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
-            files.write_whole(_file_of(machine), json.dumps(facts, indent=1).encode())
+        speedup = _unkept[machine] = measure_bf16_speedup()
     return speedup
+
+
+def _keep(machine: str, speedup: float) -> None:
+    """Write the machine's file, if that is possible."""
+    facts = {"format": FORMAT, "machine": json.loads(machine), "bf16_speedup": speedup}
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
+        files.write_whole(_file_of(machine), json.dumps(facts, indent=1).encode())
 
 
 def _file_of(machine: str) -> Path:

@@ -1,5 +1,6 @@
 """One run on one file, from opening it to its output."""
 
+import contextlib
 import gc
 
 import torch
@@ -29,7 +30,8 @@ def run_file(context: Context) -> RunResult:
 
     Raises: VdeblurError. After a DamageError the output is complete; every other error leaves no output.
     """
-    with processor.with_threads(context.settings.threads):
+    writes = processor.writing_nothing() if context.settings.dry_run else contextlib.nullcontext()
+    with processor.with_threads(context.settings.threads), writes:
         return _run_file(context)
 
 

@@ -20,11 +20,12 @@ from vdeblur.run.context import QUEUE_FRAMES, Context, GracefulStop
 from vdeblur.run.loading import Loaded
 from vdeblur.run.parts import Encoding
 from vdeblur.run.reading import SegmentReader
+from vdeblur.run.segment_record import SegmentRecord
 from vdeblur.run.spool import Spool
 from vdeblur.run.state_folder import OTHERS
 from vdeblur.run.store import Store, tail_of
 from vdeblur.source.info import SourceInfo
-from vdeblur.source.video import Source
+from vdeblur.source.video import Source, VideoSource
 
 # Bits that a pixel may need: five clips took 0.18 to 0.76 with x264 at CRF 16, 2.3 to 4.6 with FFV1 in 4:2:0.
 USUAL_BITS, FFV1_BITS, PNG_BITS = 0.4, 4.0, 12.0
@@ -127,25 +128,31 @@ class SegmentMaker:
         """Remove the records of earlier runs that do not fit the source; their segments are restored once more.
 
         The records lie beside the output, where others can write. If they were believed, half a film could be complete.
-        So frames are counted, and the segment that is said to be the last one is decoded again.
+        So frames are counted, and a video's segments of another number are decoded again, as is the one that is said to
+        be the last.
         """
-        for index in trust.doubtful_segments(self.store.records.values(), self.source, self.reader.division):
-            self._doubt(index)
-        for record in [record for record in self.store.records.values() if record.last]:
-            frames_before = sum(each.frames for each in self.store.records.values() if each.index < record.index)
-            self.reader.tail = record.before
-            divider = self.reader.open_at(record.index, frames_before)
-            found = None if divider is None else divider.segment()
-            for _ in () if found is None else found.frames:
-                self.stop.check()
-            if found is None or (found.index, found.own_frames, found.last, found.tail) != (
-                record.index, record.frames, True, record.tail,
-            ):  # fmt: skip
-                self._doubt(record.index)
+        is_video = isinstance(self.source, VideoSource)
+        for index in sorted(trust.doubtful_segments(self.store.records.values(), self.source, self.reader.division)):
+            if is_video and self._is_as_decoded(self.store.records[index]):
+                continue
+            self.store.drop(index)
+            message = f"the record of segment {index} does not fit the input; restoring it once more"
+            self.context.warn("W_RESUME", message)
 
-    def _doubt(self, index: int) -> None:
-        self.store.drop(index)
-        self.context.warn("W_RESUME", f"the record of segment {index} does not fit the input; restoring it once more")
+    def _is_as_decoded(self, record: SegmentRecord) -> bool:
+        """Return whether decoding a segment's frames gives what its record says."""
+        frames_before = sum(each.frames for each in self.store.records.values() if each.index < record.index)
+        self.reader.tail = record.before
+        try:
+            divider = self.reader.open_at(record.index, frames_before)
+        except InputError:  # other frames come before it
+            return False
+        found = None if divider is None else divider.segment()
+        for _ in () if found is None else found.frames:
+            self.stop.check()
+        return found is not None and (found.index, found.own_frames, found.last, found.tail) == (
+            record.index, record.frames, record.last, record.tail,
+        )  # fmt: skip
 
     def _restore_segments(self, restorer: Restorer, worker: threads.Worker) -> None:
         missing = self.missing

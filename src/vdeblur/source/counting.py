@@ -5,12 +5,15 @@ from fractions import Fraction
 import av
 import av.error
 
+from vdeblur.errors import InputError
 from vdeblur.settings import Cut
-from vdeblur.source import demux, times
+from vdeblur.source import demux, excerpt, times
+from vdeblur.source.clock import TimestampRepair
 from vdeblur.source.video import Source, VideoSource
 
 # Formats whose header counts frames apart from the index, which lists every packet. MP4's header is its index.
 INDEXED = {"avi"}
+CHECKED_BYTES = 1 << 30  # files up to this size are read once more to check records, in about 15 s
 
 
 def count_frames(source: Source) -> int | None:
@@ -30,6 +33,31 @@ def count_frames(source: Source) -> int | None:
     except (OSError, av.error.FFmpegError):
         return None
     return len(source.video.index_entries) or None if has_index(source) and source.cut.whole else None
+
+
+def frame_times(source: VideoSource) -> list[Fraction] | None:
+    """Return the times of the frames of the part asked for, on the source's clock, by its packets, in order.
+
+    None where the file is larger than CHECKED_BYTES or cannot be read once more. Packets may lack times, or have other
+    ones than their frames, so the times are near the truth, and not always equal to it.
+    """
+    begin, end, repair = source.cut_begin, source.cut_end, TimestampRepair(source.origin)
+    found = []
+    try:
+        if source.is_pipe or source.path.stat().st_size > CHECKED_BYTES:
+            return None
+        with demux.open_container(source.path) as container:
+            for packet in demux.demux(container):
+                if packet is None:
+                    break
+                repair.shift(packet)
+                seconds = demux.packet_seconds(packet)
+                is_frame = packet.stream.index == source.video.index and packet.size and not packet.is_discard
+                if is_frame and seconds is not None and excerpt.is_within(seconds, begin, end):
+                    found.append(seconds)
+    except (OSError, av.error.FFmpegError, InputError):
+        return None
+    return sorted(found)[: source.cut.frames]
 
 
 def has_index(source: Source) -> bool:

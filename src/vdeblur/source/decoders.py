@@ -12,9 +12,11 @@ import imageio_ffmpeg
 
 from vdeblur.errors import InputError
 from vdeblur.source.demux import is_cover
+from vdeblur.source.demuxers import SAFE_INPUT
 
 # Decoders that read the alpha channel, which FFmpeg's default ones ignore.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+LIMIT_SECONDS = 60  # for the ffmpeg program, which reads a header
 ENCRYPTED_TAGS = {"encv", "drmi"}  # what MP4 calls video that only a licence opens: ISO/IEC 23001-7, FairPlay
 
 
@@ -72,7 +74,20 @@ def decoder_of(video: av.VideoStream) -> av.VideoCodecContext:
 
 def _foreign_codec(path: Path) -> str:
     """Return the name of a codec that PyAV's libraries cannot decode; imageio-ffmpeg's ffmpeg may know it."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path.absolute())]
-    output = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stderr  # noqa: S603
-    found = re.search(r"Video: (\S+)", output)
+    limits = [word for name, value in SAFE_INPUT.items() if name != "pattern_type" for word in (f"-{name}", value)]
+    try:
+        command = [
+            imageio_ffmpeg.get_ffmpeg_exe(),
+            "-nostdin",
+            "-hide_banner",
+            *limits,
+            "-i",
+            f"file:{path.absolute()}",
+        ]
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=LIMIT_SECONDS
+        )
+    except (OSError, RuntimeError, subprocess.TimeoutExpired):  # RuntimeError: there is no ffmpeg program
+        return "unknown codec"
+    found = re.search(r"Video: (\S+)", done.stderr)
     return found[1].rstrip(",") if found else "unknown codec"

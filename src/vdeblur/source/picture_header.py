@@ -13,6 +13,7 @@ from typing import BinaryIO
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 EXIF_MAGIC = b"Exif\0\0"
 MOST_EXIF_BYTES = 1 << 20  # in JPEG at most 64 KiB; in PNG and WebP as long as the file says
+MOST_JPEG_BYTES = 1 << 28  # read to find the end; larger files count as complete
 MOST_ENTRIES = 4096  # of a TIFF directory; real ones have some dozens
 # TIFF's tags.
 WIDTH, HEIGHT, BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA, SAMPLE_FORMAT, SUBSAMPLING = (
@@ -26,7 +27,8 @@ class PictureHeader:
     """The header of a picture.
 
     width, height: as stored. orientation: 1 to 8, EXIF's; 1 is upright. kind: pictures of the same kind decode to the
-    same pixel format. animated: whether more than one picture follows.
+    same pixel format. animated: whether more than one picture follows. complete: False where the file is shorter than
+    it says; of JPEG only is_cut_off knows.
     """
 
     width: int
@@ -34,6 +36,7 @@ class PictureHeader:
     orientation: int
     kind: tuple[object, ...]
     animated: bool = False
+    complete: bool = True
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -68,7 +71,7 @@ def read_header(path: Path) -> PictureHeader | None:
 def _png(file: BinaryIO) -> PictureHeader | None:
     file.seek(len(PNG_MAGIC))
     size, kind, orientation = (0, 0), (0, 0), 1
-    has_transparency = is_animated = False
+    has_transparency = is_animated = is_complete = False
     while len(head := file.read(8)) == 8:
         length, name = struct.unpack(">I4s", head)
         begin = file.tell()
@@ -79,10 +82,11 @@ def _png(file: BinaryIO) -> PictureHeader | None:
             orientation = exif_orientation(file.read(min(length, MOST_EXIF_BYTES)))
         has_transparency |= name == b"tRNS"
         is_animated |= name == b"acTL"
+        is_complete |= name == b"IEND"
         file.seek(begin + length + 4)  # past the checksum
     if not all(size):
         return None
-    return PictureHeader(*size, orientation, ("png", *kind, has_transparency), is_animated)
+    return PictureHeader(*size, orientation, ("png", *kind, has_transparency), is_animated, is_complete)
 
 
 def _jpeg(file: BinaryIO) -> PictureHeader | None:
@@ -120,6 +124,9 @@ def _jpeg(file: BinaryIO) -> PictureHeader | None:
 
 
 def _webp(file: BinaryIO) -> PictureHeader | None:
+    file.seek(4)
+    (length,) = struct.unpack("<I", file.read(4))  # of everything after this field
+    is_complete = file.seek(0, 2) >= 8 + length - length % 2
     file.seek(12)
     size, orientation = (0, 0), 1
     coding, has_alpha, is_animated = "", False, False
@@ -145,7 +152,29 @@ def _webp(file: BinaryIO) -> PictureHeader | None:
         file.seek(begin + length + length % 2)
     if not all(size):
         return None
-    return PictureHeader(*size, orientation, ("webp", coding, has_alpha), is_animated)
+    return PictureHeader(*size, orientation, ("webp", coding, has_alpha), is_animated, is_complete)
+
+
+def is_cut_off(path: Path) -> bool:
+    """Return whether a file is a JPEG without an end: decoders fill the rest of its picture, and report nothing.
+
+    In the samples a byte 0xFF is followed by 0, so the first end of image after a start of scan is the real one.
+
+    Raises: OSError.
+    """
+    with path.open("rb") as file:
+        if file.read(3) != b"\xff\xd8\xff":
+            return False
+        file.seek(0)
+        data = file.read(MOST_JPEG_BYTES)
+    place = 2
+    while data[place : place + 1] == b"\xff" and place + 4 <= len(data):
+        code = data[place + 1]
+        if code == 0xDA:
+            return len(data) < MOST_JPEG_BYTES and data.find(b"\xff\xd9", place) < 0
+        has_length = code not in (0x01, 0xFF) and not 0xD0 <= code <= 0xD8
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big") if has_length else 2 - (code == 0xFF)
+    return True
 
 
 def _tiff(file: BinaryIO) -> PictureHeader | None:
@@ -170,11 +199,14 @@ def _tiff(file: BinaryIO) -> PictureHeader | None:
 
 
 def _bmp(file: BinaryIO) -> PictureHeader | None:
+    file.seek(2)
+    (length,) = struct.unpack("<I", file.read(4))
+    is_complete = file.seek(0, 2) >= length
     file.seek(18)
     width, height, _, bits, compression = struct.unpack("<iiHHI", file.read(16))
     if width <= 0 or not height:
         return None
-    return PictureHeader(width, abs(height), 1, ("bmp", bits, compression))
+    return PictureHeader(width, abs(height), 1, ("bmp", bits, compression), complete=is_complete)
 
 
 def exif_orientation(data: bytes) -> int:

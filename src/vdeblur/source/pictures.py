@@ -27,7 +27,7 @@ from vdeblur.settings import Cut
 from vdeblur.source.demux import ffmpeg_reason
 from vdeblur.source.demuxers import SAFE_INPUT
 from vdeblur.source.info import SourceInfo
-from vdeblur.source.picture_header import PictureHeader, read_header
+from vdeblur.source.picture_header import PictureHeader, is_cut_off, read_header
 from vdeblur.source.upright import display_matrix, matrix_orientation, turn_upright
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
@@ -49,16 +49,17 @@ class PictureSource:
     pictures = True
 
     def __init__(self, path: Path, cut: Cut, warn: Warn = ignore) -> None:
-        self.path = path
+        self.path, self.warn = path, warn
         self.is_single = not path.is_dir()
         files = [path] if self.is_single else _files_of(path, warn)
-        self.first = math.ceil((cut.start or 0) * PICTURE_RATE)
-        stop = len(files) if cut.stop is None else math.ceil(cut.stop * PICTURE_RATE)
+        # As in a video, a bound is the nearest time that a frame can have.
+        self.first = round((cut.start or 0) * PICTURE_RATE)
+        stop = len(files) if cut.stop is None else round(cut.stop * PICTURE_RATE)
         files = files[self.first : stop][: cut.frames]
         if not files:
             raise InputError(f"{path}: there is no picture in the part asked for", "check -ss, -t and --to")
         self.files = files
-        width, height, looks, color = _examine(files)
+        width, height, looks, color = _examine(files, warn)
         self.format = common_format(looks)
         if is_rgb(self.format):
             color |= {"matrix": 0, "range": FULL}
@@ -108,6 +109,8 @@ class PictureSource:
                 raise _wrong_size(file, (picture.width, picture.height), (self.info.width, self.info.height))
             if picture.format.name != self.format:
                 picture = convert_picture(picture, self.format)
+            if is_cut_off(file):
+                self.warn("W_INPUT_DAMAGED", f"{file} is cut off: below the place where it ends, the picture is grey")
             location = CHROMA_OF_PICTURES.get(self.info.codec, USUAL_CHROMA)
             yield Frame(picture, index, self.info.time_base, file.name, location)
 
@@ -175,10 +178,11 @@ def _files_of(folder: Path, warn: Warn) -> list[Path]:
     return files
 
 
-def _examine(files: list[Path]) -> tuple[int, int, list[Look], dict[str, int]]:
+def _examine(files: list[Path], warn: Warn) -> tuple[int, int, list[Look], dict[str, int]]:
     """Check that all pictures have one upright size; return it, the looks of all kinds, and the first one's colours.
 
-    Only headers are read, and one picture of each kind is decoded, unless a header cannot be read.
+    Only headers are read, and one picture of each kind is decoded, unless a header cannot be read. Warn of animations,
+    of which only the first picture is read.
 
     Raises: InputError.
     """
@@ -187,6 +191,10 @@ def _examine(files: list[Path]) -> tuple[int, int, list[Look], dict[str, int]]:
     color: dict[str, int] = {}
     for file in files:
         header = _header_of(file)
+        if header is not None and not header.complete:
+            read_picture(file)  # before the work: most such files cannot be decoded
+        if header is not None and header.animated and header.kind[0] == "png":
+            warn("W_SKIPPED", f"{file} is an animation; only its first picture is read")
         kind = header.kind if header is not None else (file,)
         found = header.upright_size if header is not None else (0, 0)
         if kind not in looks:
@@ -276,15 +284,17 @@ def read_picture(path: Path) -> tuple[av.VideoFrame, str]:
 
     Raises: InputError.
     """
+    header = None
     try:
+        header = read_header(path)
         with av.open(str(path.absolute()), options=SAFE_INPUT) as container:
             picture = next(container.decode(video=0))
             codec = container.streams.video[0].codec_context.name
-        header = read_header(path)
     except (av.error.FFmpegError, OSError, StopIteration, IndexError) as error:
-        raise InputError(
-            f"{path} cannot be read as a picture: {ffmpeg_reason(error)}", "remove or replace it"
-        ) from error
+        reason = ffmpeg_reason(error)
+        if header is not None and (header.animated or not header.complete):
+            reason = "it is an animation" if header.complete else "it is cut off"
+        raise InputError(f"{path} cannot be read as a picture: {reason}", "remove or replace it") from error
     orientation = header.orientation if header is not None else 1
     if orientation == 1 and picture.rotation:  # FFmpeg finds EXIF in places where read_header does not look
         orientation = matrix_orientation(display_matrix(picture))

@@ -7,6 +7,7 @@ iterator in a thread, so that decoding goes on while the device works.
 
 import contextlib
 import math
+import stat
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -53,7 +54,11 @@ def open_source(path: Path, cut: Cut, warn: Warn) -> "VideoSource | PictureSourc
     try:
         if path.is_dir():
             return PictureSource(path, cut, warn)
-        if path.stat().st_size == 0:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # opened several times, and a pipe can be read only once
+            hint = "give a file, or pipe the video in: ... | vdeblur run - OUTPUT"
+            raise InputError(f"{path} is a pipe or a device, not a file", hint)
+        if facts.st_size == 0:
             raise InputError(f"{path} is empty (0 bytes)", "copy or download it again")
         if is_picture(path):
             return PictureSource(path, cut, warn)
