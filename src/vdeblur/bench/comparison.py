@@ -26,7 +26,7 @@ class Comparison:
         self.protocol, self.scorer = protocol, scorer
         self.vmaf: float | None = None
         self.device = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
-        self.waiting: list[tuple[FramePair, Tensor, Tensor, float]] = []
+        self.waiting: list[tuple[FramePair, Tensor, Tensor, float | None]] = []
         self.frames: list[FrameResult] = []
         self.before: tuple[Tensor, Tensor] | None = None
         self.counted = 0
@@ -35,7 +35,7 @@ class Comparison:
         self._psnr = {"worst": math.inf, "best": -math.inf}
 
     @torch.inference_mode()
-    def add(self, pair: FramePair, restored: Tensor, sharp: Tensor, seconds: float, counts: bool) -> None:
+    def add(self, pair: FramePair, restored: Tensor, sharp: Tensor, seconds: float | None, counts: bool) -> None:
         """Add the next frame of the sequence: uint8 (3, H, W) each. counts: the protocol counts it."""
         restored, sharp = restored.to(self.device), sharp.to(self.device)
         if counts:

@@ -1,6 +1,7 @@
 """Measure models on a data set by a protocol: restore, quantise, compare. An interrupted bench resumes."""
 
 import contextlib
+import itertools
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vdeblur import threads
-from vdeblur.bench import contenders, memory
+from vdeblur.bench import contenders, given, memory
 from vdeblur.bench.comparison import Comparison
 from vdeblur.bench.contenders import Contender
 from vdeblur.bench.kept import ResultCache
@@ -27,7 +28,7 @@ from vdeblur.bench.speed import device_name_of
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import DataSet, Sequence, open_dataset
 from vdeblur.errors import DeviceError, InputError, InterruptedRunError, ModelError
-from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never, without_infinities
+from vdeblur.events import Ask, Notify, Stop, Talk, Warn, ignore, never, without_infinities
 from vdeblur.measure import vmaf
 from vdeblur.measure.protocols import PROTOCOLS, Protocol
 from vdeblur.restore.device import choose_device
@@ -58,6 +59,7 @@ def run_bench(
     protocol = PROTOCOLS[task.protocol]
     names = tuple(dict.fromkeys((*task.models, *contenders.ALWAYS)))
     contenders.check_names(names)
+    names = contenders.with_ceiling(names)
     if task.vmaf:
         vmaf.check_vmaf()
     talk = Talk(task.offline, task.yes, notify, ask, stop)
@@ -65,25 +67,30 @@ def run_bench(
     device = choose_device(task.device)
     missing = _missing_models(task, names, talk)
     names = tuple(name for name in names if name not in missing)
+    existing = given.open_restored(task.restored, dataset, protocol, _warner(talk))
+    precision = protocol.precision if task.precision == "auto" else task.precision
     facts = _dataset_facts(dataset)
-    notify("bench", {**asdict(facts), "protocol": protocol.description, "models": list(names)})
+    notify(
+        "bench",
+        {**asdict(facts), "protocol": protocol.description, "models": [*(folder.name for folder in existing), *names]},
+    )
     results: list[ModelResult] = []
     caches: list[ResultCache] = []
     try:
-        for name in names:
-            contender = contenders.load_contender(name, device, task.precision, talk)
+        loaded = (contenders.load_contender(name, device, precision, talk) for name in names)
+        for contender in itertools.chain(existing, loaded):
             caches.append(ResultCache(task, dataset, protocol, contender, device))
             results.append(_measure(BenchContext(task, dataset, protocol, device, notify, stop), contender, caches[-1]))
     except InterruptedRunError:
         notify("bench_kept", {"sequences": sum(cache.count() for cache in caches)})
         raise
-    precisions = dict.fromkeys(result.precision for result in results if result.model in task.models)
+    precisions = dict.fromkeys(result.precision for result in results if result.params)
     report = BenchReport(
         dataset=facts,
         protocol=protocol,
         device=str(device),
         device_name=device_name_of(device),
-        precision=" ".join(precisions) or task.precision,
+        precision=" ".join(precisions) or precision,
         versions=_versions(),
         models=tuple(results),
         missing=tuple((name, error.message) for name, error in missing.items()),
@@ -117,12 +124,14 @@ def _open(task: BenchTask, protocol: Protocol, talk: Talk) -> DataSet:
 
     Raises: as open_dataset; InputError if a sequence has no frame that the protocol counts.
     """
-
-    def warn(code: str, message: str) -> None:
-        talk.notify("warning", {"code": code, "message": message})
-
     dataset = open_dataset(
-        task.dataset, data=task.data, split=task.split, limit=task.limit, blur=protocol.blur, talk=talk, warn=warn
+        task.dataset,
+        data=task.data,
+        split=task.split,
+        limit=task.limit,
+        blur=protocol.blur,
+        talk=talk,
+        warn=_warner(talk),
     )
     ends = protocol.first + protocol.last
     for sequence in dataset.sequences:
@@ -132,6 +141,10 @@ def _open(task: BenchTask, protocol: Protocol, talk: Talk) -> DataSet:
                 "use a larger --limit, or --protocol plain",
             )
     return dataset
+
+
+def _warner(talk: Talk) -> Warn:
+    return lambda code, message: talk.notify("warning", {"code": code, "message": message})
 
 
 def _dataset_facts(dataset: DataSet) -> DatasetFacts:
@@ -218,6 +231,7 @@ def _measure(context: BenchContext, contender: Contender, cache: ResultCache) ->
         scores = {"model": contender.name, "sequence": result.name, **asdict(result.quality)}
         context.notify("sequence_done", without_infinities(scores))
     title = context.dataset.title
+    published, published_of = contenders.published_score(contender, title, context.protocol)
     return ModelResult(
         model=contender.model,
         weights=contender.weights,
@@ -225,7 +239,9 @@ def _measure(context: BenchContext, contender: Contender, cache: ResultCache) ->
         precision=contender.precision,
         params=contender.parameters,
         flops=flops,
-        published=contenders.published_score(contender, title, context.protocol) if context.dataset.complete else None,
+        published=published if context.dataset.complete else None,
+        published_of=published_of if context.dataset.complete else "",
+        published_time=contender.entry.time if contender.entry else None,
         other_protocols=contenders.other_protocols(contender, title, context.protocol),
         sequences=tuple(results),
     )
@@ -240,16 +256,16 @@ def _measure_sequence(
     """
     folder = None if context.task.save is None else context.task.save / contender.name / sequence.name
     peak = memory.Peak(context.device)
-    seconds = 0.0
+    seconds: float | None = 0.0
     with contextlib.ExitStack() as stack:
         sharp = stack.enter_context(contextlib.closing(threads.threaded(_pictures(sequence, "sharp"), AHEAD)))
         blurry = stack.enter_context(contextlib.closing(threads.threaded(_pictures(sequence, "blurry"), AHEAD)))
         scorer = stack.enter_context(vmaf.Vmaf()) if context.task.vmaf else None
         comparison = Comparison(context.protocol, context.device, scorer)
-        restored_frames = _timed_frames(context, contender, blurry, peak)
+        restored_frames = _timed_frames(context, contender, sequence, blurry, peak)
         for index, pair in enumerate(sequence.pairs):
             restored, frame_seconds = next(restored_frames)
-            seconds += frame_seconds
+            seconds = None if seconds is None or frame_seconds is None else seconds + frame_seconds
             sharp_frame = next(sharp)
             if sharp_frame.shape != restored.shape:
                 raise InputError(f"{pair.sharp} has another size than {pair.blurry}", "make the sizes of a pair equal")
@@ -267,7 +283,7 @@ def _measure_sequence(
         frames=frames,
         restored=len(sequence.pairs),
         seconds=seconds,
-        memory_bytes=peak.bytes,
+        memory_bytes=None if seconds is None else peak.bytes,
         warping_error=comparison.warping_error,
         vmaf=comparison.vmaf,
         saved=None if folder is None else str(folder.absolute()),
@@ -279,9 +295,17 @@ def _pictures(sequence: Sequence, kind: str) -> Iterator[Tensor]:
 
 
 def _timed_frames(
-    context: BenchContext, contender: Contender, blurry: Iterator[Tensor], peak: memory.Peak
-) -> Iterator[tuple[Tensor, float]]:
-    """Yield each restored frame with the seconds it took, without those spent waiting for blurry frames."""
+    context: BenchContext, contender: Contender, sequence: Sequence, blurry: Iterator[Tensor], peak: memory.Peak
+) -> Iterator[tuple[Tensor, float | None]]:
+    """Yield each restored frame with the seconds it took, without those spent waiting for blurry frames.
+
+    Pictures that exist already took no time.
+    """
+    if isinstance(contender, given.Given):
+        for picture in contender.pictures(sequence):
+            context.check_stop()
+            yield picture, None
+        return
     waited = contenders.Waited()
     stream = contender.restore(waited.through(blurry, context.check_stop), context.protocol, context.dataset.known)
     while True:

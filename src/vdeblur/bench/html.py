@@ -11,6 +11,7 @@ from vdeblur.bench.baselines import BASELINES
 from vdeblur.bench.columns import (
     MEASURES,
     SOURCE_HEADS,
+    UNKNOWN,
     known_columns,
     label,
     ranked,
@@ -18,13 +19,14 @@ from vdeblur.bench.columns import (
     sequence_rows,
     source_cells,
 )
+from vdeblur.bench.given import IDEAL_LUMA
 from vdeblur.bench.results import BenchReport, ExampleFrame, ModelResult
 from vdeblur.look.page import page_html, picture_uri, slider_html
 from vdeblur.source.pictures import read_picture
 
 CROP = (240, 320)  # lines and columns of the pictures on the page
 BLURRY = "identity"  # the model that returns its input: gains are measured from its PSNR
-GRAY = (BLURRY, *BASELINES)  # models that are no networks
+GRAY = (BLURRY, *BASELINES, IDEAL_LUMA)  # models that are no networks
 
 
 def as_html(report: BenchReport) -> str:
@@ -108,7 +110,10 @@ def _scatters(models: list[ModelResult]) -> str:
         points = [
             charts.Point(label(model, models), cost, model.quality.psnr, model.model in GRAY)
             for model, cost in zip(measured, costs, strict=True)
+            if cost is not None
         ]
+        if not points:
+            continue
         figures.append(f'<figure class="chart">{charts.scatter(points, axis, "PSNR, dB")}</figure>')
     return f'<section><h2>PSNR and its cost</h2>{_key()}<div class="charts">{"".join(figures)}</div></section>'
 
@@ -117,14 +122,14 @@ def _model_table(models: list[ModelResult]) -> str:
     columns = known_columns(models)
     rows = []
     for model in models:
-        cells = []
+        cells = [f"<td>{escape(model.precision or UNKNOWN)}</td>"]
         for column in columns:
             values = [value for value in map(column.value, models) if value is not None]
             best = column.best is not None and len(models) > 1 and column.value(model) == column.best(values)
             emphasis = ' class="best"' if best else ""
             cells.append(f"<td{emphasis}>{column.show(model)}</td>")
         rows.append(f'<tr><th scope="row">{escape(label(model, models))}</th>{"".join(cells)}</tr>')
-    heads = ["model", *(column.head for column in columns)]
+    heads = ["model", "precision", *(column.head for column in columns)]
     return f"<section><h2>Models</h2>{_table('All sequences', heads, rows, 'models')}</section>"
 
 
@@ -202,7 +207,7 @@ def largest_change(blurry: numpy.ndarray, restored: numpy.ndarray) -> tuple[int,
 def _sources(models: list[ModelResult]) -> str:
     rows = []
     for model in models:
-        weights, precision, digest, protocol = map(escape, source_cells(model))
-        cells = "".join(f"<td>{cell}</td>" for cell in (weights, precision, f"<code>{digest}</code>", protocol))
+        weights, precision, digest, *published = map(escape, source_cells(model))
+        cells = "".join(f"<td>{cell}</td>" for cell in (weights, precision, f"<code>{digest}</code>", *published))
         rows.append(f'<tr><th scope="row">{escape(label(model, models))}</th>{cells}</tr>')
     return f"<section><h2>Weights</h2>{_table('Measured weights', SOURCE_HEADS, rows, 'weights', 'texts')}</section>"

@@ -11,6 +11,7 @@ from pathlib import Path
 from vdeblur.bench.columns import (
     MEASURES,
     SOURCE_HEADS,
+    UNKNOWN,
     known_columns,
     label,
     ranked,
@@ -132,8 +133,11 @@ def results_as_markdown(report: BenchReport) -> str:
         f"**{markdown_text(report.dataset.title)}**",
         "\n".join(f"- {key}: {markdown_text(fact)}" for key, fact in report_facts(report).items()),
         markdown_table(
-            ["model", *(column.head for column in columns)],
-            [[name, *(column.show(model) for column in columns)] for name, model in zip(names, models, strict=True)],
+            ["model", "precision", *(column.head for column in columns)],
+            [
+                [name, model.precision or UNKNOWN, *(column.show(model) for column in columns)]
+                for name, model in zip(names, models, strict=True)
+            ],
         ),
         "PSNR in dB by sequence:",
         markdown_table(

@@ -12,12 +12,15 @@ from typing import Any
 from vdeblur.events import without_infinities
 from vdeblur.measure import protocols
 from vdeblur.measure.protocols import Protocol, Quality
-from vdeblur.models.registry import PublishedScore
+from vdeblur.models.registry import PublishedScore, PublishedTime
 
 
 @dataclass(frozen=True)
 class BenchTask:
-    """The options of `vdeblur bench`; the defaults are the command line's."""
+    """The options of `vdeblur bench`; the defaults are the command line's.
+
+    restored: folders of restored pictures to measure, see given.py.
+    """
 
     dataset: str
     models: tuple[str, ...] = ("lite",)
@@ -31,20 +34,22 @@ class BenchTask:
     precision: str = "auto"
     yes: bool = False
     offline: bool = False
+    restored: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class FrameResult:
     """The scores of one frame.
 
-    psnr: dB. seconds: since the model returned the frame before. sharpness: 0 to 1, without a reference.
+    psnr: dB. seconds: since the model returned the frame before, None if nothing was restored. sharpness: 0 to 1,
+    without a reference.
     """
 
     name: str
     psnr: float
     ssim_2d: float | None
     ssim_3d: float | None
-    seconds: float
+    seconds: float | None
     sharpness: float
 
 
@@ -52,7 +57,8 @@ class FrameResult:
 class SequenceResult:
     """The scores of one sequence.
 
-    frames: those that the protocol counts. restored: number of all restored frames. seconds: for all restored frames.
+    frames: those that the protocol counts. restored: number of all restored frames. seconds: for all restored frames,
+    None for pictures that existed already.
     memory_bytes: the peak, None if unknown. vmaf: the mean over frames, None unless asked for. saved: the folder of the
     restored frames.
     """
@@ -60,7 +66,7 @@ class SequenceResult:
     name: str
     frames: tuple[FrameResult, ...]
     restored: int
-    seconds: float
+    seconds: float | None
     memory_bytes: int | None
     warping_error: float | None
     vmaf: float | None = None
@@ -72,9 +78,9 @@ class SequenceResult:
         return _mean_quality(self.frames)
 
     @property
-    def seconds_per_frame(self) -> float:
+    def seconds_per_frame(self) -> float | None:
         """The mean over all restored frames."""
-        return self.seconds / self.restored
+        return None if self.seconds is None else self.seconds / self.restored
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,9 @@ class ModelResult:
     """The scores of one model on all sequences.
 
     weights, weights_sha256: empty for models without weights. flops: for one frame of the first sequence's size.
-    published: the score that was published for these weights, this data set and this protocol. other_protocols: the
-    names of the protocols by which scores were published, if not by this one.
+    published: the score that was published for this data set and this protocol, of the weights published_of: these, or
+    for imported ones those of the paper. published_time: the time that was published. other_protocols: the names of the
+    protocols by which scores were published, if not by this one.
     """
 
     model: str
@@ -95,6 +102,8 @@ class ModelResult:
     published: PublishedScore | None
     other_protocols: tuple[str, ...]
     sequences: tuple[SequenceResult, ...]
+    published_of: str = ""
+    published_time: PublishedTime | None = None
 
     @property
     def frames(self) -> int:
@@ -127,10 +136,9 @@ class ModelResult:
         return math.fsum(frame.sharpness for sequence in self.sequences for frame in sequence.frames) / self.frames
 
     @property
-    def seconds_per_frame(self) -> float:
-        """The mean over all restored frames."""
-        seconds = sum(sequence.seconds for sequence in self.sequences)
-        return seconds / sum(sequence.restored for sequence in self.sequences)
+    def seconds_per_frame(self) -> float | None:
+        """The mean over all restored frames; None for pictures that existed already."""
+        return _weighted_mean([(sequence.seconds_per_frame, sequence.restored) for sequence in self.sequences])
 
     @property
     def peak_memory_bytes(self) -> int | None:
@@ -226,14 +234,16 @@ def _model_to_json(model: ModelResult) -> dict[str, Any]:
         "peak_memory_bytes": model.peak_memory_bytes,
         "params": model.params,
         "flops": model.flops,
-        "published": None if model.published is None else _published_to_json(model.published),
+        "published": None if model.published is None else _published_to_json(model.published, model.published_of),
+        "published_time": None if model.published_time is None else asdict(model.published_time),
         "other_protocols": list(model.other_protocols),
         "sequences": [_sequence_to_json(sequence) for sequence in model.sequences],
     }
 
 
-def _published_to_json(score: PublishedScore) -> dict[str, Any]:
-    return {name: getattr(score, name) for name in ("psnr", "ssim", "ssim_kind", "protocol", "data")}
+def _published_to_json(score: PublishedScore, weights: str) -> dict[str, Any]:
+    facts = {name: getattr(score, name) for name in ("psnr", "ssim", "ssim_kind", "protocol", "data")}
+    return {**facts, "weights": weights}
 
 
 def _sequence_to_json(sequence: SequenceResult) -> dict[str, Any]:

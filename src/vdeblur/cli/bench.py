@@ -26,6 +26,7 @@ PROTOCOLS = ("plain", "cdvd-tsp", "pvdnet", "dstnet", "estrnn", "vrt", "flow-rnn
 HEADS = (
     "MODEL",
     "WEIGHTS",
+    "PRECISION",
     "PSNR",
     "SSIM-2D",
     "SSIM-3D",
@@ -49,7 +50,8 @@ common_options = with_options(
     DEVICE,
     click.option(
         "-p", "--precision", type=NamesType(PRECISIONS), default="auto", show_default=True,
-        help="Precision of the networks: auto, fp32, bf16, fp16. With --speed several, as fp32,bf16.",
+        help="Precision of the networks: auto, fp32, bf16, fp16. auto is fp32 for papers' protocols. With --speed "
+        "several, as fp32,bf16.",
     ),
     THREADS,
     click.option(
@@ -69,6 +71,11 @@ dataset_options = with_options(
     click.option(
         "--save", type=click.Path(path_type=Path), help="Folder for restored frames: DIR/MODEL/SEQUENCE/NAME.png."
     ),
+    click.option(
+        "--restored", type=click.Path(path_type=Path), multiple=True,
+        help="Also measure restored pictures that exist, DIR/SEQUENCE/NAME.png; may be repeated. Without --model, they "
+        "alone are measured.",
+    ),
     click.option("--vmaf", is_flag=True, help="Also measure VMAF, with the libvmaf of an installed ffmpeg."),
     YES,
     OFFLINE,
@@ -79,6 +86,7 @@ OF_DATASET = (
     "protocol",
     "limit",
     "save",
+    "restored",
     "vmaf",
     "yes",
 )  # --offline is none of them: --speed accepts it, since it never downloads
@@ -108,13 +116,15 @@ def bench_command(context: click.Context, /, speed: bool, json: bool, **given: A
 
     vdeblur downloads known data sets (except bsd), and recognises the layout of a folder. Published figures appear only
     where data set, protocol and weights are those of the paper. identity, which passes frames through, and FFmpeg's
-    filters unsharp and cas are always measured, too. An interrupted bench continues where it stopped. With --speed,
+    filters unsharp and cas are always measured, too, and with spn the ceiling ideal-luma: the sharp luma with the
+    blurry colour. An interrupted bench continues where it stopped. With --speed,
     measure instead how fast models are: the network alone, the complete run, and each of its stages.
 
     \b
     Examples:
       vdeblur bench --dataset gopro --model dstnet,lite --protocol dstnet --report gopro.html
       vdeblur bench --dataset my_pairs/ --model lite,nafnet-32 --limit 20 --save restored/
+      vdeblur bench --dataset dvd --protocol pvdnet --restored their_results/
       vdeblur bench --speed --model lite,dstnet --precision fp32,bf16
     """
     reporter = JsonReporter() if json and not speed else HumanReporter()
@@ -126,6 +136,8 @@ def bench_command(context: click.Context, /, speed: bool, json: bool, **given: A
             if speed:
                 _measure_speed(given, json, session)
             else:
+                if given["restored"] and context.get_parameter_source("model") is ParameterSource.DEFAULT:
+                    given["model"] = ()
                 _measure_quality(given, json, reporter, session)
 
 
@@ -167,7 +179,7 @@ def _measure_quality(
 
     for path in given["report"]:
         reports.check_report(path)
-    names = ("dataset", "protocol", "split", "limit", "data", "save", "vmaf", "device", "yes", "offline")
+    names = ("dataset", "protocol", "split", "limit", "data", "save", "restored", "vmaf", "device", "yes", "offline")
     task = BenchTask(models=given["model"], precision=given["precision"][0], **{name: given[name] for name in names})
 
     def write(results: BenchReport) -> None:
@@ -200,6 +212,11 @@ def _show(results: "BenchReport") -> None:
     for model in results.models:
         if about.complete and model.other_protocols:
             echo_line(f"{model.model}: figures were published by protocol {' or '.join(model.other_protocols)}")
+    for model in results.models:
+        if model.published_time is not None:
+            from vdeblur.bench.columns import time_conditions
+
+            echo_line(f"{model.model}: {model.published_time.seconds:g} s/frame published ({time_conditions(model)})")
     for name, reason in results.missing:
         echo_line(f"{name} was not measured: {reason}")
     if about.decoder != "exact":
@@ -211,10 +228,11 @@ def _row(model: "ModelResult") -> tuple[str, ...]:
     return (
         model.model,
         model.weights,
+        model.precision,
         _number(model.quality.psnr, ".2f"),
         _number(model.quality.ssim_2d, ".4f"),
         _number(model.quality.ssim_3d, ".4f"),
-        _published(model.published) if model.published else "",
+        _published(model.published, model) if model.published else "",
         _number(model.seconds_per_frame, ".3g"),
         "" if memory is None else f"{memory / 1e6:.0f} MB",
         f"{model.params / 1e6:.2f} M" if model.params else "",
@@ -229,9 +247,10 @@ def _more_of(model: "ModelResult") -> tuple[str, ...]:
     return model.model, model.weights, steady, _number(model.sharpness, ".3f")
 
 
-def _published(score: "PublishedScore") -> str:
+def _published(score: "PublishedScore", model: "ModelResult") -> str:
     known = score.ssim is not None and score.ssim_kind not in ("", "not stated")
-    return f"{score.psnr:.2f}" + (f" / {score.ssim:.4f} ({score.ssim_kind})" if known else "")
+    other = f" of @{model.published_of}" if model.published_of not in ("", model.weights) else ""
+    return f"{score.psnr:.2f}" + (f" / {score.ssim:.4f} ({score.ssim_kind})" if known else "") + other
 
 
 def _number(value: float | None, form: str) -> str:
