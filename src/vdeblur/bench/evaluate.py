@@ -63,13 +63,13 @@ def run_bench(
     if task.vmaf:
         vmaf.check_vmaf()
     talk = Talk(task.offline, task.yes, notify, ask, stop)
-    dataset = _open(task, protocol, talk)
+    dataset = open_for(task, protocol, talk)
     device = choose_device(task.device)
     missing = _missing_models(task, names, talk)
     names = tuple(name for name in names if name not in missing)
     existing = given.open_restored(task.restored, dataset, protocol, _warner(talk))
     precision = protocol.precision if task.precision == "auto" else task.precision
-    facts = _dataset_facts(dataset)
+    facts = dataset_facts(dataset)
     notify(
         "bench",
         {**asdict(facts), "protocol": protocol.description, "models": [*(folder.name for folder in existing), *names]},
@@ -91,7 +91,7 @@ def run_bench(
         device=str(device),
         device_name=device_name_of(device),
         precision=" ".join(precisions) or precision,
-        versions=_versions(),
+        versions=versions(),
         models=tuple(results),
         missing=tuple((name, error.message) for name, error in missing.items()),
         examples=tuple(
@@ -119,7 +119,7 @@ def _missing_models(task: BenchTask, names: tuple[str, ...], talk: Talk) -> dict
     return missing
 
 
-def _open(task: BenchTask, protocol: Protocol, talk: Talk) -> DataSet:
+def open_for(task: BenchTask, protocol: Protocol, talk: Talk) -> DataSet:
     """Open the data set.
 
     Raises: as open_dataset; InputError if a sequence has no frame that the protocol counts.
@@ -147,7 +147,8 @@ def _warner(talk: Talk) -> Warn:
     return lambda code, message: talk.notify("warning", {"code": code, "message": message})
 
 
-def _dataset_facts(dataset: DataSet) -> DatasetFacts:
+def dataset_facts(dataset: DataSet) -> DatasetFacts:
+    """Return what reports say about a data set."""
     return DatasetFacts(
         title=dataset.title,
         known=bool(dataset.known),
@@ -161,7 +162,8 @@ def _dataset_facts(dataset: DataSet) -> DatasetFacts:
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of everything that can change a score."""
     packages = {name: metadata.version(name) for name in ("torch", "av")}
     return {"vdeblur": __version__, **packages, "python": platform.python_version()}
 

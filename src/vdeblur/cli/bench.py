@@ -76,6 +76,11 @@ dataset_options = with_options(
         help="Also measure restored pictures that exist, DIR/SEQUENCE/NAME.png; may be repeated. Without --model, they "
         "alone are measured.",
     ),
+    click.option(
+        "--flow", is_flag=True,
+        help="Measure optical flow instead: the sharp previous frame, warped, against the sharp frame. Default models: "
+        "those on this machine that estimate flow.",
+    ),
     click.option("--vmaf", is_flag=True, help="Also measure VMAF, with the libvmaf of an installed ffmpeg."),
     YES,
     OFFLINE,
@@ -87,9 +92,11 @@ OF_DATASET = (
     "limit",
     "save",
     "restored",
+    "flow",
     "vmaf",
     "yes",
 )  # --offline is none of them: --speed accepts it, since it never downloads
+NOT_OF_FLOW = ("protocol", "save", "restored", "vmaf")  # PVDNet's protocol is part of the measure
 OF_SPEED = ("size", "frames", "repeats", "reference")
 
 
@@ -118,13 +125,15 @@ def bench_command(context: click.Context, /, speed: bool, json: bool, **given: A
     where data set, protocol and weights are those of the paper. identity, which passes frames through, and FFmpeg's
     filters unsharp and cas are always measured, too, and with spn the ceiling ideal-luma: the sharp luma with the
     blurry colour. An interrupted bench continues where it stopped. With --speed,
-    measure instead how fast models are: the network alone, the complete run, and each of its stages.
+    measure instead how fast models are: the network alone, the complete run, and each of its stages. With --flow,
+    measure instead how well networks estimate motion, as in PVDNet's Table 1.
 
     \b
     Examples:
       vdeblur bench --dataset gopro --model dstnet,lite --protocol dstnet --report gopro.html
       vdeblur bench --dataset my_pairs/ --model lite,nafnet-32 --limit 20 --save restored/
       vdeblur bench --dataset dvd --protocol pvdnet --restored their_results/
+      vdeblur bench --dataset gopro --flow --model pvdnet,cdvd-tsp,bimnet,pwc-net
       vdeblur bench --speed --model lite,dstnet --precision fp32,bf16
     """
     reporter = JsonReporter() if json and not speed else HumanReporter()
@@ -136,6 +145,9 @@ def bench_command(context: click.Context, /, speed: bool, json: bool, **given: A
             if speed:
                 _measure_speed(given, json, session)
             else:
+                if given.pop("flow"):
+                    _measure_flow(context, given, json, reporter, session)
+                    return
                 if given["restored"] and context.get_parameter_source("model") is ParameterSource.DEFAULT:
                     given["model"] = ()
                 _measure_quality(given, json, reporter, session)
@@ -166,6 +178,37 @@ def _measure_speed(given: dict[str, Any], json: bool, session: Session) -> None:
     same = ("size", "frames", "device", "repeats")
     task = SpeedTask(**{field: given[option] for field, option in (*names.items(), *zip(same, same, strict=True))})
     run_speed(task, report, json, session)
+
+
+def _measure_flow(
+    context: click.Context, given: dict[str, Any], json: bool, reporter: JsonReporter | HumanReporter, session: Session
+) -> None:
+    """Measure optical flow, and write the table.
+
+    Raises: UsageError for options that have no effect on it.
+    """
+    for name in NOT_OF_FLOW:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{name} does not go with --flow", f"leave out --{name}")
+    if set(given["precision"]) - {"auto", "fp32"}:
+        raise UsageError("--flow computes in fp32", "leave out --precision")
+    from vdeblur.bench import flow, flow_report
+    from vdeblur.bench.results import BenchTask
+
+    is_default = context.get_parameter_source("model") is ParameterSource.DEFAULT
+    names = ("dataset", "split", "limit", "data", "device", "yes", "offline")
+    models = flow.cached_flow_models() if is_default else given["model"]
+    task = BenchTask(models=models, **{name: given[name] for name in names})
+    found = flow_report.run_flow_bench(task, given["report"], reporter.notify, question(json), session)
+    if json:
+        reporter.notify("report", found.to_json())
+        return
+    reporter.close()
+    show_table(tuple(head.upper() for head in flow_report.HEADS), [tuple(row) for row in flow_report.flow_rows(found)])
+    click.echo()
+    about = found.dataset
+    echo_line(f"{about.title} {about.split} ({about.blur}): {about.sequences} sequences")
+    click.echo(f"flow: {flow_report.flow_protocol()}")
 
 
 def _measure_quality(
