@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vdeblur.bench.results import BenchReport, ModelResult, SequenceResult
+from vdeblur.bench.tenths import mean_psnr, tenths_of
 
 UNKNOWN = "-"
 
@@ -101,6 +102,17 @@ def sequence_rows(models: list[ModelResult], measure: Measure) -> list[tuple[str
             for sequences in by_model
         ]
         rows.append((name, str(frames), cells))
+    return rows
+
+
+def tenth_rows(models: list[ModelResult]) -> list[tuple[str, str, list[str]]]:
+    """Return for the sharpest and blurriest tenth of each sequence its name, number of frames, and PSNRs as text."""
+    by_model = [{sequence.name: sequence for sequence in model.sequences} for model in models]
+    rows = []
+    for name, found in tenths_of(models).items():
+        for kind, names in (("sharpest", found.sharpest), ("blurriest", found.blurriest)):
+            cells = [format_number(mean_psnr(sequences[name], names), ".2f") for sequences in by_model]
+            rows.append((f"{name}, {kind}", str(len(names)), cells))
     return rows
 
 

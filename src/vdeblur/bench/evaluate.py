@@ -16,12 +16,14 @@ from vdeblur.bench import contenders, given, memory
 from vdeblur.bench.comparison import Comparison
 from vdeblur.bench.contenders import Contender
 from vdeblur.bench.kept import ResultCache
+from vdeblur.bench.profiles import ProfileRows
 from vdeblur.bench.results import (
     BenchReport,
     BenchTask,
     DatasetFacts,
     ExampleFrame,
     ModelResult,
+    ProfilePictures,
     SequenceResult,
 )
 from vdeblur.bench.speed import device_name_of
@@ -98,6 +100,9 @@ def run_bench(
             frame
             for result, cache in zip(results, caches, strict=True)
             for frame in _example_frames(result, cache, dataset)
+        ),
+        profiles=tuple(
+            profile for result, cache in zip(results, caches, strict=True) for profile in _profiles(result, cache)
         ),
     )
     finish(report)
@@ -264,6 +269,7 @@ def _measure_sequence(
         blurry = stack.enter_context(contextlib.closing(threads.threaded(_pictures(sequence, "blurry"), AHEAD)))
         scorer = stack.enter_context(vmaf.Vmaf()) if context.task.vmaf else None
         comparison = Comparison(context.protocol, context.device, scorer)
+        rows = ProfileRows()
         restored_frames = _timed_frames(context, contender, sequence, blurry, peak)
         for index, pair in enumerate(sequence.pairs):
             restored, frame_seconds = next(restored_frames)
@@ -273,12 +279,14 @@ def _measure_sequence(
                 raise InputError(f"{pair.sharp} has another size than {pair.blurry}", "make the sizes of a pair equal")
             if folder is not None:
                 pictures.write_png(folder / f"{pair.name}.png", restored)
+            if context.protocol.counts(index, len(sequence.pairs)):
+                rows.add(restored, sharp_frame)
             comparison.add(
                 pair, restored, sharp_frame, frame_seconds, context.protocol.counts(index, len(sequence.pairs))
             )
             progress.count()
         frames = comparison.finish()
-    for kind, picture in comparison.extremes.items():
+    for kind, picture in (comparison.extremes | rows.pictures()).items():
         pictures.write_png(cache.picture(sequence.name, kind), picture)
     return SequenceResult(
         name=sequence.name,
@@ -318,6 +326,14 @@ def _timed_frames(
         if restored is None:
             return
         yield restored, seconds
+
+
+def _profiles(result: ModelResult, cache: ResultCache) -> Iterator[ProfilePictures]:
+    """Yield a model's temporal profile of the first sequence."""
+    name = result.sequences[0].name
+    restored, sharp = cache.picture(name, "profile"), cache.picture(name, "profile-sharp")
+    if restored.is_file() and sharp.is_file():
+        yield ProfilePictures(result.model, result.weights, name, restored, sharp)
 
 
 def _example_frames(result: ModelResult, cache: ResultCache, dataset: DataSet) -> Iterator[ExampleFrame]:

@@ -18,9 +18,12 @@ from vdeblur.bench.columns import (
     report_facts,
     sequence_rows,
     source_cells,
+    tenth_rows,
 )
 from vdeblur.bench.given import IDEAL_LUMA
-from vdeblur.bench.results import BenchReport, ExampleFrame, ModelResult
+from vdeblur.bench.profiles import profile_uris
+from vdeblur.bench.results import BenchReport, ExampleFrame, ModelResult, ProfilePictures
+from vdeblur.bench.tenths import with_tenths
 from vdeblur.look.page import page_html, picture_uri, slider_html
 from vdeblur.source.pictures import read_picture
 
@@ -38,11 +41,13 @@ def as_html(report: BenchReport) -> str:
         _scatters(models),
         _model_table(models),
         _sequence_tables(models),
+        _tenth_table(models),
+        _profile_section(report.profiles, models),
         _pictures(report.examples, models),
         _sources(models),
     ]
     title = f"vdeblur bench: {report.dataset.title}: {len(models)} models"
-    return page_html(title, "\n".join(parts), report.to_json())
+    return page_html(title, "\n".join(parts), with_tenths(report))
 
 
 def _header(report: BenchReport) -> str:
@@ -159,6 +164,38 @@ def _sequence_tables(models: list[ModelResult]) -> str:
             rows.append(f'<tr><th scope="row">{escape(sequence)}</th>{row}</tr>')
         tables.append(_table(f"{measure.name}, mean over each sequence's frames", heads, rows, f"sequences-{key}"))
     return f'<section><h2>Sequences</h2><div class="tabs">{"".join(buttons + tables)}</div></section>'
+
+
+def _tenth_table(models: list[ModelResult]) -> str:
+    """Return the table of the sharpest and blurriest tenth of each sequence; nothing if the input was not measured."""
+    rows = []
+    for name, frames, cells in tenth_rows(models):
+        row = "".join(f"<td>{escape(cell)}</td>" for cell in (frames, *cells))
+        rows.append(f'<tr><th scope="row">{escape(name)}</th>{row}</tr>')
+    if not rows:
+        return ""
+    heads = ["sequence", "frames", *(label(model, models) for model in models)]
+    table = _table("PSNR in dB, by the sharpness of the blurry input", heads, rows, "tenths")
+    return f"<section><h2>Sharpest and blurriest tenth of the frames</h2>{table}</section>"
+
+
+def _profile_section(profiles: tuple[ProfilePictures, ...], models: list[ModelResult]) -> str:
+    """Return the temporal profiles of the first sequence, in the order of the models, then the sharp frames'."""
+    found = {(profile.model, profile.weights): profile for profile in profiles}
+    shown = [(model, found[model.model, model.weights]) for model in models if (model.model, model.weights) in found]
+    if not shown:
+        return ""
+    pictures = [(label(model, models), profile_uris(profile)[0]) for model, profile in shown]
+    pictures.append(("sharp", profile_uris(shown[0][1])[1]))
+    figures = "".join(
+        f'<figure><img src="{uri}" alt="Temporal profile: {escape(name)}" style="width:100%">'
+        f"<figcaption>{escape(name)}</figcaption></figure>"
+        for name, uri in pictures
+    )
+    return (
+        f"<section><h2>Temporal profile of {escape(shown[0][1].sequence)}</h2><p>The middle line of the picture; time "
+        f"goes down. Stripes are flicker.</p>{figures}</section>"
+    )
 
 
 def _pictures(frames: tuple[ExampleFrame, ...], models: list[ModelResult]) -> str:

@@ -181,11 +181,22 @@ class ExampleFrame:
 
 
 @dataclass(frozen=True)
+class ProfilePictures:
+    """The temporal profile of a model on a sequence, and the sharp frames' profile, as files; see profiles.py."""
+
+    model: str
+    weights: str
+    sequence: str
+    restored: Path
+    sharp: Path
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """Everything that a bench measured.
 
-    precision: of the models that the user named. examples: for the HTML page; their restored pictures exist only
-    until the bench ends. missing: models that could not be measured, each with the reason.
+    precision: of the models that the user named. examples, profiles: for the HTML page; their restored pictures exist
+    only until the bench ends. missing: models that could not be measured, each with the reason.
     """
 
     dataset: DatasetFacts
@@ -197,6 +208,7 @@ class BenchReport:
     models: tuple[ModelResult, ...]
     examples: tuple[ExampleFrame, ...] = ()
     missing: tuple[tuple[str, str], ...] = ()
+    profiles: tuple[ProfilePictures, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as docs/json.md describes it; infinite numbers (PSNR of equal frames) become None."""

@@ -231,7 +231,9 @@ def _measure_quality(
 
     results = evaluate.run_bench(task, notify=reporter.notify, ask=question(json), stop=session, finish=write)
     if json:
-        reporter.notify("report", results.to_json())
+        from vdeblur.bench.tenths import with_tenths
+
+        reporter.notify("report", with_tenths(results))
     else:
         reporter.close()
         _show(results)
