@@ -14,7 +14,8 @@ from tests import clips
 from vdeblur.bench import flow
 from vdeblur.datasets import pictures
 from vdeblur.errors import ExitStatus
-from vdeblur.models import registry
+from vdeblur.events import Talk
+from vdeblur.models import registry, weights
 from vdeblur.networks import NETWORKS, PARTS
 from vdeblur.networks.layers import warp
 
@@ -103,14 +104,14 @@ def drawn(name: str) -> nn.Module:
 def test_every_flow_network_estimates_at_full_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = drawn(name)
     part = registry.find_entry(name).part
-    monkeypatch.setattr(flow.weights, "load_model", lambda name, talk: network)
+    monkeypatch.setattr(weights, "load_model", lambda name, talk: network)
     monkeypatch.setattr(
-        flow.weights,
+        weights,
         "load_start",
         lambda name, talk: {network.official_name(key): value for key, value in network.state_dict().items()},
     )
     assert name in flow.flow_models()
-    estimate = flow._estimator(name, torch.device("cpu"), flow.Talk())
+    estimate = flow._estimator(name, torch.device("cpu"), Talk())
     frames = torch.rand(2, 1, 3, 70, 100, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         found = estimate(*frames)

@@ -177,3 +177,65 @@ def test_a_wrong_time_in_a_registry_is_named(tmp_path: Path, vdeblur, monkeypatc
     result = vdeblur("models", "list")
     assert result.exit_code == ExitStatus.MODEL
     assert "[quick] is not valid: device is missing" in result.stderr
+
+
+@pytest.fixture
+def qualitative(pairs: Path, tmp_path: Path) -> Path:
+    """The folders of DVD's archive: one video with sharp frames, two without."""
+    root = tmp_path / "DeepVideoDeblurring_Dataset" / "DeepVideoDeblurring_Dataset"
+    for part, video, kinds in (
+        ("quantitative_datasets", "IMG_0003", {"blur": "input", "sharp": "GT"}),
+        ("qualitative_datasets", "alley", {"blur": "input"}),
+        ("qualitative_datasets", "wall", {"blur": "input"}),
+    ):
+        for kind, name in kinds.items():
+            source = pairs / ("wall" if video == "wall" else "alley") / kind
+            (root / part / video).mkdir(parents=True, exist_ok=True)
+            (root / part / video / name).symlink_to(source)
+    return root.parent
+
+
+def test_videos_without_sharp_frames(vdeblur, qualitative: Path, tmp_path: Path) -> None:
+    options = ("--dataset", "dvd", "--split", "qualitative", "--data", qualitative, "-m", "lite")
+    report = bench(vdeblur, tmp_path, *options, "--report", tmp_path / "r.html", "--save", tmp_path / "saved")
+    row = report["lite"]
+    assert (row["psnr"], row["ssim_2d"], row["ssim_3d"], row["frames"]) == (None, None, None, 10)
+    assert 0 < row["sharpness"] < 1
+    assert row["warping_error"] > 0
+    assert report["identity"]["sharpness"] != row["sharpness"]
+    assert [sequence["name"] for sequence in row["sequences"]] == ["alley", "wall"]
+    assert len(list((tmp_path / "saved" / "lite" / "wall").iterdir())) == FRAMES
+    assert "nan" not in report["stdout"]
+    assert "DVD qualitative (input): 10 frames" in report["stdout"]
+    assert "Temporal profile: lite" in (tmp_path / "r.html").read_text()
+    assert "Temporal profile: sharp" not in (tmp_path / "r.html").read_text()
+    assert "worst frame of alley" in (tmp_path / "r.html").read_text()
+    own = bench(vdeblur, tmp_path, "--dataset", qualitative, "--split", "qualitative", "-m", "identity", "--limit", 2)
+    assert own["identity"]["frames"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (
+            (),
+            ExitStatus.USAGE,
+            "vdeblur does not download this split of dvd (unpack it by hand from https://www.cs.ubc",
+        ),
+        (("--data", "{}", "-m", "ideal-luma"), ExitStatus.USAGE, "ideal-luma compares with sharp frames"),
+        (("--data", "{}", "--flow"), ExitStatus.USAGE, "--flow warps sharp frames"),
+        (
+            (
+                "--data",
+                "{}/DeepVideoDeblurring_Dataset/quantitative_datasets",
+            ),
+            ExitStatus.INPUT,
+            "holds no videos without",
+        ),
+    ],
+)
+def test_what_needs_sharp_frames_is_refused(vdeblur, qualitative: Path, arguments, status: int, words: str) -> None:
+    given_options = [str(argument).format(qualitative) for argument in arguments]
+    result = vdeblur("bench", "--dataset", "dvd", "--split", "qualitative", "-d", "cpu", *given_options)
+    assert result.exit_code == status, result.output
+    assert words in result.stderr

@@ -15,6 +15,7 @@ from vdeblur import threads
 from vdeblur.bench import contenders, given, memory
 from vdeblur.bench.comparison import Comparison
 from vdeblur.bench.contenders import Contender
+from vdeblur.bench.given import IDEAL_LUMA
 from vdeblur.bench.kept import ResultCache
 from vdeblur.bench.profiles import ProfileRows
 from vdeblur.bench.results import (
@@ -29,7 +30,7 @@ from vdeblur.bench.results import (
 from vdeblur.bench.speed import device_name_of
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import DataSet, Sequence, open_dataset
-from vdeblur.errors import DeviceError, InputError, InterruptedRunError, ModelError
+from vdeblur.errors import DeviceError, InputError, InterruptedRunError, ModelError, UsageError
 from vdeblur.events import Ask, Notify, Stop, Talk, Warn, ignore, never, without_infinities
 from vdeblur.measure import vmaf
 from vdeblur.measure.protocols import PROTOCOLS, Protocol
@@ -61,11 +62,11 @@ def run_bench(
     protocol = PROTOCOLS[task.protocol]
     names = tuple(dict.fromkeys((*task.models, *contenders.ALWAYS)))
     contenders.check_names(names)
-    names = contenders.with_ceiling(names)
     if task.vmaf:
         vmaf.check_vmaf()
     talk = Talk(task.offline, task.yes, notify, ask, stop)
     dataset = open_for(task, protocol, talk)
+    names = contenders.with_ceiling(names) if dataset.has_truth else names
     device = choose_device(task.device)
     missing = _missing_models(task, names, talk)
     names = tuple(name for name in names if name not in missing)
@@ -138,6 +139,11 @@ def open_for(task: BenchTask, protocol: Protocol, talk: Talk) -> DataSet:
         talk=talk,
         warn=_warner(talk),
     )
+    if not dataset.has_truth and (task.vmaf or IDEAL_LUMA in task.models):
+        asked = "--vmaf" if task.vmaf else IDEAL_LUMA
+        raise UsageError(
+            f"{asked} compares with sharp frames, which {dataset.title} does not have", f"leave out {asked}"
+        )
     ends = protocol.first + protocol.last
     for sequence in dataset.sequences:
         if len(sequence.pairs) <= ends:
@@ -268,7 +274,7 @@ def _measure_sequence(
         sharp = stack.enter_context(contextlib.closing(threads.threaded(_pictures(sequence, "sharp"), AHEAD)))
         blurry = stack.enter_context(contextlib.closing(threads.threaded(_pictures(sequence, "blurry"), AHEAD)))
         scorer = stack.enter_context(vmaf.Vmaf()) if context.task.vmaf else None
-        comparison = Comparison(context.protocol, context.device, scorer)
+        comparison = Comparison(context.protocol, context.device, scorer, context.dataset.has_truth)
         rows = ProfileRows()
         restored_frames = _timed_frames(context, contender, sequence, blurry, peak)
         for index, pair in enumerate(sequence.pairs):
@@ -341,9 +347,9 @@ def _example_frames(result: ModelResult, cache: ResultCache, dataset: DataSet) -
     pairs = {(sequence.name, pair.name): pair for sequence in dataset.sequences for pair in sequence.pairs}
     for kind, pick in (("worst", min), ("best", max)):
         extremes = [
-            (sequence.name, pick(sequence.frames, key=lambda frame: frame.psnr)) for sequence in result.sequences
+            (sequence.name, pick(sequence.frames, key=lambda frame: frame.rank)) for sequence in result.sequences
         ]
-        extremes.sort(key=lambda item: item[1].psnr, reverse=kind == "best")
+        extremes.sort(key=lambda item: item[1].rank, reverse=kind == "best")
         for name, frame in extremes[:EXAMPLES]:
             pair, restored = pairs[name, frame.name], cache.picture(name, kind)
             if restored.is_file():

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from vdeblur.bench.results import BenchTask, DatasetFacts
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import DataSet, Sequence
-from vdeblur.errors import InputError, InterruptedRunError, ModelError
+from vdeblur.errors import InputError, InterruptedRunError, ModelError, UsageError
 from vdeblur.events import Talk, without_infinities
 from vdeblur.measure.protocols import PROTOCOLS, Quality, mean
 from vdeblur.models import cache, registry, weights
@@ -126,6 +126,8 @@ def measure_flows(task: BenchTask, dataset: DataSet, device: torch.device, talk:
 
     Raises: InputError if no sequence has two frames, or a picture is too small; ModelError if weights are missing.
     """
+    if not dataset.has_truth:
+        raise UsageError(f"--flow warps sharp frames, which {dataset.title} does not have", "choose another --split")
     if all(len(sequence.pairs) < 2 for sequence in dataset.sequences):
         raise InputError(f"{dataset.title} has no sequence of two frames", "use a larger --limit")
     for name in task.models:

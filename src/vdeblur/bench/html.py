@@ -186,7 +186,8 @@ def _profile_section(profiles: tuple[ProfilePictures, ...], models: list[ModelRe
     if not shown:
         return ""
     pictures = [(label(model, models), profile_uris(profile)[0]) for model, profile in shown]
-    pictures.append(("sharp", profile_uris(shown[0][1])[1]))
+    if not math.isnan(models[0].quality.psnr):  # without sharp frames, the blurry ones stand in for them
+        pictures.append(("sharp", profile_uris(shown[0][1])[1]))
     figures = "".join(
         f'<figure><img src="{uri}" alt="Temporal profile: {escape(name)}" style="width:100%">'
         f"<figcaption>{escape(name)}</figcaption></figure>"
@@ -220,7 +221,8 @@ def _slider(frame: ExampleFrame) -> str:
     blurry_crop, restored_crop, sharp_crop = (
         picture_uri(picture[y : y + CROP[0], x : x + CROP[1]]) for picture in (blurry, restored, sharp)
     )
-    return slider_html(blurry_crop, restored_crop, sharp_crop, f"{frame.kind} frame of {frame.sequence}: {frame.frame}")
+    truth = None if frame.sharp == frame.blurry else sharp_crop  # without sharp frames, the blurry ones stand in
+    return slider_html(blurry_crop, restored_crop, truth, f"{frame.kind} frame of {frame.sequence}: {frame.frame}")
 
 
 def _read(path: Path) -> numpy.ndarray:

@@ -41,8 +41,8 @@ class BenchTask:
 class FrameResult:
     """The scores of one frame.
 
-    psnr: dB. seconds: since the model returned the frame before, None if nothing was restored. sharpness: 0 to 1,
-    without a reference.
+    psnr: dB, NaN without a sharp frame. seconds: since the model returned the frame before, None if nothing was
+    restored. sharpness: 0 to 1, without a reference.
     """
 
     name: str
@@ -51,6 +51,11 @@ class FrameResult:
     ssim_3d: float | None
     seconds: float | None
     sharpness: float
+
+    @property
+    def rank(self) -> float:
+        """The number that the best and the worst frames have most and least of."""
+        return self.sharpness if math.isnan(self.psnr) else self.psnr
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,10 @@ common_options = with_options(
 dataset_options = with_options(
     DATASET,
     click.option("--data", type=click.Path(path_type=Path), help="Folder that holds your copy of the data set."),
-    click.option("--split", help="Part of the data set.  [default: test; val for reds]"),
+    click.option(
+        "--split",
+        help="Part of the data set; of dvd also qualitative, without sharp frames.  [default: test; val for reds]",
+    ),
     click.option(
         "--protocol", type=click.Choice(PROTOCOLS), default="plain", show_default=True,
         help="The paper to measure like: it decides which frames and pixels count, and the kind of SSIM.",
@@ -299,4 +302,4 @@ def _published(score: "PublishedScore", model: "ModelResult") -> str:
 
 
 def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+    return "" if value is None or value != value else format(value, form)  # NaN: without sharp frames
