@@ -207,7 +207,12 @@ def _measure_flow(
         reporter.notify("report", found.to_json())
         return
     reporter.close()
-    show_table(tuple(head.upper() for head in flow_report.HEADS), [tuple(row) for row in flow_report.flow_rows(found)])
+    heads = ("MODEL", "WEIGHTS", *(kind.upper() for kind in flow.KINDS), "S/PAIR")
+    rows = [
+        (model, weights, *(f"{psnr} / {ssim}" for psnr, ssim in zip(cells[::2], cells[1::2], strict=True)), seconds)
+        for model, weights, *cells, _, seconds in flow_report.flow_rows(found)
+    ]
+    show_table(heads, rows)
     click.echo()
     about = found.dataset
     echo_line(f"{about.title} {about.split} ({about.blur}): {about.sequences} sequences")
