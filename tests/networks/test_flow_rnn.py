@@ -245,12 +245,14 @@ def test_learning_to_restore_and_to_find_flows() -> None:
     assert history[-1][1] < 0.5 * history[0][1]
 
 
-def test_padding_repeats_the_last_pixels() -> None:
+def test_padding_is_zero_as_in_the_release() -> None:
     frame = moving_clip(1, 30, 65)[:, 0]
     plan = whole(lively("flow-rnn"), frame[:, None])
     padded = plan.pad(frame)
     assert padded.shape == (1, 3, 64, 128)
-    assert torch.equal(padded[..., 65:], padded[..., 64:65].expand_as(padded[..., 65:]))
+    assert torch.equal(padded[..., :30, :65], frame)
+    assert not padded[..., 30:, :].any()
+    assert not padded[..., 65:].any()
 
 
 def test_no_frames_in_no_frames_out() -> None:

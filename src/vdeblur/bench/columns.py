@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vdeblur.bench.results import BenchReport, ModelResult, SequenceResult
+from vdeblur.bench.tenths import mean_psnr, tenths_of
 
 UNKNOWN = "-"
 
@@ -61,6 +62,7 @@ COLUMNS = (
     Column("sharpness", ".3f", lambda model: model.sharpness),
     Column("frames", ".0f", lambda model: model.frames),
     Column("s/frame", ".3g", lambda model: model.seconds_per_frame),
+    Column("published s/frame", ".3g", lambda model: model.published_time.seconds if model.published_time else None),
     Column("peak memory, MB", ".0f", lambda model: _scaled(model.peak_memory_bytes, 1e-6)),
     Column("parameters, M", ".2f", lambda model: model.params * 1e-6),
     Column("GFLOP/frame", ".1f", lambda model: _scaled(model.flops, 1e-9)),
@@ -103,6 +105,17 @@ def sequence_rows(models: list[ModelResult], measure: Measure) -> list[tuple[str
     return rows
 
 
+def tenth_rows(models: list[ModelResult]) -> list[tuple[str, str, list[str]]]:
+    """Return for the sharpest and blurriest tenth of each sequence its name, number of frames, and PSNRs as text."""
+    by_model = [{sequence.name: sequence for sequence in model.sequences} for model in models]
+    rows = []
+    for name, found in tenths_of(models).items():
+        for kind, names in (("sharpest", found.sharpest), ("blurriest", found.blurriest)):
+            cells = [format_number(mean_psnr(sequences[name], names), ".2f") for sequences in by_model]
+            rows.append((f"{name}, {kind}", str(len(names)), cells))
+    return rows
+
+
 def report_facts(report: BenchReport) -> dict[str, str]:
     """Return what was measured, how, and on what: without it no score means anything."""
     data, protocol = report.dataset, report.protocol
@@ -124,7 +137,13 @@ def versions_line(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-SOURCE_HEADS = ["model", "weights", "precision", "SHA-256 of the weights", "published with"]
+SOURCE_HEADS = ["model", "weights", "precision", "SHA-256 of the weights", "published with", "published time"]
+
+
+def time_conditions(model: ModelResult) -> str:
+    """Return what a model's published time was measured on; empty if there is none."""
+    time = model.published_time
+    return "" if time is None else ", ".join(filter(None, (time.size, time.device, time.source)))
 
 
 def source_cells(model: ModelResult) -> list[str]:
@@ -132,5 +151,7 @@ def source_cells(model: ModelResult) -> list[str]:
     protocol = ""
     if model.published is not None:
         kind = model.published.ssim_kind
-        protocol = ", ".join(filter(None, (model.published.protocol, kind and f"SSIM {kind}")))
-    return [fact or UNKNOWN for fact in (model.weights, model.precision, model.weights_sha256, protocol)]
+        other = f"of @{model.published_of}" if model.published_of not in ("", model.weights) else ""
+        protocol = ", ".join(filter(None, (other, model.published.protocol, kind and f"SSIM {kind}")))
+    facts = (model.weights, model.precision, model.weights_sha256, protocol, time_conditions(model))
+    return [fact or UNKNOWN for fact in facts]

@@ -10,7 +10,7 @@ from vdeblur.bench.results import FrameResult
 from vdeblur.datasets.layouts import FramePair
 from vdeblur.errors import InputError
 from vdeblur.measure import metrics, temporal, vmaf
-from vdeblur.measure.protocols import Protocol
+from vdeblur.measure.protocols import Protocol, Quality
 
 BATCH = {"cpu": 1, "cuda": 8}  # pictures compared together
 WARPED_EVERY = 5  # measure every fifth pair of neighbours: its motion takes longer than all other measures together
@@ -19,23 +19,27 @@ WARPED_EVERY = 5  # measure every fifth pair of neighbours: its motion takes lon
 class Comparison:
     """The scores of a sequence, measured in batches on the device.
 
-    After `finish`, `extremes` holds the restored pictures with the lowest ("worst") and the highest PSNR ("best").
+    After `finish`, `extremes` holds the restored pictures with the lowest ("worst") and the highest PSNR ("best"), or
+    sharpness if there are no sharp frames to compare with. Then PSNR is NaN.
     """
 
-    def __init__(self, protocol: Protocol, device: torch.device, scorer: vmaf.Vmaf | None = None) -> None:
-        self.protocol, self.scorer = protocol, scorer
+    def __init__(
+        self, protocol: Protocol, device: torch.device, scorer: vmaf.Vmaf | None = None, has_truth: bool = True
+    ) -> None:
+        """has_truth: sharp frames exist. If not, the blurry ones stand in for them, and give the motion alone."""
+        self.protocol, self.scorer, self.has_truth = protocol, scorer, has_truth
         self.vmaf: float | None = None
         self.device = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
-        self.waiting: list[tuple[FramePair, Tensor, Tensor, float]] = []
+        self.waiting: list[tuple[FramePair, Tensor, Tensor, float | None]] = []
         self.frames: list[FrameResult] = []
         self.before: tuple[Tensor, Tensor] | None = None
         self.counted = 0
         self.warping: list[float] = []
         self.extremes: dict[str, Tensor] = {}
-        self._psnr = {"worst": math.inf, "best": -math.inf}
+        self._least, self._most = math.inf, -math.inf
 
     @torch.inference_mode()
-    def add(self, pair: FramePair, restored: Tensor, sharp: Tensor, seconds: float, counts: bool) -> None:
+    def add(self, pair: FramePair, restored: Tensor, sharp: Tensor, seconds: float | None, counts: bool) -> None:
         """Add the next frame of the sequence: uint8 (3, H, W) each. counts: the protocol counts it."""
         restored, sharp = restored.to(self.device), sharp.to(self.device)
         if counts:
@@ -71,7 +75,10 @@ class Comparison:
         self.waiting.clear()
         stacked = torch.stack(restored)
         try:
-            qualities = self.protocol.measure(stacked, torch.stack(sharp))
+            if self.has_truth:
+                qualities = self.protocol.measure(stacked, torch.stack(sharp))
+            else:
+                qualities = [Quality(math.nan, None, None)] * len(stacked)
         except ValueError as error:
             raise InputError(f"{pairs[0].blurry}: {error}", "use larger pictures") from error
         sharpness = temporal.sharpness(stacked.float() / 255).tolist()
@@ -79,7 +86,8 @@ class Comparison:
             pairs, restored, qualities, seconds, sharpness, strict=True
         ):
             self.frames.append(FrameResult(pair.name, **asdict(quality), seconds=frame_seconds, sharpness=value))
-            if quality.psnr < self._psnr["worst"]:
-                self._psnr["worst"], self.extremes["worst"] = quality.psnr, picture
-            if quality.psnr > self._psnr["best"]:
-                self._psnr["best"], self.extremes["best"] = quality.psnr, picture
+            score = self.frames[-1].rank
+            if score < self._least:
+                self._least, self.extremes["worst"] = score, picture
+            if score > self._most:
+                self._most, self.extremes["best"] = score, picture

@@ -1,5 +1,7 @@
 """The contenders of a bench: models as `run` runs them, and FFmpeg's filters, with the same interface.
 
+given.py has those that restore nothing.
+
 A contender restores a sequence of 8-bit RGB pictures, which is one scene. It has the name that the user typed, the name
 of its model, its weights and their digest (empty if it has none), its precision and its number of parameters.
 """
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vdeblur.bench.baselines import BASELINES
+from vdeblur.bench.given import IDEAL_LUMA, Given, IdealLuma
 from vdeblur.bench.network_speed import count_flops
 from vdeblur.datasets import pictures
 from vdeblur.errors import DeviceError, ModelError, UsageError
@@ -28,6 +31,8 @@ from vdeblur.restore.clip import restored_pictures
 from vdeblur.restore.device import choose_precision, place
 
 ALWAYS = ("identity", *BASELINES)  # in every table
+NO_MODELS = (*BASELINES, IDEAL_LUMA)
+LUMA_NETWORKS = ("spn",)  # restore luma only, so the table shows their ceiling
 RATE = Fraction(25)  # frames per second, which filters need
 
 
@@ -59,8 +64,15 @@ def check_names(names: tuple[str, ...]) -> None:
             raise UsageError(
                 "best is no model of its own, so bench cannot measure it", "name models: vdeblur models list"
             )
-        if name not in BASELINES:
+        if name not in NO_MODELS:
             registry.choose_weights(name)
+
+
+def with_ceiling(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names with "ideal-luma" at the end if a network among them restores luma only."""
+    entries = [registry.choose_weights(name)[0] for name in names if name not in NO_MODELS]
+    is_needed = any(entry.network in LUMA_NETWORKS for entry in entries) and IDEAL_LUMA not in names
+    return (*names, IDEAL_LUMA) if is_needed else names
 
 
 def obtain_contenders(names: tuple[str, ...], talk: Talk) -> dict[str, ModelError]:
@@ -70,7 +82,7 @@ def obtain_contenders(names: tuple[str, ...], talk: Talk) -> dict[str, ModelErro
     """
     missing: dict[str, ModelError] = {}
     for name in names:
-        if name not in BASELINES:
+        if name not in NO_MODELS:
             entry, chosen_weights = registry.choose_weights(name)
             try:
                 if chosen_weights is not None:
@@ -83,17 +95,19 @@ def obtain_contenders(names: tuple[str, ...], talk: Talk) -> dict[str, ModelErro
 
 
 def load_contender(name: str, device: torch.device, precision: str, talk: Talk) -> "Contender":
-    """Return the filter or the loaded model of this name.
+    """Return the filter or the loaded model of this name, or the ideal luma.
 
     Raises: ModelError if its weights are not available.
     """
+    if name == IDEAL_LUMA:
+        return IdealLuma()
     return Filter(name) if name in BASELINES else MeasuredModel(name, device, precision, talk)
 
 
 class Filter:
     """One of FFmpeg's sharpening filters."""
 
-    weights, digest, precision, parameters = "", "", "8 bit", 0
+    weights, digest, precision, parameters, version = "", "", "8 bit", 0, ""
     entry: ModelEntry | None = None
     chosen_weights: Weights | None = None
 
@@ -119,6 +133,8 @@ def _timed(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
 
 class MeasuredModel:
     """A network with its weights on a device."""
+
+    version = ""
 
     def __init__(self, name: str, device: torch.device, precision: str, talk: Talk) -> None:
         self.name, self.device = name, device
@@ -154,16 +170,25 @@ class MeasuredModel:
         return count_flops(self.network, self.device, height, width)
 
 
-Contender = MeasuredModel | Filter
+Contender = MeasuredModel | Filter | Given
 
 
-def published_score(contender: Contender, title: str, protocol: Protocol) -> PublishedScore | None:
-    """Return the score that was published for these weights on this data set by this protocol.
+def published_score(contender: Contender, title: str, protocol: Protocol) -> tuple[PublishedScore | None, str]:
+    """Return the score that was published on this data set by this protocol, and the weights that it is of.
 
+    Of published weights it is their own score. Beside imported weights, such as one's own training, stands the paper's
+    score of this model, whichever published weights it is of; the name is empty if the authors published none.
     title: of the data set, which must be complete.
     """
-    scores = contender.chosen_weights.scores if contender.chosen_weights else ()
-    return next((score for score in scores if score.data == title and protocol.name in score.bench), None)
+    chosen, entry = contender.chosen_weights, contender.entry
+    if chosen is None or entry is None:
+        return None, ""
+    several = [(entry.weights[name].scores, name) for name in entry.weights] if chosen.imported else []
+    for scores, name in [(chosen.scores, chosen.name), *several, *([(entry.scores, "")] if chosen.imported else [])]:
+        for score in scores:
+            if score.data == title and protocol.name in score.bench:
+                return score, name
+    return None, ""
 
 
 def other_protocols(contender: Contender, title: str, protocol: Protocol) -> tuple[str, ...]:

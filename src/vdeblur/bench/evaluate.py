@@ -1,6 +1,7 @@
 """Measure models on a data set by a protocol: restore, quantise, compare. An interrupted bench resumes."""
 
 import contextlib
+import itertools
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -11,23 +12,26 @@ import torch
 from torch import Tensor
 
 from vdeblur import threads
-from vdeblur.bench import contenders, memory
+from vdeblur.bench import contenders, given, memory
 from vdeblur.bench.comparison import Comparison
 from vdeblur.bench.contenders import Contender
+from vdeblur.bench.given import IDEAL_LUMA
 from vdeblur.bench.kept import ResultCache
+from vdeblur.bench.profiles import ProfileRows
 from vdeblur.bench.results import (
     BenchReport,
     BenchTask,
     DatasetFacts,
     ExampleFrame,
     ModelResult,
+    ProfilePictures,
     SequenceResult,
 )
 from vdeblur.bench.speed import device_name_of
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import DataSet, Sequence, open_dataset
-from vdeblur.errors import DeviceError, InputError, InterruptedRunError, ModelError
-from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never, without_infinities
+from vdeblur.errors import DeviceError, InputError, InterruptedRunError, ModelError, UsageError
+from vdeblur.events import Ask, Notify, Stop, Talk, Warn, ignore, never, without_infinities
 from vdeblur.measure import vmaf
 from vdeblur.measure.protocols import PROTOCOLS, Protocol
 from vdeblur.restore.device import choose_device
@@ -61,36 +65,45 @@ def run_bench(
     if task.vmaf:
         vmaf.check_vmaf()
     talk = Talk(task.offline, task.yes, notify, ask, stop)
-    dataset = _open(task, protocol, talk)
+    dataset = open_for(task, protocol, talk)
+    names = contenders.with_ceiling(names) if dataset.has_truth else names
     device = choose_device(task.device)
     missing = _missing_models(task, names, talk)
     names = tuple(name for name in names if name not in missing)
-    facts = _dataset_facts(dataset)
-    notify("bench", {**asdict(facts), "protocol": protocol.description, "models": list(names)})
+    existing = given.open_restored(task.restored, dataset, protocol, _warner(talk))
+    precision = protocol.precision if task.precision == "auto" else task.precision
+    facts = dataset_facts(dataset)
+    notify(
+        "bench",
+        {**asdict(facts), "protocol": protocol.description, "models": [*(folder.name for folder in existing), *names]},
+    )
     results: list[ModelResult] = []
     caches: list[ResultCache] = []
     try:
-        for name in names:
-            contender = contenders.load_contender(name, device, task.precision, talk)
+        loaded = (contenders.load_contender(name, device, precision, talk) for name in names)
+        for contender in itertools.chain(existing, loaded):
             caches.append(ResultCache(task, dataset, protocol, contender, device))
             results.append(_measure(BenchContext(task, dataset, protocol, device, notify, stop), contender, caches[-1]))
     except InterruptedRunError:
         notify("bench_kept", {"sequences": sum(cache.count() for cache in caches)})
         raise
-    precisions = dict.fromkeys(result.precision for result in results if result.model in task.models)
+    precisions = dict.fromkeys(result.precision for result in results if result.params)
     report = BenchReport(
         dataset=facts,
         protocol=protocol,
         device=str(device),
         device_name=device_name_of(device),
-        precision=" ".join(precisions) or task.precision,
-        versions=_versions(),
+        precision=" ".join(precisions) or precision,
+        versions=versions(),
         models=tuple(results),
         missing=tuple((name, error.message) for name, error in missing.items()),
         examples=tuple(
             frame
             for result, cache in zip(results, caches, strict=True)
             for frame in _example_frames(result, cache, dataset)
+        ),
+        profiles=tuple(
+            profile for result, cache in zip(results, caches, strict=True) for profile in _profiles(result, cache)
         ),
     )
     finish(report)
@@ -112,18 +125,25 @@ def _missing_models(task: BenchTask, names: tuple[str, ...], talk: Talk) -> dict
     return missing
 
 
-def _open(task: BenchTask, protocol: Protocol, talk: Talk) -> DataSet:
+def open_for(task: BenchTask, protocol: Protocol, talk: Talk) -> DataSet:
     """Open the data set.
 
     Raises: as open_dataset; InputError if a sequence has no frame that the protocol counts.
     """
-
-    def warn(code: str, message: str) -> None:
-        talk.notify("warning", {"code": code, "message": message})
-
     dataset = open_dataset(
-        task.dataset, data=task.data, split=task.split, limit=task.limit, blur=protocol.blur, talk=talk, warn=warn
+        task.dataset,
+        data=task.data,
+        split=task.split,
+        limit=task.limit,
+        blur=protocol.blur,
+        talk=talk,
+        warn=_warner(talk),
     )
+    if not dataset.has_truth and (task.vmaf or IDEAL_LUMA in task.models):
+        asked = "--vmaf" if task.vmaf else IDEAL_LUMA
+        raise UsageError(
+            f"{asked} compares with sharp frames, which {dataset.title} does not have", f"leave out {asked}"
+        )
     ends = protocol.first + protocol.last
     for sequence in dataset.sequences:
         if len(sequence.pairs) <= ends:
@@ -134,7 +154,12 @@ def _open(task: BenchTask, protocol: Protocol, talk: Talk) -> DataSet:
     return dataset
 
 
-def _dataset_facts(dataset: DataSet) -> DatasetFacts:
+def _warner(talk: Talk) -> Warn:
+    return lambda code, message: talk.notify("warning", {"code": code, "message": message})
+
+
+def dataset_facts(dataset: DataSet) -> DatasetFacts:
+    """Return what reports say about a data set."""
     return DatasetFacts(
         title=dataset.title,
         known=bool(dataset.known),
@@ -148,7 +173,8 @@ def _dataset_facts(dataset: DataSet) -> DatasetFacts:
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of everything that can change a score."""
     packages = {name: metadata.version(name) for name in ("torch", "av")}
     return {"vdeblur": __version__, **packages, "python": platform.python_version()}
 
@@ -218,6 +244,7 @@ def _measure(context: BenchContext, contender: Contender, cache: ResultCache) ->
         scores = {"model": contender.name, "sequence": result.name, **asdict(result.quality)}
         context.notify("sequence_done", without_infinities(scores))
     title = context.dataset.title
+    published, published_of = contenders.published_score(contender, title, context.protocol)
     return ModelResult(
         model=contender.model,
         weights=contender.weights,
@@ -225,7 +252,9 @@ def _measure(context: BenchContext, contender: Contender, cache: ResultCache) ->
         precision=contender.precision,
         params=contender.parameters,
         flops=flops,
-        published=contenders.published_score(contender, title, context.protocol) if context.dataset.complete else None,
+        published=published if context.dataset.complete else None,
+        published_of=published_of if context.dataset.complete else "",
+        published_time=contender.entry.time if contender.entry else None,
         other_protocols=contenders.other_protocols(contender, title, context.protocol),
         sequences=tuple(results),
     )
@@ -240,34 +269,37 @@ def _measure_sequence(
     """
     folder = None if context.task.save is None else context.task.save / contender.name / sequence.name
     peak = memory.Peak(context.device)
-    seconds = 0.0
+    seconds: float | None = 0.0
     with contextlib.ExitStack() as stack:
         sharp = stack.enter_context(contextlib.closing(threads.threaded(_pictures(sequence, "sharp"), AHEAD)))
         blurry = stack.enter_context(contextlib.closing(threads.threaded(_pictures(sequence, "blurry"), AHEAD)))
         scorer = stack.enter_context(vmaf.Vmaf()) if context.task.vmaf else None
-        comparison = Comparison(context.protocol, context.device, scorer)
-        restored_frames = _timed_frames(context, contender, blurry, peak)
+        comparison = Comparison(context.protocol, context.device, scorer, context.dataset.has_truth)
+        rows = ProfileRows()
+        restored_frames = _timed_frames(context, contender, sequence, blurry, peak)
         for index, pair in enumerate(sequence.pairs):
             restored, frame_seconds = next(restored_frames)
-            seconds += frame_seconds
+            seconds = None if seconds is None or frame_seconds is None else seconds + frame_seconds
             sharp_frame = next(sharp)
             if sharp_frame.shape != restored.shape:
                 raise InputError(f"{pair.sharp} has another size than {pair.blurry}", "make the sizes of a pair equal")
             if folder is not None:
                 pictures.write_png(folder / f"{pair.name}.png", restored)
+            if context.protocol.counts(index, len(sequence.pairs)):
+                rows.add(restored, sharp_frame)
             comparison.add(
                 pair, restored, sharp_frame, frame_seconds, context.protocol.counts(index, len(sequence.pairs))
             )
             progress.count()
         frames = comparison.finish()
-    for kind, picture in comparison.extremes.items():
+    for kind, picture in (comparison.extremes | rows.pictures()).items():
         pictures.write_png(cache.picture(sequence.name, kind), picture)
     return SequenceResult(
         name=sequence.name,
         frames=frames,
         restored=len(sequence.pairs),
         seconds=seconds,
-        memory_bytes=peak.bytes,
+        memory_bytes=None if seconds is None else peak.bytes,
         warping_error=comparison.warping_error,
         vmaf=comparison.vmaf,
         saved=None if folder is None else str(folder.absolute()),
@@ -279,9 +311,17 @@ def _pictures(sequence: Sequence, kind: str) -> Iterator[Tensor]:
 
 
 def _timed_frames(
-    context: BenchContext, contender: Contender, blurry: Iterator[Tensor], peak: memory.Peak
-) -> Iterator[tuple[Tensor, float]]:
-    """Yield each restored frame with the seconds it took, without those spent waiting for blurry frames."""
+    context: BenchContext, contender: Contender, sequence: Sequence, blurry: Iterator[Tensor], peak: memory.Peak
+) -> Iterator[tuple[Tensor, float | None]]:
+    """Yield each restored frame with the seconds it took, without those spent waiting for blurry frames.
+
+    Pictures that exist already took no time.
+    """
+    if isinstance(contender, given.Given):
+        for picture in contender.pictures(sequence):
+            context.check_stop()
+            yield picture, None
+        return
     waited = contenders.Waited()
     stream = contender.restore(waited.through(blurry, context.check_stop), context.protocol, context.dataset.known)
     while True:
@@ -294,14 +334,22 @@ def _timed_frames(
         yield restored, seconds
 
 
+def _profiles(result: ModelResult, cache: ResultCache) -> Iterator[ProfilePictures]:
+    """Yield a model's temporal profile of the first sequence."""
+    name = result.sequences[0].name
+    restored, sharp = cache.picture(name, "profile"), cache.picture(name, "profile-sharp")
+    if restored.is_file() and sharp.is_file():
+        yield ProfilePictures(result.model, result.weights, name, restored, sharp)
+
+
 def _example_frames(result: ModelResult, cache: ResultCache, dataset: DataSet) -> Iterator[ExampleFrame]:
     """Yield a model's worst and best frames: of a sequence at most its worst and its best one."""
     pairs = {(sequence.name, pair.name): pair for sequence in dataset.sequences for pair in sequence.pairs}
     for kind, pick in (("worst", min), ("best", max)):
         extremes = [
-            (sequence.name, pick(sequence.frames, key=lambda frame: frame.psnr)) for sequence in result.sequences
+            (sequence.name, pick(sequence.frames, key=lambda frame: frame.rank)) for sequence in result.sequences
         ]
-        extremes.sort(key=lambda item: item[1].psnr, reverse=kind == "best")
+        extremes.sort(key=lambda item: item[1].rank, reverse=kind == "best")
         for name, frame in extremes[:EXAMPLES]:
             pair, restored = pairs[name, frame.name], cache.picture(name, kind)
             if restored.is_file():

@@ -11,20 +11,25 @@ from vdeblur.bench.baselines import BASELINES
 from vdeblur.bench.columns import (
     MEASURES,
     SOURCE_HEADS,
+    UNKNOWN,
     known_columns,
     label,
     ranked,
     report_facts,
     sequence_rows,
     source_cells,
+    tenth_rows,
 )
-from vdeblur.bench.results import BenchReport, ExampleFrame, ModelResult
+from vdeblur.bench.given import IDEAL_LUMA
+from vdeblur.bench.profiles import profile_uris
+from vdeblur.bench.results import BenchReport, ExampleFrame, ModelResult, ProfilePictures
+from vdeblur.bench.tenths import with_tenths
 from vdeblur.look.page import page_html, picture_uri, slider_html
 from vdeblur.source.pictures import read_picture
 
 CROP = (240, 320)  # lines and columns of the pictures on the page
 BLURRY = "identity"  # the model that returns its input: gains are measured from its PSNR
-GRAY = (BLURRY, *BASELINES)  # models that are no networks
+GRAY = (BLURRY, *BASELINES, IDEAL_LUMA)  # models that are no networks
 
 
 def as_html(report: BenchReport) -> str:
@@ -36,11 +41,13 @@ def as_html(report: BenchReport) -> str:
         _scatters(models),
         _model_table(models),
         _sequence_tables(models),
+        _tenth_table(models),
+        _profile_section(report.profiles, models),
         _pictures(report.examples, models),
         _sources(models),
     ]
     title = f"vdeblur bench: {report.dataset.title}: {len(models)} models"
-    return page_html(title, "\n".join(parts), report.to_json())
+    return page_html(title, "\n".join(parts), with_tenths(report))
 
 
 def _header(report: BenchReport) -> str:
@@ -108,7 +115,10 @@ def _scatters(models: list[ModelResult]) -> str:
         points = [
             charts.Point(label(model, models), cost, model.quality.psnr, model.model in GRAY)
             for model, cost in zip(measured, costs, strict=True)
+            if cost is not None
         ]
+        if not points:
+            continue
         figures.append(f'<figure class="chart">{charts.scatter(points, axis, "PSNR, dB")}</figure>')
     return f'<section><h2>PSNR and its cost</h2>{_key()}<div class="charts">{"".join(figures)}</div></section>'
 
@@ -117,14 +127,14 @@ def _model_table(models: list[ModelResult]) -> str:
     columns = known_columns(models)
     rows = []
     for model in models:
-        cells = []
+        cells = [f"<td>{escape(model.precision or UNKNOWN)}</td>"]
         for column in columns:
             values = [value for value in map(column.value, models) if value is not None]
             best = column.best is not None and len(models) > 1 and column.value(model) == column.best(values)
             emphasis = ' class="best"' if best else ""
             cells.append(f"<td{emphasis}>{column.show(model)}</td>")
         rows.append(f'<tr><th scope="row">{escape(label(model, models))}</th>{"".join(cells)}</tr>')
-    heads = ["model", *(column.head for column in columns)]
+    heads = ["model", "precision", *(column.head for column in columns)]
     return f"<section><h2>Models</h2>{_table('All sequences', heads, rows, 'models')}</section>"
 
 
@@ -156,6 +166,39 @@ def _sequence_tables(models: list[ModelResult]) -> str:
     return f'<section><h2>Sequences</h2><div class="tabs">{"".join(buttons + tables)}</div></section>'
 
 
+def _tenth_table(models: list[ModelResult]) -> str:
+    """Return the table of the sharpest and blurriest tenth of each sequence; nothing if the input was not measured."""
+    rows = []
+    for name, frames, cells in tenth_rows(models):
+        row = "".join(f"<td>{escape(cell)}</td>" for cell in (frames, *cells))
+        rows.append(f'<tr><th scope="row">{escape(name)}</th>{row}</tr>')
+    if not rows:
+        return ""
+    heads = ["sequence", "frames", *(label(model, models) for model in models)]
+    table = _table("PSNR in dB, by the sharpness of the blurry input", heads, rows, "tenths")
+    return f"<section><h2>Sharpest and blurriest tenth of the frames</h2>{table}</section>"
+
+
+def _profile_section(profiles: tuple[ProfilePictures, ...], models: list[ModelResult]) -> str:
+    """Return the temporal profiles of the first sequence, in the order of the models, then the sharp frames'."""
+    found = {(profile.model, profile.weights): profile for profile in profiles}
+    shown = [(model, found[model.model, model.weights]) for model in models if (model.model, model.weights) in found]
+    if not shown:
+        return ""
+    pictures = [(label(model, models), profile_uris(profile)[0]) for model, profile in shown]
+    if not math.isnan(models[0].quality.psnr):  # without sharp frames, the blurry ones stand in for them
+        pictures.append(("sharp", profile_uris(shown[0][1])[1]))
+    figures = "".join(
+        f'<figure><img src="{uri}" alt="Temporal profile: {escape(name)}" style="width:100%">'
+        f"<figcaption>{escape(name)}</figcaption></figure>"
+        for name, uri in pictures
+    )
+    return (
+        f"<section><h2>Temporal profile of {escape(shown[0][1].sequence)}</h2><p>The middle line of the picture; time "
+        f"goes down. Stripes are flicker.</p>{figures}</section>"
+    )
+
+
 def _pictures(frames: tuple[ExampleFrame, ...], models: list[ModelResult]) -> str:
     """Return a slider for each of the worst and best frames, the best model first."""
     parts = []
@@ -178,7 +221,8 @@ def _slider(frame: ExampleFrame) -> str:
     blurry_crop, restored_crop, sharp_crop = (
         picture_uri(picture[y : y + CROP[0], x : x + CROP[1]]) for picture in (blurry, restored, sharp)
     )
-    return slider_html(blurry_crop, restored_crop, sharp_crop, f"{frame.kind} frame of {frame.sequence}: {frame.frame}")
+    truth = None if frame.sharp == frame.blurry else sharp_crop  # without sharp frames, the blurry ones stand in
+    return slider_html(blurry_crop, restored_crop, truth, f"{frame.kind} frame of {frame.sequence}: {frame.frame}")
 
 
 def _read(path: Path) -> numpy.ndarray:
@@ -202,7 +246,7 @@ def largest_change(blurry: numpy.ndarray, restored: numpy.ndarray) -> tuple[int,
 def _sources(models: list[ModelResult]) -> str:
     rows = []
     for model in models:
-        weights, precision, digest, protocol = map(escape, source_cells(model))
-        cells = "".join(f"<td>{cell}</td>" for cell in (weights, precision, f"<code>{digest}</code>", protocol))
+        weights, precision, digest, *published = map(escape, source_cells(model))
+        cells = "".join(f"<td>{cell}</td>" for cell in (weights, precision, f"<code>{digest}</code>", *published))
         rows.append(f'<tr><th scope="row">{escape(label(model, models))}</th>{cells}</tr>')
     return f"<section><h2>Weights</h2>{_table('Measured weights', SOURCE_HEADS, rows, 'weights', 'texts')}</section>"

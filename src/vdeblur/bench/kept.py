@@ -30,7 +30,7 @@ class ResultCache:
         facts: dict[str, Any] = {
             "version": __version__,
             "protocol": protocol.name,
-            "model": [contender.name, contender.digest, contender.precision, str(device)],
+            "model": [contender.name, contender.digest, contender.precision, contender.version, str(device)],
             "threads": torch.get_num_threads(),
             "save": str(task.save.absolute()) if task.save else "",
             "vmaf": task.vmaf,

@@ -11,16 +11,19 @@ from pathlib import Path
 from vdeblur.bench.columns import (
     MEASURES,
     SOURCE_HEADS,
+    UNKNOWN,
     known_columns,
     label,
     ranked,
     report_facts,
     sequence_rows,
     source_cells,
+    tenth_rows,
     versions_line,
 )
 from vdeblur.bench.html import as_html
 from vdeblur.bench.results import BenchReport
+from vdeblur.bench.tenths import with_tenths
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.files import write_whole
 
@@ -99,7 +102,7 @@ def markdown_text(text: str) -> str:
 
 def as_json(report: BenchReport) -> str:
     """Return the report as JSON."""
-    return json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n"
+    return json.dumps(with_tenths(report), indent=1, allow_nan=False) + "\n"
 
 
 def as_csv(report: BenchReport) -> str:
@@ -127,18 +130,32 @@ def results_as_markdown(report: BenchReport) -> str:
     """Return tables to paste into a README."""
     models = ranked(report)
     columns = known_columns(models)
+    tenths = tenth_rows(models)
     names = [label(model, models) for model in models]
     parts = [
         f"**{markdown_text(report.dataset.title)}**",
         "\n".join(f"- {key}: {markdown_text(fact)}" for key, fact in report_facts(report).items()),
         markdown_table(
-            ["model", *(column.head for column in columns)],
-            [[name, *(column.show(model) for column in columns)] for name, model in zip(names, models, strict=True)],
+            ["model", "precision", *(column.head for column in columns)],
+            [
+                [name, model.precision or UNKNOWN, *(column.show(model) for column in columns)]
+                for name, model in zip(names, models, strict=True)
+            ],
         ),
         "PSNR in dB by sequence:",
         markdown_table(
             ["sequence", "frames", *names],
             [[name, frames, *cells] for name, frames, cells in sequence_rows(models, MEASURES["psnr"])],
+        ),
+        *(
+            [
+                "PSNR in dB of the sharpest and the blurriest tenth of each sequence, by the blurry input's sharpness:",
+                markdown_table(
+                    ["sequence", "frames", *names], [[name, frames, *cells] for name, frames, cells in tenths]
+                ),
+            ]
+            if tenths
+            else []
         ),
         "Weights:",
         markdown_table(SOURCE_HEADS, [[name, *source_cells(model)] for name, model in zip(names, models, strict=True)]),

@@ -12,12 +12,15 @@ from typing import Any
 from vdeblur.events import without_infinities
 from vdeblur.measure import protocols
 from vdeblur.measure.protocols import Protocol, Quality
-from vdeblur.models.registry import PublishedScore
+from vdeblur.models.registry import PublishedScore, PublishedTime
 
 
 @dataclass(frozen=True)
 class BenchTask:
-    """The options of `vdeblur bench`; the defaults are the command line's."""
+    """The options of `vdeblur bench`; the defaults are the command line's.
+
+    restored: folders of restored pictures to measure, see given.py.
+    """
 
     dataset: str
     models: tuple[str, ...] = ("lite",)
@@ -31,28 +34,36 @@ class BenchTask:
     precision: str = "auto"
     yes: bool = False
     offline: bool = False
+    restored: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class FrameResult:
     """The scores of one frame.
 
-    psnr: dB. seconds: since the model returned the frame before. sharpness: 0 to 1, without a reference.
+    psnr: dB, NaN without a sharp frame. seconds: since the model returned the frame before, None if nothing was
+    restored. sharpness: 0 to 1, without a reference.
     """
 
     name: str
     psnr: float
     ssim_2d: float | None
     ssim_3d: float | None
-    seconds: float
+    seconds: float | None
     sharpness: float
+
+    @property
+    def rank(self) -> float:
+        """The number that the best and the worst frames have most and least of."""
+        return self.sharpness if math.isnan(self.psnr) else self.psnr
 
 
 @dataclass(frozen=True)
 class SequenceResult:
     """The scores of one sequence.
 
-    frames: those that the protocol counts. restored: number of all restored frames. seconds: for all restored frames.
+    frames: those that the protocol counts. restored: number of all restored frames. seconds: for all restored frames,
+    None for pictures that existed already.
     memory_bytes: the peak, None if unknown. vmaf: the mean over frames, None unless asked for. saved: the folder of the
     restored frames.
     """
@@ -60,7 +71,7 @@ class SequenceResult:
     name: str
     frames: tuple[FrameResult, ...]
     restored: int
-    seconds: float
+    seconds: float | None
     memory_bytes: int | None
     warping_error: float | None
     vmaf: float | None = None
@@ -72,9 +83,9 @@ class SequenceResult:
         return _mean_quality(self.frames)
 
     @property
-    def seconds_per_frame(self) -> float:
+    def seconds_per_frame(self) -> float | None:
         """The mean over all restored frames."""
-        return self.seconds / self.restored
+        return None if self.seconds is None else self.seconds / self.restored
 
 
 @dataclass(frozen=True)
@@ -82,8 +93,9 @@ class ModelResult:
     """The scores of one model on all sequences.
 
     weights, weights_sha256: empty for models without weights. flops: for one frame of the first sequence's size.
-    published: the score that was published for these weights, this data set and this protocol. other_protocols: the
-    names of the protocols by which scores were published, if not by this one.
+    published: the score that was published for this data set and this protocol, of the weights published_of: these, or
+    for imported ones those of the paper. published_time: the time that was published. other_protocols: the names of the
+    protocols by which scores were published, if not by this one.
     """
 
     model: str
@@ -95,6 +107,8 @@ class ModelResult:
     published: PublishedScore | None
     other_protocols: tuple[str, ...]
     sequences: tuple[SequenceResult, ...]
+    published_of: str = ""
+    published_time: PublishedTime | None = None
 
     @property
     def frames(self) -> int:
@@ -127,10 +141,9 @@ class ModelResult:
         return math.fsum(frame.sharpness for sequence in self.sequences for frame in sequence.frames) / self.frames
 
     @property
-    def seconds_per_frame(self) -> float:
-        """The mean over all restored frames."""
-        seconds = sum(sequence.seconds for sequence in self.sequences)
-        return seconds / sum(sequence.restored for sequence in self.sequences)
+    def seconds_per_frame(self) -> float | None:
+        """The mean over all restored frames; None for pictures that existed already."""
+        return _weighted_mean([(sequence.seconds_per_frame, sequence.restored) for sequence in self.sequences])
 
     @property
     def peak_memory_bytes(self) -> int | None:
@@ -173,11 +186,22 @@ class ExampleFrame:
 
 
 @dataclass(frozen=True)
+class ProfilePictures:
+    """The temporal profile of a model on a sequence, and the sharp frames' profile, as files; see profiles.py."""
+
+    model: str
+    weights: str
+    sequence: str
+    restored: Path
+    sharp: Path
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """Everything that a bench measured.
 
-    precision: of the models that the user named. examples: for the HTML page; their restored pictures exist only
-    until the bench ends. missing: models that could not be measured, each with the reason.
+    precision: of the models that the user named. examples, profiles: for the HTML page; their restored pictures exist
+    only until the bench ends. missing: models that could not be measured, each with the reason.
     """
 
     dataset: DatasetFacts
@@ -189,6 +213,7 @@ class BenchReport:
     models: tuple[ModelResult, ...]
     examples: tuple[ExampleFrame, ...] = ()
     missing: tuple[tuple[str, str], ...] = ()
+    profiles: tuple[ProfilePictures, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as docs/json.md describes it; infinite numbers (PSNR of equal frames) become None."""
@@ -226,14 +251,16 @@ def _model_to_json(model: ModelResult) -> dict[str, Any]:
         "peak_memory_bytes": model.peak_memory_bytes,
         "params": model.params,
         "flops": model.flops,
-        "published": None if model.published is None else _published_to_json(model.published),
+        "published": None if model.published is None else _published_to_json(model.published, model.published_of),
+        "published_time": None if model.published_time is None else asdict(model.published_time),
         "other_protocols": list(model.other_protocols),
         "sequences": [_sequence_to_json(sequence) for sequence in model.sequences],
     }
 
 
-def _published_to_json(score: PublishedScore) -> dict[str, Any]:
-    return {name: getattr(score, name) for name in ("psnr", "ssim", "ssim_kind", "protocol", "data")}
+def _published_to_json(score: PublishedScore, weights: str) -> dict[str, Any]:
+    facts = {name: getattr(score, name) for name in ("psnr", "ssim", "ssim_kind", "protocol", "data")}
+    return {**facts, "weights": weights}
 
 
 def _sequence_to_json(sequence: SequenceResult) -> dict[str, Any]:

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 # Named here as well as in vdeblur.measure, since importing that takes seconds and --help must not wait; a test
 # compares them.
-PROTOCOLS = ("plain", "cdvd-tsp", "pvdnet", "dstnet", "estrnn", "vrt")
+PROTOCOLS = ("plain", "cdvd-tsp", "pvdnet", "dstnet", "estrnn", "vrt", "flow-rnn")
 # The columns of bench/columns.py, shorter: a terminal is narrow, empty cells are blank, and a number has its unit.
 HEADS = (
     "MODEL",
     "WEIGHTS",
+    "PRECISION",
     "PSNR",
     "SSIM-2D",
     "SSIM-3D",
@@ -49,7 +50,8 @@ common_options = with_options(
     DEVICE,
     click.option(
         "-p", "--precision", type=NamesType(PRECISIONS), default="auto", show_default=True,
-        help="Precision of the networks: auto, fp32, bf16, fp16. With --speed several, as fp32,bf16.",
+        help="Precision of the networks: auto, fp32, bf16, fp16. auto is fp32 for papers' protocols. With --speed "
+        "several, as fp32,bf16.",
     ),
     THREADS,
     click.option(
@@ -60,7 +62,10 @@ common_options = with_options(
 dataset_options = with_options(
     DATASET,
     click.option("--data", type=click.Path(path_type=Path), help="Folder that holds your copy of the data set."),
-    click.option("--split", help="Part of the data set.  [default: test; val for reds]"),
+    click.option(
+        "--split",
+        help="Part of the data set; of dvd also qualitative, without sharp frames.  [default: test; val for reds]",
+    ),
     click.option(
         "--protocol", type=click.Choice(PROTOCOLS), default="plain", show_default=True,
         help="The paper to measure like: it decides which frames and pixels count, and the kind of SSIM.",
@@ -68,6 +73,16 @@ dataset_options = with_options(
     LIMIT,
     click.option(
         "--save", type=click.Path(path_type=Path), help="Folder for restored frames: DIR/MODEL/SEQUENCE/NAME.png."
+    ),
+    click.option(
+        "--restored", type=click.Path(path_type=Path), multiple=True,
+        help="Also measure restored pictures that exist, DIR/SEQUENCE/NAME.png; may be repeated. Without --model, they "
+        "alone are measured.",
+    ),
+    click.option(
+        "--flow", is_flag=True,
+        help="Measure optical flow instead: the sharp previous frame, warped, against the sharp frame. Default models: "
+        "those on this machine that estimate flow.",
     ),
     click.option("--vmaf", is_flag=True, help="Also measure VMAF, with the libvmaf of an installed ffmpeg."),
     YES,
@@ -79,9 +94,12 @@ OF_DATASET = (
     "protocol",
     "limit",
     "save",
+    "restored",
+    "flow",
     "vmaf",
     "yes",
 )  # --offline is none of them: --speed accepts it, since it never downloads
+NOT_OF_FLOW = ("protocol", "save", "restored", "vmaf")  # PVDNet's protocol is part of the measure
 OF_SPEED = ("size", "frames", "repeats", "reference")
 
 
@@ -108,13 +126,17 @@ def bench_command(context: click.Context, /, speed: bool, json: bool, **given: A
 
     vdeblur downloads known data sets (except bsd), and recognises the layout of a folder. Published figures appear only
     where data set, protocol and weights are those of the paper. identity, which passes frames through, and FFmpeg's
-    filters unsharp and cas are always measured, too. An interrupted bench continues where it stopped. With --speed,
-    measure instead how fast models are: the network alone, the complete run, and each of its stages.
+    filters unsharp and cas are always measured, too, and with spn the ceiling ideal-luma: the sharp luma with the
+    blurry colour. An interrupted bench continues where it stopped. With --speed,
+    measure instead how fast models are: the network alone, the complete run, and each of its stages. With --flow,
+    measure instead how well networks estimate motion, as in PVDNet's Table 1.
 
     \b
     Examples:
       vdeblur bench --dataset gopro --model dstnet,lite --protocol dstnet --report gopro.html
       vdeblur bench --dataset my_pairs/ --model lite,nafnet-32 --limit 20 --save restored/
+      vdeblur bench --dataset dvd --protocol pvdnet --restored their_results/
+      vdeblur bench --dataset gopro --flow --model pvdnet,cdvd-tsp,bimnet,pwc-net
       vdeblur bench --speed --model lite,dstnet --precision fp32,bf16
     """
     reporter = JsonReporter() if json and not speed else HumanReporter()
@@ -126,6 +148,11 @@ def bench_command(context: click.Context, /, speed: bool, json: bool, **given: A
             if speed:
                 _measure_speed(given, json, session)
             else:
+                if given.pop("flow"):
+                    _measure_flow(context, given, json, reporter, session)
+                    return
+                if given["restored"] and context.get_parameter_source("model") is ParameterSource.DEFAULT:
+                    given["model"] = ()
                 _measure_quality(given, json, reporter, session)
 
 
@@ -156,6 +183,42 @@ def _measure_speed(given: dict[str, Any], json: bool, session: Session) -> None:
     run_speed(task, report, json, session)
 
 
+def _measure_flow(
+    context: click.Context, given: dict[str, Any], json: bool, reporter: JsonReporter | HumanReporter, session: Session
+) -> None:
+    """Measure optical flow, and write the table.
+
+    Raises: UsageError for options that have no effect on it.
+    """
+    for name in NOT_OF_FLOW:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{name} does not go with --flow", f"leave out --{name}")
+    if set(given["precision"]) - {"auto", "fp32"}:
+        raise UsageError("--flow computes in fp32", "leave out --precision")
+    from vdeblur.bench import flow, flow_report
+    from vdeblur.bench.results import BenchTask
+
+    is_default = context.get_parameter_source("model") is ParameterSource.DEFAULT
+    names = ("dataset", "split", "limit", "data", "device", "yes", "offline")
+    models = flow.cached_flow_models() if is_default else given["model"]
+    task = BenchTask(models=models, **{name: given[name] for name in names})
+    found = flow_report.run_flow_bench(task, given["report"], reporter.notify, question(json), session)
+    if json:
+        reporter.notify("report", found.to_json())
+        return
+    reporter.close()
+    heads = ("MODEL", "WEIGHTS", *(kind.upper() for kind in flow.KINDS), "S/PAIR")
+    rows = [
+        (model, weights, *(f"{psnr} / {ssim}" for psnr, ssim in zip(cells[::2], cells[1::2], strict=True)), seconds)
+        for model, weights, *cells, _, seconds in flow_report.flow_rows(found)
+    ]
+    show_table(heads, rows)
+    click.echo()
+    about = found.dataset
+    echo_line(f"{about.title} {about.split} ({about.blur}): {about.sequences} sequences")
+    click.echo(f"flow: {flow_report.flow_protocol()}")
+
+
 def _measure_quality(
     given: dict[str, Any], json: bool, reporter: JsonReporter | HumanReporter, session: Session
 ) -> None:
@@ -167,7 +230,7 @@ def _measure_quality(
 
     for path in given["report"]:
         reports.check_report(path)
-    names = ("dataset", "protocol", "split", "limit", "data", "save", "vmaf", "device", "yes", "offline")
+    names = ("dataset", "protocol", "split", "limit", "data", "save", "restored", "vmaf", "device", "yes", "offline")
     task = BenchTask(models=given["model"], precision=given["precision"][0], **{name: given[name] for name in names})
 
     def write(results: BenchReport) -> None:
@@ -176,7 +239,9 @@ def _measure_quality(
 
     results = evaluate.run_bench(task, notify=reporter.notify, ask=question(json), stop=session, finish=write)
     if json:
-        reporter.notify("report", results.to_json())
+        from vdeblur.bench.tenths import with_tenths
+
+        reporter.notify("report", with_tenths(results))
     else:
         reporter.close()
         _show(results)
@@ -200,6 +265,11 @@ def _show(results: "BenchReport") -> None:
     for model in results.models:
         if about.complete and model.other_protocols:
             echo_line(f"{model.model}: figures were published by protocol {' or '.join(model.other_protocols)}")
+    for model in results.models:
+        if model.published_time is not None:
+            from vdeblur.bench.columns import time_conditions
+
+            echo_line(f"{model.model}: {model.published_time.seconds:g} s/frame published ({time_conditions(model)})")
     for name, reason in results.missing:
         echo_line(f"{name} was not measured: {reason}")
     if about.decoder != "exact":
@@ -211,10 +281,11 @@ def _row(model: "ModelResult") -> tuple[str, ...]:
     return (
         model.model,
         model.weights,
+        model.precision,
         _number(model.quality.psnr, ".2f"),
         _number(model.quality.ssim_2d, ".4f"),
         _number(model.quality.ssim_3d, ".4f"),
-        _published(model.published) if model.published else "",
+        _published(model.published, model) if model.published else "",
         _number(model.seconds_per_frame, ".3g"),
         "" if memory is None else f"{memory / 1e6:.0f} MB",
         f"{model.params / 1e6:.2f} M" if model.params else "",
@@ -229,10 +300,11 @@ def _more_of(model: "ModelResult") -> tuple[str, ...]:
     return model.model, model.weights, steady, _number(model.sharpness, ".3f")
 
 
-def _published(score: "PublishedScore") -> str:
+def _published(score: "PublishedScore", model: "ModelResult") -> str:
     known = score.ssim is not None and score.ssim_kind not in ("", "not stated")
-    return f"{score.psnr:.2f}" + (f" / {score.ssim:.4f} ({score.ssim_kind})" if known else "")
+    other = f" of @{model.published_of}" if model.published_of not in ("", model.weights) else ""
+    return f"{score.psnr:.2f}" + (f" / {score.ssim:.4f} ({score.ssim_kind})" if known else "") + other
 
 
 def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+    return "" if value is None or value != value else format(value, form)  # NaN: without sharp frames

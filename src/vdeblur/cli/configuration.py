@@ -26,7 +26,7 @@ HARMLESS = frozenset(
         "resume segment compare share on_damage strict deterministic profile dry_run json threads only_blurred guard "
         "region quiet verbose recursive pictures "
         # bench
-        "protocol split limit repeats precisions "
+        "protocol split limit repeats precisions flow "
         # train
         "stage freeze paper print_config iterations stop_at batch accumulate crop rate ema seed validate_every workers "
         # synth

@@ -156,6 +156,7 @@ def _entry_facts(entry: "ModelEntry") -> dict[str, Any]:
         "start_of": entry.start_of,
         "no_weights": entry.no_weights,
         "scores": [vars(score) for score in entry.scores],
+        "published_time": None if entry.time is None else vars(entry.time),
     }
 
 

@@ -18,6 +18,7 @@ DEPTH = 4  # levels of folders to search below the root
 # The names of folders that hold a split, by the split's name.
 SPLIT_FOLDERS = {"train": {"train"}, "test": {"test"}, "val": {"val", "valid"}, "reds4": {"reds4", "train"}}
 NAMED_IN_ERRORS = 3
+QUALITATIVE = "qualitative"  # DVD's videos without sharp frames
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class DataSet:
     """The pairs of a split.
 
     title: the name of the known set in papers, else of the folder. known: its name in datasets.toml, empty for other
-    sets. complete: it has every frame of its split. blur: the kind of blurry pictures, named like their folder.
+    sets. complete: it has every frame of its split. has_truth: the sharp pictures exist; if not, blurry ones stand in
+    for them, and no score compares with them. blur: the kind of blurry pictures, named like their folder.
     """
 
     title: str
@@ -96,6 +98,7 @@ class DataSet:
     blur: str
     complete: bool
     sequences: tuple[Sequence, ...] = field(repr=False)
+    has_truth: bool = True
 
     @property
     def frames(self) -> int:
@@ -120,7 +123,14 @@ def open_dataset(
 
     Raises: InputError or UsageError that says what is missing; ModelError if the set cannot be downloaded.
     """
+    if split == QUALITATIVE and data is None and wanted in known_sets():
+        page = known_sets()[wanted].page
+        raise UsageError(
+            f"vdeblur does not download this split of {wanted}", f"unpack it by hand from {page}: --data DIR"
+        )
     root = _find_root(wanted, data, split, blur, talk)
+    if split == QUALITATIVE:
+        return _without_truth(wanted, root, limit)
     folder, layout, kinds = _look(root, split, wanted)
     kind = blur if blur in kinds else kinds[0]
     folders = layout.sequences(folder, kind)
@@ -150,6 +160,33 @@ def open_dataset(
         blur=kind,
         complete=bool(spans) and has_all_frames,
         sequences=tuple(Sequence(sequence.name, sequence.pairs[:limit]) for sequence in sequences),
+    )
+
+
+def _without_truth(wanted: str, root: Path, limit: int | None) -> DataSet:
+    """Return the videos of a hand-unpacked folder that have no sharp frames: VIDEO/input, as in qualitative_datasets.
+
+    Raises: InputError if there are none.
+    """
+    for level in _levels(root, set()):
+        for folder in level:
+            found = {place.parent.name: pictures_in(place) for place in folder.glob("*/input")}
+            names = sorted((name for name in found if found[name]), key=lambda name: natural_key(Path(name)))
+            if names and not any((folder / name / "GT").is_dir() for name in names):
+                pairs = {name: [FramePair(file.stem, file, file) for file in found[name][:limit]] for name in names}
+                return DataSet(
+                    title=known_sets()[wanted].title if wanted in known_sets() else root.resolve().name,
+                    known=wanted if wanted in known_sets() else "",
+                    root=folder,
+                    layout="DVD, without sharp frames (VIDEO/input)",
+                    split=QUALITATIVE,
+                    blur="input",
+                    complete=False,
+                    sequences=tuple(Sequence(name, tuple(pairs[name])) for name in names),
+                    has_truth=False,
+                )
+    raise InputError(
+        f"{root} holds no videos without sharp frames (VIDEO/input)", "unpack qualitative_datasets of DVD there"
     )
 
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from vdeblur.errors import ModelError
 from vdeblur.fetch.sources import text_kind
+from vdeblur.models import caffe, released_flow_rnn
 from vdeblur.models.pickles import HostilePickleError, check_sizes, load_pickle
 from vdeblur.models.registry import ModelEntry, known_models
 from vdeblur.networks import PARTS
 from vdeblur.networks.layers import Network
 
-SUFFIXES = {".safetensors", ".pt", ".pth", ".pytorch", ".ckpt"}
+SUFFIXES = {".safetensors", ".pt", ".pth", ".pytorch", ".ckpt", caffe.SUFFIX}
 WRAPPERS = ("params_ema", "params", "state_dict", "model")  # keys under which checkpoints keep their tensors
 DTYPES = {  # that weights may have
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -31,7 +32,8 @@ HEAD_BYTES = 512  # enough to recognise a web page or a pickle
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint by name, without wrappers and without a leading `module.`.
 
-    path: safetensors if its suffix says so, else what torch.save wrote (.pt, .pth, .pytorch, .ckpt), old or new.
+    path: safetensors or a Caffe model if its suffix says so, else what torch.save wrote (.pt, .pth, .pytorch, .ckpt),
+    old or new. The only Caffe model that any network takes is flow-rnn's; its tensors get the names of FlowRNN.
     Raises: ModelError if it holds no tensors, or some of a kind that no network takes.
     """
     if path.is_dir():
@@ -45,7 +47,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
     if kind := text_kind(head):
         raise ModelError(f"{path} is {kind}, not a checkpoint", "download the file itself")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _unwrapped(_read_pickle(path, head), path)
+    if path.suffix == ".safetensors":
+        tensors = _read_safetensors(path)
+    elif path.suffix == caffe.SUFFIX or caffe.looks_like_caffe(head):
+        tensors = _read_caffe(path)
+    else:
+        tensors = _unwrapped(_read_pickle(path, head), path)
     _check_kinds(tensors, path)
     try:
         check_sizes(tensors, path)
@@ -81,6 +88,28 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except Exception as error:  # a damaged header fails in many ways
         raise ModelError(f"{path} is not a complete safetensors file: {error}", "download it again") from error
+
+
+def _read_caffe(path: Path) -> dict[str, Tensor]:
+    """Read flow-rnn's released weights, and refuse every other Caffe model."""
+    page = (
+        "flow-rnn's FlowNet2-s_weights_iter_1060000.caffemodel (vdeblur models show flow-rnn) is the only one it reads"
+    )
+    try:
+        model = caffe.read_caffe(path)
+    except caffe.CaffeError as error:
+        raise ModelError(
+            f"{path} is not a whole Caffe model (.caffemodel, a network's weights as Caffe writes them): {error}",
+            "download it again",
+        ) from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
+    try:
+        return released_flow_rnn.convert(model)
+    except caffe.CaffeError as error:
+        named = f" named {model.name!r}" if model.name else ""
+        message = f"{path} is a Caffe model{named} (.caffemodel, a network's weights as Caffe writes them)"
+        raise ModelError(f"{message}, but not the one of flow-rnn: {error}", page) from error
 
 
 def _read_pickle(path: Path, head: bytes) -> Any:

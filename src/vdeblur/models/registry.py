@@ -36,7 +36,7 @@ ENTRY_KEYS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("network", "description", "license", "notice", "paper", "bibtex", "no_weights", "default"), str),
     **dict.fromkeys(("start_of", "part", "prefix"), str),
     **dict.fromkeys(("parameters_millions", "gmacs"), (int, float)),
-    **dict.fromkeys(("arguments", "weights"), dict),
+    **dict.fromkeys(("arguments", "weights", "time"), dict),
     **dict.fromkeys(("scores", "ignored"), list),
 }
 WEIGHTS_KEYS: dict[str, type | tuple[type, ...]] = {
@@ -60,6 +60,16 @@ class PublishedScore:
     ssim_kind: str
     protocol: str
     bench: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PublishedTime:
+    """The published seconds per frame of a size on a device; source: who measured, if not the authors."""
+
+    seconds: float
+    size: str
+    device: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,8 +115,8 @@ class ModelEntry:
     None for all others. Start weights are for training only, and restore nothing: start_of names the model that they
     start, part the part of its network that they are for, a key of PARTS. prefix: what the authors' checkpoints put
     before each tensor's name. ignored: tensors in them that the network lacks. no_weights: why no weights are
-    published. gmacs: the cost of a 256x256 frame in a long stream, in 10^9 multiply-adds. bibtex: the entry to cite the
-    paper with.
+    published. time: how long a frame took, as published. gmacs: the cost of a 256x256 frame in a long stream, in 10^9
+    multiply-adds. bibtex: the entry to cite the paper with.
     """
 
     name: str
@@ -123,6 +133,7 @@ class ModelEntry:
     weights: dict[str, Weights] = field(default_factory=dict)
     no_weights: str = ""
     scores: tuple[PublishedScore, ...] = ()
+    time: PublishedTime | None = None
     start_of: str = ""
     part: str = ""
     prefix: str = ""
@@ -251,13 +262,16 @@ def _parse_entry(name: str, table: dict[str, Any]) -> ModelEntry:
     default = table.get("default", next(iter(weights), None))
     if default is not None and default not in weights:
         raise ValueError(f"its default {default!r} is not one of its weights")
-    plain = {key: value for key, value in table.items() if key not in ("weights", "default", "scores", "ignored")}
+    plain = {
+        key: value for key, value in table.items() if key not in ("weights", "default", "scores", "ignored", "time")
+    }
     return ModelEntry(
         name=name,
         weights=weights,
         default=default,
         scores=_parse_scores(table),
         ignored=tuple(table.get("ignored", ())),
+        time=_parse_time(table["time"]) if "time" in table else None,
         **{"network": "", **plain},
     )
 
@@ -326,6 +340,12 @@ def _parse_scores(table: dict[str, Any]) -> tuple[PublishedScore, ...]:
         )
         for score in table.get("scores", ())
     )
+
+
+def _parse_time(table: dict[str, Any]) -> PublishedTime:
+    _check_keys(table, {"seconds", "size", "device"}, {"seconds", "size", "device", "source"})
+    _check_kinds(table, {"seconds": (int, float), "size": str, "device": str, "source": str})
+    return PublishedTime(**table)
 
 
 def _check_kinds(table: dict[str, Any], kinds: dict[str, type | tuple[type, ...]]) -> None:

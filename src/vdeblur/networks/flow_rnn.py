@@ -28,11 +28,11 @@ Where this differs from the paper, because the authors' released definition of t
    biases explains the difference.
 4. The last frame of a scene is paired with the previous frame, where the release skips it: reversed motion blurs along
    the same line (Eq. (12)). A frame paired with itself would not be restored at all (Fig. 6b).
-5. Sides are padded to multiples of 64 by repeating the last pixels; the release pads with zeros.
+5. Sides are padded to multiples of 64 with zeros (released: 48 rows below 720; the paper does not say).
 6. Nothing is pretrained: He initialisation for the flow part and the decoder's d_deconv layers, Xavier for the others.
    The paper's pretrained FlowNet may not be redistributed.
 
-The released Caffe weights cannot be loaded, so no keys are mapped.
+The released weights are a Caffe model in transposed axes: models/released_flow_rnn.py converts it.
 """
 
 import math
@@ -58,7 +58,7 @@ class FlowRNN(Network):
 
     feeding = "pair"
     multiple = 64
-    padding = "replicate"
+    padding = "zeros"
     overlap = 128  # no overlap makes tiles exact, because a pass carries its state across the whole picture
     # So frames up to 4K are not cut. The largest tensors are 96 channels at half the size, 0.2 GB for 1920x1088 in
     # float32; a process that restores frames of that size takes 1.5 GB in all.
