@@ -8,7 +8,9 @@ of the frame before.
 Where this differs from the paper, because the authors' code does:
 
 1. The loss of PVDNet is a mean square, of pictures in [-1, 1] (paper: a mean absolute difference).
-2. At the first frame, the blurry frame before stands in for a restored one (paper: the current frame).
+2. At the first frame of a clip, the blurry frame before stands in for a restored one. In the paper (Sec. 4.1) the
+   current frame replaces both the restored and the blurry previous frame, so that there is no motion; inference does so
+   at the start of a scene, too.
 3. With `joint`, both train at once, the code's only way to train BIMNet; the paper has stages.
 """
 
@@ -57,8 +59,8 @@ class PVDNetObjective(Objective):
 
     numbers: frames, restored ones of a sample, which has one more at each end. distance: "mse" or "l1", of pictures in
     [-1, 1]. noise: standard deviation, for values in [0, 1], of noise on half of the blurry frames; 0 for none.
-    begin_with: the blurry frame that stands in for the restored one before the first, "previous" or "current". joint:
-    train BIMNet as well.
+    begin_with: what stands in for the restored frame before the first: "previous", the blurry frame before it, or
+    "current", the first frame itself, which then replaces the blurry frame before it, too. joint: train BIMNet as well.
     """
 
     network: PVDNet
@@ -105,12 +107,19 @@ class PVDNetObjective(Objective):
         blurry = blurry if blurry.is_floating_point() else unit_range(blurry)
         sharp = unit_range(sharp)
         previous, frame, following = blurry.unbind(1)
-        first = previous if self.numbers["begin_with"] == "previous" else frame
-        restored, pyramid = (first, None) if carried is None else carried
+        # Without the blurry frame before, the current one would be displaced by the motion between them.
+        is_still = carried is None and self.numbers["begin_with"] == "current"
+        if is_still:
+            previous = frame
+        restored, pyramid = (previous, None) if carried is None else carried
         found: dict[str, Tensor] = {}
         if self.joint:
             found, flow = flow_losses(self.network.bimnet, blurry[:, :2], sharp[:, :2])
             found["flow"] = mean_of(found)
+            if is_still:
+                pyramid = self.describe(frame)
+                with torch.no_grad():
+                    flow = self.network.bimnet.match(pyramid, pyramid)
             volume = pixel_volume(gray_of(restored), gray_of(frame), flow.detach())
         else:
             if pyramid is None:  # the previous frame is not restored itself
