@@ -208,7 +208,8 @@ def fit_model(tensors: dict[str, Tensor], network: Network, entry: ModelEntry, s
             raise ModelError(message, f"use it with {other.name}")
     for part, kind in PARTS.items():
         if _fits_part(tensors, kind):
-            message = f"{source} holds {part} alone, a part of a network, and not the weights of {entry.name}"
+            alone = f"{source} holds {part} alone, a part of a network"
+            message = f"{alone}, and does not fit {entry.name}: {'; '.join(faults)}"
             raise ModelError(message, f"a training can start from it: vdeblur train --set start.{part}={source}")
     raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
 

@@ -153,7 +153,7 @@ class ModelEntry:
 
         Raises: ModelError.
         """
-        if fault := switches.fault_of(self.network_class, self.arguments):
+        if fault := switches.fault_in(self.network_class, self.arguments):
             raise ModelError(f"the network of {self.name}: {fault[0]}", fault[1])
 
     def build(self) -> Network:

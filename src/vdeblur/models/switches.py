@@ -27,7 +27,7 @@ def described(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} = {_as_toml(value)}" for key, value in sorted(plain(arguments).items()))
 
 
-def fault_of(network: type[Network], arguments: Mapping[str, Any]) -> tuple[str, str] | None:
+def fault_in(network: type[Network], arguments: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the argument that a network's constructor cannot take, and what it could be; None if it takes all."""
     signature = inspect.signature(network)
     if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):

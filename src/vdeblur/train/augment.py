@@ -72,8 +72,8 @@ def _colour(pictures: Pictures, rng: Generator) -> Pictures:
     for step in rng.permutation(4):
         if step == 0:
             changed = changed * brightness
-        elif step == 1:  # around the mean gray of each frame's own picture
-            changed = (changed - (gray := _gray(changed).mean((-2, -1), keepdims=True))) * contrast + gray
+        elif step == 1:  # around one mean gray, so that equal pixels of a clip stay equal
+            changed = (changed - (mean := _gray(changed).mean())) * contrast + mean
         elif step == 2:
             changed = (changed - (gray := _gray(changed))) * saturation + gray
         else:

@@ -61,7 +61,7 @@ def put(into: Any, key: str, value: Any, comment: str) -> None:
 
 
 def explain(item: Item, comment: str) -> None:
-    """Put a comment behind an item."""
+    """Set the comment behind an item."""
     item.trivia.comment_ws = "  "
     item.trivia.comment = f"# {comment}"
 
