@@ -52,6 +52,8 @@ class CDVDTSP(Network):
         self, channels: int = 32, blocks: int = 3, stages: int = 2, prior: bool = True, flow: bool = True
     ) -> None:
         super().__init__()
+        if stages < 1:
+            raise ValueError(f"stages must be 1 or more, not {stages}")
         self.prior = prior
         self.stages = stages  # Sec. 3.4; a second stage gains 0.54 dB on DVD, a third 0.07 dB more (Table 3)
         self.flow_net = PWCNet() if flow else None
