@@ -18,6 +18,8 @@ from vdeblur.models.registry import ModelEntry
 from vdeblur.networks.cdvd_tsp import CDVDTSP
 from vdeblur.networks.flow_rnn import FlowRNN
 from vdeblur.networks.layers import Network
+from vdeblur.restore.streams import FEEDINGS
+from vdeblur.restore.tiles import TileNeeds, cut_tiles
 from vdeblur.train import optimisers, recipes
 from vdeblur.train.data import stacked
 from vdeblur.train.objectives import OBJECTIVES
@@ -129,6 +131,19 @@ def test_what_changes_nothing_has_no_loss_on_sharp_frames(command: str, monkeypa
     assert seen
     # Charbonnier's is its epsilon, and a luma is rounded.
     assert all(float(loss) < (2e-6 if recipe.objective == "clip" else 1e-9) for loss in seen)
+
+
+@pytest.mark.parametrize("command", ABLATIONS)
+def test_a_row_restores_a_clip_as_run_does(command: str) -> None:
+    """Through the same streams, ends of the clip included; each frame once, in its size, and none empty."""
+    objective, _, _ = begin(command)
+    network = objective.network.eval()
+    clip = sample(6, TINY[read(command)[0].network][1]).blurry[:, None] / 255
+    plan = cut_tiles(*clip.shape[3:], None, 0, TileNeeds.of(network))
+    with torch.no_grad():
+        restored = list(FEEDINGS[network.feeding](network, iter(clip), plan))
+    assert [frame.shape for frame in restored] == [frame.shape for frame in clip]
+    assert all(bool(frame.isfinite().all()) and float(frame.std()) > 0 for frame in restored)
 
 
 def pass_through(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,10 @@ def fault_in(network: type[Network], arguments: Mapping[str, Any]) -> tuple[str,
     signature = inspect.signature(network)
     if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
         return None  # the user's own network, which takes anything
-    hints = get_type_hints(network.__init__)
+    try:
+        hints = get_type_hints(network.__init__)
+    except (NameError, TypeError, AttributeError):  # the user's own network may have annotations of any kind
+        hints = {}
     for key, value in arguments.items():
         if key not in signature.parameters:
             known = ", ".join(signature.parameters)
