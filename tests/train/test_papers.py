@@ -44,7 +44,7 @@ def read(command: str) -> tuple[ModelEntry, Recipe]:
     options = dict(zip(words[::2], words[1::2], strict=True))
     values = [tuple(words[at + 1].split("=", 1)) for at, word in enumerate(words) if word == "--set"]
     entry = registry.find_entry(options["-m"])
-    return entry, recipes.load_recipe(entry, options.get("--stage"), values=values)  # type: ignore[arg-type]
+    return entry, recipes.load_recipe(entry, options.get("--stage"), values=values)
 
 
 def sample(frames: int, side: int, *, sharp: bool = False) -> Clip:
@@ -89,7 +89,7 @@ def test_a_row_is_the_network_that_it_names(row: str, command: str, parameters: 
         network = entry.with_arguments(recipe.network).build()
     assert f"{sum(parameter.numel() for parameter in network.parameters()):,}" == parameters
     if not recipe.objective.startswith(("clip", "pvdnet")):
-        frames = {"cdvd-tsp": lambda: 2 * network.stages + 1, "spn": lambda: 2 * network.radius + 1}  # type: ignore[operator]
+        frames = {"cdvd-tsp": lambda: 2 * network.stages + 1, "spn": lambda: 2 * network.radius + 1}
         expected = frames[entry.network]() if entry.network in frames else 3 if "two-way" in command else 2
         assert recipe.data.frames == expected
 
@@ -139,7 +139,7 @@ def test_a_row_restores_a_clip_as_run_does(command: str) -> None:
     objective, _, _ = begin(command)
     network = objective.network.eval()
     clip = sample(6, TINY[read(command)[0].network][1]).blurry[:, None] / 255
-    plan = cut_tiles(*clip.shape[3:], None, 0, TileNeeds.of(network))
+    plan = cut_tiles(clip.shape[3], clip.shape[4], None, 0, TileNeeds.of(network))
     with torch.no_grad():
         restored = list(FEEDINGS[network.feeding](network, iter(clip), plan))
     assert [frame.shape for frame in restored] == [frame.shape for frame in clip]

@@ -199,7 +199,19 @@ def test_a_part_can_start_from_a_file_and_others_are_named(vdeblur, tmp_path: Pa
     network = FlowRNN(4)
     file = tmp_path / "flow.safetensors"
     safetensors.torch.save_file(network.flow_part.state_dict(), file)
-    command = ("train", "-m", "flow-rnn", "--dataset", large_pairs, "--crop", 64, "--batch", 1, "--iterations", 1)
+    command: tuple[object, ...] = (
+        "train",
+        "-m",
+        "flow-rnn",
+        "--dataset",
+        large_pairs,
+        "--crop",
+        64,
+        "--batch",
+        1,
+        "--iterations",
+        1,
+    )
     command += ("--workers", 0, "--device", "cpu", "--set", "network.width=4", "--set", "loss.flow_warm_up=1")
     for part, given, said in (
         ("flows", file, "start.flows: no part of the network is called 'flows' (choose from flow_part, rnnw1"),
@@ -322,7 +334,19 @@ def test_spgan_trains_on_after_its_discriminators_first_updates(
     with models.open("a") as file:
         file.write(TINY.split("\n\n")[0].replace("[spn-tiny]", "[spgan-tiny]"))
     monkeypatch.setattr(recipes, "_base", lambda entry: "spgan" if "spgan" in entry.name else entry.network)
-    command = ("train", "--dataset", pairs, "--crop", 32, "--batch", 4, "--workers", 0, "--device", "cpu")
+    command: tuple[object, ...] = (
+        "train",
+        "--dataset",
+        pairs,
+        "--crop",
+        32,
+        "--batch",
+        4,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+    )
     result = vdeblur(*command, "-m", "spn-tiny", "--iterations", 1, "--out", tmp_path / "spn")
     assert result.exit_code == 0, result.output
     weights = tmp_path / "spn/best.safetensors"
