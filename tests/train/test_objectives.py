@@ -26,6 +26,7 @@ from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.train import losses
 from vdeblur.train.objectives import OBJECTIVES
 from vdeblur.train.objectives.base import Batch, Clip, Objective
+from vdeblur.train.schedules import in_updates
 
 HARD = {"hard_weight": 2.0, "hard_share": 0.5, "chance_share": 0.1}
 CLIPS = {"epsilon": 1e-6, "spectral_weight": 0.1}
@@ -416,8 +417,9 @@ def test_recipes_fit_their_models_and_objectives(name: str) -> None:
             objective = OBJECTIVES[table["objective"]](entry.build(), table["loss"])
         names = [parameter for parameter, _ in objective.parameters_of("network")]
         parts = {**table["optimiser"].get("rates", {}), **table["optimiser"].get("frozen", {})}
-        assert all(any(name.startswith(f"{part}.") for name in names) for part in parts)
+        assert all(any(f"{name}.".startswith(f"{part}.") for name in names) for part in parts)
         for part, start in table.get("start", {}).items():
             assert registry.find_entry(start).start_of == entry.network
             assert hasattr(objective.network, part)
-        assert table["training"]["iterations"] > table["training"]["validate_every"]
+        length, every = (in_updates(table["training"][key], 100) for key in ("iterations", "validate_every"))
+        assert length > every

@@ -31,7 +31,7 @@ WRONG = (
     ("lite", "optimiser.betas", "3", "a list of 2, each a number from 0 to below 1"),
     ("lite", "optimiser.betas", "[0.9, 1.0]", "a list of 2, each"),
     ("lite", "optimiser.betas", "[0.9]", "a list of 2, each"),
-    ("lite", "optimiser.clip", "-1", "a number above 0"),
+    ("lite", "optimiser.clip", "-1", NUMBER),
     ("lite", "optimiser.kind", "sgd", "one of adam, adamw, radam, muon"),
     ("lite", "optimiser.rates.weigh", "-1", "a number from 0 to below 1"),
     ("lite", "optimiser.frozen.weigh", "1.5", "a whole number, 0 or above"),

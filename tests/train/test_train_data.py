@@ -1,5 +1,6 @@
 """Training clips: every pixel encodes its column, row, sequence and frame, and whether it is sharp."""
 
+import colorsys
 import dataclasses
 import itertools
 import os
@@ -27,7 +28,7 @@ from vdeblur.datasets.layouts import Sequence
 from vdeblur.errors import DeviceError, ExitStatus, InputError, InterruptedRunError, OutputError, UsageError
 from vdeblur.events import Talk
 from vdeblur.train import data, sets
-from vdeblur.train.augment import AUGMENTATIONS, Augmentation
+from vdeblur.train.augment import AUGMENTATIONS, Augmentation, add_noise, turn_hue
 from vdeblur.train.data import Loader, Plan, Sampler, WorkerShare
 from vdeblur.train.objectives.base import Batch, Clip
 
@@ -230,7 +231,50 @@ def test_an_augmentation_is_the_same_for_all_pictures_of_a_pair(name: str) -> No
 
 
 def test_every_augmentation_is_tested() -> None:
-    assert GROUP.keys() == AUGMENTATIONS.keys()
+    assert {*GROUP, "colour"} == AUGMENTATIONS.keys()
+
+
+def test_colours_change_alike_in_all_pictures_of_a_clip() -> None:
+    """Equal pixels stay equal, blurry or sharp; different clips change differently, and by no more than is allowed."""
+    palette = numpy.random.default_rng(1).integers(0, 256, (2, 3, 3, 4, 4), numpy.uint8)
+    frames = numpy.concatenate([palette[:1], palette[:1]])  # the sharp pictures equal the blurry ones
+    frames[:, 1:] = frames[:, :1]
+    changed = [Augmentation(4, ("colour",)).clip(frames, numpy.random.default_rng(seed)) for seed in range(20)]
+    for clip in changed:
+        assert torch.equal(clip.blurry, clip.sharp)
+        assert torch.equal(clip.blurry[0], clip.blurry[2])
+    assert len({clip.blurry.numpy().tobytes() for clip in changed}) == 20
+    # A gray picture has neither saturation nor hue, and its contrast is around itself: only brightness remains.
+    gray = numpy.full((2, 1, 3, 4, 4), 100, numpy.uint8)
+    found = [Augmentation(4, ("colour",)).clip(gray, numpy.random.default_rng(s)).blurry for s in range(300)]
+    assert all(bool((clip == clip.flatten()[0]).all()) for clip in found)
+    levels = [int(clip.flatten()[0]) for clip in found]
+    assert 80 <= min(levels) < 83
+    assert 117 < max(levels) <= 120
+
+
+def test_a_turned_hue_against_colorsys() -> None:
+    colours = numpy.random.default_rng(2).random((3, 5, 7)).astype(numpy.float32)
+    colours[:, 0] = colours[:1, 0]  # gray
+    for turn in (-0.1, 0.03, 0.5):
+        turned = turn_hue(colours, turn)
+        for row, column in itertools.product(range(5), range(7)):
+            hue, saturation, value = colorsys.rgb_to_hsv(*(float(x) for x in colours[:, row, column]))
+            expected = colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
+            assert turned[:, row, column] == pytest.approx(expected, abs=1e-5)
+
+
+def test_noise_may_have_one_strength_for_all_clips() -> None:
+    frames = torch.full((3, 3, 64, 64), 128, dtype=torch.uint8)
+    spreads = {
+        drawn: [
+            float((add_noise(frames, 2.0, numpy.random.default_rng(seed), drawn=drawn) - 128.0).std())
+            for seed in range(5)
+        ]
+        for drawn in (False, True)
+    }
+    assert all(spread == pytest.approx(2.0, rel=0.02) for spread in spreads[False])
+    assert min(spreads[True]) < 1.5
 
 
 def test_scale_reduces_by_up_to_a_half_what_fits(root: Path) -> None:

@@ -67,7 +67,8 @@ TRAIN_GROUPS = {
                  help="Do not train the parameters under PREFIX, the name of a part of the network; may be repeated."),
     click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file merged over the recipe."),
     click.option("--set", "values", type=KeyValueType(), multiple=True,
-                 help="Set a value of the recipe, as optimiser.clip=0.01; may be repeated."),
+                 help="Set a value of the recipe, as optimiser.clip=0.01, or an argument of the network, as "
+                      "network.stages=1; may be repeated."),
     click.option("--paper", is_flag=True, help="Follow the paper's text where the authors' code differs."),
     click.option("--print-config", is_flag=True, help="Print the resulting recipe, and stop."),
     click.option("--iterations", type=click.IntRange(1),

@@ -21,7 +21,7 @@ from vdeblur.events import Talk
 from vdeblur.fetch import http, sources
 from vdeblur.fetch.sources import DownloadSource, RemoteFile
 from vdeblur.models import own
-from vdeblur.models.checkpoint import fit_model, fit_start, read_checkpoint, refuse_other_training
+from vdeblur.models.checkpoint import fit_model, fit_start, read_checkpoint, refuse_other_training, refuse_variant
 from vdeblur.models.records import WeightsRecord, cached_path, read_record, record_path, write_record
 from vdeblur.models.registry import NAME, ModelEntry, Weights, choose_weights, find_entry, known_models, weights_of
 
@@ -242,6 +242,8 @@ def _read_original(path: Path, entry: ModelEntry) -> dict[str, Tensor]:
     Raises: ModelError if it cannot be read, or does not fit.
     """
     refuse_other_training(path, entry)
+    if entry.network:
+        refuse_variant(path, entry)
     tensors = read_checkpoint(path)
     if not entry.network:
         return fit_start(tensors, entry, path.name)

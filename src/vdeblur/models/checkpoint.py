@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vdeblur.errors import ModelError
 from vdeblur.fetch.sources import text_kind
-from vdeblur.models import caffe, released_flow_rnn
+from vdeblur.models import caffe, released_flow_rnn, switches
 from vdeblur.models.pickles import HostilePickleError, check_sizes, load_pickle
 from vdeblur.models.registry import ModelEntry, known_models
 from vdeblur.networks import PARTS
@@ -66,21 +66,72 @@ def refuse_other_training(path: Path, entry: ModelEntry) -> None:
 
     Raises: ModelError.
     """
+    training = training_of(path)
+    model = training.get("model", entry.name)
+    if model != entry.name:
+        raise ModelError(f"{path} holds weights that were trained as {model}, not {entry.name}", f"use -m {model}")
+    refuse_stage(path, entry)
+
+
+def training_of(path: Path) -> dict[str, Any]:
+    """Return what a file of weights says about its training by vdeblur: model, stage, network; empty for others."""
     if path.suffix != ".safetensors":
-        return  # others do not say how they were trained
+        return {}  # others do not say how they were trained
     try:
         with safetensors.safe_open(path, "pt") as file:
             training = json.loads((file.metadata() or {}).get("training", "{}"))
-        model, stage = training.get("model", entry.name), training.get("stage", "")
-    except (safetensors.SafetensorError, ValueError, AttributeError, OSError):
-        return  # damaged files fail when their tensors are read; metadata of others may have any form
-    if model != entry.name:
-        raise ModelError(f"{path} holds weights that were trained as {model}, not {entry.name}", f"use -m {model}")
+    except (safetensors.SafetensorError, ValueError, OSError):
+        return {}  # damaged files fail when their tensors are read; metadata of others may have any form
+    return training if isinstance(training, dict) else {}
+
+
+def refuse_stage(path: Path, entry: ModelEntry) -> None:
+    """Refuse weights of which vdeblur has trained one part only.
+
+    Raises: ModelError.
+    """
+    stage = training_of(path).get("stage", "")
     if stage in PARTS:
         raise ModelError(
             f"{path} is of the stage {stage}: only that part of {entry.name} is trained in it",
             f"train {entry.name} from it, with --set start.{stage}={path}, or use the weights of that training",
         )
+
+
+def variant_of_file(path: Path, entry: ModelEntry) -> ModelEntry:
+    """Return the model's entry with the constructor's arguments that a file of weights was trained with.
+
+    Raises: ModelError where they are not those that the registry gives the model.
+    """
+    found = training_of(path).get("network")
+    if not isinstance(found, dict):
+        return entry
+    other = {key: found.get(key) for key, value in switches.plain(entry.arguments).items() if found.get(key) != value}
+    if other:
+        raise _other_variant(path, entry, found)
+    return entry.with_arguments(found)
+
+
+def refuse_variant(path: Path, entry: ModelEntry) -> None:
+    """Refuse weights that vdeblur has trained for a network with other arguments.
+
+    Raises: ModelError.
+    """
+    found = training_of(path).get("network")
+    if isinstance(found, dict) and found != {key: switches.plain(entry.variant).get(key) for key in found}:
+        raise _other_variant(path, entry, found)
+
+
+def _other_variant(path: Path, entry: ModelEntry, found: dict[str, Any]) -> ModelError:
+    wanted = switches.plain(entry.variant)
+    differing = [key for key in sorted(found) if found[key] != wanted.get(key)]
+    theirs = switches.described({key: found[key] for key in differing})
+    ours = switches.described({key: wanted[key] for key in differing if key in wanted})
+    return ModelError(
+        f"{path} holds weights of another variant of {entry.name}: {theirs}, not {ours}",
+        f"run it with --weights, train from it with {' '.join(f'--set network.{key}=...' for key in differing)}, "
+        "or add a model with these arguments to the registry that VDEBLUR_REGISTRY names",
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -183,7 +234,17 @@ def fit_model(tensors: dict[str, Tensor], network: Network, entry: ModelEntry, s
         if other.network and other.name != entry.name and _fits(tensors, other):
             message = f"{source} holds the weights of {other.name}, not of {entry.name}"
             raise ModelError(message, f"use it with {other.name}")
+    for part, kind in PARTS.items():
+        if _fits_part(tensors, kind):
+            alone = f"{source} holds {part} alone, a part of a network"
+            message = f"{alone}, and does not fit {entry.name}: {'; '.join(faults)}"
+            raise ModelError(message, f"a training can start from it: vdeblur train --set start.{part}={source}")
     raise ModelError(f"{source} does not fit {entry.name}: {'; '.join(faults)}", "is it for another model?")
+
+
+def _fits_part(tensors: dict[str, Tensor], kind: type[nn.Module]) -> bool:
+    with torch.device("meta"):
+        return not fit(tensors, kind())[1]
 
 
 def fit_start(tensors: dict[str, Tensor], entry: ModelEntry, source: str) -> dict[str, Tensor]:
@@ -221,7 +282,8 @@ def fit(
     The tensors have our names, or the authors' names with `prefix` before them; ignored ones are left out. Shapes may
     differ by sides of length 1. If the network is on the meta device, values are not compared.
     """
-    official_name: Callable[[str], str] = type(network).official_name  # type: ignore[attr-defined]  # parts have it, too
+    # A part of a network may have no names of its authors.
+    official_name: Callable[[str], str] = getattr(type(network), "official_name", str)
     constant_buffers: tuple[str, ...] = getattr(network, "constant_buffers", ())
     official = {name: official_name(name) for name in (*network.state_dict(), *constant_buffers)}
     state = network.state_dict()

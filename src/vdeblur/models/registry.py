@@ -8,8 +8,8 @@ import functools
 import os
 import re
 import tomllib
-from collections.abc import Collection, Set
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Set
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from vdeblur.errors import ModelError
 from vdeblur.fetch.http import LARGEST_BYTES
 from vdeblur.fetch.sources import DIGESTS, DownloadSource, RemoteFile
-from vdeblur.models import own, records
+from vdeblur.models import own, records, switches
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 
@@ -145,9 +145,41 @@ class ModelEntry:
         """Return the class of the model's network."""
         return NETWORKS[self.network] if self.own is None else self.own
 
+    @property
+    def variant(self) -> dict[str, Any]:
+        """All arguments of the network's constructor, with those of the entry over the defaults."""
+        return {**switches.defaults_of(self.network_class), **self.arguments}
+
+    def with_arguments(self, arguments: Mapping[str, Any]) -> "ModelEntry":
+        """Return the entry of a variant, with other arguments over its own.
+
+        Raises: ModelError for arguments that the network's constructor does not take.
+        """
+        changed = replace(self, arguments={**self.arguments, **arguments})
+        changed.check_arguments()
+        return changed
+
+    def check_arguments(self) -> None:
+        """Refuse arguments that the network's constructor does not take.
+
+        Raises: ModelError.
+        """
+        if fault := switches.fault_in(self.network_class, self.arguments):
+            raise ModelError(f"the network of {self.name}: {fault[0]}", fault[1])
+
     def build(self) -> Network:
-        """Construct the network with its arguments, without weights."""
-        return self.network_class(**self.arguments)
+        """Construct the network with its arguments, without weights.
+
+        Raises: ModelError for arguments that the network's constructor does not take.
+        """
+        self.check_arguments()
+        if self.own is not None:
+            return self.network_class(**self.arguments)
+        try:
+            return self.network_class(**self.arguments)
+        except (ValueError, ZeroDivisionError) as error:
+            message = f"the network of {self.name} cannot be built with {switches.described(self.arguments)}: {error}"
+            raise ModelError(message, "choose other values") from error
 
 
 def known_models() -> dict[str, ModelEntry]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from vdeblur.errors import ModelError, UsageError
 from vdeblur.events import Talk
 from vdeblur.models.cache import QUIET, available_models_hint, obtain_weights, read_cached
-from vdeblur.models.checkpoint import fit_model, read_checkpoint, refuse_other_training
+from vdeblur.models.checkpoint import fit_model, read_checkpoint, refuse_other_training, variant_of_file
 from vdeblur.models.registry import ModelEntry, choose_weights
 from vdeblur.networks.layers import Network
 
@@ -19,7 +19,8 @@ def load_model(name: str, checkpoint: Path | None = None, talk: Talk = QUIET) ->
     """Build a model's network and load its weights, in float32, for evaluation; download weights that are missing.
 
     name: see registry.choose_weights. checkpoint: a file with other weights for the network: .safetensors, or a PyTorch
-    checkpoint, which is read without running code in it.
+    checkpoint, which is read without running code in it. A file that vdeblur trained also says which variant of the
+    network it is for.
 
     Raises: ModelError if the model is unknown, or its weights are missing, damaged, or made for another network;
     UsageError if both NAME@WEIGHTS and a checkpoint are given.
@@ -29,12 +30,14 @@ def load_model(name: str, checkpoint: Path | None = None, talk: Talk = QUIET) ->
         raise ModelError(f"{entry.name} restores nothing: {entry.description}", f"use -m {entry.start_of}, or -m lite")
     if checkpoint is not None and weights is not None and name != entry.name:
         raise UsageError(f"--weights and {name} both choose weights", f"use -m {entry.name} with --weights")
+    if checkpoint is not None:
+        refuse_other_training(checkpoint, entry)
+        entry = variant_of_file(checkpoint, entry)
     network = entry.build()
     has_weights = bool(network.state_dict())
     if checkpoint is not None:
         if not has_weights:
             raise ModelError(f"{entry.name} has no weights to load", "leave out --weights")
-        refuse_other_training(checkpoint, entry)
         state = fit_model(read_checkpoint(checkpoint), network, entry, str(checkpoint))
     elif weights is not None:
         path = obtain_weights(entry, weights, talk)

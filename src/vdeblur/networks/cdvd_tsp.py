@@ -18,6 +18,8 @@ Where this differs from the paper, because the published weights do:
 4. The network's output is the restored frame itself, not a residual, and nothing is clamped between the stages.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,22 +33,31 @@ MEAN_SIDE = 5  # pixels, side of the window of the prior's means
 class CDVDTSP(Network):
     """Restore the middle one of three frames, with their optical flow and the temporal sharpness prior.
 
+    stages: of the cascade. prior, flow: switches of the paper's ablations. Without flow the neighbours are not warped,
+    and the prior compares them as they are.
+
     Restoration reaches 181 pixels, so tiles that share 184 are exact; pixels more than 64 away have little influence.
     """
 
     feeding = "cascade"
     multiple = 4
     half_precision = ("fp16",)  # 53 to 56 dB against float32 on the parity cases; bf16 only 41 to 46 dB
+    left_out: ClassVar = {("flow", False): ("flow_net",)}
     float32_parts = ("flow_net",)  # in half precision, flow is off by up to a third of a pixel
     overlap = 64
     memory = Memory(frame=1583)
     half_memory = Memory(frame=1637)
 
-    def __init__(self, channels: int = 32, blocks: int = 3, stages: int = 2) -> None:
+    def __init__(
+        self, channels: int = 32, blocks: int = 3, stages: int = 2, prior: bool = True, flow: bool = True
+    ) -> None:
         super().__init__()
+        if stages < 1:
+            raise ValueError(f"stages must be 1 or more, not {stages}")
+        self.prior = prior
         self.stages = stages  # Sec. 3.4; a second stage gains 0.54 dB on DVD, a third 0.07 dB more (Table 3)
-        self.flow_net = PWCNet()
-        self.restoration = Restoration(channels, blocks)
+        self.flow_net = PWCNet() if flow else None
+        self.restoration = Restoration(3 * 3 + prior, channels, blocks)
 
     def forward(self, previous: Tensor, frame: Tensor, following: Tensor) -> Tensor:
         """Compute one stage: three frames (B, 3, H, W), RGB in [0, 1], to the restored middle one, not clamped."""
@@ -55,15 +66,18 @@ class CDVDTSP(Network):
 
     def pyramid(self, frame: Tensor) -> Pyramid:
         """Compute the features that flow needs of a frame, for all pairs of frames that it belongs to."""
-        return self.flow_net.pyramid(frame)
+        return {} if self.flow_net is None else self.flow_net.pyramid(frame)
 
     def align(self, frames: tuple[Tensor, ...], pyramids: tuple[Pyramid, ...]) -> Tensor:
         """Concatenate the warped previous frame, the middle frame, the warped following one and the prior.
 
         frames: previous, middle and following, each (B, 3, H, W), not tiles, because flow depends on the whole frame.
-        pyramids: those of the frames. Result: (B, 10, H, W), float32.
+        pyramids: those of the frames. Result: (B, 10, H, W), float32; without the prior (B, 9, H, W).
         """
-        frame = frames[1]
+        previous, frame, following = frames
+        if self.flow_net is None:
+            prior = [sharpness_prior(*frames)] if self.prior else []
+            return torch.cat((*frames, *prior), 1)
         batch, _, height, width = frame.shape
         # Sec. 3.1: flows from the middle frame to both neighbours, in one batch
         middle = {level: torch.cat((x, x)) for level, x in pyramids[1].items()}
@@ -72,9 +86,11 @@ class CDVDTSP(Network):
         inside = is_inside(flow)  # (2 B, 1, H, W)
         warped = warp(torch.cat((frames[0], frames[2])), flow, "border") * inside
         previous, following = warped.split(batch)
+        if not self.prior:
+            return torch.cat((previous, frame, following), 1)
         # Sec. 3.2: zero where either neighbour was warped from outside the frame
-        prior = sharpness_prior(previous, frame, following) * inside[:batch] * inside[batch:]
-        return torch.cat((previous, frame, following, prior), 1)
+        sharpness = sharpness_prior(previous, frame, following) * inside[:batch] * inside[batch:]
+        return torch.cat((previous, frame, following, sharpness), 1)
 
     def restore(self, aligned: Tensor) -> Tensor:
         """Restore the middle frame, (B, 3, H, W) float32, from align's result or a tile of it (Sec. 3.3)."""
@@ -121,7 +137,7 @@ def sharpness_prior(previous: Tensor, frame: Tensor, following: Tensor) -> Tenso
 class Restoration(nn.Module):
     """Encoder-decoder with residual blocks at three scales and additive skips (Sec. 3.3); 5x5, transposed 3x3."""
 
-    def __init__(self, channels: int, blocks: int) -> None:
+    def __init__(self, inputs: int, channels: int, blocks: int) -> None:
         super().__init__()
 
         def residual(width: int) -> list[nn.Module]:
@@ -135,7 +151,7 @@ class Restoration(nn.Module):
             return nn.Sequential(up, nn.ReLU(inplace=True))
 
         n = channels
-        self.enter = nn.Sequential(conv(3 * 3 + 1, n), *residual(n))
+        self.enter = nn.Sequential(conv(inputs, n), *residual(n))
         self.encode_1 = nn.Sequential(conv(n, 2 * n, 2), *residual(2 * n))
         self.encode_2 = nn.Sequential(conv(2 * n, 4 * n, 2), *residual(4 * n))
         self.decode_2 = nn.Sequential(*residual(4 * n), enlarge(4 * n, 2 * n))
@@ -143,7 +159,7 @@ class Restoration(nn.Module):
         self.leave = nn.Sequential(*residual(n), FewChannelsConv2d(n, 3, 5, padding=2))
 
     def forward(self, aligned: Tensor) -> Tensor:
-        """Return (B, 3, H, W) from (B, 10, H, W)."""
+        """Return (B, 3, H, W) from (B, inputs, H, W)."""
         full = self.enter(aligned)  # (B, 32, H, W)
         half = self.encode_1(full)  # (B, 64, H/2, W/2)
         quarter = self.encode_2(half)  # (B, 128, H/4, W/4)

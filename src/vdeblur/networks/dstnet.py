@@ -19,6 +19,7 @@ Where this differs from the paper, because the published weights do:
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,9 @@ EXPANSION = 4  # channels inside these blocks, per channel outside
 TAPS = 9  # of a 3x3 kernel
 REDUCTION = 8  # kernels are predicted at 1/8 of the size of the features that they filter
 
-Features = tuple[Tensor, Tensor]
-"""A low band (B, C, H/4, W/4) and processed high bands (B, 3 C, H/4, W/4)."""
+Features = tuple[Tensor, Tensor | None]
+"""A low band (B, C, H/4, W/4) and processed high bands (B, 3 C, H/4, W/4); None without wavelets."""
+FusionKind = Literal["filter", "sum", "blend"]
 
 
 class DSTNet(Network):
@@ -42,6 +44,10 @@ class DSTNet(Network):
     features() runs over a clip's frames with a delay of ten frames, propagate_backward() and propagate_forward() over
     as many of its results at once as memory allows, and reconstruct() restores each frame. Gating needs whole frames;
     the rest can run in tiles, but then nothing propagates across their borders.
+
+    Switches of the paper's ablations. gating: number of gated dynamic blocks, 0 for none. fusion: "filter"; "sum", both
+    halves as they are, without gates and filter (Eq. 3 and 4); or "blend", a predicted mean of features and state
+    (Eq. 11). bands: "wavelet", or "bilinear" resizing without high bands.
     """
 
     feeding = "bidirectional"
@@ -53,19 +59,28 @@ class DSTNet(Network):
     memory = Memory(tile=485, frame=1707, frame_held=128)
     half_memory = Memory(tile=549, frame=1050, frame_held=64)
 
-    def __init__(self, channels: int = 64, width: int = 64, blocks: int = 15) -> None:
+    def __init__(
+        self,
+        channels: int = 64,
+        width: int = 64,
+        blocks: int = 15,
+        gating: int = BLOCKS,
+        fusion: FusionKind = "filter",
+        bands: Literal["wavelet", "bilinear"] = "wavelet",
+    ) -> None:
         super().__init__()
+        self.bands = bands
         # The published large network has 64 channels, too, but 96 in propagation.
         if width > channels:
             self.memory = Memory(tile=485, frame=1215, frame_held=240)
             self.half_memory = Memory(tile=549, frame=963, frame_held=76)
         self.register_buffer("haar", haar_weights(channels))
         self.feature_extraction = nn.Conv2d(3, channels, 3, padding=1)
-        self.high_bands = nn.ModuleList(HighBands(channels) for _ in range(2))
-        self.gating = nn.ModuleList(GatedDynamicBlock(channels) for _ in range(BLOCKS))
+        self.high_bands = nn.ModuleList(HighBands(channels) for _ in range(2 if bands == "wavelet" else 0))
+        self.gating = nn.ModuleList(GatedDynamicBlock(channels) for _ in range(gating))
         self.up = nn.Conv2d(channels, width, 1) if width != channels else nn.Identity()
-        self.backward_propagation = Propagation(width, blocks)
-        self.forward_propagation = Propagation(width, blocks)
+        self.backward_propagation = Propagation(width, blocks, fusion)
+        self.forward_propagation = Propagation(width, blocks, fusion)
         self.down = nn.Conv2d(width, channels, 1) if width != channels else nn.Identity()
         self.reconstruction = FewChannelsConv2d(channels, 3, 3, padding=1)
 
@@ -85,12 +100,12 @@ class DSTNet(Network):
         for block in self.gating:
             split = block(split)
         for low, high in split:
-            yield inverse_haar(low, high)
+            yield enlarge(low, high)
 
     def _split(self, frame: Tensor) -> Features:
         """Return the low band of the second level (B, C, H/4, W/4) and its processed high bands (B, 3 C, H/4, W/4)."""
-        low_1 = low_band(self._extract(frame))
-        return low_band(low_1), self.high_bands[1](high_band(low_1))
+        low_1 = low_band(self._extract(frame))  # a mean of 2x2 cells, as bilinear resizing to half the size is, too
+        return low_band(low_1), None if self.bands == "bilinear" else self.high_bands[1](high_band(low_1))
 
     def _extract(self, frame: Tensor) -> Tensor:
         features: Tensor = self.feature_extraction(in_channels_last(frame.to(dtype_of(self))))
@@ -116,8 +131,8 @@ class DSTNet(Network):
         This computes the high bands of the first level again: to keep them through the propagation would take three
         times the memory of everything else.
         """
-        high = self.high_bands[0](high_band(self._extract(frame)))
-        features = inverse_haar(self.down(propagated), high)  # (B, C, H, W)
+        high = None if self.bands == "bilinear" else self.high_bands[0](high_band(self._extract(frame)))
+        features = enlarge(self.down(propagated), high)  # (B, C, H, W)
         restored: Tensor = frame + self.reconstruction(features).float()
         return restored
 
@@ -274,22 +289,33 @@ def run_forward(step: Step, features: list[Tensor], state: Tensor | None) -> tup
 class Propagation(nn.Module):
     """One step of a recurrent pass: fuse a frame's features with the state so far (Sec. 3.2)."""
 
-    def __init__(self, width: int, blocks: int) -> None:
+    def __init__(self, width: int, blocks: int, fusion: FusionKind = "filter") -> None:
         super().__init__()
-        self.fuse = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
-        self.gate_1 = nn.Conv2d(width, width, 3, padding=1)
-        self.gate_2 = nn.Conv2d(width, width, 3, padding=1)
-        self.filter = PixelFilter(width)
+        self.fusion = fusion
+        self.fuse = nn.Conv2d(2 * width, width if fusion == "blend" else 2 * width, 3, padding=1)
+        if fusion == "filter":
+            self.gate_1 = nn.Conv2d(width, width, 3, padding=1)
+            self.gate_2 = nn.Conv2d(width, width, 3, padding=1)
+            self.filter = PixelFilter(width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, 0.1) for _ in range(blocks)))
 
     def forward(self, features: Tensor, state: Tensor | None) -> Tensor:
         """Return the next state (B, P, h, w), which is also the frame's result."""
         state = torch.zeros_like(features) if state is None else state
-        fused = F.leaky_relu(self.fuse(torch.cat((features, state), 1)), SLOPE, inplace=True)
-        half_1, half_2 = (in_channels_last(half) for half in fused.chunk(2, 1))
-        fused = half_1 * self.gate_1(half_1).sigmoid() + half_2 * self.gate_2(half_2).sigmoid()
-        result: Tensor = self.blocks(self.filter(fused))
+        result: Tensor = self.blocks(self._fused(features, state))
         return result
+
+    def _fused(self, features: Tensor, state: Tensor) -> Tensor:
+        """Return features and state as one, (B, P, h, w)."""
+        fused = self.fuse(torch.cat((features, state), 1))
+        if self.fusion == "blend":
+            return torch.lerp(state, features, fused.sigmoid())
+        fused = F.leaky_relu(fused, SLOPE, inplace=True)
+        half_1, half_2 = (in_channels_last(half) for half in fused.chunk(2, 1))
+        if self.fusion == "sum":
+            return half_1 + half_2
+        filtered: Tensor = self.filter(half_1 * self.gate_1(half_1).sigmoid() + half_2 * self.gate_2(half_2).sigmoid())
+        return filtered
 
 
 class PixelFilter(nn.Module):
@@ -386,6 +412,13 @@ def high_band(x: Tensor) -> Tensor:
     lower, lower_change = (c + d) / 4, (c - d) / 4
     high = torch.cat((upper_change + lower_change, upper - lower, upper_change - lower_change), 1)
     return in_channels_last(high)
+
+
+def enlarge(low: Tensor, high: Tensor | None) -> Tensor:
+    """Return features of twice the size, (B, C, 2 h, 2 w): by inverse_haar, or bilinearly where there are no bands."""
+    if high is None:
+        return F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
+    return inverse_haar(low, high)
 
 
 def inverse_haar(low: Tensor, high: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ The released weights are a Caffe model in transposed axes: models/released_flow_
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,10 @@ class FlowRNN(Network):
     """Restore a frame with the help of the next one, or of the previous one.
 
     width: channels of the first convolution, 24 in Table I; all others are in proportion.
+    Switches of the paper's ablations. rnn: "passes", or what replaces them: "concatenate" puts their weights beside the
+    features, "none" leaves the features, and with that the flow part, out. flow: "next"; "two-way", from the previous
+    frame as well; or "none", where the frame alone predicts the weights. pairing: "next", or "itself", the frame in
+    place of its neighbour.
     """
 
     feeding = "pair"
@@ -68,25 +72,45 @@ class FlowRNN(Network):
     # layer, because the frame itself passes through it.
     half_precision = ("fp16", "bf16")
     float32_parts = ("d_conv0",)
+    left_out: ClassVar = {
+        ("rnn", "none"): ("flow_part", "rnnw1", "rnnw2", "rnnw3"),
+        ("flow", "none"): tuple(f"flow_part.refine{level}.{part}" for level in range(2, 7) for part in ("flow", "up")),
+    }
     memory = Memory(tile=825, frame=97)
     half_memory = Memory(tile=707, frame=151)
 
-    def __init__(self, width: int = 24) -> None:
+    def __init__(
+        self,
+        width: int = 24,
+        rnn: Literal["passes", "concatenate", "none"] = "passes",
+        flow: Literal["next", "two-way", "none"] = "next",
+        pairing: Literal["next", "itself"] = "next",
+    ) -> None:
         super().__init__()
         w = width
-        self.flow_part = FlowPart(w)
-        self.rnnw1 = _conv(w + w // 2 + 2, 4 * w, 3)
-        self.rnnw2 = _conv(3 * w + 2, 8 * w, 3)
-        self.rnnw3 = _conv(6 * w + 2, 16 * w, 3)
+        self.rnn, self.flow, self.pairing = rnn, flow, pairing
+        self.two_way = flow == "two-way" and rnn != "none"
+        if self.two_way:
+            self.feeding = "neighbours"  # type: ignore[misc]  # of this object alone
+        self.flow_part = None
+        if rnn != "none":
+            self.flow_part = FlowPart(w, estimates=flow != "none")
+            ways, flows = 1 + self.two_way, 2 * (flow != "none")
+            self.rnnw1 = _conv(ways * (w + w // 2 + flows), 4 * w, 3)
+            self.rnnw2 = _conv(ways * (3 * w + flows), 8 * w, 3)
+            self.rnnw3 = _conv(ways * (6 * w + flows), 16 * w, 3)
 
+        # Channels that the next layer sees, per channel of d_conv1, d_conv2 and d_conv3
+        factor = {"passes": 4, "concatenate": 5, "none": 1}[rnn]
+        r1, r2, r3 = factor * w, 2 * factor * w, 4 * factor * w
         self.d_conv1 = _conv(3, w, 5, 2)
-        self.d_conv2 = _conv(4 * w, 2 * w, 5, 2)
-        self.d_conv3 = _conv(8 * w, 4 * w, 5, 2)
-        self.d_conv3_2 = _conv(16 * w, 4 * w, 5)
+        self.d_conv2 = _conv(r1, 2 * w, 5, 2)
+        self.d_conv3 = _conv(r2, 4 * w, 5, 2)
+        self.d_conv3_2 = _conv(r3, 4 * w, 5)
         self.d_conv3_3 = _conv(4 * w, 2 * w, 5)
-        self.d_deconv3, self.d_deconv3_1 = _upsampling(16 * w + 2 * w, 2 * w), _conv(2 * w, 2 * w, 5)
-        self.d_deconv2, self.d_deconv2_1 = _upsampling(8 * w + 2 * w, w), _conv(w, w, 5)
-        self.d_deconv1, self.d_deconv1_1 = _upsampling(4 * w + w, w // 2), _conv(w // 2, w // 2, 5)
+        self.d_deconv3, self.d_deconv3_1 = _upsampling(r3 + 2 * w, 2 * w), _conv(2 * w, 2 * w, 5)
+        self.d_deconv2, self.d_deconv2_1 = _upsampling(r2 + 2 * w, w), _conv(w, w, 5)
+        self.d_deconv1, self.d_deconv1_1 = _upsampling(r1 + w, w // 2), _conv(w // 2, w // 2, 5)
         self.d_conv0 = _conv(3 + w // 2, 3, 5)
 
         for name, layer in self.named_modules():
@@ -97,29 +121,40 @@ class FlowRNN(Network):
                 else:
                     nn.init.xavier_uniform_(layer.weight)
 
-    def forward(self, current: Tensor, neighbour: Tensor) -> Tensor:
-        """Restore current, (B, 3, H, W) RGB in [0, 1], not clamped; H and W are multiples of 64."""
-        return self.restore_with_flows(current, neighbour)[0]
+    def forward(self, *frames: Tensor | None) -> Tensor:
+        """Restore the current frame, (B, 3, H, W) RGB in [0, 1], not clamped; H and W are multiples of 64.
 
-    def flows(self, current: Tensor, neighbour: Tensor) -> tuple[Tensor, ...]:
-        """Estimate the flows from current to neighbour at 1/4, 1/8, ... 1/64 of the size: flow2 to flow6.
-
-        Each is (B, 2, h, w), in pixels of its own resolution, horizontal first.
+        frames: the current one and its neighbour; with two-way flow the previous, the current and the next one, None
+        beyond the ends of a scene.
         """
-        dtype = dtype_of(self)
-        flows: tuple[Tensor, ...] = self.flow_part(current.to(dtype), neighbour.to(dtype))[1]
-        return flows
+        if not self.two_way:
+            current, neighbour = frames
+            assert current is not None
+            assert neighbour is not None
+            return self.restore_with_flows(current, neighbour)[0]
+        previous, current, following = frames
+        assert current is not None
+        # As in a pair, the other neighbour stands in for a missing one.
+        nearest = [previous if following is None else following, following if previous is None else previous]
+        return self.restore_with_flows(current, *(current if frame is None else frame for frame in nearest))[0]
 
-    def restore_with_flows(self, current: Tensor, neighbour: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the results of forward and of flows, computed together."""
-        dtype = dtype_of(self)
-        blurry = in_channels_last(current.to(dtype))
-        (cat1, cat2, cat3), flows = self.flow_part(blurry, neighbour.to(dtype))
+    def flows(self, current: Tensor, *neighbours: Tensor) -> tuple[Tensor, ...]:
+        """Estimate the flows from current to a neighbour at 1/4, 1/8, ... 1/64 of the size: flow2 to flow6.
+
+        Each is (B, 2, h, w), in pixels of its own resolution, horizontal first. With two-way flow the five to the next
+        frame come first, then the five to the previous one; without flow there are none.
+        """
+        return self._look(current, neighbours)[1]
+
+    def restore_with_flows(self, current: Tensor, *neighbours: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the results of forward and of flows, computed together; neighbours: the next, two-way the previous."""
+        blurry = in_channels_last(current.to(dtype_of(self)))
+        features, flows = self._look(blurry, neighbours)
 
         # Eq. (13) at three resolutions. No activations in the encoder: sparse features would starve the passes.
-        d_rnn1 = spatial_rnn(self.d_conv1(blurry), _bounded(self.rnnw1(cat1)))  # (B, 96, H/2, W/2)
-        d_rnn2 = spatial_rnn(self.d_conv2(d_rnn1), _bounded(self.rnnw2(cat2)))  # (B, 192, H/4, W/4)
-        d_rnn3 = spatial_rnn(self.d_conv3(d_rnn2), _bounded(self.rnnw3(cat3)))  # (B, 384, H/8, W/8)
+        d_rnn1 = self._pass(1, self.d_conv1(blurry), features)  # (B, 96, H/2, W/2)
+        d_rnn2 = self._pass(2, self.d_conv2(d_rnn1), features)  # (B, 192, H/4, W/4)
+        d_rnn3 = self._pass(3, self.d_conv3(d_rnn2), features)  # (B, 384, H/8, W/8)
 
         x = _leaky(self.d_conv3_3(_leaky(self.d_conv3_2(d_rnn3))))  # (B, 48, H/8, W/8)
         x = _leaky(self.d_deconv3_1(_leaky(self.d_deconv3(torch.cat((d_rnn3, x), 1)))))  # (B, 48, H/4, W/4)
@@ -128,27 +163,53 @@ class FlowRNN(Network):
         restored: Tensor = self.d_conv0(torch.cat((current, x.to(current.dtype)), 1))  # (B, 3, H, W)
         return restored, flows
 
+    def _look(self, current: Tensor, neighbours: tuple[Tensor, ...]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Return the features that predict the weights of the passes at 1/2, 1/4 and 1/8 of the size, and the flows."""
+        if self.flow_part is None:
+            return [], ()
+        dtype = dtype_of(self)
+        if self.pairing == "itself":
+            neighbours = (current,) * len(neighbours)
+        found = [self.flow_part(current.to(dtype), neighbour.to(dtype)) for neighbour in neighbours]
+        return [torch.cat(level, 1) for level in zip(*(features for features, _ in found), strict=True)], tuple(
+            flow for _, flows in found for flow in flows
+        )
+
+    def _pass(self, level: int, feature: Tensor, features: list[Tensor]) -> Tensor:
+        """Scan features (B, C, h, w) at a level to (B, 4 C, h, w), or do what replaces that, see `rnn`."""
+        if self.rnn == "none":
+            return feature
+        weights = _bounded(self.get_submodule(f"rnnw{level}")(features[level - 1]))
+        if self.rnn == "concatenate":
+            return torch.cat((feature, weights.to(feature.dtype)), 1)
+        return spatial_rnn(feature, weights)
+
 
 class FlowPart(nn.Module):
-    """Estimate optical flow, and the features that predict the weights of the passes."""
+    """Estimate optical flow, and the features that predict the weights of the passes.
 
-    def __init__(self, width: int) -> None:
+    estimates: without it there is no flow, and only the current frame is looked at.
+    """
+
+    def __init__(self, width: int, estimates: bool = True) -> None:
         super().__init__()
         w = width
-        self.conv1, self.conv2 = _conv(6, w, 7, 2), _conv(w, 2 * w, 5, 2)
+        self.estimates, flow = estimates, 2 if estimates else 0
+        self.conv1, self.conv2 = _conv(6 if estimates else 3, w, 7, 2), _conv(w, 2 * w, 5, 2)
         self.conv3, self.conv3_1 = _conv(2 * w, 4 * w, 5, 2), _conv(4 * w, 4 * w, 3)
         self.conv4, self.conv4_1 = _conv(4 * w, 8 * w, 3, 2), _conv(8 * w, 8 * w, 3)
         self.conv5, self.conv5_1 = _conv(8 * w, 8 * w, 3, 2), _conv(8 * w, 8 * w, 3)
         self.conv6, self.conv6_1 = _conv(8 * w, 16 * w, 3, 2), _conv(16 * w, 16 * w, 3)
-        self.refine6 = Refinement(16 * w, 8 * w)
-        self.refine5 = Refinement(8 * w + 8 * w + 2, 4 * w)
-        self.refine4 = Refinement(8 * w + 4 * w + 2, 2 * w)
-        self.refine3 = Refinement(4 * w + 2 * w + 2, w)
-        self.refine2 = Refinement(2 * w + w + 2, w // 2)
+        self.refine6 = Refinement(16 * w, 8 * w, estimates)
+        self.refine5 = Refinement(8 * w + 8 * w + flow, 4 * w, estimates)
+        self.refine4 = Refinement(8 * w + 4 * w + flow, 2 * w, estimates)
+        self.refine3 = Refinement(4 * w + 2 * w + flow, w, estimates)
+        self.refine2 = Refinement(2 * w + w + flow, w // 2, estimates)
 
     def forward(self, current: Tensor, neighbour: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return features at 1/2, 1/4 and 1/8 of the size, and flow2 to flow6, from two frames (B, 3, H, W)."""
-        conv1 = _leaky(self.conv1(in_channels_last(torch.cat((current, neighbour), 1))))  # (B, 24, H/2, W/2)
+        pair = torch.cat((current, neighbour), 1) if self.estimates else current
+        conv1 = _leaky(self.conv1(in_channels_last(pair)))  # (B, 24, H/2, W/2)
         conv2 = _leaky(self.conv2(conv1))  # (B, 48, H/4, W/4)
         conv3 = _leaky(self.conv3_1(_leaky(self.conv3(conv2))))  # (B, 96, H/8, W/8)
         conv4 = _leaky(self.conv4_1(_leaky(self.conv4(conv3))))  # (B, 192, H/16, W/16)
@@ -163,20 +224,26 @@ class FlowPart(nn.Module):
         cat2 = torch.cat((conv2, finer), 1)  # (B, 74, H/4, W/4)
         flow2, finer = self.refine2(cat2)
         cat1 = torch.cat((conv1, finer), 1)  # (B, 38, H/2, W/2)
-        return (cat1, cat2, cat3), (flow2, flow3, flow4, flow5, flow6)
+        flows = (flow2, flow3, flow4, flow5, flow6)
+        return (cat1, cat2, cat3), tuple(flow for flow in flows if flow is not None)
 
 
 class Refinement(nn.Module):
     """One step of the flow part's decoder: flow6, deconv6 and up6to5 of Table I, and so on."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, before: int, after: int, estimates: bool) -> None:
         super().__init__()
-        self.flow = _conv(before, 2, 3)
+        self.flow = _conv(before, 2, 3) if estimates else None
         self.deconv = _upsampling(before, after)
-        self.up = _upsampling(2, 2)
+        self.up = _upsampling(2, 2) if estimates else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the flow (B, 2, h, w), and features with that flow for the next step (B, C + 2, 2h, 2w)."""
+    def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return the flow (B, 2, h, w), and features with that flow for the next step (B, C + 2, 2h, 2w).
+
+        Without flow, only (B, C, 2h, 2w).
+        """
+        if self.flow is None or self.up is None:
+            return None, _leaky(self.deconv(x))
         flow = self.flow(x)
         return flow, torch.cat((_leaky(self.deconv(x)), self.up(flow)), 1)
 

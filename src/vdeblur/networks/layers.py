@@ -1,7 +1,8 @@
 """Shared by the networks: declared facts, flow warping, correlation and a convolution that is fast on CPUs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ class Network(nn.Module):
     half_precision: which of "fp16" and "bf16" agree with float32 to 50 dB, with the weights of its parity cases.
     float32_parts: submodules that stay in float32 even then.
     constant_buffers: buffers that checkpoints hold, but whose values the constructor sets for good.
+    left_out: submodules that a switch of the constructor leaves out, by the switch and its value.
     overlap: pixels that neighbouring tiles should share. reach: distance in pixels beyond which one pixel cannot
     affect another, if it is known. whole_pixels: up to this many pixels, a frame is better not cut into tiles.
     memory, half_memory: memory in float32 and in half precision.
@@ -50,6 +52,7 @@ class Network(nn.Module):
     half_precision: ClassVar[tuple[str, ...]] = ()
     float32_parts: ClassVar[tuple[str, ...]] = ()
     constant_buffers: ClassVar[tuple[str, ...]] = ()
+    left_out: ClassVar[Mapping[tuple[str, Any], tuple[str, ...]]] = {}
     overlap: ClassVar[int] = 32
     reach: ClassVar[int | None] = None
     whole_pixels: ClassVar[int] = 3_000_000

@@ -33,12 +33,14 @@ The authors' code is under the AGPL-3.0, and none of it is used here. Their weig
 those of LiteFlowNet, from which BIMNet's training started, are for research only.
 """
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdeblur.networks.bimnet import BIMNet, Pyramid
-from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last, warp
 
 GRAY = (0.2989, 0.5870, 0.1140)  # weights of red, green and blue; their sum is 0.9999
 RADIUS = 2  # of the 5x5 neighbourhood
@@ -64,6 +66,9 @@ class PVDNet(Network):
     """Restore a frame from itself, its two neighbours and the restored previous frame.
 
     channels, blocks: width and number of the residual blocks at a quarter of the resolution; "large" has 192 and 24.
+    Switches of the paper's ablations: width, at full and half resolution. motion: how the restored previous frame is
+    aligned: "volume", by the pixel volume; "warp", by bilinear warping of the RGB frame; "none": it is not. side: of
+    the neighbourhood whose candidates the volume holds, k in the paper, odd.
     """
 
     feeding = "recurrent"  # takes align's volume, a frame and its neighbours, see streams.py
@@ -72,27 +77,40 @@ class PVDNet(Network):
     # of the network's change on average, fp16 by 0.1 %, in the 14th frame as much as in the first.
     half_precision = ("fp16", "bf16")
     float32_parts = ("bimnet",)
+    left_out: ClassVar = {("motion", "none"): ("bimnet",)}
     # The U-net reaches 136 pixels each way, "large" 232, but with random weights, pixels beyond 55 change the result by
     # less than 1e-4 of the peak. Motion and volume are always computed from the whole frame.
     overlap = 64
     memory = Memory(tile=772, frame=1358)  # the larger of both sizes' memory
     half_memory = Memory(frame=1468)
 
-    def __init__(self, channels: int = 128, blocks: int = 12) -> None:
+    def __init__(
+        self,
+        channels: int = 128,
+        blocks: int = 12,
+        width: int = WIDTH,
+        motion: Literal["volume", "warp", "none"] = "volume",
+        side: int = 2 * RADIUS + 1,
+    ) -> None:
         super().__init__()
-        self.bimnet = BIMNet().requires_grad_(False)  # trained separately, before: no gradient passes the volume
-        self.volume_features = _activated(_conv(CANDIDATES, WIDTH, 3), _conv(WIDTH, WIDTH, 3))
-        self.frame_features = _activated(_conv(9, 32, 3), _conv(32, 32, 3))
-        self.level_1 = _conv(WIDTH + 32, WIDTH)
-        self.level_2 = nn.Sequential(_conv(WIDTH, WIDTH, stride=2), nn.ReLU(True), _conv(WIDTH, WIDTH))
-        self.level_3 = _activated(_conv(WIDTH, 128, stride=2), _conv(128, channels))
+        if side % 2 == 0:
+            raise ValueError(f"side must be odd, to have a middle, not {side}")
+        self.motion, self.side = motion, side
+        # Trained separately, before: no gradient passes the volume
+        self.bimnet = None if motion == "none" else BIMNet().requires_grad_(False)
+        aligned, half = side**2 if motion == "volume" else 3, width // 2
+        self.volume_features = _activated(_conv(aligned, width, 3), _conv(width, width, 3))
+        self.frame_features = _activated(_conv(9, half, 3), _conv(half, half, 3))
+        self.level_1 = _conv(width + half, width)
+        self.level_2 = nn.Sequential(_conv(width, width, stride=2), nn.ReLU(True), _conv(width, width))
+        self.level_3 = _activated(_conv(width, 2 * width, stride=2), _conv(2 * width, channels))
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.blocks_end = _activated(_conv(channels, channels, 3))
-        self.upsample_2 = nn.ConvTranspose2d(channels, WIDTH, 4, 2, 1)
-        self.decode_2 = nn.Sequential(nn.ReLU(True), _conv(WIDTH, WIDTH), nn.ReLU(True))
-        self.upsample_1 = nn.ConvTranspose2d(WIDTH, WIDTH, 4, 2, 1)
-        self.decode_1 = nn.Sequential(nn.ReLU(True), _conv(WIDTH, WIDTH), nn.ReLU(True))
-        self.reconstruct = FewChannelsConv2d(WIDTH, 3, 5, padding=2)
+        self.upsample_2 = nn.ConvTranspose2d(channels, width, 4, 2, 1)
+        self.decode_2 = nn.Sequential(nn.ReLU(True), _conv(width, width), nn.ReLU(True))
+        self.upsample_1 = nn.ConvTranspose2d(width, width, 4, 2, 1)
+        self.decode_1 = nn.Sequential(nn.ReLU(True), _conv(width, width), nn.ReLU(True))
+        self.reconstruct = FewChannelsConv2d(width, 3, 5, padding=2)
         for name, parameter in self.named_parameters():
             if not name.startswith("bimnet"):
                 (nn.init.zeros_ if name.endswith("bias") else nn.init.xavier_uniform_)(parameter)
@@ -105,17 +123,30 @@ class PVDNet(Network):
             return f"BIMNet.{BIMNet.official_name(rest)}"
         return f"PVDNet.{OFFICIAL[part]}.{rest}"
 
-    def align(self, restored: Tensor, frame: Tensor, before: Pyramid | None) -> tuple[Tensor, Pyramid]:
+    def align(self, restored: Tensor, frame: Tensor, before: Pyramid | None) -> tuple[Tensor, Pyramid | None]:
         """Compute the pixel volume (B, 25, H, W) of a frame; return it with the frame's pyramid, for the next frame.
 
         restored: the restored previous frame. frame: the current one. Both are (B, 3, H, W) RGB in [0, 1], not tiles.
         before: the pyramid of the previous frame; None at the start of a scene, where the current frame's replaces it.
         """
+        if self.bimnet is None:
+            return self.stack(restored, frame, None), None
         with torch.no_grad(), torch.autocast(frame.device.type, enabled=False):
             pyramid = self.bimnet.describe(frame)
             flow = self.bimnet.match(pyramid, pyramid if before is None else before)
+        return self.stack(restored, frame, flow), pyramid
+
+    def stack(self, restored: Tensor, frame: Tensor, flow: Tensor | None) -> Tensor:
+        """Return the volume (B, 25, H, W), or what replaces it, from frames as align takes them.
+
+        flow: (B, 2, H, W) from the frame to the previous one; it gets no gradient. None if motion is "none".
+        """
         dtype = dtype_of(self.level_1)
-        return pixel_volume(gray_of(restored).to(dtype), gray_of(frame).to(dtype), flow), pyramid
+        if flow is None:
+            return (restored * 2 - 1).to(dtype)
+        if self.motion == "warp":
+            return warp(restored * 2 - 1, flow.detach()).to(dtype)
+        return pixel_volume(gray_of(restored).to(dtype), gray_of(frame).to(dtype), flow, self.side // 2)
 
     def forward(self, volume: Tensor, previous: Tensor, frame: Tensor, following: Tensor) -> Tensor:
         """Restore a frame: (B, 3, H, W) RGB in [0, 1], float32, to the same, not clamped; H and W multiples of 4.
@@ -158,29 +189,30 @@ def gray_of(frame: Tensor) -> Tensor:
     return torch.einsum("bchw,c->bhw", frame * 2 - 1, frame.new_tensor(GRAY))[:, None]
 
 
-def pixel_volume(previous: Tensor, current: Tensor, flow: Tensor) -> Tensor:
+def pixel_volume(previous: Tensor, current: Tensor, flow: Tensor, radius: int = RADIUS) -> Tensor:
     """Stack 25 candidates from the previous frame for each pixel: (B, 25, H, W), of the planes' type.
 
     previous, current: gray planes (B, 1, H, W). flow: (B, 2, H, W) float32, pixels, from current to previous; it gets
-    no gradient. Channel 5 (i + 2) + j + 2 at pixel p follows the flow of the neighbour q = p - (i, j): it is the
+    no gradient. radius: of the neighbourhood, 2 in the paper; others give (2 radius + 1)^2 channels. Channel
+    5 (i + 2) + j + 2 at pixel p follows the flow of the neighbour q = p - (i, j): it is the
     previous frame at q + flow(q), truncated toward zero, plus (i, j). Where that is on or beyond the outermost pixels,
     it is the current frame at p. Where q is outside the frame, it is 0.
     """
     batch, _, height, width = previous.shape
-    volume = previous.new_zeros(batch, CANDIDATES, height, width)
-    edge = 2 * RADIUS  # padding: positions are at most RADIUS outside the frame, and (i, j) adds another RADIUS
+    volume = previous.new_zeros(batch, (2 * radius + 1) ** 2, height, width)
+    edge = 2 * radius  # padding: positions are at most radius outside the frame, and (i, j) adds another radius
     stride = width + 2 * edge
     plane = F.pad(previous, (edge,) * 4).flatten(1)
     # Coordinates are float32: at 1280, half precision has steps of a whole pixel.
-    x = _truncated(torch.arange(width, device=flow.device) + flow[:, 0].float(), width)
-    y = _truncated(torch.arange(height, device=flow.device)[:, None] + flow[:, 1].float(), height)
+    x = _truncated(torch.arange(width, device=flow.device) + flow[:, 0].float(), width, radius)
+    y = _truncated(torch.arange(height, device=flow.device)[:, None] + flow[:, 1].float(), height, radius)
     position = ((y + edge) * stride + x + edge).flatten(1)  # (B, H W)
-    shifts = range(-RADIUS, RADIUS + 1)
+    shifts = range(-radius, radius + 1)
     inside_x = [(x > -i) & (x < width - 1 - i) for i in shifts]
     inside_y = [(y > -j) & (y < height - 1 - j) for j in shifts]
     for channel, (i, j) in enumerate((i, j) for i in shifts for j in shifts):
         looked_up = plane.gather(1, position + (j * stride + i)).view(batch, height, width)
-        inside = inside_x[i + RADIUS] & inside_y[j + RADIUS]
+        inside = inside_x[i + radius] & inside_y[j + radius]
         # From the neighbours' positions to the pixels'
         rows, columns = _overlap(j, height), _overlap(i, width)
         from_rows, from_columns = _overlap(-j, height), _overlap(-i, width)
@@ -192,9 +224,9 @@ def pixel_volume(previous: Tensor, current: Tensor, flow: Tensor) -> Tensor:
     return volume
 
 
-def _truncated(coordinate: Tensor, length: int) -> Tensor:
-    """Truncate toward zero, and clamp to RADIUS outside the frame: such positions stay outside after adding (i, j)."""
-    return coordinate.nan_to_num(-RADIUS).clamp(-RADIUS, length - 1 + RADIUS).long()
+def _truncated(coordinate: Tensor, length: int, radius: int) -> Tensor:
+    """Truncate toward zero, and clamp to radius outside the frame: such positions stay outside after adding (i, j)."""
+    return coordinate.nan_to_num(-radius).clamp(-radius, length - 1 + radius).long()
 
 
 def _overlap(shift: int, length: int) -> slice:

@@ -17,6 +17,9 @@ from vdeblur.train.objectives.base import Clip
 
 SMALLEST_SCALE = 0.5  # flow-RNN's paper gives no range for its "resize"; this one is ours
 
+# Of brightness, contrast, saturation and hue: STFAN's configuration, to which CDVD-TSP's paper refers
+COLOUR_JITTER = (0.2, 0.15, 0.3, 0.1)
+
 Pictures = numpy.ndarray  # uint8 (2, T, 3, H, W): blurry, then sharp; RGB
 
 
@@ -61,7 +64,50 @@ def _channels(pictures: Pictures, rng: Generator) -> Pictures:
     return pictures[:, :, rng.permutation(3)]
 
 
-# Each with probability 1/2, except turn (any of four quarter turns) and channels (any order of R, G and B).
+def _colour(pictures: Pictures, rng: Generator) -> Pictures:
+    """Change brightness, contrast, saturation and hue by random factors, in random order, as STFAN does."""
+    brightness, contrast, saturation = (rng.uniform(1 - most, 1 + most) for most in COLOUR_JITTER[:3])
+    turn = rng.uniform(-COLOUR_JITTER[3], COLOUR_JITTER[3])
+    changed = pictures.astype(numpy.float32) / 255
+    for step in rng.permutation(4):
+        if step == 0:
+            changed = changed * brightness
+        elif step == 1:  # around one mean gray, so that equal pixels of a clip stay equal
+            changed = (changed - (mean := _gray(changed).mean())) * contrast + mean
+        elif step == 2:
+            changed = (changed - (gray := _gray(changed))) * saturation + gray
+        else:
+            changed = turn_hue(changed, turn)
+        changed = changed.clip(0, 1)
+    rounded: Pictures = (255 * changed).round().astype(numpy.uint8)
+    return rounded
+
+
+def _gray(rgb: numpy.ndarray) -> numpy.ndarray:
+    """Return the luma (..., 1, H, W) of pictures (..., 3, H, W)."""
+    weights = numpy.array((0.299, 0.587, 0.114), numpy.float32)
+    gray: numpy.ndarray = numpy.einsum("...chw,c->...hw", rgb, weights)[..., None, :, :]
+    return gray
+
+
+def turn_hue(rgb: numpy.ndarray, turn: float) -> numpy.ndarray:
+    """Turn the hue of pictures (..., 3, H, W) in [0, 1] by a part of the full circle; HSV value and saturation stay."""
+    red, green, blue = numpy.moveaxis(rgb, -3, 0)
+    value, lowest = rgb.max(-3), rgb.min(-3)
+    spread = value - lowest
+    safe = numpy.where(spread > 0, spread, 1)
+    hue = numpy.select(
+        [value == red, value == green], [(green - blue) / safe, 2 + (blue - red) / safe], 4 + (red - green) / safe
+    )
+    hue = hue + 6 * turn
+    channels = []
+    for offset in (5, 3, 1):
+        place = (offset + hue) % 6
+        channels.append(value - spread * numpy.minimum(place, 4 - place).clip(0, 1))
+    return numpy.stack(channels, -3).astype(rgb.dtype)
+
+
+# Each with probability 1/2, except turn (any of four quarter turns), channels (any order of R, G and B) and colour.
 AUGMENTATIONS: dict[str, Callable[[Pictures, Generator], Pictures]] = {
     "flip_horizontal": _flip_horizontal,
     "flip_vertical": _flip_vertical,
@@ -70,6 +116,7 @@ AUGMENTATIONS: dict[str, Callable[[Pictures, Generator], Pictures]] = {
     "turn": _turn,
     "reverse": _reverse,
     "channels": _channels,
+    "colour": _colour,
 }
 SCALE = "scale"  # reduces the frame to between half and its full size before the crop
 
@@ -79,7 +126,7 @@ class Augmentation:
     """Crop, augmentations and noise of a sample.
 
     crop: side of the square in pixels. names: of AUGMENTATIONS, or "scale". noise: highest standard deviation of the
-    noise in blurry frames, in 8-bit steps.
+    noise in blurry frames, in 8-bit steps. noise_drawn: draw each clip's own up to that one; otherwise all have it.
 
     Raises: UsageError for an unknown name.
     """
@@ -87,6 +134,7 @@ class Augmentation:
     crop: int
     names: tuple[str, ...] = ()
     noise: float = 0.0
+    noise_drawn: bool = True
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.names if name not in (*AUGMENTATIONS, SCALE)]
@@ -111,7 +159,9 @@ class Augmentation:
             if name != SCALE:
                 pictures = AUGMENTATIONS[name](pictures, rng)
         blurry, sharp = torch.from_numpy(numpy.ascontiguousarray(pictures))
-        return Clip(add_noise(blurry, self.noise, rng) if self.noise else blurry, sharp)
+        if self.noise:
+            blurry = add_noise(blurry, self.noise, rng, drawn=self.noise_drawn)
+        return Clip(blurry, sharp)
 
 
 def _resize(pictures: Pictures, side: int) -> Pictures:
@@ -120,10 +170,11 @@ def _resize(pictures: Pictures, side: int) -> Pictures:
     return small.reshape(*pictures.shape[:3], side, side).numpy()
 
 
-def add_noise(frames: Tensor, highest: float, rng: Generator) -> Tensor:
+def add_noise(frames: Tensor, highest: float, rng: Generator, *, drawn: bool = True) -> Tensor:
     """Add Gaussian noise of one strength to all frames of a clip: uint8 in, float32 out, neither clipped nor rounded.
 
-    Its standard deviation is drawn uniformly from 0 to highest, as in DSTNet+'s denoising.
+    Its standard deviation is drawn uniformly from 0 to highest, as in DSTNet+'s denoising; or it is the highest.
     """
-    noise = rng.standard_normal(frames.shape, numpy.float32) * numpy.float32(rng.uniform(0, highest))
+    noise = rng.standard_normal(frames.shape, numpy.float32)
+    noise *= numpy.float32(rng.uniform(0, highest) if drawn else highest)
     return frames + torch.from_numpy(noise)

@@ -34,7 +34,7 @@ from vdeblur.events import Talk, Warn
 from vdeblur.files import wait_for_lock, write_whole
 from vdeblur.train.augment import AUGMENTATIONS, SCALE, Augmentation, Pictures, Region
 from vdeblur.train.objectives.base import Batch, Clip
-from vdeblur.train.rules import COUNT, NOT_NEGATIVE, WHOLE, list_of, one_of
+from vdeblur.train.rules import COUNT, FLAG, NOT_NEGATIVE, WHOLE, list_of, one_of
 from vdeblur.train.sets import listed
 
 SAMPLINGS = ("windows", "grid", "clips", "starts")
@@ -58,7 +58,7 @@ class Plan:
     position; "starts": a run from every frame, at a random position where too few frames follow. margin: further frames
     on each side; beyond the ends of the sequence its edge frame. limit: frames used of each sequence. ends: "inside":
     runs lie within the sequence; "repeat": runs are centred on every frame, and the edge frame repeats beyond the ends.
-    blur: the kind of blurry frames. augment, noise: see augment.py.
+    blur: the kind of blurry frames. augment, noise, noise_drawn: see augment.py.
 
     Raises: UsageError for unknown words, and for sampling and ends that exclude each other.
     """
@@ -72,6 +72,7 @@ class Plan:
     blur: Annotated[str, one_of(BLURS)] = "blur"
     augment: Annotated[Several[str], list_of(one_of((*AUGMENTATIONS, SCALE)))] = ()
     noise: Annotated[float, NOT_NEGATIVE] = 0.0
+    noise_drawn: Annotated[bool, FLAG] = True
 
     def __post_init__(self) -> None:
         for name, known in (("sampling", SAMPLINGS), ("ends", ENDS)):
@@ -83,7 +84,7 @@ class Plan:
     @property
     def augmentation(self) -> Augmentation:
         """The crop, augmentations and noise for the frames."""
-        return Augmentation(self.crop, tuple(self.augment), self.noise)
+        return Augmentation(self.crop, tuple(self.augment), self.noise, self.noise_drawn)
 
     @property
     def needed(self) -> int:

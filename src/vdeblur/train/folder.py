@@ -24,6 +24,8 @@ from vdeblur.errors import InputError, OutputError, UsageError, VdeblurError
 from vdeblur.events import Warn
 from vdeblur.files import try_lock, write_whole
 from vdeblur.models.pickles import load_pickle
+from vdeblur.models.registry import find_entry
+from vdeblur.models.switches import plain
 from vdeblur.train.distributed import ProcessGroup
 from vdeblur.train.log import writing
 from vdeblur.train.recipes import Recipe
@@ -145,7 +147,8 @@ class TrainingFolder:
             key: (value.half() if half and value.is_floating_point() else value).contiguous().cpu()
             for key, value in network.state_dict().items()
         }
-        about = {"model": self.recipe.model, "stage": self.recipe.stage, **about}
+        variant = plain(find_entry(self.recipe.model).with_arguments(self.recipe.network).variant)
+        about = {"model": self.recipe.model, "stage": self.recipe.stage, "network": variant, **about}
         metadata = {"training": json.dumps(about), "recipe": self.recipe.text}
         self._write(f"{name}.safetensors", safetensors.torch.save(tensors, metadata))
 

@@ -165,6 +165,11 @@ class Learner:
         assert isinstance(network, Network)
         return network
 
+    @property
+    def is_preparing(self) -> bool:
+        """Return whether no batch so far has trained the network itself, see Objective.is_preparing."""
+        return self.update > 0 and self.objective.is_preparing(self.update - 1)
+
     def passed_multiple_of(self, every: int) -> bool:
         """Return whether the last batch reached or passed a multiple of `every` updates."""
         return self.update // every > self.before // every

@@ -17,7 +17,7 @@ What is counted:
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,19 +123,22 @@ class Trainer:
 
     def __init__(self, task: TrainingTask, group: ProcessGroup, talk: Talk) -> None:
         self.task, self.group, self.talk = task, group, talk
-        recipe, self.training = task.recipe, task.recipe.training
+        self.folder = TrainingFolder(task.out, task.recipe, group)
+        state = self.folder.open(task.resume)
+        makes_clips = self._makes_clips()
+        opened = None if makes_clips else self._open_pairs()
+        self.task = task = replace(task, recipe=self._counted(opened))
+        self.folder.recipe = recipe = task.recipe
+        self.training = recipe.training
         self.stop_at = min(task.stop_at or self.training.iterations, self.training.iterations)
         self.best, self.best_update = -math.inf, 0
-        self.folder = TrainingFolder(task.out, recipe, group)
-        state = self.folder.open(task.resume)
         self.share = data.WorkerShare(self.training.batch, group.rank, group.size, self.training.accumulate)
         self.learner = Learner(self._build(state is None), recipe, group, task.frozen)
         if state is not None:
             self._restore(state)
         self.learner.distribute(self._warn)
-        makes_clips = self._makes_clips()
         self.loader: data.Loader | MixtureLoader
-        self.loader, held_out, held_out_clips = self._mixture() if makes_clips else self._pairs()
+        self.loader, held_out, held_out_clips = self._mixture() if opened is None else self._pairs(*opened)
         below = recipe.mixture.below if makes_clips and recipe.mixture else None
         frames, samples = self.training.validation_frames, task.out / "samples"
         self.validator = Validator(self.learner.objective, held_out, held_out_clips, frames, group, samples, below)
@@ -152,7 +155,7 @@ class Trainer:
     def _build(self, is_new: bool) -> Objective:
         """Return the network with its losses, on the device, with the weights that a new training starts from."""
         recipe = self.task.recipe
-        entry = find_entry(recipe.model)
+        entry = find_entry(recipe.model).with_arguments(recipe.network)
         torch.manual_seed(self.training.seed)
         network = entry.build()
         objective = OBJECTIVES[recipe.objective](network, recipe.numbers)
@@ -169,8 +172,8 @@ class Trainer:
         can = self.task.recipe.mixture is not None and self.task.data_folder is None and folder.is_dir()
         return can and not layouts.has_pairs(folder)
 
-    def _pairs(self) -> tuple[data.Loader, Sequences, data.Clips | None]:
-        """Open a data set: return its loader, and what validates."""
+    def _open_pairs(self) -> tuple[data.ClipSource, Sequences]:
+        """Open a data set: return its clips, and the sequences that validate."""
         task, plan, talk = self.task, self.task.recipe.data, self.talk
         sets: dict[str, Any] = {
             "data": task.data_folder,
@@ -179,18 +182,35 @@ class Trainer:
             "limit": task.limit,
         }
         training, held_out = self.group.main_first(lambda: open_sets(task.dataset, **sets, talk=talk, warn=self._warn))
-        options: dict[str, Any] = {"talk": talk, "warn": self._warn}
-        source = self.group.main_first(lambda: data.open_clips(training.sequences, plan, cache=task.cache, **options))
+        options: dict[str, Any] = {"cache": task.cache, "talk": talk, "warn": self._warn}
+        source = self.group.main_first(lambda: data.open_clips(training.sequences, plan, **options))
+        return source, held_out.sequences
+
+    def _counted(self, opened: tuple[data.ClipSource, Sequences] | None) -> Recipe:
+        """Return the recipe with the length of the set's epochs.
+
+        Raises: UsageError for epochs of clips that are made while training, which have none.
+        """
+        recipe = self.task.recipe
+        if opened is None:
+            if recipe.has_epochs:
+                raise UsageError("clips that are made of footage have no epochs", "give numbers of updates")
+            return recipe
+        return recipe.in_updates(len(data.Sampler(opened[0].lengths, recipe.data, recipe.training.seed)))
+
+    def _pairs(self, source: data.ClipSource, held_out: Sequences) -> tuple[data.Loader, Sequences, data.Clips | None]:
+        """Return the loader of a data set, and what validates."""
+        task, plan, talk = self.task, self.task.recipe.data, self.talk
         frames = sum(len(sequence.pairs) for sequence in source.sequences)
-        talk.notify("training", self._facts(len(source.sequences), frames, len(held_out.sequences)))
+        talk.notify("training", self._facts(len(source.sequences), frames, len(held_out)))
         objective = self.learner.objective
         clips = data.training_clips(source, plan, objective.prepare, self.training.seed)
         loader = data.Loader(clips, self.share, workers=task.workers, pin=self.group.device.type == "cuda")
         held_out_clips = None
         if not objective.restores:
-            held_out_source = data.open_clips(held_out.sequences, plan, **options)
+            held_out_source = data.open_clips(held_out, plan, talk=talk, warn=self._warn)
             held_out_clips = data.training_clips(held_out_source, plan, objective.prepare, 0)
-        return loader, held_out.sequences, held_out_clips
+        return loader, held_out, held_out_clips
 
     def _mixture(self) -> tuple[MixtureLoader, Sequences, None]:
         """Open sharp footage: return the loader that makes clips of it, and the clips that validate.
@@ -319,7 +339,7 @@ class Trainer:
             is_best = score > self.best
             if is_best:
                 self.best, self.best_update = score, self.learner.update
-            self.learner.plateau.observe(score)
+            self.learner.plateau.observe(score, counts=not self.learner.is_preparing)
         self._report(facts)
         if self.group.is_main:
             self.journal.log.pictures(samples, self.learner.update)
@@ -336,6 +356,8 @@ class Trainer:
         task = self.task
         return {
             "update": self.learner.update,
+            "iterations": self.training.iterations,
+            "epoch": self.task.recipe.epoch if self.task.recipe.has_epochs else None,
             "seconds": round(self.progress.seconds),
             "dataset": Path(task.dataset).name if task.data_folder is None else f"{task.dataset} (a copy)",
             "init": task.init,

@@ -1,6 +1,6 @@
 """Losses: differences between restored and sharp frames, and those of flows and discriminators."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -87,36 +87,46 @@ def carrying_over(flows: Sequence[Tensor], current: Tensor, neighbour: Tensor) -
     return total
 
 
-def fooling(discriminator: nn.Module, restored: Tensor, saturating: bool = True) -> Tensor:
+def fooling(
+    discriminator: nn.Module,
+    restored: Tensor,
+    saturating: bool = True,
+    view: Callable[[Tensor], Tensor] = gradient_magnitude,
+) -> Tensor:
     """Return a generator's adversarial loss, log(1 - D(gradient image)), the mean over the batch.
 
     discriminator: returns logits (B, 2) for restored and sharp. restored: luma (B, 1, H, W), not clamped. saturating:
-    the form of the paper (SPGAN), whose gradient vanishes where the discriminator is certain; else -log D. No gradients
-    reach the discriminator's weights, and its running statistics do not change.
+    the form of the paper (SPGAN), whose gradient vanishes where the discriminator is certain; else -log D. view: what
+    the discriminator sees of luma. No gradients reach its weights, and its running statistics do not change.
     """
     fixed = {name: weight.detach() for name, weight in discriminator.named_parameters()}
     fixed |= {name: statistics.clone() for name, statistics in discriminator.named_buffers()}
-    logits = torch.func.functional_call(discriminator, fixed, (gradient_magnitude(restored),))
+    logits = torch.func.functional_call(discriminator, fixed, (view(restored),))
     restored_or_sharp = F.log_softmax(logits.float(), 1)  # stable, unlike the logarithm of a softmax, which may be 0
     return restored_or_sharp[:, 0].mean() if saturating else -restored_or_sharp[:, 1].mean()
 
 
-def telling_apart(discriminator: nn.Module, restored: Tensor, sharp: Tensor) -> Tensor:
+def telling_apart(
+    discriminator: nn.Module, restored: Tensor, sharp: Tensor, view: Callable[[Tensor], Tensor] = gradient_magnitude
+) -> Tensor:
     """Return the cross-entropy of a discriminator of gradient images; no gradients reach the generator.
 
-    restored, sharp: luma (B, 1, H, W), in two passes, since batch normalisation would mix them.
+    restored, sharp: luma (B, 1, H, W), in two passes, since batch normalisation would mix them. view: see fooling.
     """
-    made = F.log_softmax(discriminator(gradient_magnitude(restored.detach())).float(), 1)[:, 0]
-    real = F.log_softmax(discriminator(gradient_magnitude(sharp)).float(), 1)[:, 1]
+    made = F.log_softmax(discriminator(view(restored.detach())).float(), 1)[:, 0]
+    real = F.log_softmax(discriminator(view(sharp)).float(), 1)[:, 1]
     return -(made.mean() + real.mean()) / 2
 
 
-def motion_error(flow: Tensor, sharp: Tensor, sharp_before: Tensor) -> Tensor:
+def motion_error(flow: Tensor, sharp: Tensor, sharp_before: Tensor, masked: bool = True) -> Tensor:
     """Return the mean squared difference of a sharp frame and the previous one warped onto it; both (B, 3, H, W).
 
-    flow: (B, 2, H, W), from the frame to the previous one, in pixels. Positions outside the frame do not count, and
-    those at its borders in part. It trains PVDNet's BIMNet, whichever frames the flow was estimated from.
+    flow: (B, 2, H, W), from the frame to the previous one, in pixels. masked: positions outside the frame do not
+    count, and those at its borders in part, as in the authors' code; otherwise they count as zeros, as in the paper's
+    Eq. (1). It trains PVDNet's BIMNet, whichever frames the flow was estimated from.
     """
+    if not masked:
+        return F.mse_loss(warp(sharp_before, flow), sharp)
     with torch.no_grad():
         inside = warp(torch.ones_like(sharp), flow)
     return (warp(sharp_before, flow) - sharp * inside).square().sum() / inside.sum()

@@ -23,8 +23,8 @@ class OptimiserSettings:
     kind: "adam", "adamw", "radam" (with decoupled weight decay) or "muon" (Muon for matrices, AdamW for the rest).
     rates: other rates, by prefix of the parameters' names; the longest prefix counts, and 0 freezes for good.
     frozen: by prefix, too, the update before which a part is not trained. clip: limit of the norm of all gradients
-    together; None for none. matrix_rate: Muon's own rate. matrices: Muon trains the convolutions' kernels whose names
-    contain this.
+    together; None or 0 for none. matrix_rate: Muon's own rate. matrices: Muon trains the convolutions' kernels whose
+    names contain this.
     """
 
     kind: Annotated[str, one_of(KINDS)]
@@ -34,7 +34,7 @@ class OptimiserSettings:
     weight_decay: Annotated[float, NOT_NEGATIVE] = 0.0
     rates: Annotated[Mapping[str, float], {"*": BELOW_ONE}] = field(default_factory=dict)
     frozen: Annotated[Mapping[str, int], {"*": WHOLE}] = field(default_factory=dict)
-    clip: Annotated[float | None, POSITIVE] = None
+    clip: Annotated[float | None, NOT_NEGATIVE] = None
     matrix_rate: Annotated[float | None, RATE] = None
     matrices: Annotated[str | None, TEXT] = None
 
@@ -109,7 +109,7 @@ class Optimiser:
                 "--resume continues from the last kept state; add a lower --rate, or --set optimiser.clip=0.01",
             )
         if is_finite:
-            if self.clip is not None:
+            if self.clip:
                 nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
             for part, groups in self.parts:
                 for torch_group, group in zip(part.param_groups, groups, strict=True):

@@ -6,35 +6,43 @@ itself.
 
 Each table is a dataclass, with the rule for a value beside its field: [data] is data.Plan, [mixture] mixture.Mixture,
 [optimiser] optimisers.OptimiserSettings, [schedule] a class in schedules.py, [training] Training; [loss] has the
-objective's rules.
+objective's rules, and [network] the arguments of the network's constructor.
+
+Numbers of updates may be given in epochs, as "500 epochs"; they become updates when the length of the set is known, see
+Recipe.in_updates.
 """
 
 import copy
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import InlineTable
 
 from vdeblur.errors import UsageError
 from vdeblur.models.registry import ModelEntry
 from vdeblur.train import optimisers, schedules
 from vdeblur.train.data import Plan
+from vdeblur.train.merge import explain, merge, put
 from vdeblur.train.mixture import Mixture
 from vdeblur.train.objectives import OBJECTIVES
 from vdeblur.train.optimisers import OptimiserSettings
 from vdeblur.train.rules import ANYTHING, BELOW_ONE, COUNT, POSITIVE, TEXT, WHOLE, Rules, check_table, one_of, rules_of
+from vdeblur.train.schedules import UPDATES
+from vdeblur.train.variants import fit_network
 
 
 @dataclass(frozen=True)
 class Training:
     """A recipe's [training].
 
-    batch: clips in a batch, over all processes. iterations, validate_every: in updates. accumulate: parts that a
+    batch: clips in a batch, over all processes. iterations, validate_every: in updates. epoch_updates: an epoch is the
+    set as often as it fits into this many updates, at least once; None: once. accumulate: parts that a
     process cuts its share of a batch into. ema: decay of the weights' moving average; None for no average.
     stop_after: validations in a row without a new best, after which training stops. validation_frames: of each
     sequence.
@@ -44,8 +52,9 @@ class Training:
     """
 
     batch: Annotated[int, COUNT]
-    iterations: Annotated[int, COUNT]
-    validate_every: Annotated[int, COUNT]
+    iterations: Annotated[int, UPDATES]
+    validate_every: Annotated[int, UPDATES]
+    epoch_updates: Annotated[int | None, COUNT] = None
     accumulate: Annotated[int, COUNT] = 1
     precision: Annotated[str, one_of(("fp32", "bf16", "fp16"))] = "fp32"
     ema: Annotated[float | None, BELOW_ONE] = None
@@ -66,11 +75,13 @@ class Recipe:
     """All that defines a training.
 
     model: its name in weights.toml. stage: empty for the main or only one. tables: the recipe as TOML, with comments.
+    epoch: updates in an epoch; 1 until the set is known.
     """
 
     model: str
     stage: str
     tables: tomlkit.TOMLDocument
+    epoch: int = 1
 
     @property
     def values(self) -> dict[str, Any]:
@@ -84,9 +95,27 @@ class Recipe:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """The objective's numbers: the table [loss], and the number of frames in a sample."""
+        """The objective's numbers: the table [loss], the number of frames in a sample, and that of all updates."""
         values = self.values
-        return {**values["loss"], "frames": values["data"]["frames"]}
+        return {**values["loss"], "frames": values["data"]["frames"], "iterations": self.training.iterations}
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The table [network]: arguments of the network's constructor over those of the model."""
+        return dict(self.values.get("network", {}))
+
+    @property
+    def has_epochs(self) -> bool:
+        """Return whether some number of updates is given in epochs."""
+        tables = (self.values["schedule"], self.values["training"])
+        return any(schedules.is_in_epochs(value) for table in tables for value in table.values())
+
+    def in_updates(self, samples: int) -> "Recipe":
+        """Return the recipe for a set with this many samples, whose epochs are known."""
+        training = self.training
+        repeats = max((training.epoch_updates or 0) // max(samples // training.batch, 1), 1)
+        batches = -(-samples * repeats // training.batch)
+        return replace(self, epoch=batches * OBJECTIVES[self.objective].updates_of(self.numbers))
 
     @property
     def init_required(self) -> str | None:
@@ -119,12 +148,16 @@ class Recipe:
     @property
     def schedule(self) -> schedules.Schedule:
         """The table [schedule]."""
-        return schedules.schedule_of(self.values["schedule"])
+        return schedules.schedule_of(self._counted("schedule"))
 
     @property
     def training(self) -> Training:
         """The table [training]."""
-        return Training(**self.values["training"])
+        return Training(**self._counted("training"))
+
+    def _counted(self, table: str) -> dict[str, Any]:
+        """Return a table with epochs as updates."""
+        return {key: schedules.in_updates(value, self.epoch) for key, value in self.values[table].items()}
 
     @property
     def text(self) -> str:
@@ -168,7 +201,8 @@ def load_recipe(
     """Read a model's recipe, and merge the paper's own numbers, a user's file and single values over it, in this order.
 
     stage: None or the model's name for the main one. values: dotted keys, as "optimiser.rate", with values as TOML
-    writes them. rate: the learning rate; all other rates change by the same factor.
+    writes them. rate: the learning rate; all other rates change by the same factor. Each value keeps, or gets, a
+    comment that names its source.
 
     Raises: UsageError for a model without recipe, an unknown stage, and keys or values that the recipe cannot have.
     """
@@ -184,15 +218,18 @@ def load_recipe(
     tables = tomlkit.parse(text)
     rules = _rules(copy.deepcopy(tables.unwrap()))
     of_paper = tables.pop("paper", None)
+    usual_frames = int(tables["data"]["frames"])
     if paper:
         if of_paper is None:
             raise UsageError(f"the recipe of {entry.name} has no other numbers from the paper", "leave out --paper")
-        _merge(tables, of_paper.unwrap(), rules, "the recipe's [paper]")
+        merge(tables, of_paper, rules, "the recipe's [paper]", "paper")
     if config is not None:
-        _merge(tables, _read(config), rules, str(config))
+        merge(tables, _read(config), rules, str(config), config.name)
     for key, value in values:
-        _merge(tables, _nested(key, value), rules, f"--set {key}={value}")
+        merge(tables, _nested(key, value), rules, f"--set {key}={value}", "command line")
     recipe = Recipe(entry.name, wanted, tables)
+    check_table(recipe.values, rules)
+    fit_network(tables, entry, usual_frames)
     _check(recipe, rules)
     if rate is not None:
         _scale_rates(tables["optimiser"], rate / tables["optimiser"]["rate"])
@@ -202,28 +239,33 @@ def load_recipe(
 
 def _scale_rates(optimiser: Any, factor: float) -> None:
     """Multiply all rates in a table [optimiser]: its own, Muon's, those by prefix and those of further optimisers."""
+    if factor == 1:
+        return
     for key in ("rate", "matrix_rate"):
         if key in optimiser:
-            optimiser[key] = float(f"{optimiser[key] * factor:.6g}")
+            put(optimiser, key, float(f"{optimiser[key] * factor:.6g}"), "command line: --rate")
     for name, table in optimiser.items():
         if name == "rates":
             for part, value in table.items():
                 table[part] = float(f"{value * factor:.6g}")
+            if table and isinstance(table, InlineTable):
+                explain(table, "command line: --rate")
         elif isinstance(table, Mapping):
             _scale_rates(table, factor)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tomlkit.TOMLDocument:
     hint = "start from --print-config > FILE"
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as TOML: {error}", hint) from error
     try:
-        return tomllib.loads(text)  # its messages are more readable than tomlkit's
+        tomllib.loads(text)  # its messages are more readable than tomlkit's
     except tomllib.TOMLDecodeError as error:
         reason = str(error).replace("end of document", f"line {len(text.splitlines())}, the end")
         raise UsageError(f"{path} is not TOML, or not finished: {reason}", hint) from error
+    return tomlkit.parse(text)
 
 
 def _nested(key: str, value: str) -> dict[str, Any]:
@@ -251,6 +293,7 @@ def _rules(values: Mapping[str, Any]) -> Rules:
         "init_required": TEXT,
         "summary": TEXT,
         "start": {"*": TEXT},
+        "network": {"*": ANYTHING},  # the network's constructor decides, see fit_network
         "data": rules_of(Plan),
         **({"mixture": rules_of(Mixture)} if "mixture" in values else {}),
         "optimiser": {**optimiser, **dict.fromkeys(optimisers.further_names(values["optimiser"]), optimiser)},
@@ -258,27 +301,6 @@ def _rules(values: Mapping[str, Any]) -> Rules:
         "loss": OBJECTIVES[values["objective"]].rules,
         "training": rules_of(Training),
     }
-
-
-def _merge(into: Any, given: Mapping[str, Any], rules: Rules, source: str, where: str = "") -> None:
-    """Write given values over a table's, key by key; refuse keys without a rule."""
-    for key, value in given.items():
-        if not where and key == "paper":
-            continue
-        name = f"{where}.{key}" if where else key
-        rule = rules.get(key, rules.get("*"))
-        if rule is None:
-            raise UsageError(f"{source}: there is no {name!r}", f"choose from {', '.join(sorted(rules))}")
-        if isinstance(rule, Mapping) and not isinstance(value, Mapping):
-            raise UsageError(f"{source}: {name} is {value!r}", f"it must be a table; its values are {name}.KEY")
-        old = into.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping) and isinstance(rule, Mapping):
-            if name == "schedule" and value.get("kind", old["kind"]) != old["kind"]:  # other kinds have other keys
-                into[key] = tomlkit.item(dict(value))
-            else:
-                _merge(old, value, rule, source, name)
-        elif key not in into or old != value:  # unchanged values keep their formatting
-            into[key] = tomlkit.item(value)
 
 
 def _check(recipe: Recipe, rules: Rules) -> None:

@@ -5,12 +5,38 @@ depends on them.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any
 
 from vdeblur.errors import UsageError
-from vdeblur.train.rules import BELOW_ONE, COUNT, POSITIVE, RATE, WHOLE, check_table, list_of, rules_of
+from vdeblur.train.rules import BELOW_ONE, COUNT, POSITIVE, RATE, WHOLE, Rule, check_table, list_of, rules_of
+
+EPOCHS = re.compile(r"(\d+(?:\.\d+)?) epochs?")
+
+
+def is_in_epochs(value: Any) -> bool:
+    """Return whether a value, or one in a list, is a number of epochs: "500 epochs"."""
+    if isinstance(value, list):
+        return any(map(is_in_epochs, value))
+    found = EPOCHS.fullmatch(value) if isinstance(value, str) else None
+    return found is not None and float(found[1]) > 0
+
+
+def in_updates(value: Any, epoch: int) -> Any:
+    """Return a value with numbers of epochs, of this many updates each, as numbers of updates."""
+    if isinstance(value, list):
+        return [in_updates(one, epoch) for one in value]
+    if isinstance(value, str) and (found := EPOCHS.fullmatch(value)):
+        return max(round(float(found[1]) * epoch), 1)
+    return value
+
+
+UPDATES = Rule(
+    lambda value: COUNT.allows(value) or (not isinstance(value, list) and is_in_epochs(value)),
+    f'{COUNT.words}, or of epochs, as "500 epochs"',
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +56,7 @@ class Schedule:
 class HalvingSchedule(Schedule):
     """The kind "halve": half the rates after every `every` updates."""
 
-    every: Annotated[int, COUNT]
+    every: Annotated[int, UPDATES]
 
     def multiplier(self, update: int, iterations: int, rate: float) -> float:
         """Return 0.5 to the power of the number of halvings so far."""
@@ -41,7 +67,7 @@ class HalvingSchedule(Schedule):
 class StepSchedule(Schedule):
     """The kind "steps": times `factor` at each of the updates `at`."""
 
-    at: Annotated[Sequence[int], list_of(COUNT)]
+    at: Annotated[Sequence[int], list_of(UPDATES)]
     factor: Annotated[float, RATE]
 
     def multiplier(self, update: int, iterations: int, rate: float) -> float:
@@ -67,7 +93,7 @@ class RestartSchedule(Schedule):
     weights: one for each period; 1 if empty.
     """
 
-    periods: Annotated[Sequence[int], list_of(COUNT)]
+    periods: Annotated[Sequence[int], list_of(UPDATES)]
     floor: Annotated[float, BELOW_ONE]
     weights: Annotated[Sequence[float], list_of(POSITIVE)] = ()
 
@@ -103,7 +129,7 @@ class PowerSchedule(Schedule):
 class LinearSchedule(Schedule):
     """The kind "linear": up over `warm_up` updates, a tenth of all at most, then a straight line to 0 at the end."""
 
-    warm_up: Annotated[int, COUNT]
+    warm_up: Annotated[int, UPDATES]
 
     def multiplier(self, update: int, iterations: int, rate: float) -> float:
         """Return the lower of both lines; 0 after the end."""
@@ -172,10 +198,12 @@ class Plateau:
         self.waited = 0  # validations since the best
         self.plateaus = 0
 
-    def observe(self, score: float) -> None:
-        """Add a validation's score; higher is better."""
+    def observe(self, score: float, *, counts: bool = True) -> None:
+        """Add a validation's score; higher is better. counts: False where nothing could have improved it yet."""
         if self.best is None or score > self.best:
             self.best, self.waited = score, 0
+            return
+        if not counts:
             return
         self.waited += 1
         if self.schedule and self.waited >= self.schedule.patience:

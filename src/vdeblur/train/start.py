@@ -7,8 +7,9 @@ from torch import Tensor
 from vdeblur.errors import ModelError, UsageError
 from vdeblur.events import Talk
 from vdeblur.models import registry, weights
-from vdeblur.models.checkpoint import SUFFIXES, fit, fit_model, read_checkpoint
+from vdeblur.models.checkpoint import SUFFIXES, fit, fit_model, read_checkpoint, refuse_stage, refuse_variant
 from vdeblur.models.registry import ModelEntry
+from vdeblur.networks import PARTS
 from vdeblur.networks.layers import Network
 from vdeblur.train.recipes import Recipe, stages_of
 
@@ -16,11 +17,17 @@ from vdeblur.train.recipes import Recipe, stages_of
 def begin(network: Network, entry: ModelEntry, recipe: Recipe, init: str | None, talk: Talk) -> None:
     """Load the given weights, or else the start weights that the recipe names.
 
-    init: a checkpoint's path, or NAME[@WEIGHTS] of the registry.
-    Raises: ModelError for weights that are unavailable or do not fit; UsageError where the recipe needs init.
+    entry: of the variant that is trained. init: a checkpoint's path, or NAME[@WEIGHTS] of the registry; for a stage
+    that trains one part, a file of that part alone will do, such as LiteFlowNet's for BIMNet.
+    Raises: ModelError for weights that are unavailable or do not fit; UsageError where the recipe needs init, or names
+    no part of the network.
     """
     if init is not None:
-        network.load_state_dict(_initial(init, entry, talk))
+        part = recipe.stage if recipe.stage in PARTS else ""
+        if part and _holds_part(Path(init), network, part):
+            _load_part(network, part, init, talk)
+        else:
+            network.load_state_dict(_initial(init, entry, talk, part))
     elif needed := recipe.init_required:
         raise UsageError(f"{entry.name} is trained from the weights of {needed}", f"add --init FILE, with {needed}'s")
     else:
@@ -42,13 +49,21 @@ def _with_stage(error: ModelError, entry: ModelEntry, part: str) -> ModelError:
     return ModelError(error.message, f"{own}; or {error.hint}" if error.hint else own)
 
 
-def _initial(init: str, entry: ModelEntry, talk: Talk) -> dict[str, Tensor]:
-    """Return the weights of a file, or of a registry's model with the same network."""
+def _holds_part(path: Path, network: Network, part: str) -> bool:
+    """Return whether a file holds the weights of a part of the network alone."""
+    return path.is_file() and not fit(read_checkpoint(path), network.get_submodule(part))[1]
+
+
+def _initial(init: str, entry: ModelEntry, talk: Talk, stage: str) -> dict[str, Tensor]:
+    """Return the weights of a file, or of a registry's model with the same network; stage: that is trained."""
     path = Path(init)
     if path.is_file() or path.suffix in SUFFIXES or path.name != init:
+        if not stage:
+            refuse_stage(path, entry)
+        refuse_variant(path, entry)
         return fit_model(read_checkpoint(path), entry.build(), entry, init)
     other = registry.find_entry(init)
-    if (other.network, other.arguments) != (entry.network, entry.arguments):
+    if other.network != entry.network or other.variant != entry.variant:
         raise ModelError(f"{init} is another network than {entry.name}", f"start from weights of {entry.name}")
     return weights.load_model(init, talk=talk).state_dict()
 
@@ -58,7 +73,11 @@ def _load_part(network: Network, part: str, name: str, talk: Talk) -> None:
 
     The file may hold that part alone, or a network with that part, such as another stage's.
     """
-    module = network.get_submodule(part)
+    try:
+        module = network.get_submodule(part)
+    except AttributeError as error:
+        parts = ", ".join(name for name, _ in network.named_children())
+        raise UsageError(f"start.{part}: no part of the network is called {part!r}", f"choose from {parts}") from error
     tensors = read_checkpoint(Path(name)) if Path(name).is_file() else weights.load_start(name, talk)
     own = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
     state, faults = fit(own or tensors, module)

@@ -28,6 +28,8 @@ class Objective(nn.Module, ABC):
 
     network: validated, and written as weights. numbers: see Recipe.numbers. rules: for the recipe's table [loss]. Parts
     that only the training needs, such as a discriminator, are further modules; the training's state includes them.
+    defaults: of numbers that are not given. margin: the frames on each side of a sample beyond [data]'s `frames`; None
+    for any. smallest_crop: least side of a crop.
     restores: whether validation measures what the network restores; if not, it measures the loss on held-out clips.
     reaches_all: whether each step gives gradients to all trained parameters.
 
@@ -35,6 +37,9 @@ class Objective(nn.Module, ABC):
     """
 
     rules: ClassVar[Rules] = {}
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    margin: ClassVar[int | None] = None
+    smallest_crop: ClassVar[int] = 1
     restores: ClassVar[bool] = True
     reaches_all: ClassVar[bool] = True
 
@@ -42,7 +47,7 @@ class Objective(nn.Module, ABC):
         super().__init__()
         self.check(numbers)
         self.network = network
-        self.numbers = numbers
+        self.numbers = {**self.defaults, **numbers}
 
     @classmethod
     def check(cls, numbers: Mapping[str, Any]) -> None:
@@ -51,6 +56,23 @@ class Objective(nn.Module, ABC):
         Raises: UsageError.
         """
         check_table({key: value for key, value in numbers.items() if key in cls.rules}, cls.rules, "loss")
+
+    @classmethod
+    def frames_of(cls, arguments: Mapping[str, Any], numbers: Mapping[str, Any]) -> int | None:
+        """Return how many frames a sample must have; None for any number.
+
+        arguments: of the network's constructor, all of them. numbers: the recipe's [loss].
+        """
+        return None
+
+    @classmethod
+    def updates_of(cls, numbers: Mapping[str, Any]) -> int:
+        """Return how many updates a batch is good for; numbers: see Recipe.numbers."""
+        return 1
+
+    def is_preparing(self, update: int) -> bool:
+        """Return whether the network is not trained yet at this update, so that validations cannot improve."""
+        return False
 
     def initialise(self) -> None:
         """Draw the paper's initial weights, where they differ from the network constructor's."""

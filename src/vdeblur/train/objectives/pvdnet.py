@@ -8,7 +8,9 @@ of the frame before.
 Where this differs from the paper, because the authors' code does:
 
 1. The loss of PVDNet is a mean square, of pictures in [-1, 1] (paper: a mean absolute difference).
-2. At the first frame, the blurry frame before stands in for a restored one (paper: the current frame).
+2. At the first frame of a clip, the blurry frame before stands in for a restored one. In the paper (Sec. 4.1) the
+   current frame replaces both the restored and the blurry previous frame, so that there is no motion; inference does so
+   at the start of a scene, too.
 3. With `joint`, both train at once, the code's only way to train BIMNet; the paper has stages.
 """
 
@@ -19,8 +21,9 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from vdeblur.errors import UsageError
 from vdeblur.networks.bimnet import BIMNet, Pyramid
-from vdeblur.networks.pvdnet import PVDNet, gray_of, pixel_volume
+from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.train import losses
 from vdeblur.train.objectives.base import Batch, Clip, Objective, unit_range
 from vdeblur.train.rules import FLAG, NOT_NEGATIVE, one_of
@@ -30,25 +33,43 @@ KINDS = {"bb": (0, 2), "bs": (1, 2), "sb": (0, 3), "ss": (1, 3)}
 current and the previous frame in (blurry current, sharp current, blurry previous, sharp previous)."""
 
 
+FLOW_RULES = {"blur_invariant": FLAG, "masked": FLAG}
+FLOW_DEFAULTS = {"blur_invariant": True, "masked": True}
+
+
 class BIMNetObjective(Objective):
-    """Blur-invariant motion; trains only the network's BIMNet. Samples have two frames."""
+    """Blur-invariant motion; trains only the network's BIMNet. Samples have two frames.
+
+    numbers: blur_invariant, masked, see flow_losses.
+
+    Raises: UsageError for a network without motion compensation.
+    """
 
     network: PVDNet
     restores = False
+    rules: ClassVar = FLOW_RULES
+    defaults: ClassVar = FLOW_DEFAULTS
+    margin = 0
 
     def __init__(self, network: PVDNet, numbers: Mapping[str, Any]) -> None:
         super().__init__(network, numbers)
         network.requires_grad_(False)
-        network.bimnet.requires_grad_(True)
+        _bimnet_of(network).requires_grad_(True)
+
+    @classmethod
+    def frames_of(cls, arguments: Mapping[str, Any], numbers: Mapping[str, Any]) -> int | None:
+        """Return 2, a pair."""
+        return 2
 
     def parameters_of(self, optimiser: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Return BIMNet's parameters, with `bimnet.` before their names."""
-        return self.network.bimnet.named_parameters("bimnet")
+        return _bimnet_of(self.network).named_parameters("bimnet")
 
     def forward(self, batch: Batch, turn: int, update: int, carried: Any) -> tuple[dict[str, Tensor], Any]:
         """Return the flow losses of pairs, blurry and sharp (B, 2, 3, H, W), and their mean as "loss"."""
         blurry, sharp = unit_range(batch["blurry"]), unit_range(batch["sharp"])
-        found, _ = flow_losses(self.network.bimnet, blurry, sharp)
+        invariant, masked = self.numbers["blur_invariant"], self.numbers["masked"]
+        found, _ = flow_losses(_bimnet_of(self.network), blurry, sharp, invariant, masked)
         return {"loss": mean_of(found), **found}, None
 
 
@@ -57,8 +78,11 @@ class PVDNetObjective(Objective):
 
     numbers: frames, restored ones of a sample, which has one more at each end. distance: "mse" or "l1", of pictures in
     [-1, 1]. noise: standard deviation, for values in [0, 1], of noise on half of the blurry frames; 0 for none.
-    begin_with: the blurry frame that stands in for the restored one before the first, "previous" or "current". joint:
-    train BIMNet as well.
+    begin_with: what stands in for the restored frame before the first: "previous", the blurry frame before it, or
+    "current", the first frame itself, which then replaces the blurry frame before it, too. joint: train BIMNet as well,
+    with blur_invariant and masked as flow_losses takes them.
+
+    Raises: UsageError for `joint` without motion compensation.
     """
 
     network: PVDNet
@@ -67,12 +91,21 @@ class PVDNetObjective(Objective):
         "begin_with": one_of(("previous", "current")),
         "noise": NOT_NEGATIVE,
         "joint": FLAG,
+        **FLOW_RULES,
     }
+    defaults: ClassVar = FLOW_DEFAULTS
+    margin = 1
 
     def __init__(self, network: PVDNet, numbers: Mapping[str, Any]) -> None:
         super().__init__(network, numbers)
         self.joint = bool(numbers["joint"])
-        network.bimnet.requires_grad_(self.joint)
+        if self.joint or network.bimnet is not None:
+            _bimnet_of(network).requires_grad_(self.joint)
+
+    @classmethod
+    def updates_of(cls, numbers: Mapping[str, Any]) -> int:
+        """Return the number of restored frames."""
+        return int(numbers["frames"])
 
     def prepare(self, clip: Clip, rng: numpy.random.Generator) -> Batch:
         """Return the clip; with noise the blurry frames are float32 in [0, 1]."""
@@ -105,15 +138,24 @@ class PVDNetObjective(Objective):
         blurry = blurry if blurry.is_floating_point() else unit_range(blurry)
         sharp = unit_range(sharp)
         previous, frame, following = blurry.unbind(1)
-        first = previous if self.numbers["begin_with"] == "previous" else frame
-        restored, pyramid = (first, None) if carried is None else carried
+        # Without the blurry frame before, the current one would be displaced by the motion between them.
+        is_still = carried is None and self.numbers["begin_with"] == "current"
+        if is_still:
+            previous = frame
+        restored, pyramid = (previous, None) if carried is None else carried
         found: dict[str, Tensor] = {}
         if self.joint:
-            found, flow = flow_losses(self.network.bimnet, blurry[:, :2], sharp[:, :2])
+            bimnet = _bimnet_of(self.network)
+            invariant, masked = self.numbers["blur_invariant"], self.numbers["masked"]
+            found, flow = flow_losses(bimnet, blurry[:, :2], sharp[:, :2], invariant, masked)
             found["flow"] = mean_of(found)
-            volume = pixel_volume(gray_of(restored), gray_of(frame), flow.detach())
+            if is_still:
+                pyramid = self.describe(frame)
+                with torch.no_grad(), torch.autocast(frame.device.type, enabled=False):
+                    flow = bimnet.match(pyramid, pyramid)
+            volume = self.network.stack(restored, frame, flow.detach())
         else:
-            if pyramid is None:  # the previous frame is not restored itself
+            if pyramid is None and self.network.bimnet is not None:  # the previous frame is not restored itself
                 pyramid = self.describe(previous)
             volume, pyramid = self.network.align(restored, frame, pyramid)
         output = self.network(volume, previous, frame, following)
@@ -124,7 +166,7 @@ class PVDNetObjective(Objective):
     def describe(self, frame: Tensor) -> Pyramid:
         """Return BIMNet's features of a frame (B, 3, H, W), without gradient."""
         with torch.no_grad(), torch.autocast(frame.device.type, enabled=False):
-            return self.network.bimnet.describe(frame)
+            return _bimnet_of(self.network).describe(frame)
 
     def distance(self, restored: Tensor, sharp: Tensor) -> Tensor:
         """Return the distance of frames in [0, 1], scaled to [-1, 1]."""
@@ -132,19 +174,36 @@ class PVDNetObjective(Objective):
         return (difference.square() if self.numbers["distance"] == "mse" else difference.abs()).mean()
 
 
-def flow_losses(bimnet: BIMNet, blurry: Tensor, sharp: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _bimnet_of(network: PVDNet) -> BIMNet:
+    """Return the part that estimates motion.
+
+    Raises: UsageError where the network has none.
+    """
+    if network.bimnet is None:
+        raise UsageError("network.motion is 'none': there is no BIMNet to train", "choose volume or warp")
+    return network.bimnet
+
+
+def flow_losses(
+    bimnet: BIMNet, blurry: Tensor, sharp: Tensor, invariant: bool = True, masked: bool = True
+) -> tuple[dict[str, Tensor], Tensor]:
     """Return the four flow losses of pairs, and the flow (B, 2, H, W) from the current to the previous blurry frame.
 
     blurry, sharp: (B, 2, 3, H, W) in [0, 1], the previous frame first. A loss's name is "flow_" and the kinds of the
-    previous and the current frame; all of them compare sharp frames.
+    previous and the current frame; all of them compare sharp frames. invariant: without it, the ablation: the flow of
+    the blurry pair alone, which must warp one blurry frame onto the other. masked: see losses.motion_error.
     """
     batch = len(blurry)
+    if not invariant:
+        with torch.autocast(blurry.device.type, enabled=False):
+            flow = bimnet.flow(blurry[:, 1], blurry[:, 0])
+        return {"flow_bb": losses.motion_error(flow, blurry[:, 1], blurry[:, 0], masked)}, flow
     with torch.autocast(blurry.device.type, enabled=False):
         seen = bimnet.describe(torch.cat((blurry[:, 1], sharp[:, 1], blurry[:, 0], sharp[:, 0])))
         current, before = (_rows(seen, places, batch) for places in zip(*KINDS.values(), strict=True))
         flows = bimnet.match(current, before).split(batch)
     found = {
-        f"flow_{kind}": losses.motion_error(flow, sharp[:, 1], sharp[:, 0])
+        f"flow_{kind}": losses.motion_error(flow, sharp[:, 1], sharp[:, 0], masked)
         for kind, flow in zip(KINDS, flows, strict=True)
     }
     return found, flows[0]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdeblur.networks.layers import Network
-from vdeblur.networks.spn import Discriminator, luma
+from vdeblur.networks.spn import Discriminator, gradient_magnitude, luma
 from vdeblur.train import losses
 from vdeblur.train.objectives.base import Batch, Clip, Objective, unit_range
 from vdeblur.train.rules import COUNT, NOT_NEGATIVE, WHOLE, one_of
@@ -22,6 +22,13 @@ from vdeblur.train.rules import COUNT, NOT_NEGATIVE, WHOLE, one_of
 
 class SPNObjective(Objective):
     """The mean squared error of the middle frame's luma in [0, 1], never clamped. It has no numbers."""
+
+    margin = 0
+
+    @classmethod
+    def frames_of(cls, arguments: Mapping[str, Any], numbers: Mapping[str, Any]) -> int | None:
+        """Return the longest window of the network's scales."""
+        return int(max(arguments["scales"]))
 
     def prepare(self, clip: Clip, rng: numpy.random.Generator) -> Batch:
         """Return the blurry window (5, 3, H, W), and its sharp middle frame (3, H, W), both uint8."""
@@ -45,7 +52,7 @@ class SPGANObjective(SPNObjective):
 
     numbers: lambda; adversarial: "saturating", log(1 - D), as in the paper, or "nonsaturating", -log D;
     discriminator_first: the first updates, a batch each, which train the discriminator alone; discriminator_width, 64
-    in the paper.
+    in the paper; prior: what the discriminator sees, "gradient" or, in an ablation, the "image" itself.
     The generator's batch normalisation keeps its statistics: batches of 4 would spoil them.
     """
 
@@ -55,7 +62,10 @@ class SPGANObjective(SPNObjective):
         "adversarial": one_of(("saturating", "nonsaturating")),
         "discriminator_first": WHOLE,
         "discriminator_width": COUNT,
+        "prior": one_of(("gradient", "image")),
     }
+    defaults: ClassVar = {"prior": "gradient"}
+    smallest_crop = 16  # the discriminator halves it four times
 
     def __init__(self, network: Network, numbers: Mapping[str, Any]) -> None:
         super().__init__(network, numbers)
@@ -66,6 +76,10 @@ class SPGANObjective(SPNObjective):
         """Return the discriminator's step, and after its first steps alone the generator's ("network") too."""
         return ("discriminator",) if update < self.numbers["discriminator_first"] else ("discriminator", "network")
 
+    def is_preparing(self, update: int) -> bool:
+        """Return whether the discriminator is still trained alone."""
+        return update < int(self.numbers["discriminator_first"])
+
     def parameters_of(self, optimiser: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Return the generator's or the discriminator's parameters."""
         return (self.network if optimiser == "network" else self.discriminator).named_parameters()
@@ -75,15 +89,19 @@ class SPGANObjective(SPNObjective):
         if turn == 0:
             with torch.no_grad():
                 restored, sharp = self.restore(batch)
-            loss = losses.telling_apart(self.discriminator, restored, sharp)
+            loss = losses.telling_apart(self.discriminator, restored, sharp, self.view)
             return {"loss": loss, "discriminator": loss}, None
 
         restored, sharp = self.restore(batch)
         content = F.mse_loss(restored, sharp)
         saturating = self.numbers["adversarial"] == "saturating"
-        adversarial = losses.fooling(self.discriminator, restored, saturating)
+        adversarial = losses.fooling(self.discriminator, restored, saturating, self.view)
         loss = content + self.numbers["lambda"] * adversarial
         return {"loss": loss, "content": content, "adversarial": adversarial}, None
+
+    def view(self, picture: Tensor) -> Tensor:
+        """Return what the discriminator sees of luma (B, 1, H, W), in the same shape."""
+        return gradient_magnitude(picture) if self.numbers["prior"] == "gradient" else picture.float()
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of everything except the generator's batch normalisation."""

@@ -1,0 +1,168 @@
+"""docs/papers.md: each row's command trains the variant that it names, with that many parameters, by the right loss."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.conftest import ROOT
+from vdeblur.models import registry
+from vdeblur.models.registry import ModelEntry
+from vdeblur.networks.cdvd_tsp import CDVDTSP
+from vdeblur.networks.flow_rnn import FlowRNN
+from vdeblur.networks.layers import Network
+from vdeblur.restore.streams import FEEDINGS
+from vdeblur.restore.tiles import TileNeeds, cut_tiles
+from vdeblur.train import optimisers, recipes
+from vdeblur.train.data import stacked
+from vdeblur.train.objectives import OBJECTIVES
+from vdeblur.train.objectives.base import Batch, Clip, Objective
+from vdeblur.train.recipes import Recipe
+
+ROWS = re.findall(r"^\| (.+?) \| `(-m .+?)` \| ([\d,]+) \|", (ROOT / "docs/papers.md").read_text("utf-8"), re.MULTILINE)
+# Small networks of the same kind, and the side of a crop that they take
+TINY: dict[str, tuple[dict[str, Any], int]] = {
+    "cdvd-tsp": ({"channels": 4, "blocks": 1}, 32),
+    "pvdnet": ({"channels": 8, "blocks": 1, "width": 8}, 32),
+    "spn": ({"channels": 8, "blocks": 1}, 32),
+    "flow-rnn": ({"width": 4}, 64),
+    "dstnet": ({"channels": 8, "width": 8, "blocks": 1}, 32),
+}
+IMAGE_LOSSES = {"cdvd-tsp": "loss", "pvdnet": "image", "spn": "loss", "spgan": "content", "flow-rnn": "image"}
+
+
+def read(command: str) -> tuple[ModelEntry, Recipe]:
+    """Return the model and the recipe of a row's options."""
+    words = shlex.split(command)
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    values = [tuple(words[at + 1].split("=", 1)) for at, word in enumerate(words) if word == "--set"]
+    entry = registry.find_entry(options["-m"])
+    return entry, recipes.load_recipe(entry, options.get("--stage"), values=values)
+
+
+def sample(frames: int, side: int, *, sharp: bool = False) -> Clip:
+    """Return a clip whose blurry frames are means of three; sharp: the sharp frames themselves."""
+    texture = F.interpolate(torch.rand(1, 3, 12, 12), (2 * side, 2 * side), mode="bicubic").clamp(0, 1)[0]
+    clip = torch.stack([texture[:, 8 : 8 + side, 2 * t : 2 * t + side] for t in range(frames + 2)])
+    moments = torch.stack([clip[t : t + 3].mean(0) for t in range(frames)])
+    both = [(255 * pictures).round().byte() for pictures in (moments, clip[1:-1])]
+    return Clip(both[1] if sharp else both[0], both[1])
+
+
+def begin(command: str, *, sharp: bool = False) -> tuple[Objective, Recipe, Batch]:
+    """Return a row's objective with a tiny network of its variant, its recipe, and a batch."""
+    torch.manual_seed(4)
+    entry, recipe = read(command)
+    arguments, side = TINY[entry.network]
+    if "channels=" in command or "width=" in command:  # the row is about the sizes themselves
+        arguments = {**arguments, **{key: value // 8 for key, value in recipe.network.items()}}
+    network = entry.with_arguments({**recipe.network, **arguments}).build()
+    numbers = recipe.numbers
+    if "discriminator_width" in numbers:
+        numbers |= {"discriminator_width": 4, "discriminator_first": 0}
+    objective = OBJECTIVES[recipe.objective](network, numbers | {"flow_warm_up": 0})
+    objective.initialise()
+    frames = recipe.data.frames + 2 * recipe.data.margin
+    rng = numpy.random.default_rng(1)
+    batch = stacked([objective.prepare(sample(frames, side, sharp=sharp), rng) for _ in range(2)])
+    return objective.train(), recipe, batch
+
+
+def turns(objective: Objective, batch: Batch, most: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    carried: Any = None
+    for turn, name in enumerate(objective.turns(0)[:most]):
+        found, carried = objective(batch, turn, 0, carried)
+        yield name, found
+
+
+@pytest.mark.parametrize(("row", "command", "parameters"), ROWS, ids=[command for _, command, _ in ROWS])
+def test_a_row_is_the_network_that_it_names(row: str, command: str, parameters: str) -> None:
+    entry, recipe = read(command)
+    with torch.device("meta"):
+        network = entry.with_arguments(recipe.network).build()
+    assert f"{sum(parameter.numel() for parameter in network.parameters()):,}" == parameters
+    if not recipe.objective.startswith(("clip", "pvdnet")):
+        frames = {"cdvd-tsp": lambda: 2 * network.stages + 1, "spn": lambda: 2 * network.radius + 1}
+        expected = frames[entry.network]() if entry.network in frames else 3 if "two-way" in command else 2
+        assert recipe.data.frames == expected
+
+
+@pytest.mark.parametrize("command", [command for _, command, _ in ROWS])
+def test_a_row_trains(command: str) -> None:
+    """Two steps: finite losses, and a gradient for each parameter that the recipe trains."""
+    objective, recipe, batch = begin(command)
+    settings = recipe.optimisers
+    both = {name: optimisers.build(objective, name, settings[name]) for name in set(objective.turns(0))}
+    reached: set[str] = set()
+    for _ in range(2):
+        for name, found in turns(objective, batch):
+            assert all(loss.dtype == torch.float32 and not loss.shape for loss in found.values())
+            assert bool(torch.stack([loss.detach() for loss in found.values()]).isfinite().all())
+            found["loss"].backward()
+            reached |= {key for key, p in objective.network.named_parameters() if p.grad is not None and p.grad.any()}
+            both[name].step()
+            both[name].zero_grad()
+    trained = {key for key, p in objective.parameters_of("network") if p.requires_grad}
+    unused = {"flow_part.refine2.flow"} if "flow_weight=0" in command else set()  # the last flow serves its loss alone
+    assert {key for key in trained - reached if key.rpartition(".")[0] not in unused} == set()
+
+
+ABLATIONS = [command for _, command, _ in ROWS if "--stage" not in command]
+
+
+@pytest.mark.parametrize("command", ABLATIONS)
+def test_what_changes_nothing_has_no_loss_on_sharp_frames(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the blurry frames are the sharp ones, and the network returns its frame: target and frame are the same."""
+    objective, recipe, batch = begin(command, sharp=True)
+    objective.numbers["noise"] = 0.0
+    pass_through(objective.network, monkeypatch)
+    if recipe.objective == "pvdnet":
+        batch = {**batch, "blurry": batch["sharp"]}  # without the recipe's noise
+    name = {"clip": "charbonnier"}.get(recipe.objective, IMAGE_LOSSES.get(recipe.objective, "loss"))
+    with torch.no_grad():
+        seen = [found.get(name, found["loss"]) for turn, found in turns(objective, batch) if turn == "network"]
+    assert seen
+    # Charbonnier's is its epsilon, and a luma is rounded.
+    assert all(float(loss) < (2e-6 if recipe.objective == "clip" else 1e-9) for loss in seen)
+
+
+@pytest.mark.parametrize("command", ABLATIONS)
+def test_a_row_restores_a_clip_as_run_does(command: str) -> None:
+    """Through the same streams, ends of the clip included; each frame once, in its size, and none empty."""
+    objective, _, _ = begin(command)
+    network = objective.network.eval()
+    clip = sample(6, TINY[read(command)[0].network][1]).blurry[:, None] / 255
+    plan = cut_tiles(clip.shape[3], clip.shape[4], None, 0, TileNeeds.of(network))
+    with torch.no_grad():
+        restored = list(FEEDINGS[network.feeding](network, iter(clip), plan))
+    assert [frame.shape for frame in restored] == [frame.shape for frame in clip]
+    assert all(bool(frame.isfinite().all()) and float(frame.std()) > 0 for frame in restored)
+
+
+def pass_through(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a network return the frame that it restores."""
+    if isinstance(network, CDVDTSP):
+        monkeypatch.setattr(network, "restore", lambda aligned: aligned[:, 3:6])
+        return
+    last: Any = [module for module in network.modules() if isinstance(module, nn.Conv2d)][-1]
+    if isinstance(network, FlowRNN):
+        last = network.d_conv0
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    if isinstance(network, FlowRNN):  # its output is the frame itself, not a difference from it
+        for channel in range(3):
+            last.weight.data[channel, channel, 2, 2] = 1.0
+
+
+def test_the_table_has_the_papers_rows() -> None:
+    commands = {command for _, command, _ in ROWS}
+    assert len(commands) == len(ROWS) > 40
+    assert {command.split()[1] for command in commands} == {*TINY, "spgan", "pvdnet-large"}
+    assert Path(ROOT / "docs/papers.md").is_file()
