@@ -45,7 +45,7 @@ def _draw(pair: ComposedFrames, planes: Planes, text: str, left: int, right: int
     height = planes[layout.colors[0]].shape[0]
     block = 1 << max(layout.log2_width, layout.log2_height)
     scale = max(height // (HEIGHT_SHARE * ROWS), 1)
-    dots = _dots(text)[:, : max((right - left) // scale - 2, 0)]
+    dots = text_dots(text)[:, : max((right - left) // scale - 2, 0)]
     box = numpy.kron(numpy.pad(dots, 1), numpy.ones((scale, scale), bool))
     box = numpy.pad(box, [(0, -side % block) for side in box.shape])
     left -= left % block
@@ -62,7 +62,7 @@ def _draw(pair: ComposedFrames, planes: Planes, text: str, left: int, right: int
 
 
 @cache
-def _dots(text: str) -> numpy.ndarray:
+def text_dots(text: str) -> numpy.ndarray:
     """Return a text as dots, bool (7, 6 per character)."""
     rows = numpy.zeros((ROWS, (COLUMNS + 1) * len(text)), bool)
     for place, character in enumerate(text.upper()):

@@ -24,7 +24,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import (
+    FewChannelsConv2d,
+    Inside,
+    Memory,
+    Network,
+    dtype_of,
+    in_channels_last,
+    show,
+    shown_as,
+)
 
 SLOPE = 0.1  # of the leaky ReLUs
 BLOCKS = 5  # gated dynamic blocks
@@ -52,6 +61,11 @@ class DSTNet(Network):
     constant_buffers = ("haar",)
     memory = Memory(tile=485, frame=1707, frame_held=128)
     half_memory = Memory(tile=549, frame=1050, frame_held=64)
+    shows = {
+        "gates": Inside("gates of each block's channels (Sec. 3.1), and of each pass (Sec. 3.2)", "channels"),
+        "rnn": Inside("the state of the backward and of the forward pass (Sec. 3.2)", "channels"),
+        "features": Inside("features before the passes, and before the reconstruction", "channels"),
+    }
 
     def __init__(self, channels: int = 64, width: int = 64, blocks: int = 15) -> None:
         super().__init__()
@@ -85,7 +99,9 @@ class DSTNet(Network):
         for block in self.gating:
             split = block(split)
         for low, high in split:
-            yield inverse_haar(low, high)
+            merged = inverse_haar(low, high)
+            show(self, "features", merged, "gated")
+            yield merged
 
     def _split(self, frame: Tensor) -> Features:
         """Return the low band of the second level (B, C, H/4, W/4) and its processed high bands (B, 3 C, H/4, W/4)."""
@@ -118,6 +134,7 @@ class DSTNet(Network):
         """
         high = self.high_bands[0](high_band(self._extract(frame)))
         features = inverse_haar(self.down(propagated), high)  # (B, C, H, W)
+        show(self, "features", features, "reconstruction")
         restored: Tensor = frame + self.reconstruction(features).float()
         return restored
 
@@ -225,6 +242,7 @@ class GatedDynamicBlock(nn.Module):
         )
         taps = self.expand.transpose(1, 2).flatten(1)[..., None, None]  # (2 E, 3 C, 1, 1)
         filtered, gate = F.conv2d(in_channels_last(three), taps).chunk(2, 1)
+        show(self, "gates", gate)
         return dynamic_filter(filtered, self._kernels(filtered), self.bias) * gate
 
     def _kernels(self, x: Tensor) -> Tensor:
@@ -256,7 +274,8 @@ def run_backward(step: Step, features: Sequence[Tensor], keep: int | None) -> li
     state: Tensor | None = None
     states: list[Tensor] = []
     for index in range(len(features) - 1, -1, -1):
-        state = step(features[index], state)
+        with shown_as(index):
+            state = step(features[index], state)
         if keep is None or index < keep:
             states.append(state)
     return states[::-1]
@@ -287,8 +306,12 @@ class Propagation(nn.Module):
         state = torch.zeros_like(features) if state is None else state
         fused = F.leaky_relu(self.fuse(torch.cat((features, state), 1)), SLOPE, inplace=True)
         half_1, half_2 = (in_channels_last(half) for half in fused.chunk(2, 1))
-        fused = half_1 * self.gate_1(half_1).sigmoid() + half_2 * self.gate_2(half_2).sigmoid()
+        gate_1, gate_2 = self.gate_1(half_1).sigmoid(), self.gate_2(half_2).sigmoid()
+        fused = half_1 * gate_1 + half_2 * gate_2
         result: Tensor = self.blocks(self.filter(fused))
+        show(self, "gates", gate_1, "gate_1")
+        show(self, "gates", gate_2, "gate_2")
+        show(self, "rnn", result)
         return result
 
 

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import Memory, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import FLOW_PIXELS, Inside, Memory, Network, dtype_of, in_channels_last, show, warp
 
 SLOPE = 0.1  # of every leaky ReLU
 WEIGHT_ORDER = ("right", "down", "left", "up")  # where the state moves: right is growing x, down growing y
@@ -70,6 +70,17 @@ class FlowRNN(Network):
     float32_parts = ("d_conv0",)
     memory = Memory(tile=825, frame=97)
     half_memory = Memory(tile=707, frame=151)
+    shows = {
+        "flow": Inside("flow from the frame to its neighbour, at 1/4 to 1/64 of the size", "flow", FLOW_PIXELS),
+        "warp": Inside("the neighbour at 1/4 of the size, warped onto the frame by the flow (Eq. 14)", "picture"),
+        "gates": Inside(
+            "weights of the four passes at each scale, in [-1, 1]: a quarter of the channels each, for right, down, "
+            "left and up",
+            "channels",
+        ),
+        "rnn": Inside("results of the four passes at each scale, right, left, down and up (Eq. 13)", "channels"),
+        "features": Inside("features of the decoder at full size", "channels"),
+    }
 
     def __init__(self, width: int = 24) -> None:
         super().__init__()
@@ -117,14 +128,22 @@ class FlowRNN(Network):
         (cat1, cat2, cat3), flows = self.flow_part(blurry, neighbour.to(dtype))
 
         # Eq. (13) at three resolutions. No activations in the encoder: sparse features would starve the passes.
-        d_rnn1 = spatial_rnn(self.d_conv1(blurry), _bounded(self.rnnw1(cat1)))  # (B, 96, H/2, W/2)
-        d_rnn2 = spatial_rnn(self.d_conv2(d_rnn1), _bounded(self.rnnw2(cat2)))  # (B, 192, H/4, W/4)
-        d_rnn3 = spatial_rnn(self.d_conv3(d_rnn2), _bounded(self.rnnw3(cat3)))  # (B, 384, H/8, W/8)
+        weights = [_bounded(conv(cat)) for conv, cat in ((self.rnnw1, cat1), (self.rnnw2, cat2), (self.rnnw3, cat3))]
+        d_rnn1 = spatial_rnn(self.d_conv1(blurry), weights[0])  # (B, 96, H/2, W/2)
+        d_rnn2 = spatial_rnn(self.d_conv2(d_rnn1), weights[1])  # (B, 192, H/4, W/4)
+        d_rnn3 = spatial_rnn(self.d_conv3(d_rnn2), weights[2])  # (B, 384, H/8, W/8)
+        for scale, gates, passes in zip((1, 2, 3), weights, (d_rnn1, d_rnn2, d_rnn3), strict=True):
+            show(self, "gates", gates, f"rnnw{scale}")
+            show(self, "rnn", passes, f"d_rnn{scale}")
+        for level, flow in enumerate(flows, 2):
+            show(self, "flow", flow, f"flow{level}")
+        show(self, "warp", lambda: warp(F.avg_pool2d(neighbour, 4), flows[0]))
 
         x = _leaky(self.d_conv3_3(_leaky(self.d_conv3_2(d_rnn3))))  # (B, 48, H/8, W/8)
         x = _leaky(self.d_deconv3_1(_leaky(self.d_deconv3(torch.cat((d_rnn3, x), 1)))))  # (B, 48, H/4, W/4)
         x = _leaky(self.d_deconv2_1(_leaky(self.d_deconv2(torch.cat((d_rnn2, x), 1)))))  # (B, 24, H/2, W/2)
         x = _leaky(self.d_deconv1_1(_leaky(self.d_deconv1(torch.cat((d_rnn1, x), 1)))))  # (B, 12, H, W)
+        show(self, "features", x)
         restored: Tensor = self.d_conv0(torch.cat((current, x.to(current.dtype)), 1))  # (B, 3, H, W)
         return restored, flows
 

@@ -38,7 +38,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdeblur.networks.bimnet import BIMNet, Pyramid
-from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import (
+    FLOW_PIXELS,
+    FewChannelsConv2d,
+    Inside,
+    Memory,
+    Network,
+    dtype_of,
+    in_channels_last,
+    show,
+)
 
 GRAY = (0.2989, 0.5870, 0.1140)  # weights of red, green and blue; their sum is 0.9999
 RADIUS = 2  # of the 5x5 neighbourhood
@@ -77,6 +86,17 @@ class PVDNet(Network):
     overlap = 64
     memory = Memory(tile=772, frame=1358)  # the larger of both sizes' memory
     half_memory = Memory(frame=1468)
+    shows = {
+        "flow": Inside("flow from the frame to the previous one, by BIMNet", "flow", FLOW_PIXELS),
+        "volume": Inside(
+            "the pixel volume: 25 grey candidates from the restored previous frame",
+            "channels",
+            "grey in [-1, 1]",
+            tuple(f"{i},{j}" for i in range(-RADIUS, RADIUS + 1) for j in range(-RADIUS, RADIUS + 1)),
+        ),
+        "rnn": Inside("the restored previous frame, which the next step starts from", "picture"),
+        "features": Inside("features after the residual blocks, and after each step of the decoder", "channels"),
+    }
 
     def __init__(self, channels: int = 128, blocks: int = 12) -> None:
         super().__init__()
@@ -115,7 +135,11 @@ class PVDNet(Network):
             pyramid = self.bimnet.describe(frame)
             flow = self.bimnet.match(pyramid, pyramid if before is None else before)
         dtype = dtype_of(self.level_1)
-        return pixel_volume(gray_of(restored).to(dtype), gray_of(frame).to(dtype), flow), pyramid
+        volume = pixel_volume(gray_of(restored).to(dtype), gray_of(frame).to(dtype), flow)
+        show(self, "flow", flow)
+        show(self, "volume", volume)
+        show(self, "rnn", restored)
+        return volume, pyramid
 
     def forward(self, volume: Tensor, previous: Tensor, frame: Tensor, following: Tensor) -> Tensor:
         """Restore a frame: (B, 3, H, W) RGB in [0, 1], float32, to the same, not clamped; H and W multiples of 4.
@@ -136,6 +160,8 @@ class PVDNet(Network):
         # Decoder, with the encoder's levels added
         half = self.decode_2(self.upsample_2(deep) + level_2)  # (B, 64, H/2, W/2)
         full = self.decode_1(self.upsample_1(half) + level_1)  # (B, 64, H, W)
+        for part, features in (("blocks", deep), ("decoder_half", half), ("decoder_full", full)):
+            show(self, "features", features, part)
         residual = self.reconstruct(full)  # (B, 3, H, W), for pictures in [-1, 1]
         restored: Tensor = frame + residual.float() / 2
         return restored
