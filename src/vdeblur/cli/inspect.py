@@ -10,10 +10,10 @@ import click
 
 from vdeblur.cli.groups import GroupedCommand
 from vdeblur.cli.report import HumanReporter, reported
-from vdeblur.cli.terminal import ask
+from vdeblur.cli.terminal import question
 from vdeblur.cli.types import DEVICE, OFFLINE, PATH, YES, NamesType, TimeType, with_options
 from vdeblur.errors import UsageError
-from vdeblur.settings import PRECISIONS, STRONGEST, Cut
+from vdeblur.settings import PRECISIONS, Cut
 
 GROUPS = {
     "Model": ("model", "weights", "yes", "offline", "device", "precision"),
@@ -60,15 +60,15 @@ def inspect_command(clip: Path, **given: Any) -> None:
     reporter = HumanReporter()
     with reported(reporter, [str(clip)]) as stop:
         choice = _choice(given)
-        if given["model"] in ("auto", STRONGEST):
-            raise UsageError(f"-m {given['model']} is chosen for a run", "name the model to inspect")
+        if given["model"] == "best":
+            raise UsageError("-m best is chosen for a run", "name the model to inspect")
         from vdeblur.look import insides  # torch takes seconds; --help must not wait
         from vdeblur.models.model import Model
 
         begun = time.monotonic()
         model = Model.load(
             given["model"], weights=given["weights"], device=given["device"], precision=given["precision"],
-            offline=given["offline"], yes=given["yes"], notify=reporter.notify, ask=ask, should_stop=stop,
+            offline=given["offline"], yes=given["yes"], notify=reporter.notify, ask=question(False), should_stop=stop,
         )  # fmt: skip
         index = insides.write_insides(
             clip, given["output"], model, insides.Choice(*choice), given["show"], overwrite=given["overwrite"],

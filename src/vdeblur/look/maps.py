@@ -102,7 +102,9 @@ def channels_picture(
         low, high = limits or _limits(channel)
         picture = _widened(enlarged(scaled_colors(channel, low, high), TILE), TILE)
         head = [names[index] if names else str(index), f"{channel.min():.2g}..{channel.max():.2g}"]
-        tiles.append(_stacked([_widened(_text(line), picture.shape[1])[:, : picture.shape[1]] for line in head] + [picture]))
+        tiles.append(
+            _stacked([_widened(_text(line), picture.shape[1])[:, : picture.shape[1]] for line in head] + [picture])
+        )
     columns = min(COLUMNS, len(tiles)) if len(tiles) % 5 or len(tiles) > 25 else 5
     blank = numpy.full_like(tiles[0], 255)
     rows = [tiles[first : first + columns] for first in range(0, len(tiles), columns)]

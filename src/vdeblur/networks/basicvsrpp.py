@@ -24,6 +24,8 @@ Where this differs from the paper, because the published weights for deblurring 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,7 +72,7 @@ class BasicVSRPP(Network):
     constant_buffers = ("spynet.mean", "spynet.std")
     memory = Memory(tile=519, frame=8, tile_held=49, frame_held=89)
     half_memory = Memory(tile=573, frame_held=75)
-    shows = {
+    shows: ClassVar = {
         "flow": Inside(
             "flow to the previous frame, and back from it; zero for a scene's first frame", "flow", FLOW_PIXELS
         ),

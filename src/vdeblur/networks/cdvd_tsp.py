@@ -18,6 +18,8 @@ Where this differs from the paper, because the published weights do:
 4. The network's output is the restored frame itself, not a residual, and nothing is clamped between the stages.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,7 +54,7 @@ class CDVDTSP(Network):
     overlap = 64
     memory = Memory(frame=1583)
     half_memory = Memory(frame=1637)
-    shows = {
+    shows: ClassVar = {
         "flow": Inside("optical flow to both neighbours, in each stage (Sec. 3.1)", "flow", FLOW_PIXELS),
         "warp": Inside("the neighbours, warped onto the frame by the flow", "picture"),
         "prior": Inside("the temporal sharpness prior, 1 where the aligned frames agree (Eq. 11)", "map"),

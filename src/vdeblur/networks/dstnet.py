@@ -20,6 +20,8 @@ Where this differs from the paper, because the published weights do:
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,7 +63,7 @@ class DSTNet(Network):
     constant_buffers = ("haar",)
     memory = Memory(tile=485, frame=1707, frame_held=128)
     half_memory = Memory(tile=549, frame=1050, frame_held=64)
-    shows = {
+    shows: ClassVar = {
         "gates": Inside("gates of each block's channels (Sec. 3.1), and of each pass (Sec. 3.2)", "channels"),
         "rnn": Inside("the state of the backward and of the forward pass (Sec. 3.2)", "channels"),
         "features": Inside("features before the passes, and before the reconstruction", "channels"),

@@ -17,6 +17,8 @@ Only tables of the paper were available, so this follows the published code, as 
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,7 +54,7 @@ class DSTNetPlus(Network):
     constant_buffers = ("haar",)
     memory = Memory(tile=580, frame=661, frame_held=160)
     half_memory = Memory(tile=147, frame=577, frame_held=84)
-    shows = {
+    shows: ClassVar = {
         "gates": Inside("how much of the state each pass mixes into the frame's features, 0 to 1", "channels"),
         "rnn": Inside("the state of the backward and of the forward pass", "channels"),
         "features": Inside("features before the passes (the low band), and before the reconstruction", "channels"),

@@ -36,7 +36,7 @@ The released Caffe weights cannot be loaded, so no keys are mapped.
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ class FlowRNN(Network):
     float32_parts = ("d_conv0",)
     memory = Memory(tile=825, frame=97)
     half_memory = Memory(tile=707, frame=151)
-    shows = {
+    shows: ClassVar = {
         "flow": Inside("flow from the frame to its neighbour, at 1/4 to 1/64 of the size", "flow", FLOW_PIXELS),
         "warp": Inside("the neighbour at 1/4 of the size, warped onto the frame by the flow (Eq. 14)", "picture"),
         "gates": Inside(

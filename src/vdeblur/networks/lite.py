@@ -20,7 +20,7 @@ Features have a quarter of the frame's size: the first convolution turns each 4x
 a 3x3 convolution sees 12x12 pixels. The result is added to the blurry frame.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ class Lite(Network):
     half_precision = ("fp16", "bf16")  # convolutions only; motion and sampling stay in float32
     memory = Memory(tile=144, frame=209)
     half_memory = Memory(tile=85, frame=215)
-    shows = {
+    shows: ClassVar = {
         "flow": Inside("motion to both neighbours at 1/4 of the size, by Lucas-Kanade", "flow", FLOW_PIXELS),
         "samples": Inside("luma sampled along the motion, minus the frame's own, times 16", "channels", "", NAMES),
         "weights": Inside("the weight of each sample, per block of pixels", "channels", "", NAMES),

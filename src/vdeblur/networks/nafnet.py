@@ -35,7 +35,7 @@ Where this differs from the paper, 1 to 3 because the published weights do:
 """
 
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ class NAFNet(Network):
     overlap = 128
     memory = Memory(tile=1530, frame=543)  # at width 64
     half_memory = Memory(tile=954, frame=369)
-    shows = {
+    shows: ClassVar = {
         "gates": Inside("factors of the channels in each block's attention (Sec. 4)", "channels"),
         "features": Inside("features at the end of each level, on the way down and up", "channels"),
     }

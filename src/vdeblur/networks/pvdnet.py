@@ -33,6 +33,8 @@ The authors' code is under the AGPL-3.0, and none of it is used here. Their weig
 those of LiteFlowNet, from which BIMNet's training started, are for research only.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -86,7 +88,7 @@ class PVDNet(Network):
     overlap = 64
     memory = Memory(tile=772, frame=1358)  # the larger of both sizes' memory
     half_memory = Memory(frame=1468)
-    shows = {
+    shows: ClassVar = {
         "flow": Inside("flow from the frame to the previous one, by BIMNet", "flow", FLOW_PIXELS),
         "volume": Inside(
             "the pixel volume: 25 grey candidates from the restored previous frame",

@@ -35,7 +35,7 @@ there is no public code and there are no public weights. So these are our choice
 6. Gradients are forward differences, zero in the last column and row.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ class SPN(Network):
     half_precision = ("fp16", "bf16")
     memory = Memory(tile=1098, frame=179)
     half_memory = Memory(tile=612, frame=140)
-    shows = {
+    shows: ClassVar = {
         "gradient": Inside("gradient images of the frame and of the result, as SPGAN's prior sees them (Eq. 2)", "map"),
         "features": Inside("features of each path of the pyramid, of their fusion, and of the last block", "channels"),
     }
