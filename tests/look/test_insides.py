@@ -197,7 +197,7 @@ def test_what_cannot_be_inspected(vdeblur, tmp_path: Path) -> None:
         (
             ("--show", "volume,flow"),
             2,
-            "lite does not show volume: it shows flow, samples, weights, features, difference",
+            "lite does not show volume (it shows flow, samples, weights, features, difference)",
         ),
         (("--at", "0", "--every", "2"), 2, "leave out one of them"),
         (("-t", "1", "--to", "2"), 2, "both end the part"),
@@ -209,7 +209,7 @@ def test_what_cannot_be_inspected(vdeblur, tmp_path: Path) -> None:
     for options, status, message in cases:
         result = vdeblur("inspect", clip, "-o", tmp_path / "new", *options)
         assert result.exit_code == status, (options, result.output)
-        assert message in result.stderr.replace("; ", ": "), result.stderr
+        assert message in result.stderr, result.stderr
         assert result.stderr.strip().count("\n") == 0, result.stderr
         assert not (tmp_path / "new").exists()
     assert vdeblur("inspect", tmp_path / "none.mkv", "-o", tmp_path / "new").exit_code == 3

@@ -114,8 +114,13 @@ def write_insides(
             notify("progress", {"input": str(source_path), "frame": done, "frames_estimate": None, "fps": 0.0,
                                 "eta_seconds": None})  # fmt: skip
         index = {
-            **{"v": 1, "input": str(source_path), "model": model.name, "precision": model.precision},
-            **{"frames": frames, "shows": _declared(model.network, wanted_names), "items": files_written},
+            "v": 1,
+            "input": str(source_path),
+            "model": model.name,
+            "precision": model.precision,
+            "frames": frames,
+            "shows": _declared(model.network, wanted_names),
+            "items": files_written,
         }
         files.write_whole(folder / INDEX, json.dumps(index, indent=1).encode())
     except OSError as error:
@@ -142,10 +147,12 @@ def _insides_of_clip(
     network = model.network
     before, after = streams.frames_around(network)
     with_all = video.open_source(path, Cut(), warn)
-    choice = choice.placed(with_all.info.duration_seconds)
+    length = with_all.info.duration_seconds
+    choice = choice.placed(length)
     lead = before / with_all.info.rate + MARGIN
     with_all.close()
-    start = max(choice.begin() - lead, Fraction(0))
+    begin = choice.begin() if length is None or not choice.times else min(choice.begin(), length)
+    start = max(begin - lead, Fraction(0))
     source = video.open_source(path, Cut(start=start or None), warn)
     try:
         is_empty = True
@@ -228,7 +235,7 @@ def _pictures(moments: Sequence[Moment], rotation: int) -> list[Tensor]:
 
 
 def _scenes(group: list[Moment], wanted: list[int], rotation: int) -> Iterator[tuple[range, list[int]]]:
-    """Divide a group at its cuts; yield the numbers of each scene's frames in it, and of its wanted ones within them."""
+    """Divide a group at its cuts; yield the numbers of each scene's frames, and of its wanted ones within the scene."""
     detector = SceneDetector()
     begins = [0] + [i for i, picture in enumerate(_pictures(group, rotation)) if detector.is_cut(picture)]
     for begin, end in pairwise([*begins, len(group)]):
@@ -289,9 +296,15 @@ def _write_frame(
         files.write_whole(folder / f"{stem}.npy", contents.getvalue())
         files.write_whole(folder / f"{stem}.png", png_bytes(drawn(item.name, item.part, inside, array)))
         yield {
-            **{"folder": folder.name, "show": item.name, "part": item.part, "unit": inside.unit},
-            **{"array": f"{folder.name}/{stem}.npy", "picture": f"{folder.name}/{stem}.png"},
-            **{"shape": list(array.shape), "least": float(array.min()), "greatest": float(array.max())},
+            "folder": folder.name,
+            "show": item.name,
+            "part": item.part,
+            "unit": inside.unit,
+            "array": f"{folder.name}/{stem}.npy",
+            "picture": f"{folder.name}/{stem}.png",
+            "shape": list(array.shape),
+            "least": float(array.min()),
+            "greatest": float(array.max()),
             **({"channels": list(inside.channels)} if inside.channels else {}),
         }
 

@@ -23,7 +23,6 @@ Where this differs from the paper, because the published weights for deblurring 
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-
 from typing import ClassVar
 
 import torch

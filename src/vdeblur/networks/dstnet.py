@@ -19,7 +19,6 @@ Where this differs from the paper, because the published weights do:
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-
 from typing import ClassVar
 
 import torch

@@ -16,7 +16,6 @@ Only tables of the paper were available, so this follows the published code, as 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-
 from typing import ClassVar
 
 import torch

@@ -1,6 +1,4 @@
-"""Shared by the networks: declared facts, what they show of their insides, flow warping, correlation and a convolution
-that is fast on CPUs.
-"""
+"""Shared by the networks: declared facts, the recorder of their insides, warping, correlation, a fast convolution."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
