@@ -252,3 +252,29 @@ def test_maps_show_where_zero_is() -> None:
     assert signed[0, 2] > signed[0, 0], "negative is blue"
     assert signed[2, 0] > signed[2, 2], "positive is red"
     assert maps.scaled_colors(numpy.array([[0.5, 1.0]]), 0.5, 1)[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+def grid_of(values: numpy.ndarray, **options: object) -> numpy.ndarray:
+    return maps.channels_picture(values.astype(numpy.float32), "title", **options)  # type: ignore[arg-type]
+
+
+def test_all_channels_of_a_grid_share_their_kind_of_colours() -> None:
+    """A channel without negative values beside one with both signs stays red: grey would look like another scale."""
+    positive, both = numpy.linspace(0.5, 1, 64).reshape(8, 8), numpy.linspace(-1, 1, 64).reshape(8, 8)
+    colored = grid_of(numpy.stack([positive, both])).astype(int)
+    tile = colored[:, : colored.shape[1] // 2]
+    seen = tile[(tile.max(-1) - tile.min(-1)) > 20]
+    assert len(seen)
+    assert (seen[:, 0] > seen[:, 2]).all(), "red"
+    plain = grid_of(numpy.stack([positive, positive]))
+    assert (plain.max(-1) == plain.min(-1)).all(), "grey"
+    common = grid_of(numpy.stack([both] * 4), common=True)
+    assert (common.max(-1) == common.min(-1)).all(), "grey"
+
+
+def test_grids_stay_small(vdeblur) -> None:
+    wide = numpy.zeros((70, 90, 1280), numpy.float32)
+    wide[:, :45] = numpy.arange(70)[:, None, None]
+    shown = grid_of(wide)
+    assert shown.shape[1] < maps.COLUMNS * (maps.MOST_WIDTH + 2 * maps.GAP) + 4 * maps.GAP
+    assert shown.shape[0] < 8 * 120

@@ -290,7 +290,7 @@ def _write_frame(
     for item in values:
         inside = {**network.shows, **inner, DIFFERENCE: DIFFERENCE_INSIDE}[item.name]
         array = item.values.contiguous().numpy()
-        stem = "_".join([item.name, *item.part.replace(".", "_").split()])
+        stem = _title(item.name, item.part).replace(".", "_").replace(" ", "_")
         contents = BytesIO()
         numpy.save(contents, array, allow_pickle=False)
         files.write_whole(folder / f"{stem}.npy", contents.getvalue())
@@ -309,9 +309,14 @@ def _write_frame(
         }
 
 
+def _title(name: str, part: str) -> str:
+    """Return name and part, once where the part begins with the name, as flow2."""
+    return part if part.startswith(name) else f"{name} {part}".strip()
+
+
 def drawn(name: str, part: str, inside: Inside, array: numpy.ndarray) -> numpy.ndarray:
     """Return a picture, uint8 (H, W, 3), of values (C, h, w) from inside a network."""
-    title = f"{name} {part}".strip().replace("_", " ")
+    title = _title(name, part).replace("_", " ")
     if name == DIFFERENCE:
         return maps.difference_picture(array, title)
     if inside.kind == "flow":

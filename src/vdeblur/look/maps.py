@@ -19,6 +19,7 @@ LEAST_SIDE = 480  # pixels; smaller maps are enlarged up to it
 TILE = 200  # pixels, least width of a channel in a grid: room for its caption
 COLUMNS = 8  # of a grid
 MOST_CHANNELS = 64  # in a grid
+MOST_WIDTH = 320  # pixels of a channel in a grid; larger ones are averaged, or a grid of 720p would have 59 megapixels
 GAP = 6  # pixels around pictures and texts
 TEXT = 2  # pixels for each dot of the font
 GAIN = 4  # of differences, as in look/compose.py
@@ -65,7 +66,7 @@ def map_picture(values: numpy.ndarray, title: str, unit: str = "") -> numpy.ndar
     top, bottom = (_text(f"{value:.3g}") for value in (high, low))
     width = max(top.shape[1], bottom.shape[1], bar.shape[1])
     legend = _stacked([_widened(part, width) for part in (top, scaled_colors(bar, low, high), bottom)])
-    lines = [title, f"from {values.min():.4g} to {values.max():.4g}{f' {unit}' if unit else ''}"]
+    lines = [title, _range_text(values, low, unit)]
     return _titled(_beside(enlarged(scaled_colors(values, low, high)), legend), lines)
 
 
@@ -86,26 +87,30 @@ def channels_picture(
 ) -> numpy.ndarray:
     """Draw channels (C, h, w) as a grid, each in its own range, which is written above it.
 
-    names: of the channels; else their numbers. common: one range for all. Of more than 64 channels, those with the
+    If the values have both signs, zero is white in all channels, negative values are blue and positive ones red.
+    names: of the channels; else their numbers. common: one range for all, in grey. Of more than 64 channels, those with the
     largest spread are drawn. Channels of one value each are drawn as one row of cells.
     """
-    range_text = f"from {values.min():.4g} to {values.max():.4g}{f' {unit}' if unit else ''}"
+    all_limits = (float(values.min()), float(values.max())) if common else _limits(values)
+    is_signed = all_limits[0] < 0 < all_limits[1] and not common
+    range_text = _range_text(values, all_limits[0] if is_signed else 0, unit)
     if values.shape[1:] == (1, 1):
-        row = enlarged(scaled_colors(values[:, 0, 0][None], *_limits(values)), most=24)
+        row = enlarged(scaled_colors(values[:, 0, 0][None], *all_limits), most=24)
         return _titled(row.repeat(-(-TILE // row.shape[0]), 0), [f"{title}: a value for each channel", range_text])
     shown = sorted(numpy.argsort(-values.std((1, 2)), kind="stable")[:MOST_CHANNELS])
     count = f"{len(shown)} of {len(values)} channels, those with the largest spread" if len(shown) < len(values) else ""
-    limits = _limits(values) if common else None
     tiles = []
     for index in shown:
         channel = values[index]
-        low, high = limits or _limits(channel)
-        picture = _widened(enlarged(scaled_colors(channel, low, high), TILE), TILE)
+        small = _averaged(channel)
+        low, high = all_limits if common else _limits(channel, is_signed)
+        colors = scaled_colors(small, low, high, is_signed=is_signed)
+        picture = _widened(enlarged(colors, TILE), TILE)
         head = [names[index] if names else str(index), f"{channel.min():.2g}..{channel.max():.2g}"]
         tiles.append(
             _stacked([_widened(_text(line), picture.shape[1])[:, : picture.shape[1]] for line in head] + [picture])
         )
-    columns = min(COLUMNS, len(tiles)) if len(tiles) % 5 or len(tiles) > 25 else 5
+    columns = math.isqrt(len(tiles)) if common else -(-len(tiles) // -(-len(tiles) // COLUMNS))
     blank = numpy.full_like(tiles[0], 255)
     rows = [tiles[first : first + columns] for first in range(0, len(tiles), columns)]
     grid = [numpy.concatenate([_framed(tile) for tile in (row + [blank] * columns)[:columns]], 1) for row in rows]
@@ -123,21 +128,41 @@ def enlarged(picture: numpy.ndarray, least: int = LEAST_SIDE, most: int = 16) ->
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
-def scaled_colors(values: numpy.ndarray, low: float, high: float) -> numpy.ndarray:
-    """Return the colours of a map (h, w): black to white; with both signs blue, white at 0, red."""
-    if low < 0 < high:
+def scaled_colors(values: numpy.ndarray, low: float, high: float, *, is_signed: bool | None = None) -> numpy.ndarray:
+    """Return the colours of a map (h, w): black to white; if it is signed blue, white at 0, red.
+
+    is_signed: None: if low and high have different signs.
+    """
+    if low < 0 < high if is_signed is None else is_signed:
         share = (values / max(-low, high)).clip(-1, 1)[..., None]
         ends = numpy.where(share < 0, NEGATIVE, POSITIVE)
         return _as_bytes(255 - numpy.abs(share) * (255 - ends))
     return _as_bytes(255 * (values - low) / max(high - low, 1e-12))[..., None].repeat(3, -1)
 
 
-def _limits(values: numpy.ndarray) -> tuple[float, float]:
+def _limits(values: numpy.ndarray, is_signed: bool = False) -> tuple[float, float]:
     """Return the values of the first and the last colour; the same distance from 0 if there are both signs."""
     low, high = (float(value) for value in numpy.percentile(values, (100 - SHARE, SHARE)))
-    if low < 0 < high:
-        return -max(-low, high), max(-low, high)
+    if is_signed or low < 0 < high:
+        largest = max(-low, high, 1e-12)
+        return -largest, largest
     return low, high
+
+
+def _range_text(values: numpy.ndarray, low: float, unit: str) -> str:
+    signs = "; blue below 0, red above" if low < 0 < values.max() else ""
+    return f"from {values.min():.4g} to {values.max():.4g}{f' ({unit})' if unit else ''}{signs}"
+
+
+def _averaged(channel: numpy.ndarray) -> numpy.ndarray:
+    """Average a channel (h, w) over blocks, so that it is at most MOST_WIDTH wide; rows and columns left are cut."""
+    factor = -(-channel.shape[1] // MOST_WIDTH)
+    rows, columns = (max(side // factor, 1) for side in channel.shape)
+    if factor == 1 or channel.shape[0] < factor:
+        return channel
+    blocks = channel[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    means: numpy.ndarray = blocks.mean((1, 3))
+    return means
 
 
 def _as_bytes(values: numpy.ndarray) -> numpy.ndarray:
