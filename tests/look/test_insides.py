@@ -262,7 +262,7 @@ def test_all_channels_of_a_grid_share_their_kind_of_colours() -> None:
     """A channel without negative values beside one with both signs stays red: grey would look like another scale."""
     positive, both = numpy.linspace(0.5, 1, 64).reshape(8, 8), numpy.linspace(-1, 1, 64).reshape(8, 8)
     colored = grid_of(numpy.stack([positive, both])).astype(int)
-    tile = colored[:, : colored.shape[1] // 2]
+    tile = colored[:, : maps.TILE + 2 * maps.GAP]
     seen = tile[(tile.max(-1) - tile.min(-1)) > 20]
     assert len(seen)
     assert (seen[:, 0] > seen[:, 2]).all(), "red"

@@ -88,8 +88,8 @@ def channels_picture(
     """Draw channels (C, h, w) as a grid, each in its own range, which is written above it.
 
     If the values have both signs, zero is white in all channels, negative values are blue and positive ones red.
-    names: of the channels; else their numbers. common: one range for all, in grey. Of more than 64 channels, those with the
-    largest spread are drawn. Channels of one value each are drawn as one row of cells.
+    names: of the channels; else their numbers. common: one range for all, in grey. Of more than 64 channels, those with
+    the largest spread are drawn. Channels of one value each are drawn as one row of cells.
     """
     all_limits = (float(values.min()), float(values.max())) if common else _limits(values)
     is_signed = all_limits[0] < 0 < all_limits[1] and not common

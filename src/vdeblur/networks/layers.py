@@ -152,7 +152,7 @@ def show(module: object, name: str, values: Tensor | Callable[[], Tensor], part:
     """Hand an intermediate result to the recorder, if there is one; this never changes it.
 
     module: where it is computed; a submodule's path becomes part of the name. name: a key of Network.shows.
-    values: (1, C, h, w), or a function that computes them for the recorder alone. part: which of several.
+    values: (1, C, h, w), in the frame's orientation, or a function that computes them for the recorder alone. part: which of several.
     """
     recorder = RECORDER.get()
     if recorder is not None:
