@@ -38,7 +38,7 @@ MARGIN = Fraction(1, 2)  # seconds read before the frames that the network needs
 
 
 @dataclass(frozen=True)
-class Choice:
+class FrameChoice:
     """The frames to show, by their times in seconds from the video's start.
 
     times: of single frames, each the one that is visible then. cut: the part to show instead; every: each n-th of its
@@ -49,7 +49,7 @@ class Choice:
     cut: Cut | None = None
     every: int = 1
 
-    def placed(self, duration: Fraction | None) -> "Choice":
+    def placed(self, duration: Fraction | None) -> "FrameChoice":
         """Return the choice for a video of this duration; None: unknown."""
         if self.times or self.cut is not None:
             return self
@@ -69,7 +69,7 @@ class Moment:
     is_wanted: bool
 
 
-def check_names(network: Network, names: Sequence[str] | None, model: str) -> frozenset[str]:
+def names_to_show(network: Network, names: Sequence[str] | None, model: str) -> frozenset[str]:
     """Return the names to show; None: all that the network shows.
 
     Raises: UsageError for a name that it does not show.
@@ -85,7 +85,7 @@ def write_insides(
     source_path: Path,
     folder: Path,
     model: Model,
-    choice: Choice,
+    choice: FrameChoice,
     names: Sequence[str] | None = None,
     *,
     overwrite: bool = False,
@@ -97,7 +97,7 @@ def write_insides(
     Raises: UsageError for unknown names, InputError if the source cannot be read or has none of the frames, OutputError
     if the folder is not empty (unless overwrite) or cannot be written, DeviceError if memory does not suffice.
     """
-    wanted_names = check_names(model.network, names, model.name)
+    wanted_names = names_to_show(model.network, names, model.name)
     if source_path == demux.PIPE:
         raise UsageError("inspect cannot read a pipe", "save it to a file first")
     files.check_output(folder, source_path, overwrite, makes_folder=True)
@@ -137,7 +137,7 @@ DIFFERENCE_INSIDE = Inside("the restored frame minus the blurry one", "picture")
 
 
 def _insides_of_clip(
-    path: Path, model: Model, choice: Choice, names: frozenset[str], notify: Notify
+    path: Path, model: Model, choice: FrameChoice, names: frozenset[str], notify: Notify
 ) -> Iterator[tuple[Fraction, Tensor, Tensor, list[Shown]]]:
     """Yield of each frame to show its time, the frame, the restored one, both (3, H, W), and what the network shows."""
 
@@ -171,7 +171,7 @@ def _insides_of_clip(
         source.close()
 
 
-def _moments(source: video.Source, choice: Choice, after: int) -> Iterator[Moment]:
+def _moments(source: video.Source, choice: FrameChoice, after: int) -> Iterator[Moment]:
     """Yield the frames, up to `after` beyond the last one to show.
 
     Raises: InputError if a time is beyond the last frame.
@@ -182,7 +182,11 @@ def _moments(source: video.Source, choice: Choice, after: int) -> Iterator[Momen
     for frame, following in pairwise(chain(source.frames(), (None,))):
         assert frame is not None
         seconds = frame.seconds - origin
-        end = following.seconds - origin if following else seconds + frame.duration * frame.time_base
+        end = (
+            following.seconds - origin
+            if following
+            else seconds + (frame.duration * frame.time_base or 1 / source.info.rate)
+        )
         if choice.times:
             is_wanted = bool(missing) and missing[0] < end
             missing = [time for time in missing if time >= end]

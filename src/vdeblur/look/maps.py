@@ -166,7 +166,8 @@ def _averaged(channel: numpy.ndarray) -> numpy.ndarray:
 
 
 def _as_bytes(values: numpy.ndarray) -> numpy.ndarray:
-    return numpy.nan_to_num(values).clip(0, 255).round().astype(numpy.uint8)
+    rounded: numpy.ndarray = numpy.nan_to_num(values).clip(0, 255).round().astype(numpy.uint8)
+    return rounded
 
 
 def _text(line: str) -> numpy.ndarray:
@@ -200,5 +201,5 @@ def _beside(left: numpy.ndarray, right: numpy.ndarray) -> numpy.ndarray:
 
 
 def _titled(picture: numpy.ndarray, lines: Sequence[str]) -> numpy.ndarray:
-    """Put lines of text above a picture."""
+    """Write lines of text above a picture."""
     return _framed(_stacked([*(_text(line) for line in lines), picture]))

@@ -80,13 +80,14 @@ def write_profile(
             files.check_output(output, path, overwrite)
         line = (line or Line()).placed(*upright_size(couple.a.info))
         lines = _lines_over_time(couple, line, notify, stop)
+    rows: list[tuple[numpy.ndarray, ...]]
     if truth is not None:
         with opened(a, truth, notify) as couple:
             third = {time: pixels for time, (_, pixels) in _lines_over_time(couple, line, notify, stop).items()}
-        rows = {time: (*both, third[time]) for time, both in lines.items() if time in third}
+        rows = [(*both, third[time]) for time, both in lines.items() if time in third]
     else:
-        rows = dict(lines)
-    kept = evenly(iter(rows.values()), MOST_FRAMES)
+        rows = [*lines.values()]
+    kept = evenly(iter(rows), MOST_FRAMES)
     step = -(-len(rows) // MOST_FRAMES)
     panels = [(name, _panel(pixels, line)) for name, pixels in zip(names, zip(*kept, strict=True), strict=True)]
     direction = "downwards" if line.row is not None else "to the right"

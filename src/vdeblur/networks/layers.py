@@ -152,7 +152,7 @@ def show(module: object, name: str, values: Tensor | Callable[[], Tensor], part:
     """Hand an intermediate result to the recorder, if there is one; this never changes it.
 
     module: where it is computed; a submodule's path becomes part of the name. name: a key of Network.shows.
-    values: (1, C, h, w), in the frame's orientation, or a function that computes them for the recorder alone. part: which of several.
+    values: (1, C, h, w), or a function that computes them for the recorder alone. part: which of several.
     """
     recorder = RECORDER.get()
     if recorder is not None:
@@ -161,7 +161,7 @@ def show(module: object, name: str, values: Tensor | Callable[[], Tensor], part:
 
 @contextlib.contextmanager
 def shown_as(frame: int | None, part: str = "") -> Iterator[None]:
-    """Say which frame and part the values belong to that the block shows; for networks that do not go in order."""
+    """Name the frame and the part that the block's values belong to; for networks that do not go in order."""
     recorder = RECORDER.get()
     if recorder is None:
         yield

@@ -139,7 +139,7 @@ class NAFNet(Network):
         """Restore as forward does, with means over windows or over the whole frame, without checking the result."""
         x = self.intro(in_channels_last(blurry.to(dtype_of(self))))  # (B, width, H, W)
 
-        skips = []
+        skips: list[Tensor] = []
         for blocks, down in zip(self.encoder, self.down, strict=True):
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, local)

@@ -93,7 +93,7 @@ class PVDNet(Network):
         "volume": Inside(
             "the pixel volume: 25 grey candidates from the restored previous frame",
             "channels",
-            "grey, -1 black, 1 white",
+            "grey in [-1, 1]",
             tuple(f"{i},{j}" for i in range(-RADIUS, RADIUS + 1) for j in range(-RADIUS, RADIUS + 1)),
         ),
         "rnn": Inside("the restored previous frame, which the next step starts from", "picture"),
