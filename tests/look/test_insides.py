@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tests import clips
 from vdeblur.frame import Frame
-from vdeblur.look import insides, maps
+from vdeblur.look import insides, maps, moments
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network, Recorder, recording
 from vdeblur.networks.lite import Lite
@@ -226,10 +226,10 @@ def test_what_cannot_be_inspected(vdeblur, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("length", "before", "after"), [(1, 2, 2), (7, 2, 2), (40, 10, 10), (40, 0, 0), (9, 1, 1)])
 def test_windows_show_each_frame_once_with_its_context(length: int, before: int, after: int) -> None:
     frame = Frame(av.VideoFrame(16, 16, "gray"), 0, Fraction(1, 25))
-    moments = [insides.Moment(Fraction(number), frame, number % 3 == 0) for number in range(length)]
+    clip = [moments.Moment(Fraction(number), frame, number % 3 == 0) for number in range(length)]
     seen: list[int] = []
-    for held, numbers in insides.windows(iter(moments), before, after):
-        assert len(held) <= before + insides.HOP + after
+    for held, numbers in moments.windows(iter(clip), before, after):
+        assert len(held) <= before + moments.HOP + after
         times = [int(moment.seconds) for moment in held]
         for number in numbers:
             time = times[number]

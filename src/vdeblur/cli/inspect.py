@@ -30,7 +30,7 @@ GROUPS = {
     YES,
     OFFLINE,
     DEVICE,
-    click.option("-p", "--precision", type=click.FrameChoice(PRECISIONS), default="fp32", show_default=True,
+    click.option("-p", "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True,
                  help="Precision of the network."),
     click.option("--at", type=TimeType(), multiple=True,
                  help="Show the frame that is visible at this time; may be repeated.  [default: the middle frame]"),
@@ -62,7 +62,7 @@ def inspect_command(clip: Path, **given: Any) -> None:
         choice = _choice(given)
         if given["model"] == "best":
             raise UsageError("-m best is chosen for a run", "name the model to inspect")
-        from vdeblur.look import insides  # torch takes seconds; --help must not wait
+        from vdeblur.look import insides, moments  # torch takes seconds; --help must not wait
         from vdeblur.models.model import Model
 
         begun = time.monotonic()
@@ -71,7 +71,7 @@ def inspect_command(clip: Path, **given: Any) -> None:
             offline=given["offline"], yes=given["yes"], notify=reporter.notify, ask=question(False), should_stop=stop,
         )  # fmt: skip
         index = insides.write_insides(
-            clip, given["output"], model, insides.FrameChoice(*choice), given["show"], overwrite=given["overwrite"],
+            clip, given["output"], model, moments.FrameChoice(*choice), given["show"], overwrite=given["overwrite"],
             notify=reporter.notify, stop=stop,
         )  # fmt: skip
         frames, seconds = len(index["frames"]), time.monotonic() - begun

@@ -5,11 +5,11 @@ restored with as many frames around them as `run` would use, as whole frames and
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from torch import Tensor
 from vdeblur import files
 from vdeblur.errors import DeviceError, InputError, InterruptedRunError, UsageError
 from vdeblur.events import Notify, Stop, ignore, never
-from vdeblur.frame import Frame
 from vdeblur.look import maps
+from vdeblur.look.moments import FrameChoice, Moment, chosen_moments, windows
 from vdeblur.look.page import png_bytes
 from vdeblur.models.model import Model
 from vdeblur.networks.layers import Inside, Network, Recorder, Shown, recording
@@ -32,41 +32,8 @@ from vdeblur.settings import Cut, Settings
 from vdeblur.source import demux, video
 
 DIFFERENCE = "difference"  # shown of every network
-HOP = 8  # frames that are shown from one pass over a window of frames
 INDEX = "index.json"
 MARGIN = Fraction(1, 2)  # seconds read before the frames that the network needs: times of variable rates differ
-
-
-@dataclass(frozen=True)
-class FrameChoice:
-    """The frames to show, by their times in seconds from the video's start.
-
-    times: of single frames, each the one that is visible then. cut: the part to show instead; every: each n-th of its
-    frames. Without both, the frame in the middle.
-    """
-
-    times: tuple[Fraction, ...] = ()
-    cut: Cut | None = None
-    every: int = 1
-
-    def placed(self, duration: Fraction | None) -> "FrameChoice":
-        """Return the choice for a video of this duration; None: unknown."""
-        if self.times or self.cut is not None:
-            return self
-        return replace(self, times=((duration or Fraction(0)) / 2,))
-
-    def begin(self) -> Fraction:
-        """Return the first time that is shown."""
-        return min(self.times) if self.times else (self.cut and self.cut.start) or Fraction(0)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A frame of the video. seconds: from its start. is_wanted: whether it is shown."""
-
-    seconds: Fraction
-    frame: Frame
-    is_wanted: bool
 
 
 def names_to_show(network: Network, names: Sequence[str] | None, model: str) -> frozenset[str]:
@@ -157,7 +124,7 @@ def _insides_of_clip(
     try:
         is_empty = True
         rotation = source.info.rotation
-        for group, shown_numbers in windows(_moments(source, choice, after), before, after):
+        for group, shown_numbers in windows(chosen_moments(source, choice, after), before, after):
             for scene, numbers in _scenes(group, shown_numbers, rotation):
                 moments, pictures = [group[number] for number in scene], _pictures([group[n] for n in scene], rotation)
                 restored, shown = insides_of(network, model.device, pictures, numbers, names)
@@ -169,63 +136,6 @@ def _insides_of_clip(
             raise InputError(f"{path} has no frame in the part asked for", "check --at, -ss, -t and --to")
     finally:
         source.close()
-
-
-def _moments(source: video.Source, choice: FrameChoice, after: int) -> Iterator[Moment]:
-    """Yield the frames, up to `after` beyond the last one to show.
-
-    Raises: InputError if a time is beyond the last frame.
-    """
-    origin = source.start_seconds
-    missing, count, beyond, end = sorted(choice.times), 0, 0, Fraction(0)
-    cut = choice.cut or Cut()
-    for frame, following in pairwise(chain(source.frames(), (None,))):
-        assert frame is not None
-        seconds = frame.seconds - origin
-        end = (
-            following.seconds - origin
-            if following
-            else seconds + (frame.duration * frame.time_base or 1 / source.info.rate)
-        )
-        if choice.times:
-            is_wanted = bool(missing) and missing[0] < end
-            missing = [time for time in missing if time >= end]
-            is_over = not missing
-        else:
-            is_inside = seconds >= (cut.start or 0) and (cut.stop is None or seconds < cut.stop)
-            is_wanted = is_inside and count % choice.every == 0 and (cut.frames is None or count < cut.frames)
-            count += is_inside
-            is_over = (cut.stop is not None and end >= cut.stop) or (cut.frames is not None and count >= cut.frames)
-        yield Moment(seconds, frame, is_wanted)
-        beyond += is_over and not is_wanted
-        if is_over and beyond >= after:
-            return
-    if missing:
-        raise InputError(f"{source.path} has no frame at {float(missing[-1]):g} s: it ends at {float(end):.3f} s",
-                         "choose an earlier --at")  # fmt: skip
-
-
-def windows(moments: Iterable[Moment], before: int, after: int) -> Iterator[tuple[list[Moment], list[int]]]:
-    """Yield groups of frames, with the numbers of those to show: each has `before` and `after` frames around it.
-
-    No group is longer than before + HOP + after. Groups without a frame to show are left out.
-    """
-    held: list[Moment] = []
-    first = 0  # number of the first frame in held that no group has shown
-    for moment in moments:
-        held.append(moment)
-        if len(held) == first + HOP + after:
-            yield from _wanted_of(held, range(first, first + HOP))
-            drop = max(first + HOP - before, 0)
-            del held[:drop]
-            first += HOP - drop
-    yield from _wanted_of(held, range(first, len(held)))
-
-
-def _wanted_of(held: list[Moment], numbers: range) -> Iterator[tuple[list[Moment], list[int]]]:
-    wanted = [number for number in numbers if held[number].is_wanted]
-    if wanted:
-        yield list(held), wanted
 
 
 def _pictures(moments: Sequence[Moment], rotation: int) -> list[Tensor]:
