@@ -287,8 +287,10 @@ def test_what_is_filmed_upright_is_shown_upright(vdeblur, tmp_path: Path) -> Non
     assert vdeblur("inspect", turned, "-o", tmp_path / "out", "--at", "0", "--show", "difference").exit_code == 0
     (frame,) = arrays(tmp_path / "out", "frame").values()
     assert frame.shape == (3, 64, 48)
-    shown = (255 * frame.transpose(1, 2, 0)).round().clip(0, 255)
-    assert clips.psnr(shown[None].astype(numpy.uint8), clips.ffmpeg_rgb(turned)[None]) > 30, "the other turn has 10 dB"
+    shown = (255 * frame.transpose(1, 2, 0)).round().clip(0, 255).astype(numpy.uint8)
+    expected = clips.ffmpeg_rgb(turned)
+    assert clips.psnr(shown[None], expected[None]) > 20, "ffmpeg repeats chroma, vdeblur interpolates it"
+    assert clips.psnr(shown[None, ::-1, ::-1], expected[None]) < 12, "the other quarter turn"
 
 
 def test_no_flow_across_a_cut(vdeblur, tmp_path: Path) -> None:
