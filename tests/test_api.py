@@ -524,7 +524,7 @@ def test_the_examples_of_the_python_page_run(
     assert names["sharp"].shape == names["clip"].shape == (8, 3, *SIZE)
     assert "missing.mp4: no such file" in capsys.readouterr().out
     assert {path.name for path in tmp_path.glob("*.*")} == {
-        *("in.mp4", "out.mp4", "part.mp4", "page.html", "wipe.mp4", "my_net.py", "my_net.safetensors")
+        *("in.mp4", "out.mp4", "part.mp4", "page.html", "wipe.mp4", "profile.png", "my_net.py", "my_net.safetensors")
     }
 
 

@@ -148,7 +148,18 @@ def test_no_unsafe_loading() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["run"], ["models", "download"], ["bench"], ["compare"], ["probe"], ["clean"], ["doctor"], ["train"], ["synth"]],
+    [
+        ["run"],
+        ["models", "download"],
+        ["bench"],
+        ["compare"],
+        ["probe"],
+        ["inspect"],
+        ["clean"],
+        ["doctor"],
+        ["train"],
+        ["synth"],
+    ],
     ids=" ".join,
 )
 def test_help_does_not_import_torch(words: list[str]) -> None:

@@ -201,6 +201,9 @@ def compare(
     *,
     overwrite: bool = False,
     offset: float | Fraction | None = None,
+    truth: str | os.PathLike[str] | None = None,
+    row: int | None = None,
+    column: int | None = None,
     notify: Notify = ignore,
     should_stop: Stop = never,
 ) -> int:
@@ -211,8 +214,10 @@ def compare(
 
     a: the blurry video; the comparison keeps its times, colour and sound. b: the restored one. mode: "side" (a left, b
     right), "split" (half of each), "wipe" (the divide moves), "diff" (changes around grey), "html" (a page with a
-    slider over at most twelve frames); by default "html" if output is named *.html, else "side". offset: seconds from
-    a's first frame to b's if b is an excerpt of a, negative if a is one of b; None: find it.
+    slider over at most twelve frames), "profile" (a PNG of one row or column of pixels over time); by default "html" if
+    output is named *.html, else "side". offset: seconds from a's first frame to b's if b is an excerpt of a, negative
+    if a is one of b; None: find it. truth, row, column: of "profile", a third video and the pixels; by default the
+    middle row.
 
     Raises: UsageError, InputError if they cannot be read or their sizes differ, OutputError.
     """
@@ -221,9 +226,19 @@ def compare(
 
     target = Path(output)
     mode = mode or ("html" if target.suffix.lower() in (".html", ".htm") else "side")
-    if mode not in (*MODES, "html"):
-        raise UsageError(f"unknown mode {mode!r} of comparison", f"choose from {', '.join(MODES)}, html")
+    if mode not in (*MODES, "html", "profile"):
+        raise UsageError(f"unknown mode {mode!r} of comparison", f"choose from {', '.join(MODES)}, html, profile")
     place = None if offset is None else Fraction(offset)
+    if mode == "profile":
+        from vdeblur.look.slices import Line, write_profile
+
+        third = None if truth is None else Path(truth)
+        return write_profile(
+            Path(a), Path(b), target, Line(row, column), truth=third, overwrite=overwrite, offset=place, notify=notify,
+            stop=should_stop,
+        )  # fmt: skip
+    if (truth, row, column) != (None, None, None):
+        raise UsageError(f"truth, row and column belong to mode profile, not {mode}", "leave them out")
     return write_comparison(
         Path(a), Path(b), target, mode, overwrite=overwrite, offset=place, notify=notify, stop=should_stop
     )

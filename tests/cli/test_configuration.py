@@ -18,7 +18,7 @@ H264 = ("-c:v", "libx264", "-preset", "ultrafast")
 # Options that ./vdeblur.toml may not set, by the reason.
 HARMFUL = {
     "name files": "weights suffix ray_address restored save report reference data dataset validation out init config "
-    "cache preview output values files_from log mask tensorboard name only",
+    "cache preview output values files_from log mask tensorboard name only truth",
     "replace outputs": "overwrite",
     "run programs": "model engine reference e vmaf",
     "reach the network": "yes forget offline engine model dataset",

@@ -206,12 +206,13 @@ def _estimator(name: str, device: torch.device, talk: Talk) -> Estimator:
             {key: value.float() for key, value in fit(weights.load_start(name, talk), network)[0].items()}
         )
     network = network.eval().to(device)
-    if isinstance(network, PVDNet):
-        network = network.bimnet
+    if isinstance(network, PVDNet | CDVDTSP):
+        part = network.bimnet if isinstance(network, PVDNet) else network.flow_net
+        if part is None:
+            raise ModelError(f"{name}: these weights have no optical flow to measure", "choose other weights")
+        network = part
     if isinstance(network, BIMNet):
         return network.flow
-    if isinstance(network, CDVDTSP):
-        network = network.flow_net
     if isinstance(network, PWCNet):
         pwcnet = network
         return lambda current, previous: pwcnet(

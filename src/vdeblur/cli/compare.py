@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from vdeblur.look.compare import Likeness
 
 
+PROFILE = "profile"
+
+
 class OffsetType(click.ParamType):
     """Seconds, which may be negative, or auto."""
 
@@ -46,9 +49,15 @@ class OffsetType(click.ParamType):
 )
 @click.option(
     "--mode",
-    type=click.Choice(COMPARE_MODES),
+    type=click.Choice((*COMPARE_MODES, PROFILE)),
     help="side: A left, B right; split: half of each; wipe: half of each, with a moving divide; diff: the difference "
-    "around grey; html: a page with a slider.  [default: side; html for an .html output]",
+    "around grey; html: a page with a slider; profile: a PNG of one row or column of pixels over time, of both.  "
+    "[default: side; html for an .html output]",
+)
+@click.option("--row", type=click.IntRange(0), help="Row of pixels of a profile.  [default: the middle one]")
+@click.option("--column", type=click.IntRange(0), help="Column of pixels of a profile, instead of a row.")
+@click.option(
+    "--truth", type=click.Path(path_type=Path), metavar="FILE", help="Sharp video that a profile shows below A and B."
 )
 @click.option(
     "--metrics",
@@ -82,6 +91,7 @@ def compare_command(a: Path, b: Path, **given: Any) -> None:
         labels = given["labels"]
         if labels is not None and len(labels) != 2:
             raise UsageError(f"--labels {','.join(labels)} are not two names", "write --labels blurry,restored")
+        mode = _mode_of(mode, output, given, writes=output is not None or mode is not None or not measures)
         from vdeblur.look import compare as comparing  # torch and av take seconds; --help must not wait
 
         offset = comparing.searched_offset(a, b, reporter.notify) if given["offset"] is None else given["offset"]
@@ -89,14 +99,20 @@ def compare_command(a: Path, b: Path, **given: Any) -> None:
         if measures:
             likeness = comparing.measure_likeness(a, b, offset=offset, notify=reporter.notify, stop=stop)
             facts |= _likeness_facts(likeness, shown=not given["json"])
-        if output is not None or mode is not None or not measures:
-            mode = mode or ("html" if output is not None and output.suffix.lower() in (".html", ".htm") else "side")
+        if mode is not None:
             output = output or _name_for(a, b, mode)
             begun = time.monotonic()
             notify = ignore if measures else reporter.notify  # which has shown the same warnings
-            frames = comparing.write_comparison(
-                a, b, output, mode, overwrite=given["overwrite"], offset=offset, labels=labels, notify=notify, stop=stop
-            )
+            options: dict[str, Any] = {"overwrite": given["overwrite"], "offset": offset, "labels": labels}
+            if mode == PROFILE:
+                from vdeblur.look import slices
+
+                line = slices.Line(given["row"], given["column"])
+                frames = slices.write_profile(
+                    a, b, output, line, truth=given["truth"], **options, notify=notify, stop=stop
+                )
+            else:
+                frames = comparing.write_comparison(a, b, output, mode, **options, notify=notify, stop=stop)
             seconds = time.monotonic() - begun
             facts |= {"output": os.path.abspath(output), "mode": mode, "frames": frames}
             done = {"input": str(a), "output": facts["output"], "frames": frames}
@@ -105,9 +121,24 @@ def compare_command(a: Path, b: Path, **given: Any) -> None:
             click.echo(dumps(facts))
 
 
+def _mode_of(mode: str | None, output: Path | None, given: dict[str, Any], *, writes: bool) -> str | None:
+    """Return the mode of the comparison; None: nothing is written.
+
+    Raises: UsageError for options of a profile in another mode.
+    """
+    of_profile = [f"--{name}" for name in ("row", "column", "truth") if given[name] is not None]
+    if of_profile and mode not in (None, PROFILE):
+        raise UsageError(f"{' and '.join(of_profile)} belong to --mode profile, not {mode}", "leave them out")
+    if of_profile:
+        return PROFILE
+    if mode is None and writes:
+        return "html" if output is not None and output.suffix.lower() in (".html", ".htm") else "side"
+    return mode
+
+
 def _name_for(a: Path, b: Path, mode: str) -> Path:
     """Return a name in the working folder: B's, with the mode added."""
-    suffix = ".html" if mode == "html" else ".mp4" if a.is_dir() else a.suffix
+    suffix = {"html": ".html", PROFILE: ".png"}.get(mode) or (".mp4" if a.is_dir() else a.suffix)
     return Path(f"{b.resolve().name if b.is_dir() else b.stem}_{mode}{suffix}")
 
 

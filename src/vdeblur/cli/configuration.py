@@ -32,7 +32,9 @@ HARMLESS = frozenset(
         # synth
         "way average duty stride steps blur clips size scale speed noise compress test_share "
         # compare, probe
-        "mode metrics offset labels output_suffix",
+        "mode metrics offset labels output_suffix row column "
+        # inspect
+        "at every show",
     )
 )
 

@@ -14,6 +14,7 @@ from vdeblur.cli.clean import clean_command
 from vdeblur.cli.compare import compare_command
 from vdeblur.cli.configuration import read_configuration
 from vdeblur.cli.doctor import doctor_command
+from vdeblur.cli.inspect import inspect_command
 from vdeblur.cli.models import models_command
 from vdeblur.cli.probe import probe_command
 from vdeblur.cli.report import HumanReporter, JsonReporter, reported
@@ -90,5 +91,6 @@ main.add_command(synth_command)
 main.add_command(models_command)
 main.add_command(compare_command)
 main.add_command(probe_command)
+main.add_command(inspect_command)
 main.add_command(clean_command)
 main.add_command(doctor_command)

@@ -37,7 +37,8 @@ run_options = with_options(
                  help="NAME or NAME@WEIGHTS, as vdeblur models list shows; best: the strongest that finishes within an "
                       "hour and downloads without a question (--yes allows the others); FILE.py:CLASS: your own "
                       "network."),
-    click.option("--weights", type=PATH, help="Checkpoint for the model: .safetensors, .pt, .pth or .pytorch."),
+    click.option("--weights", type=PATH,
+                 help="Checkpoint for the model: .safetensors, .pt, .pth, .pytorch or .caffemodel."),
     YES,
     OFFLINE,
     DEVICE,

@@ -22,6 +22,7 @@ GLYPHS = {
     ".": "00 00 00 00 00 0c 0c", "-": "00 00 00 1f 00 00 00", "_": "00 00 00 00 00 00 1f", ":": "00 0c 0c 00 0c 0c 00",
     "(": "02 04 08 08 08 04 02", ")": "08 04 02 02 02 04 08", "+": "00 04 04 1f 04 04 00", ",": "00 00 00 00 0c 04 08",
     "/": "00 01 02 04 08 10 00", "@": "0e 11 01 0d 15 15 0e", "=": "00 00 1f 00 1f 00 00", "%": "18 19 02 04 08 13 03",
+    "[": "0e 08 08 08 08 08 0e", "]": "0e 02 02 02 02 02 0e", ";": "00 0c 0c 00 0c 04 08", "*": "00 15 0e 1f 0e 15 00",
     " ": "00 00 00 00 00 00 00", "?": "0e 11 01 02 04 00 04",
 }  # fmt: skip
 
@@ -45,7 +46,7 @@ def _draw(pair: ComposedFrames, planes: Planes, text: str, left: int, right: int
     height = planes[layout.colors[0]].shape[0]
     block = 1 << max(layout.log2_width, layout.log2_height)
     scale = max(height // (HEIGHT_SHARE * ROWS), 1)
-    dots = _dots(text)[:, : max((right - left) // scale - 2, 0)]
+    dots = text_dots(text)[:, : max((right - left) // scale - 2, 0)]
     box = numpy.kron(numpy.pad(dots, 1), numpy.ones((scale, scale), bool))
     box = numpy.pad(box, [(0, -side % block) for side in box.shape])
     left -= left % block
@@ -62,7 +63,7 @@ def _draw(pair: ComposedFrames, planes: Planes, text: str, left: int, right: int
 
 
 @cache
-def _dots(text: str) -> numpy.ndarray:
+def text_dots(text: str) -> numpy.ndarray:
     """Return a text as dots, bool (7, 6 per character)."""
     rows = numpy.zeros((ROWS, (COLUMNS + 1) * len(text)), bool)
     for place, character in enumerate(text.upper()):

@@ -87,11 +87,15 @@ def _choice(names: tuple[str, str, str]) -> str:
 
 def picture_uri(picture: numpy.ndarray) -> str:
     """Return a URI that embeds a picture, uint8 (H, W, 3) RGB, losslessly as PNG."""
+    return f"data:image/png;base64,{base64.b64encode(png_bytes(picture)).decode('ascii')}"
+
+
+def png_bytes(picture: numpy.ndarray) -> bytes:
+    """Return a picture, uint8 (H, W, 3) RGB, as the content of a PNG file."""
     encoder = av.CodecContext.create("png", "w")
     assert isinstance(encoder, av.VideoCodecContext)
     encoder.height, encoder.width, encoder.pix_fmt = picture.shape[0], picture.shape[1], "rgb24"
     encoder.time_base = Fraction(1, 25)
     encoder.options = {"pred": "mixed"}
     frame = av.VideoFrame.from_ndarray(numpy.ascontiguousarray(picture), format="rgb24")
-    data = b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
-    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+    return b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])

@@ -23,12 +23,24 @@ Where this differs from the paper, because the published weights for deblurring 
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last, warp
+from vdeblur.networks.layers import (
+    FLOW_PIXELS,
+    FewChannelsConv2d,
+    Inside,
+    Memory,
+    Network,
+    dtype_of,
+    in_channels_last,
+    show,
+    shown_as,
+    warp,
+)
 from vdeblur.networks.spynet import SPyNet
 
 SLOPE = 0.1  # of the leaky ReLUs
@@ -59,6 +71,15 @@ class BasicVSRPP(Network):
     constant_buffers = ("spynet.mean", "spynet.std")
     memory = Memory(tile=519, frame=8, tile_held=49, frame_held=89)
     half_memory = Memory(tile=573, frame_held=75)
+    shows: ClassVar = {
+        "flow": Inside(
+            "flow to the previous frame, and back from it; zero for a scene's first frame", "flow", FLOW_PIXELS
+        ),
+        "warp": Inside("the last result of each pass, warped onto the frame by the flow alone", "channels"),
+        "gates": Inside("factors of the deformable convolution's samples, 0 to 1", "channels"),
+        "rnn": Inside("the results of the four passes", "channels"),
+        "features": Inside("the frame's features, and those before upsampling", "channels"),
+    }
 
     def __init__(self, width: int = 64, blocks: int = 15) -> None:
         super().__init__()
@@ -103,6 +124,9 @@ class BasicVSRPP(Network):
                 with torch.autocast(frame.device.type, enabled=False):  # flow stays in float32 in training, too
                     flows = self.spynet(torch.cat((quarter, previous)), torch.cat((previous, quarter)))
                 motion = torch.cat(flows.chunk(2), 1)  # (B, 4, H/4, W/4)
+            show(self, "flow", motion[:, :2], "to_previous")
+            show(self, "flow", motion[:, 2:], "from_previous")
+            show(self, "features", features, "extraction")
             yield frame, features, motion
             previous = quarter
 
@@ -134,13 +158,15 @@ class BasicVSRPP(Network):
             flow: Tensor | None = None
             if step:
                 flow = motions[index + 1][:, 2:] if backward else motions[index][:, :2]
-            propagated = self.propagation[name](maps[index], flow, past)
+            with shown_as(index):
+                propagated = self.propagation[name](maps[index], flow, past)
             past.append((propagated, flow))
             yield index, propagated
 
     def _reconstruct(self, frame: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Restore a frame, (B, 3, H, W) float32, from its features and the passes' results, each (B, C, H/4, W/4)."""
         x = self.reconstruction(torch.cat(tuple(maps), 1))
+        show(self, "features", x, "reconstruction")
         for upsample in (self.upsample_1, self.upsample_2):
             x = F.pixel_shuffle(F.leaky_relu(upsample(x), SLOPE, inplace=True), 2)  # to (B, 64, H, W)
         difference = self.conv_last(F.leaky_relu(self.conv_hr(x), SLOPE, inplace=True))
@@ -194,6 +220,7 @@ class Propagation(nn.Module):
         """
         aligned = torch.zeros_like(maps[0]) if flow is None else self.alignment(maps[0], flow, past)
         propagated: Tensor = aligned + self.trunk(torch.cat((*maps, aligned), 1))
+        show(self, "rnn", propagated)
         return propagated
 
 
@@ -229,6 +256,8 @@ class Alignment(nn.Module):
         context = torch.cat((warped, features, second_warped, in_channels_last(flows.to(features.dtype))), 1)
         raw = self.offsets(context).contiguous().to(exact)  # (B, 432, h, w)
         residual, mask = raw.split((2 * TAPS * GROUPS, TAPS * GROUPS), 1)
+        show(self, "warp", warped)
+        show(self, "gates", lambda: mask.sigmoid())
 
         # The first half of the groups belong to the last frame, the others to the one before; offsets: vertical first.
         flow_offset = flows.unflatten(1, (2, 1, 2)).flip(3)  # (B, 2, 1, 2, h, w)

@@ -24,7 +24,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last, is_inside, warp
+from vdeblur.networks.layers import (
+    FLOW_PIXELS,
+    FewChannelsConv2d,
+    Inside,
+    Memory,
+    Network,
+    dtype_of,
+    in_channels_last,
+    is_inside,
+    show,
+    warp,
+)
 from vdeblur.networks.pwcnet import PWCNet, Pyramid
 
 MEAN_SIDE = 5  # pixels, side of the window of the prior's means
@@ -47,6 +58,13 @@ class CDVDTSP(Network):
     overlap = 64
     memory = Memory(frame=1583)
     half_memory = Memory(frame=1637)
+    shows: ClassVar = {
+        "flow": Inside("optical flow to both neighbours, in each stage (Sec. 3.1)", "flow", FLOW_PIXELS),
+        "warp": Inside("the neighbours, warped onto the frame by the flow", "picture"),
+        "prior": Inside("the temporal sharpness prior, 1 where the aligned frames agree (Eq. 11)", "map"),
+        "stage1": Inside("the frame as each stage but the last restored it (Sec. 3.4)", "picture"),
+        "features": Inside("features of the restoration at a quarter of the size (Sec. 3.3)", "channels"),
+    }
 
     def __init__(
         self, channels: int = 32, blocks: int = 3, stages: int = 2, prior: bool = True, flow: bool = True
@@ -90,6 +108,11 @@ class CDVDTSP(Network):
             return torch.cat((previous, frame, following), 1)
         # Sec. 3.2: zero where either neighbour was warped from outside the frame
         sharpness = sharpness_prior(previous, frame, following) * inside[:batch] * inside[batch:]
+        for index, part in enumerate(("to_previous", "to_following")):
+            show(self, "flow", flow[index * batch :], part)
+        show(self, "warp", previous, "previous")
+        show(self, "warp", following, "following")
+        show(self, "prior", sharpness)
         return torch.cat((previous, frame, following, sharpness), 1)
 
     def restore(self, aligned: Tensor) -> Tensor:
@@ -163,6 +186,7 @@ class Restoration(nn.Module):
         full = self.enter(aligned)  # (B, 32, H, W)
         half = self.encode_1(full)  # (B, 64, H/2, W/2)
         quarter = self.encode_2(half)  # (B, 128, H/4, W/4)
+        show(self, "features", quarter)
         half = self.decode_2(quarter) + half
         full = self.decode_1(half) + full
         restored: Tensor = self.leave(full)

@@ -19,13 +19,22 @@ Where this differs from the paper, because the published weights do:
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import (
+    FewChannelsConv2d,
+    Inside,
+    Memory,
+    Network,
+    dtype_of,
+    in_channels_last,
+    show,
+    shown_as,
+)
 
 SLOPE = 0.1  # of the leaky ReLUs
 BLOCKS = 5  # gated dynamic blocks
@@ -58,6 +67,11 @@ class DSTNet(Network):
     constant_buffers = ("haar",)
     memory = Memory(tile=485, frame=1707, frame_held=128)
     half_memory = Memory(tile=549, frame=1050, frame_held=64)
+    shows: ClassVar = {
+        "gates": Inside("gates of each block's channels (Sec. 3.1), and of each pass (Sec. 3.2)", "channels"),
+        "rnn": Inside("the state of the backward and of the forward pass (Sec. 3.2)", "channels"),
+        "features": Inside("features before the passes, and before the reconstruction", "channels"),
+    }
 
     def __init__(
         self,
@@ -100,7 +114,9 @@ class DSTNet(Network):
         for block in self.gating:
             split = block(split)
         for low, high in split:
-            yield enlarge(low, high)
+            merged = enlarge(low, high)
+            show(self, "features", merged, "gated")
+            yield merged
 
     def _split(self, frame: Tensor) -> Features:
         """Return the low band of the second level (B, C, H/4, W/4) and its processed high bands (B, 3 C, H/4, W/4)."""
@@ -133,6 +149,7 @@ class DSTNet(Network):
         """
         high = None if self.bands == "bilinear" else self.high_bands[0](high_band(self._extract(frame)))
         features = enlarge(self.down(propagated), high)  # (B, C, H, W)
+        show(self, "features", features, "reconstruction")
         restored: Tensor = frame + self.reconstruction(features).float()
         return restored
 
@@ -240,6 +257,7 @@ class GatedDynamicBlock(nn.Module):
         )
         taps = self.expand.transpose(1, 2).flatten(1)[..., None, None]  # (2 E, 3 C, 1, 1)
         filtered, gate = F.conv2d(in_channels_last(three), taps).chunk(2, 1)
+        show(self, "gates", gate)
         return dynamic_filter(filtered, self._kernels(filtered), self.bias) * gate
 
     def _kernels(self, x: Tensor) -> Tensor:
@@ -271,7 +289,8 @@ def run_backward(step: Step, features: Sequence[Tensor], keep: int | None) -> li
     state: Tensor | None = None
     states: list[Tensor] = []
     for index in range(len(features) - 1, -1, -1):
-        state = step(features[index], state)
+        with shown_as(index):
+            state = step(features[index], state)
         if keep is None or index < keep:
             states.append(state)
     return states[::-1]
@@ -303,6 +322,7 @@ class Propagation(nn.Module):
         """Return the next state (B, P, h, w), which is also the frame's result."""
         state = torch.zeros_like(features) if state is None else state
         result: Tensor = self.blocks(self._fused(features, state))
+        show(self, "rnn", result)
         return result
 
     def _fused(self, features: Tensor, state: Tensor) -> Tensor:
@@ -314,7 +334,10 @@ class Propagation(nn.Module):
         half_1, half_2 = (in_channels_last(half) for half in fused.chunk(2, 1))
         if self.fusion == "sum":
             return half_1 + half_2
-        filtered: Tensor = self.filter(half_1 * self.gate_1(half_1).sigmoid() + half_2 * self.gate_2(half_2).sigmoid())
+        gate_1, gate_2 = self.gate_1(half_1).sigmoid(), self.gate_2(half_2).sigmoid()
+        show(self, "gates", gate_1, "gate_1")
+        show(self, "gates", gate_2, "gate_2")
+        filtered: Tensor = self.filter(half_1 * gate_1 + half_2 * gate_2)
         return filtered
 
 

@@ -16,6 +16,7 @@ Only tables of the paper were available, so this follows the published code, as 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from vdeblur.networks.dstnet import (
     run_backward,
     run_forward,
 )
-from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import FewChannelsConv2d, Inside, Memory, Network, dtype_of, in_channels_last, show
 
 
 class DSTNetPlus(Network):
@@ -52,6 +53,11 @@ class DSTNetPlus(Network):
     constant_buffers = ("haar",)
     memory = Memory(tile=580, frame=661, frame_held=160)
     half_memory = Memory(tile=147, frame=577, frame_held=84)
+    shows: ClassVar = {
+        "gates": Inside("how much of the state each pass mixes into the frame's features, 0 to 1", "channels"),
+        "rnn": Inside("the state of the backward and of the forward pass", "channels"),
+        "features": Inside("features before the passes (the low band), and before the reconstruction", "channels"),
+    }
 
     def __init__(self, width: int = 64, blocks: int = 15, filter_blocks: int = 3) -> None:
         super().__init__()
@@ -75,7 +81,9 @@ class DSTNetPlus(Network):
     def features(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the low band (B, C, H/2, W/2) of each frame (B, 3, H, W), RGB in [0, 1]."""
         for frame in frames:
-            yield low_band(self._extract(frame))
+            low = low_band(self._extract(frame))
+            show(self, "features", low, "low_band")
+            yield low
 
     def _extract(self, frame: Tensor) -> Tensor:
         features: Tensor = self.feature_extraction(in_channels_last(frame.to(dtype_of(self))))
@@ -93,6 +101,7 @@ class DSTNetPlus(Network):
         """Restore a frame, (B, 3, H, W) float32; this computes its high bands again, to save memory."""
         high = self.high_bands(high_band(self._extract(frame)))
         features = inverse_haar(propagated, high)  # (B, C, H, W)
+        show(self, "features", features, "reconstruction")
         restored: Tensor = frame + self.reconstruction(features).float()
         return restored
 
@@ -135,6 +144,7 @@ class Propagation(nn.Module):
         """Return the next state (B, C, h, w), which is also the frame's result."""
         state = torch.zeros_like(features) if state is None else state
         result: Tensor = self.blocks(self.filter(self.fusion(features, state)))
+        show(self, "rnn", result)
         return result
 
 
@@ -150,6 +160,7 @@ class Fusion(nn.Module):
         """Return (B, C, h, w) from features and state of that shape."""
         query, key = self.compare(torch.cat((features, state), 1)).chunk(2, 1)
         gate = (query * key).sigmoid()
+        show(self, "gates", gate)
         mixed: Tensor = self.mix(torch.lerp(features, state, gate))
         return mixed
 

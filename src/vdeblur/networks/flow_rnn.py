@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import Memory, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import FLOW_PIXELS, Inside, Memory, Network, dtype_of, in_channels_last, show, warp
 
 SLOPE = 0.1  # of every leaky ReLU
 WEIGHT_ORDER = ("right", "down", "left", "up")  # where the state moves: right is growing x, down growing y
@@ -78,6 +78,17 @@ class FlowRNN(Network):
     }
     memory = Memory(tile=825, frame=97)
     half_memory = Memory(tile=707, frame=151)
+    shows: ClassVar = {
+        "flow": Inside("flow from the frame to its neighbour, at 1/4 to 1/64 of the size", "flow", FLOW_PIXELS),
+        "warp": Inside("the neighbour at 1/4 of the size, warped onto the frame by the flow (Eq. 14)", "picture"),
+        "gates": Inside(
+            "weights of the four passes at each scale, in [-1, 1]: a quarter of the channels each, for right, down, "
+            "left and up",
+            "channels",
+        ),
+        "rnn": Inside("results of the four passes at each scale, right, left, down and up (Eq. 13)", "channels"),
+        "features": Inside("features of the decoder at full size", "channels"),
+    }
 
     def __init__(
         self,
@@ -155,11 +166,17 @@ class FlowRNN(Network):
         d_rnn1 = self._pass(1, self.d_conv1(blurry), features)  # (B, 96, H/2, W/2)
         d_rnn2 = self._pass(2, self.d_conv2(d_rnn1), features)  # (B, 192, H/4, W/4)
         d_rnn3 = self._pass(3, self.d_conv3(d_rnn2), features)  # (B, 384, H/8, W/8)
+        for index, flow in enumerate(flows):
+            way, level = divmod(index, 5)  # see flows
+            show(self, "flow", flow, f"flow{level + 2}" + "_to_previous" * way)
+        if flows:
+            show(self, "warp", lambda: warp(F.avg_pool2d(neighbours[0], 4), flows[0]))
 
         x = _leaky(self.d_conv3_3(_leaky(self.d_conv3_2(d_rnn3))))  # (B, 48, H/8, W/8)
         x = _leaky(self.d_deconv3_1(_leaky(self.d_deconv3(torch.cat((d_rnn3, x), 1)))))  # (B, 48, H/4, W/4)
         x = _leaky(self.d_deconv2_1(_leaky(self.d_deconv2(torch.cat((d_rnn2, x), 1)))))  # (B, 24, H/2, W/2)
         x = _leaky(self.d_deconv1_1(_leaky(self.d_deconv1(torch.cat((d_rnn1, x), 1)))))  # (B, 12, H, W)
+        show(self, "features", x)
         restored: Tensor = self.d_conv0(torch.cat((current, x.to(current.dtype)), 1))  # (B, 3, H, W)
         return restored, flows
 
@@ -182,7 +199,10 @@ class FlowRNN(Network):
         weights = _bounded(self.get_submodule(f"rnnw{level}")(features[level - 1]))
         if self.rnn == "concatenate":
             return torch.cat((feature, weights.to(feature.dtype)), 1)
-        return spatial_rnn(feature, weights)
+        passes = spatial_rnn(feature, weights)
+        show(self, "gates", weights, f"rnnw{level}")
+        show(self, "rnn", passes, f"d_rnn{level}")
+        return passes
 
 
 class FlowPart(nn.Module):

@@ -1,8 +1,10 @@
-"""Shared by the networks: declared facts, flow warping, correlation and a convolution that is fast on CPUs."""
+"""Shared by the networks: declared facts, the recorder of their insides, warping, correlation, a fast convolution."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,23 @@ class Memory:
     frame_held: int = 0
 
 
+@dataclass(frozen=True)
+class Inside:
+    """A declaration of what a network can show of its insides; `show` hands over the values.
+
+    text: in a few words. kind: "flow" (two channels, horizontal first), "picture" (RGB in [0, 1]), "map" (one channel)
+    or "channels" (any number). unit: of the values; empty for plain numbers. channels: their names, if they have any.
+    """
+
+    text: str
+    kind: Literal["flow", "picture", "map", "channels"]
+    unit: str = ""
+    channels: tuple[str, ...] = ()
+
+
+FLOW_PIXELS = "pixels of its own resolution"
+
+
 class Network(nn.Module):
     """A network that declares what its callers must know.
 
@@ -41,6 +60,7 @@ class Network(nn.Module):
     memory, half_memory: memory in float32 and in half precision.
     float32_weights: the weights in float32, if the network runs in half precision.
     trained: the constructor sets the trained parameters itself, so that the user's own network runs without weights.
+    shows: what `show` hands over during a forward pass, by the name that `vdeblur inspect --show` takes.
     """
 
     feeding: ClassVar[str]
@@ -57,6 +77,7 @@ class Network(nn.Module):
     reach: ClassVar[int | None] = None
     whole_pixels: ClassVar[int] = 3_000_000
     trained: ClassVar[bool] = False
+    shows: ClassVar[Mapping[str, Inside]] = {}
     memory: Memory = Memory()
     half_memory: Memory = Memory()
     float32_weights: dict[str, Tensor] | None = None
@@ -73,6 +94,86 @@ class Network(nn.Module):
             if tensor.is_floating_point():
                 tensor.data = tensor.data.to(torch.float32 if name.startswith(exact) else dtype)
         return self
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A value from inside a network, of one frame: float32 (C, h, w) on the CPU.
+
+    name: a key of Network.shows. part: which of several, as backward_propagation or to_previous; may be empty. frame:
+    its number in the clip.
+    """
+
+    name: str
+    part: str
+    frame: int
+    values: Tensor
+
+
+class Recorder:
+    """Collects what a network shows while it restores one clip.
+
+    network: it names the parts. names: keys of Network.shows. frames: the numbers of the frames to keep. A value that
+    is shown without a frame belongs to the frame after the one of its last value, because networks restore in order.
+    """
+
+    def __init__(self, network: nn.Module, names: frozenset[str], frames: frozenset[int]) -> None:
+        self.paths = {id(module): path for path, module in network.named_modules()}
+        self.names, self.frames = names, frames
+        self.shown: list[Shown] = []
+        self.place: tuple[int | None, str] = (None, "")  # frame and part, as shown_as sets them
+        self.counts: dict[tuple[str, str], int] = {}
+
+    def take(self, module: object, name: str, values: Tensor | Callable[[], Tensor], part: str) -> None:
+        """Keep a copy of values if they were asked for; see show."""
+        if name not in self.names:
+            return
+        frame, stage = self.place
+        part = " ".join(word for word in (stage, self.paths.get(id(module), ""), part) if word)
+        if frame is None:
+            frame = self.counts[name, part] = self.counts.get((name, part), -1) + 1
+        if frame in self.frames:
+            tensor = values if isinstance(values, Tensor) else values()
+            self.shown.append(Shown(name, part, frame, tensor[0].detach().to("cpu", torch.float32, copy=True)))
+
+
+RECORDER: ContextVar[Recorder | None] = ContextVar("RECORDER", default=None)
+
+
+@contextlib.contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Let a recorder take what networks show in this thread while the block runs."""
+    token = RECORDER.set(recorder)
+    try:
+        yield
+    finally:
+        RECORDER.reset(token)
+
+
+def show(module: object, name: str, values: Tensor | Callable[[], Tensor], part: str = "") -> None:
+    """Hand an intermediate result to the recorder, if there is one; this never changes it.
+
+    module: where it is computed; a submodule's path becomes part of the name. name: a key of Network.shows.
+    values: (1, C, h, w), or a function that computes them for the recorder alone. part: which of several.
+    """
+    recorder = RECORDER.get()
+    if recorder is not None:
+        recorder.take(module, name, values, part)
+
+
+@contextlib.contextmanager
+def shown_as(frame: int | None, part: str = "") -> Iterator[None]:
+    """Name the frame and the part that the block's values belong to; for networks that do not go in order."""
+    recorder = RECORDER.get()
+    if recorder is None:
+        yield
+        return
+    before = recorder.place
+    recorder.place = (frame, part)
+    try:
+        yield
+    finally:
+        recorder.place = before
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

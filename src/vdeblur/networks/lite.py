@@ -20,14 +20,14 @@ Features have a quarter of the frame's size: the first convolution turns each 4x
 a 3x3 convolution sees 12x12 pixels. The result is added to the blurry frame.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdeblur.networks import lucas_kanade
-from vdeblur.networks.layers import Memory, Network
+from vdeblur.networks.layers import FLOW_PIXELS, Inside, Memory, Network, show
 
 SCALE = 4  # side of the block of pixels that becomes one position of the features
 SLOPE = 0.1  # of every leaky ReLU
@@ -49,6 +49,11 @@ LEVELS = 4  # energies are averaged over windows of 12, 48 and 112 pixels, and o
 SQUARES = SAMPLES + len(LAGS) + 2  # of samples, of the samples ahead alone, of gradients along and across the motion
 MOTION = 4 + 2  # both motions, and the speed and bend of the motion
 COARSE = LEVELS * SQUARES + MOTION
+NAMES = (
+    *(f"step {LAGS[reach - 1] * 2:g}" for reach in REACHES),
+    *(f"mean {LAGS[index]:g}" for index in MEANS),
+    *("following", "previous"),
+)  # of the samples, by the exposure or the lag in frame intervals
 WEIGHING = 64  # width of the small network that predicts the samples' weights from their energies
 
 
@@ -75,6 +80,12 @@ class Lite(Network):
     half_precision = ("fp16", "bf16")  # convolutions only; motion and sampling stay in float32
     memory = Memory(tile=144, frame=209)
     half_memory = Memory(tile=85, frame=215)
+    shows: ClassVar = {
+        "flow": Inside("motion to both neighbours at 1/4 of the size, by Lucas-Kanade", "flow", FLOW_PIXELS),
+        "samples": Inside("luma sampled along the motion, minus the frame's own, times 16", "channels", "", NAMES),
+        "weights": Inside("the weight of each sample, per block of pixels", "channels", "", NAMES),
+        "features": Inside("features after the residual blocks", "channels"),
+    }
 
     def __init__(self, channels: int = 64, blocks: int = 4) -> None:
         super().__init__()
@@ -109,8 +120,11 @@ class Lite(Network):
         dtype = self.reconstruct.weight.dtype
         coarse = coarse.to(dtype).contiguous(memory_format=torch.channels_last)
         features = self.extract(pixels.to(dtype)) + self.extract_coarse(coarse)
-        direct, fine = self.reconstruct(self.refine(features)).split((3 * SCALE**2, SAMPLES), 1)
+        features = self.refine(features)
+        direct, fine = self.reconstruct(features).split((3 * SCALE**2, SAMPLES), 1)
         weights = (fine + self.weigh(coarse[:, 4:])).float()  # (B, SAMPLES, H/4, W/4)
+        show(self, "features", features)
+        show(self, "weights", weights)
         weights = F.interpolate(weights, scale_factor=SCALE, mode="bilinear", align_corners=False)
         along = weights.mul_(pixels[:, 3:]) if not weights.requires_grad else weights * pixels[:, 3:]
         change = F.pixel_shuffle(direct.float().contiguous(), SCALE) * (CONTRAST / DETAIL)
@@ -148,6 +162,9 @@ def look_along_motion(previous_frame: Tensor | None, frame: Tensor, following_fr
         energies = _energies(torch.cat((_thinned(samples), leading, gradients), 1), speed, forward + backward)
         torch.mul(torch.sub(frame, 0.5, out=pixels[:, :3]), CONTRAST, out=pixels[:, :3])
         samples.mul_(DETAIL)
+        show(None, "flow", forward, "to_following")
+        show(None, "flow", backward, "to_previous")
+        show(None, "samples", samples)
         return View(pixels, torch.cat((forward, backward, energies), 1))
 
 

@@ -35,13 +35,13 @@ Where this differs from the paper, 1 to 3 because the published weights do:
 """
 
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import Memory, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import Inside, Memory, Network, dtype_of, in_channels_last, show, shown_as
 
 NORM_EPSILON = 1e-6  # added to the variance in the layer norm
 LEVELS = 4  # each with half the size of the one above and twice its channels
@@ -82,6 +82,10 @@ class NAFNet(Network):
     overlap = 128
     memory = Memory(tile=1530, frame=543)  # at width 64
     half_memory = Memory(tile=954, frame=369)
+    shows: ClassVar = {
+        "gates": Inside("factors of the channels in each block's attention (Sec. 4)", "channels"),
+        "features": Inside("features at the end of each level, on the way down and up", "channels"),
+    }
 
     def __init__(
         self,
@@ -127,27 +131,31 @@ class NAFNet(Network):
         if local and not self.training:
             failed = ~(shift_of_light(blurry, restored) <= MOST_LIGHT)  # true for NaN, too
             if failed.any():
-                restored[failed] = self.restore(blurry[failed], local=False)
+                with shown_as(-1):  # what was shown of this frame is its first attempt
+                    restored[failed] = self.restore(blurry[failed], local=False)
         return restored
 
     def restore(self, blurry: Tensor, local: bool) -> Tensor:
         """Restore as forward does, with means over windows or over the whole frame, without checking the result."""
         x = self.intro(in_channels_last(blurry.to(dtype_of(self))))  # (B, width, H, W)
 
-        skips = []
+        skips: list[Tensor] = []
         for blocks, down in zip(self.encoder, self.down, strict=True):
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, local)
+            show(self, "features", x, f"encoder.{len(skips)}")
             skips.append(x)
             x = down(x)  # (B, 2 C, h/2, w/2)
 
         for block in self.middle:
             x = block(x, local)  # (B, 16 width, H/16, W/16)
+        show(self, "features", x, "middle")
 
         for up, blocks in zip(self.up, self.decoder, strict=True):
             x = in_channels_last(up(x)) + skips.pop()  # (B, C/2, 2 h, 2 w)
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, local)
+            show(self, "features", x, f"decoder.{LEVELS - 1 - len(skips)}")
 
         restored: Tensor = blurry + self.ending(x).to(blurry.dtype)
         return restored
@@ -236,6 +244,7 @@ class ChannelAttention(nn.Module):
         """Return (B, C, h, w) from x of that shape."""
         if not local:
             weights: Tensor = self.weigh(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
+            show(self, "gates", weights)
             return x * weights
         steps = (1, 1)
         if self.steps:
@@ -243,6 +252,7 @@ class ChannelAttention(nn.Module):
         else:
             means = mean_over_windows(x, self.window)
         weights = spread(self.weigh(means.to(x.dtype)), x.shape[2], x.shape[3], steps)  # (B, C, h, w)
+        show(self, "gates", weights)
         return x * weights
 
 

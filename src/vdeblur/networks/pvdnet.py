@@ -40,7 +40,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdeblur.networks.bimnet import BIMNet, Pyramid
-from vdeblur.networks.layers import FewChannelsConv2d, Memory, Network, dtype_of, in_channels_last, warp
+from vdeblur.networks.layers import (
+    FLOW_PIXELS,
+    FewChannelsConv2d,
+    Inside,
+    Memory,
+    Network,
+    dtype_of,
+    in_channels_last,
+    show,
+    warp,
+)
 
 GRAY = (0.2989, 0.5870, 0.1140)  # weights of red, green and blue; their sum is 0.9999
 RADIUS = 2  # of the 5x5 neighbourhood
@@ -60,6 +70,16 @@ OFFICIAL = {
     "decode_1": "dconv2_end",
     "reconstruct": "end",
 }
+
+
+def _volume(radius: int) -> Inside:
+    around = range(-radius, radius + 1)
+    return Inside(
+        f"the pixel volume: {len(around) ** 2} grey candidates from the restored previous frame",
+        "channels",
+        "grey in [-1, 1]",
+        tuple(f"{i},{j}" for i in around for j in around),
+    )
 
 
 class PVDNet(Network):
@@ -83,6 +103,12 @@ class PVDNet(Network):
     overlap = 64
     memory = Memory(tile=772, frame=1358)  # the larger of both sizes' memory
     half_memory = Memory(frame=1468)
+    shows: ClassVar = {
+        "flow": Inside("flow from the frame to the previous one, by BIMNet", "flow", FLOW_PIXELS),
+        "volume": _volume(RADIUS),
+        "rnn": Inside("the restored previous frame, which the next step starts from", "picture"),
+        "features": Inside("features after the residual blocks, and after each step of the decoder", "channels"),
+    }
 
     def __init__(
         self,
@@ -96,6 +122,8 @@ class PVDNet(Network):
         if side % 2 == 0:
             raise ValueError(f"side must be odd, to have a middle, not {side}")
         self.motion, self.side = motion, side
+        if side // 2 != RADIUS:
+            self.shows = {**type(self).shows, "volume": _volume(side // 2)}  # type: ignore[misc]  # of this object alone
         # Trained separately, before: no gradient passes the volume
         self.bimnet = None if motion == "none" else BIMNet().requires_grad_(False)
         aligned, half = side**2 if motion == "volume" else 3, width // 2
@@ -142,11 +170,15 @@ class PVDNet(Network):
         flow: (B, 2, H, W) from the frame to the previous one; it gets no gradient. None if motion is "none".
         """
         dtype = dtype_of(self.level_1)
+        show(self, "rnn", restored)
         if flow is None:
             return (restored * 2 - 1).to(dtype)
+        show(self, "flow", flow)
         if self.motion == "warp":
             return warp(restored * 2 - 1, flow.detach()).to(dtype)
-        return pixel_volume(gray_of(restored).to(dtype), gray_of(frame).to(dtype), flow, self.side // 2)
+        volume = pixel_volume(gray_of(restored).to(dtype), gray_of(frame).to(dtype), flow, self.side // 2)
+        show(self, "volume", volume)
+        return volume
 
     def forward(self, volume: Tensor, previous: Tensor, frame: Tensor, following: Tensor) -> Tensor:
         """Restore a frame: (B, 3, H, W) RGB in [0, 1], float32, to the same, not clamped; H and W multiples of 4.
@@ -167,6 +199,8 @@ class PVDNet(Network):
         # Decoder, with the encoder's levels added
         half = self.decode_2(self.upsample_2(deep) + level_2)  # (B, 64, H/2, W/2)
         full = self.decode_1(self.upsample_1(half) + level_1)  # (B, 64, H, W)
+        for part, features in (("blocks", deep), ("decoder_half", half), ("decoder_full", full)):
+            show(self, "features", features, part)
         residual = self.reconstruct(full)  # (B, 3, H, W), for pictures in [-1, 1]
         restored: Tensor = frame + residual.float() / 2
         return restored

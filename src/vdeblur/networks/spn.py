@@ -35,13 +35,13 @@ there is no public code and there are no public weights. So these are our choice
 6. Gradients are forward differences, zero in the last column and row.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import Memory, Network, dtype_of, in_channels_last
+from vdeblur.networks.layers import Inside, Memory, Network, dtype_of, in_channels_last, show
 
 LUMA = (0.299, 0.587, 0.114)  # BT.601, of R, G and B
 WEIGHT_SPREAD = 0.01  # standard deviation of all initial weights; with 0.1 the tanh saturates at once
@@ -69,6 +69,10 @@ class SPN(Network):
     half_precision = ("fp16", "bf16")
     memory = Memory(tile=1098, frame=179)
     half_memory = Memory(tile=612, frame=140)
+    shows: ClassVar = {
+        "gradient": Inside("gradient images of the frame and of the result, as SPGAN's prior sees them (Eq. 2)", "map"),
+        "features": Inside("features of each path of the pyramid, of their fusion, and of the last block", "channels"),
+    }
 
     def __init__(
         self,
@@ -110,12 +114,18 @@ class SPN(Network):
             F.relu_(path(y[:, middle - scale // 2 : middle + scale // 2 + 1]))
             for path, scale in zip(self.pyramid, self.scales, strict=True)
         ]
+        for scale, path_features in zip(self.scales, paths, strict=True):
+            show(self, "features", path_features, f"path_of_{scale}")
         features = F.relu_(self.fusion(torch.cat(paths, 1)))  # (B, 64, H, W)
+        show(self, "features", features, "fusion")
 
         # Reconstruction of the residual
         features = self.residual(self.encoder(features))  # (B, 256, H/4, W/4)
         difference = self.decoder(features)  # (B, 1, H, W)
         restored: Tensor = window[:, middle] + difference.to(window.dtype)
+        show(self, "features", features, "residual")
+        show(self, "gradient", lambda: gradient_magnitude(luma(window[:, middle]))[:, None], "blurry")
+        show(self, "gradient", lambda: gradient_magnitude(luma(restored))[:, None], "restored")
         return restored
 
 

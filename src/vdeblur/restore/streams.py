@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vdeblur.errors import ModelError
-from vdeblur.networks.layers import Network
+from vdeblur.networks.layers import Network, show, shown_as
 from vdeblur.restore.tiles import TilePlan
 
 # If memory allows; a plan for less memory scales them down:
@@ -123,8 +123,8 @@ def stream_cascade(network: Cascade, frames: Iterator[Tensor], plan: TilePlan) -
     before 0, 1, ..., and n-2, n-1 after ..., n-2, n-1.
     """
     restored = _extended(frames, network.stages)
-    for _ in range(network.stages):
-        restored = _cascade_stage(network, restored, plan)
+    for stage in range(1, network.stages + 1):
+        restored = _cascade_stage(network, restored, plan, stage)
     return restored
 
 
@@ -141,15 +141,21 @@ def _extended(frames: Iterator[Tensor], count: int) -> Iterator[Tensor]:
     yield from [*last] + [last[-1]] * missing
 
 
-def _cascade_stage(network: Cascade, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
-    """Restore all frames but the first and the last."""
+def _cascade_stage(network: Cascade, frames: Iterator[Tensor], plan: TilePlan, stage: int) -> Iterator[Tensor]:
+    """Restore all frames but the first and the last. stage: its number, from 1."""
+    index = stage - network.stages  # of the next result in the clip; the extension has frames before its first
     window: deque[tuple[Tensor, Any]] = deque(maxlen=3)
     for frame in frames:
         window.append((frame, network.pyramid(frame)))
         if len(window) == 3:
             pictures, pyramids = zip(*window, strict=True)
             # Flow and prior need the whole frame; only the rest is tiled.
-            yield plan.apply(network.restore, network.align(pictures, pyramids))
+            with shown_as(index, f"stage{stage}"):
+                restored = plan.apply(network.restore, network.align(pictures, pyramids))
+                if stage < network.stages:
+                    show(network, "stage1", restored)
+            index += 1
+            yield restored
 
 
 class Bidirectional(Protocol):
