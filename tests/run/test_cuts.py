@@ -13,7 +13,7 @@ from tests import clips
 from vdeblur.errors import VerificationError
 from vdeblur.run import assemble
 from vdeblur.settings import Cut
-from vdeblur.source.video import open_source
+from vdeblur.source.video import VideoSource, open_source
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "12", "-bf", "2")
 UNEVEN = ("-vf", "settb=1/30000,setpts=N*1000+mod(N*N\\,7)*90", "-fps_mode", "vfr", "-enc_time_base", "1/30000")
@@ -68,6 +68,43 @@ def test_a_part_holds_the_frames_of_its_time(made: dict[str, Path], kind: str) -
         finally:
             source.close()
         assert found == wanted, f"-ss {float(begin)} -t {float(length)}"
+
+
+# Where a keyframe is decoded before, and shown after, frames that need the keyframe before it; indexes of MP4 and AVI
+# know decoding times only. Name: suffix, options of ffmpeg.
+REORDERED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "open HEVC": (".mp4", ("-c:v", "libx265", "-x265-params", "keyint=8:open-gop=1:bframes=3:log-level=none")),
+    "open H.264": (".mov", ("-c:v", "libx264", "-bf", "3", "-x264-params", "open-gop=1:keyint=8:b-adapt=0")),
+    "closed H.264 in AVI": (".avi", ("-c:v", "libx264", "-bf", "3", "-g", "8")),
+    "pyramid in AVI": (".avi", ("-c:v", "libx264", "-bf", "3", "-x264-params", "b-pyramid=normal:open-gop=1:keyint=8")),
+    "MPEG-4": (".mp4", ("-c:v", "mpeg4", "-bf", "2", "-g", "8")),
+    "MPEG-2 in AVI": (".avi", ("-c:v", "mpeg2video", "-bf", "2", "-g", "8")),
+    "open HEVC in Matroska": (".mkv", ("-c:v", "libx265", "-x265-params", "keyint=8:open-gop=1:log-level=none")),
+}
+
+
+@pytest.mark.parametrize("kind", REORDERED)
+def test_reordered_frames_at_the_cut_are_kept(tmp_path: Path, kind: str) -> None:
+    """D1: up to five frames at the cut were lost, since reading began at a keyframe that is shown after them."""
+    suffix, codec = REORDERED[kind]
+    path = clips.make(tmp_path / f"in{suffix}", size="64x48", frames=36, rate="25", codec=codec)
+
+    def frames(start: Fraction | None, seek: Fraction | None = None) -> list[tuple[Fraction, bytes]]:
+        source = open_source(path, Cut(start), lambda code, message: None)
+        try:
+            return [(frame.seconds, frame.picture.to_ndarray().tobytes()) for frame in source.frames(seek)]
+        finally:
+            source.close()
+
+    whole = frames(None)
+    source = open_source(path, Cut(), lambda code, message: None)
+    assert isinstance(source, VideoSource)
+    start = source.start_seconds
+    source.close()
+    for number in range(1, 35):
+        time = whole[number][0]
+        assert frames(time - start) == whole[number:], f"-ss at frame {number}"
+        assert [frame for frame in frames(None, time) if frame[0] >= time] == whole[number:], f"seek to frame {number}"
 
 
 CUTS = ("0.5", "0.834", "0.8341", "1.001", "1.2346")  # among them: just before, just after and at a frame

@@ -41,6 +41,7 @@ from vdeblur.source.properties import NOTHING, read_properties
 from vdeblur.source.upright import display_matrix
 from vdeblur.source.urls import check_no_url
 
+STEPS_BACK = (0, 1, 10, 60)  # seconds to seek before a time, if no keyframe that is shown before it follows
 MISSING_SECONDS = Fraction(1, 4)  # how much earlier than announced a file may end without a warning
 
 
@@ -230,11 +231,14 @@ class VideoSource:
         """Open the file again if it was read before: not every format can seek to its beginning."""
         if self.was_read:
             assert not self.is_pipe, "a pipe is read once"
-            self.container.close()
-            self.container = open_container(self.path)
-            self.video = choose_video(self.container, self.path)
-            self.decoder = decoder_of(self.video)
+            self._reopen()
         self.was_read = True
+
+    def _reopen(self) -> None:
+        self.container.close()
+        self.container = open_container(self.path)
+        self.video = choose_video(self.container, self.path)
+        self.decoder = decoder_of(self.video)
 
     @property
     def is_pipe(self) -> bool:
@@ -243,7 +247,12 @@ class VideoSource:
 
     @property
     def seekable(self) -> bool:
-        """Return whether the format has an index, so that reading can begin in the middle."""
+        """Return whether the format has an index, so that reading can begin in the middle.
+
+        Frames whose order in AVI is not that of their packets have the right times only if all before them are read.
+        """
+        if self._in_decoding_order and self.video.codec_context.has_b_frames:
+            return False
         return self.container.format.name in SEEKABLE and not self.is_pipe
 
     def frames(self, seek: Fraction | None = None) -> Iterator[Frame]:
@@ -317,11 +326,39 @@ class VideoSource:
             raise InputError(f"{self.path}: there is no frame in the part asked for", "check -ss, -t and --to")
 
     def _seek(self, seek: Fraction | None) -> None:
-        """Move to a keyframe before the part asked for, or before `seek` in it, where the format has an index."""
+        """Move to a keyframe that is shown no later than the part asked for, or than `seek` in it.
+
+        Without an index, or where there is no such keyframe, reading begins at the file's beginning.
+        """
         begin = self.cut_begin
         target = begin if seek is None else max(seek, begin or seek)
-        if target is not None and self.seekable:
-            self.container.seek(math.floor((target + self.origin) / self.info.time_base), stream=self.video)
+        if target is None or not self.seekable:
+            return
+        # Indexes know decoding times. A keyframe that is decoded before the target may be shown after it, and what is
+        # shown between them belongs to the keyframe before (open GOP).
+        for back in STEPS_BACK:
+            place = math.floor((target - back + self.origin) / self.info.time_base)
+            if target - back <= self.first_frame_seconds:
+                break
+            self.container.seek(place, stream=self.video)
+            if self._keyframe_is_shown_by(target):
+                self._reopen()
+                self.container.seek(place, stream=self.video)
+                return
+        self._reopen()
+
+    def _keyframe_is_shown_by(self, target: Fraction) -> bool:
+        """Return whether a keyframe that is shown no later than this time is the next one to be decoded."""
+        ticks = self._ticks(target + self.origin)
+        for packet in demux(self.container):
+            if packet is None or packet.stream.index != self.video.index or not packet.size:
+                continue
+            with contextlib.suppress(av.error.FFmpegError):
+                for picture in self.decoder.decode(packet):
+                    time = picture.dts if self._in_decoding_order else picture.pts
+                    if picture.key_frame or time is None or time > ticks:
+                        return time is not None and time <= ticks
+        return False
 
     def _decoded(self, with_packets: bool) -> Iterator[av.VideoFrame | av.Packet]:
         """Yield pictures and, if asked, packets; first those that `_first_picture` read from a pipe."""
