@@ -327,6 +327,9 @@ def test_the_registry_says_how_to_get_them(vdeblur) -> None:
     line = next(line for line in listed.splitlines() if line.startswith("flow-rnn"))
     assert "by hand" in line
     assert "30.58 DVD" in line
+    assert line.endswith(" none*")
+    shown = vdeblur("models", "show", "flow-rnn").stdout
+    assert "license: none (the authors published no licence); vdeblur's own code is MIT\n" in shown
 
 
 def unpacked(values: Tensor) -> bytes:
