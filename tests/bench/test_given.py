@@ -167,7 +167,29 @@ def test_published_times_stand_beside_measured_ones(vdeblur, pairs: Path, tmp_pa
 
 def test_registry_times_are_those_of_the_papers() -> None:
     seconds = {name: entry.time.seconds for name, entry in registry.known_models().items() if entry.time}
-    assert seconds == {"cdvd-tsp": 2.09, "dstnet": 0.08, "dstnet-l": 0.28, "basicvsrpp": 0.1, "flow-rnn": 0.2}
+    assert seconds == {
+        "cdvd-tsp": 2.09,
+        "dstnet": 0.08,
+        "dstnet-l": 0.28,
+        "basicvsrpp": 0.1,
+        "pvdnet": 0.28,
+        "flow-rnn": 0.2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "time"),
+    [
+        ("flow-rnn", "0.2 s for a frame of 1280x720, Titan Xp"),
+        (
+            "pvdnet",
+            "0.28 s for a frame of 1280x720, RTX 2080 Ti (measured by a user: issue 2 of the authors' repository)",
+        ),
+    ],
+)
+def test_models_show_prints_the_published_time_as_one_line(vdeblur, name: str, time: str) -> None:
+    lines = vdeblur("models", "show", name).stdout.splitlines()
+    assert [line for line in lines if line.startswith("published_time")] == [f"published_time: {time}"]
 
 
 def test_a_wrong_time_in_a_registry_is_named(tmp_path: Path, vdeblur, monkeypatch) -> None:
