@@ -20,7 +20,7 @@ from vdeblur.bench.columns import (
     source_cells,
     tenth_rows,
 )
-from vdeblur.bench.given import IDEAL_LUMA
+from vdeblur.bench.existing import IDEAL_LUMA
 from vdeblur.bench.profiles import profile_uris
 from vdeblur.bench.results import BenchReport, ExampleFrame, ModelResult, ProfilePictures
 from vdeblur.bench.tenths import with_tenths

@@ -27,7 +27,7 @@ IDEAL_LUMA = "ideal-luma"
 LUMA = (0.299, 0.587, 0.114)  # BT.601, as SPN's
 
 
-class _Given:
+class _Existing:
     """The facts that contenders which restore nothing share."""
 
     weights, digest, parameters = "", "", 0
@@ -40,7 +40,7 @@ class _Given:
         return None
 
 
-class RestoredFolder(_Given):
+class RestoredFolder(_Existing):
     """Restored pictures of others, one contender for each folder."""
 
     def __init__(self, folder: Path, name: str, dataset: DataSet, protocol: Protocol, warn: Warn) -> None:
@@ -115,7 +115,7 @@ def open_restored(folders: tuple[Path, ...], dataset: DataSet, protocol: Protoco
     return [RestoredFolder(folder, name, dataset, protocol, warn) for folder, name in zip(folders, named, strict=True)]
 
 
-class IdealLuma(_Given):
+class IdealLuma(_Existing):
     """The sharp frame's luma with the blurry frame's chroma."""
 
     name = model = IDEAL_LUMA
@@ -136,4 +136,4 @@ def ideal_luma(pair: FramePair) -> Tensor:
     return (blurry + luma).round().clamp(0, 255).to(torch.uint8)
 
 
-Given = RestoredFolder | IdealLuma
+Existing = RestoredFolder | IdealLuma

@@ -8,7 +8,7 @@ import numpy
 import pytest
 import torch
 
-from vdeblur.bench import contenders, given
+from vdeblur.bench import contenders, existing
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import FramePair
 from vdeblur.errors import ExitStatus
@@ -114,7 +114,7 @@ def test_ideal_luma_keeps_the_blurry_colour(tmp_path: Path) -> None:
     blurry = torch.from_numpy(random.integers(80, 170, (3, 20, 30), dtype=numpy.uint8))
     pictures.write_png(tmp_path / "s.png", sharp)
     pictures.write_png(tmp_path / "b.png", blurry)
-    ideal = given.ideal_luma(FramePair("x", tmp_path / "b.png", tmp_path / "s.png")).double()
+    ideal = existing.ideal_luma(FramePair("x", tmp_path / "b.png", tmp_path / "s.png")).double()
 
     def to_ycbcr(rgb: torch.Tensor) -> torch.Tensor:
         y = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
@@ -257,7 +257,7 @@ def test_videos_without_sharp_frames(vdeblur, qualitative: Path, tmp_path: Path)
     ],
 )
 def test_what_needs_sharp_frames_is_refused(vdeblur, qualitative: Path, arguments, status: int, words: str) -> None:
-    given_options = [str(argument).format(qualitative) for argument in arguments]
-    result = vdeblur("bench", "--dataset", "dvd", "--split", "qualitative", "-d", "cpu", *given_options)
+    options = [str(argument).format(qualitative) for argument in arguments]
+    result = vdeblur("bench", "--dataset", "dvd", "--split", "qualitative", "-d", "cpu", *options)
     assert result.exit_code == status, result.output
     assert words in result.stderr
