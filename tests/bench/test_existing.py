@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 
+from tests.source.test_pictures import photo
 from vdeblur.bench import contenders, existing
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import FramePair
@@ -106,6 +107,36 @@ def test_restored_pictures_that_cannot_be_measured(vdeblur, pairs: Path, tmp_pat
     assert "00003.png is 48x16 instead of 48x32" in refused(restored)
     (restored / "wall" / "00003.png").write_bytes(b"no picture")
     assert "00003.png" in refused(restored)
+
+
+def test_sizes_are_compared_before_the_first_sequence_is_measured(vdeblur, pairs: Path, tmp_path: Path) -> None:
+    restored = restore(pairs, tmp_path / "theirs")
+    pictures.write_png(restored / "wall" / "00004.png", torch.zeros(3, 32, 40, dtype=torch.uint8))
+    result = vdeblur("bench", "--dataset", pairs, "--restored", restored, "-d", "cpu", "--json")
+    assert result.exit_code == ExitStatus.INPUT
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert "wall/00004.png is 40x32 instead of 48x32" in next(e["message"] for e in events if e["event"] == "error")
+    assert "sequence_done" not in [event["event"] for event in events]
+
+
+def test_blurry_pictures_are_not_decoded_for_their_size(vdeblur, pairs: Path, tmp_path: Path, monkeypatch) -> None:
+    read: list[Path] = []
+
+    def recorded(path: Path) -> torch.Tensor:
+        read.append(path)
+        return original(path)
+
+    original = pictures.read_rgb
+    restored = restore(pairs, tmp_path / "theirs")
+    monkeypatch.setattr(pictures, "read_rgb", recorded)
+    report = bench(vdeblur, tmp_path, "--dataset", pairs, "--restored", restored)
+    assert {"theirs", "identity", "unsharp", "cas"} < report.keys()
+    assert read.count(pairs / "wall" / "blur" / "00002.png") == 3, "identity and the filters restore it"
+    assert read.count(restored / "wall" / "00002.png") == 1
+
+
+def test_pictures_turned_by_their_camera_have_their_upright_size(tmp_path: Path) -> None:
+    assert existing._size_of(photo(tmp_path / "turned.jpg", orientation=6, size="64x48")) == (48, 64)
 
 
 def test_ideal_luma_keeps_the_blurry_colour(tmp_path: Path) -> None:
