@@ -259,6 +259,9 @@ def test_videos_without_sharp_frames(vdeblur, qualitative: Path, tmp_path: Path)
     assert [sequence["name"] for sequence in row["sequences"]] == ["alley", "wall"]
     assert len(list((tmp_path / "saved" / "lite" / "wall").iterdir())) == FRAMES
     assert "nan" not in report["stdout"]
+    page = (tmp_path / "r.html").read_text()
+    assert "Temporal profile of alley" in page
+    assert "tenth of the frames" not in page, "a table without a number"
     assert "DVD qualitative (input): 10 frames" in report["stdout"]
     assert "Temporal profile: lite" in (tmp_path / "r.html").read_text()
     assert "Temporal profile: sharp" not in (tmp_path / "r.html").read_text()
