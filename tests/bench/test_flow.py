@@ -19,6 +19,7 @@ from vdeblur.events import Talk
 from vdeblur.models import registry, weights
 from vdeblur.networks import NETWORKS, PARTS
 from vdeblur.networks.layers import warp
+from vdeblur.restore import watch
 
 FRAMES, HEIGHT, WIDTH = 3, 80, 112
 SPEED = 3  # pixels from frame to frame: the upper half moves right, the lower half left
@@ -115,7 +116,7 @@ def test_a_flow_takes_until_the_device_has_finished_it(vdeblur, pairs: Path, tmp
     monkeypatch.setattr(flow, "_estimator", lambda name, device, talk: estimate)
     monkeypatch.setattr(flow, "time", clock)
     monkeypatch.setattr(flow, "warp", slowly)
-    monkeypatch.setattr(flow.watch, "synchronize", synchronize)
+    monkeypatch.setattr(watch, "synchronize", synchronize)
     options = ("--dataset", pairs, "-m", "bimnet", "-d", "cpu", "--report", tmp_path / "flow.json")
     assert vdeblur("bench", "--flow", *options).exit_code == 0
     assert rows(tmp_path / "flow.json")["bimnet"]["seconds_per_pair"] == pytest.approx(2.0)

@@ -111,7 +111,7 @@ def tenth_rows(models: list[ModelResult]) -> list[tuple[str, str, list[str]]]:
     None without sharp frames.
     """
     by_model = [{sequence.name: sequence for sequence in model.sequences} for model in models]
-    rows = []
+    rows: list[tuple[str, str, list[str]]] = []
     if all(math.isnan(model.quality.psnr) for model in models):
         return rows
     for name, found in tenths_of(models).items():

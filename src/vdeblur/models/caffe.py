@@ -31,7 +31,7 @@ LONGEST_SIDE = 1 << 31  # of a blob
 HEAD_BYTES = 512
 # How files of other kinds begin that are named .caffemodel by mistake: their kind, and what to do.
 OTHER_KINDS = (
-    (rb"\x89HDF\r\n", "an HDF5 file", "use the .caffemodel: Caffe writes .caffemodel.h5 in another form"),
+    (rb"\x89HDF\r\n", "an HDF5 file", "use the .caffemodel; Caffe's .caffemodel.h5 has another form"),
     (rb"PK\x03\x04", "a zip file", "unpack it; or name it .pth if PyTorch wrote it"),
     (rb"\x80[\x02-\x05]", "a pickle file", "name it .pth if PyTorch wrote it"),
     (rb'[\s\S]{6}\0\0\{"', "a safetensors file", "name it .safetensors"),
