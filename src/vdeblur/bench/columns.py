@@ -108,7 +108,7 @@ def sequence_rows(models: list[ModelResult], measure: Measure) -> list[tuple[str
 def tenth_rows(models: list[ModelResult]) -> list[tuple[str, str, list[str]]]:
     """Return for the sharpest and blurriest tenth of each sequence its name, number of frames, and PSNRs as text.
 
-    None without sharp frames.
+    Without sharp frames there are no rows.
     """
     by_model = [{sequence.name: sequence for sequence in model.sequences} for model in models]
     rows: list[tuple[str, str, list[str]]] = []
