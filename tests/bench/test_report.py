@@ -211,6 +211,13 @@ def test_pictures_are_kept_exactly() -> None:
     assert (png(base64.b64decode(data)) == picture).all()
 
 
+def test_the_axis_of_costs_has_a_mark_beside_zero() -> None:
+    """One network alone, of any size."""
+    for tenth in range(40):
+        size = 10 ** (tenth / 20)
+        assert any(0.6 < mark / size < 1.6 for mark in charts._LogAxis([0.0, size]).ticks), size
+
+
 def test_csv_has_a_line_for_each_model_and_sequence(results: BenchReport, tmp_path: Path) -> None:
     report.write_report(results, tmp_path / "report.csv")
     with (tmp_path / "report.csv").open(newline="") as file:
