@@ -1,6 +1,6 @@
 """Restore files with `identity`, and tabulate what each output keeps of its input, converts and drops, with reasons.
 
-    python -m benchmarks.kept ../shared/faults ../shared/data/odd --suffixes .mkv .mp4 > docs/kept.md
+    python -m benchmarks.kept FILES... --suffixes same .mkv .mp4 > table.md
 
 The table comes from the events of `vdeblur run --json`, a process per file, so that a crash is a row, too. The outputs
 are read back by the ffmpeg program: a line `found` per file says which streams it sees, in case a plan is not true.
@@ -23,6 +23,7 @@ PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".heic", 
 NO_INPUTS = {".md", ".py", ".txt"}
 SECONDS = 1  # of each video
 LIMIT_SECONDS = 300  # of a run
+HEADS = ["input and output", "frames, encoder", "kept", "converted", "dropped", "messages", "found in the output"]
 RAW = re.compile(r"Traceback|internal error|avcodec_open2|<none>|Errno \d{3}")  # what no person should ever read
 
 
@@ -95,13 +96,13 @@ def row(outcome: Outcome) -> str:
     dropped = [
         f"{name} {reason}" for name, reason in zip(plan.get("drop", []), plan.get("drop_reasons", []), strict=True)
     ]
-    told = [text for text in outcome.warnings if not text.startswith("W_STREAM")]
+    messages = [text for text in outcome.warnings if not text.startswith("W_STREAM")]
     if outcome.status:
-        told.append(f"exit {outcome.status}: {outcome.error or 'the process was ended'}")
+        messages.append(f"exit {outcome.status}: {outcome.error or 'the process was ended'}")
     if outcome.raw:
-        told.append(f"**raw: {outcome.raw}**")
+        messages.append(f"**raw: {outcome.raw}**")
     cells = [f"{outcome.name} to {outcome.suffix}", f"{outcome.frames}, {plan.get('encoder', '')}"]
-    cells += ["; ".join(words) for words in (kept, converted, dropped, told, outcome.streams)]
+    cells += ["; ".join(words) for words in (kept, converted, dropped, messages, outcome.streams)]
     return "| " + " | ".join(cell.replace("|", "\\|") or "-" for cell in cells) + " |"
 
 
@@ -111,8 +112,7 @@ def main() -> None:
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--suffixes", nargs="+", default=[".mkv", ".mp4"], help="of outputs; `same` is the input's own")
     options = parser.parse_args()
-    head = ["input and output", "frames, encoder", "kept", "converted", "dropped", "told", "found in the output"]
-    lines = [head, ["---"] * len(head)]
+    lines = [HEADS, ["---"] * len(HEADS)]
     print("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
     for source in (source for path in options.paths for source in inputs_of(path)):
         own = source.suffix.lower() if source.is_file() else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+from benchmarks import kept
 from docs import options
 
 import vdeblur
@@ -44,6 +45,12 @@ def anchors(page: Path) -> set[str]:
         found.append(re.sub(r"[^\w\- ]", "", text).replace(" ", "-"))
     return {name if name not in found[:place] else f"{name}-{found[:place].count(name)}"
             for place, name in enumerate(found)}  # fmt: skip
+
+
+def test_the_tables_of_what_is_kept_have_the_columns_of_their_script() -> None:
+    lines = (ROOT / "docs" / "kept.md").read_text("utf-8").splitlines()
+    heads = [line for line, rule in pairwise(lines) if rule.startswith("| ---")]
+    assert heads == [f"| {' | '.join(kept.HEADS)} |"] * 2
 
 
 # Options

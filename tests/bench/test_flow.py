@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import clips
+from tests.clocks import Clock
 from vdeblur.bench import flow
 from vdeblur.datasets import pictures
 from vdeblur.errors import ExitStatus
@@ -18,6 +19,7 @@ from vdeblur.events import Talk
 from vdeblur.models import registry, weights
 from vdeblur.networks import NETWORKS, PARTS
 from vdeblur.networks.layers import warp
+from vdeblur.restore import watch
 
 FRAMES, HEIGHT, WIDTH = 3, 80, 112
 SPEED = 3  # pixels from frame to frame: the upper half moves right, the lower half left
@@ -92,6 +94,36 @@ def test_nothing_warped_is_the_previous_frame(pairs: Path, vdeblur, tmp_path: Pa
     assert rows(tmp_path / "flow.json")["none"]["flows"]["sharp to sharp"]["psnr"] == pytest.approx(
         numpy.mean(expected), abs=1e-6
     )
+
+
+def test_a_flow_takes_until_the_device_has_finished_it(vdeblur, pairs: Path, tmp_path: Path, monkeypatch) -> None:
+    """A device works on while the host's clock is read; its first pair also loads kernels, which takes 100 seconds."""
+    clock, queued, asked = Clock(), [0.0], []
+
+    def synchronize(device: torch.device) -> None:
+        clock.advance(queued.pop())
+        queued.append(0.0)
+
+    def estimate(current: Tensor, previous: Tensor) -> Tensor:
+        asked.append(queued[0])
+        queued[0] += 100.0 if len(asked) <= len(flow.KINDS) else 2.0
+        return flow._none(current, previous)
+
+    def slowly(frame: Tensor, motion: Tensor) -> Tensor:
+        queued[0] += 7.0  # of a score, none of the network's
+        return warp(frame, motion)
+
+    monkeypatch.setattr(flow, "_estimator", lambda name, device, talk: estimate)
+    monkeypatch.setattr(flow, "time", clock)
+    monkeypatch.setattr(flow, "warp", slowly)
+    monkeypatch.setattr(watch, "synchronize", synchronize)
+    options = ("--dataset", pairs, "-m", "bimnet", "-d", "cpu", "--report", tmp_path / "flow.json")
+    assert vdeblur("bench", "--flow", *options).exit_code == 0
+    assert rows(tmp_path / "flow.json")["bimnet"]["seconds_per_pair"] == pytest.approx(2.0)
+    assert asked == [0.0] * len(flow.KINDS) * (FRAMES - 1)
+    result = vdeblur("bench", "--flow", *options, "--limit", 2)
+    assert result.exit_code == 0
+    assert rows(tmp_path / "flow.json")["bimnet"]["seconds_per_pair"] is None, "the only pair is the first"
 
 
 def drawn(name: str) -> nn.Module:

@@ -16,7 +16,7 @@ import numpy
 import pytest
 
 from tests.conftest import ROOT
-from vdeblur.bench import charts, html, report
+from vdeblur.bench import charts, html, report, tenths
 from vdeblur.bench.results import (
     BenchReport,
     DatasetFacts,
@@ -125,15 +125,15 @@ def test_the_page_in_a_browser(browser: Any, results: BenchReport, tmp_path: Pat
 
     rows = view.locator("#models tbody tr").all_inner_texts()
     ranked = sorted(results.models, key=lambda result: -result.quality.psnr)
-    assert [row.split("\t")[:4] for row in rows] == [
-        [result.model, f"{result.quality.psnr:.2f}", "0.8123", "0.8235"] for result in ranked
+    assert [row.split("\t")[:5] for row in rows] == [
+        [result.model, "fp32", f"{result.quality.psnr:.2f}", "0.8123", "0.8235"] for result in ranked
     ]
     cells = view.locator("#sequences-psnr tbody tr").nth(1).inner_text().split("\t")
     psnrs = [result.sequences[1].quality.psnr for result in ranked]
     assert cells == [ranked[0].sequences[1].name, "10", *(f"{psnr:.2f}" for psnr in psnrs)]
     assert view.locator(".bars .value").all_inner_texts()[1] == "27.46 dB (+1.33)"
     embedded = json.loads(view.locator("#data").text_content())
-    assert embedded == results.to_json()
+    assert embedded == tenths.with_tenths(results)
     assert "ab" * 32 in view.locator("#weights").inner_text()
     facts = view.locator("header dd").all_inner_texts()
     assert facts[:3] == [
@@ -211,6 +211,13 @@ def test_pictures_are_kept_exactly() -> None:
     assert (png(base64.b64decode(data)) == picture).all()
 
 
+def test_the_axis_of_costs_has_a_mark_beside_zero() -> None:
+    """One network alone, of any size."""
+    for tenth in range(40):
+        size = 10 ** (tenth / 20)
+        assert any(0.6 < mark / size < 1.6 for mark in charts._LogAxis([0.0, size]).ticks), size
+
+
 def test_csv_has_a_line_for_each_model_and_sequence(results: BenchReport, tmp_path: Path) -> None:
     report.write_report(results, tmp_path / "report.csv")
     with (tmp_path / "report.csv").open(newline="") as file:
@@ -222,6 +229,7 @@ def test_csv_has_a_line_for_each_model_and_sequence(results: BenchReport, tmp_pa
         assert (line["sequence"], float(line["psnr"])) == (sequence.name, sequence.quality.psnr)
         assert (line["dataset"], line["protocol"], line["precision"]) == ("pairs", "plain", "fp32")
         assert line["versions"] == "vdeblur 0.1.0, torch 2"
+        assert float(line["sharpest_tenth_psnr"]) == pytest.approx(sequence.quality.psnr), "all frames are equal"
 
 
 def test_markdown_tables(results: BenchReport, tmp_path: Path) -> None:

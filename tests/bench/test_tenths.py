@@ -1,6 +1,7 @@
 """Reports of a bench by the blur of frames, and over time."""
 
 import base64
+import csv
 import json
 import re
 from pathlib import Path
@@ -31,7 +32,7 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def test_tenths_are_ranked_by_the_input(vdeblur, pairs: Path, tmp_path: Path) -> None:
-    reports = ("--report", tmp_path / "r.json", "--report", tmp_path / "r.md", "--report", tmp_path / "r.html")
+    reports = [part for kind in ("json", "md", "html", "csv") for part in ("--report", tmp_path / f"r.{kind}")]
     result = vdeblur("bench", "--dataset", pairs, "-m", "identity", "-d", "cpu", *reports)
     assert result.exit_code == 0, result.output
     rows = {row["model"]: row["sequences"][0] for row in json.loads((tmp_path / "r.json").read_text())["models"]}
@@ -50,6 +51,12 @@ def test_tenths_are_ranked_by_the_input(vdeblur, pairs: Path, tmp_path: Path) ->
     assert rows["identity"]["blurriest_tenth"]["psnr"] < rows["identity"]["psnr"]
     assert "| scene, blurriest | 3 |" in (tmp_path / "r.md").read_text()
     assert "scene, blurriest" in (tmp_path / "r.html").read_text()
+    with (tmp_path / "r.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            assert line["tenth_frames"] == "3"
+            for kind in ("blurriest_tenth", "sharpest_tenth"):
+                psnr = rows[line["model"]][kind]["psnr"]
+                assert float(line[f"{kind}_psnr"]) == (pytest.approx(psnr) if psnr is not None else numpy.inf)
 
 
 def test_the_page_has_the_profiles_of_time(vdeblur, pairs: Path, tmp_path: Path) -> None:

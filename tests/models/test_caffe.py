@@ -1,17 +1,19 @@
 """flow-rnn's released Caffe weights: read, converted and run; everything else of the kind is refused by name."""
 
+import gzip
+import io
 import math
-import struct
 from pathlib import Path
 
 import numpy
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from tests import clips, parity
 from tests.parity import Case
-from vdeblur.errors import ExitStatus
+from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.models import caffe, released_flow_rnn, weights
 
 FOLDER = "flow-rnn"
@@ -158,6 +160,18 @@ def without(layers: dict[str, list[Tensor]], name: str) -> dict[str, list[Tensor
     return {key: blobs for key, blobs in layers.items() if key != name}
 
 
+def with_sides(sides: bytes, old: bool = False, data: bytes = b"") -> bytes:
+    """Return a model of one blob. sides: dim of its shape, packed; or its fields num, channels, height and width."""
+    content = (sides if old else message(7, message(1, sides))) + message(5, data)
+    return message(100, message(1, b"conv1") + message(7, content))
+
+
+def saved(state: Tensor, new: bool) -> bytes:
+    file = io.BytesIO()
+    torch.save(state, file, _use_new_zipfile_serialization=new)
+    return file.getvalue()
+
+
 def broken(kind: str, layers: dict[str, list[Tensor]]) -> bytes:
     """Return a file with one fault."""
     whole = caffe_model(SMALL)
@@ -183,10 +197,45 @@ def broken(kind: str, layers: dict[str, list[Tensor]]) -> bytes:
         case "fewer values than its shape":
             return whole.replace(message(1, varint(2)), message(1, varint(3)))
         case "a huge shape":
-            sides = message(7, message(1, varint(1 << 62) * 4))
-            return message(100, message(1, b"conv1") + message(7, sides + message(5, b"\0\0\0\0")))
+            return with_sides(varint(1 << 62) * 4, data=bytes(4))
+        case "nothing times a huge side":
+            return with_sides(varint(0) + varint(1 << 62))
+        case "a side of nothing":
+            return with_sides(varint(0))
+        case "a negative side":
+            return with_sides(varint(2**64 - 1), data=bytes(4))
+        case "a negative side in the old form":
+            return with_sides(number(1, 1) + number(2, 2**64 - 2), old=True, data=bytes(4))
+        case "a huge side of nothing in the old form":
+            return with_sides(number(1, 0) + number(2, 1 << 62), old=True)
+        case "the longest sides":
+            return with_sides(varint(1 << 31) * 8)
         case "many axes":
-            return message(100, message(1, b"conv1") + message(7, message(7, message(1, b"\1" * 1000))))
+            return with_sides(b"\1" * 1000)
+        case "no shape":
+            return with_sides(b"", data=bytes(8))
+        case "a huge length":
+            return varint(100 << 3 | 2) + varint(1 << 63)
+        case "a varint without end":
+            return b"\x08" + b"\xff" * 20
+        case "field 0":
+            return number(0, 1) + whole
+        case "an escape in a name":
+            return caffe_model({**layers, "\x1b[2J\nconv": SMALL["conv1"]})
+        case "a text as a blob":
+            return message(100, message(1, b"conv1") + message(7, b"\x3a\x05hello"))
+        case "HDF5":
+            return b"\x89HDF\r\n\x1a\n" + bytes(500)
+        case "a zip of PyTorch":
+            return saved(SMALL["conv1"][0], new=True)
+        case "a pickle of PyTorch":
+            return saved(SMALL["conv1"][0], new=False)
+        case "safetensors":
+            return safetensors.torch.save({"a": SMALL["conv1"][0]})
+        case "gzip":
+            return gzip.compress(whole)
+        case "prototxt":
+            return b'# deploy\nname: "FlowNet2-s"\ninput: "data"\nlayer {\n  name: "conv1"\n}\n'
         case "twice":
             return whole + whole
         case "no weights":
@@ -202,17 +251,35 @@ def broken(kind: str, layers: dict[str, list[Tensor]]) -> bytes:
 
 
 FAULTS = {
-    "a layer missing": "is a Caffe model named 'FlowNet2-s'*but not the one of flow-rnn: 1 layers missing, conv_rnnd_1",
-    "an unknown layer": "1 unknown, conv7 first",
+    "a layer missing": "is a Caffe model named 'FlowNet2-s'*not the one of flow-rnn: 1 layer is missing, conv_rnnd_1 (",
+    "an unknown layer": "1 unknown, conv7 (",
     "another shape": "layer conv2 has blobs of 48x24x3x3 and 48 instead of 48x24x5x5 and 48",
     "a blob missing": "layer conv2 has blobs of 48x24x5x5 instead of",
-    "another network": "layers missing, conv2 first",
+    "another network": "layers are missing, conv2 first",
     "not a number": "holds NaN",
     "float64": "is not a whole Caffe model*blob 0 of layer 'conv1' holds float64 data",
     "cut off": "it is cut off",
     "cut in a varint": "it is cut off",
     "fewer values than its shape": "blob 1 of layer 'conv1' is 3, but holds 8 bytes",
-    "a huge shape": "but holds 4 bytes",
+    "a huge shape": "blob 0 of layer 'conv1' has a side of 4611686018427387904",
+    "nothing times a huge side": "blob 0 of layer 'conv1' has a side of 0",
+    "a side of nothing": "blob 0 of layer 'conv1' has a side of 0",
+    "a negative side": "blob 0 of layer 'conv1' has a side of -1",
+    "a negative side in the old form": "blob 0 of layer 'conv1' has a side of -2",
+    "a huge side of nothing in the old form": "blob 0 of layer 'conv1' has a side of 0",
+    "the longest sides": "but holds 0 bytes",
+    "no shape": "blob 0 of layer 'conv1' is a single number, but holds 8 bytes",
+    "a huge length": "it is cut off",
+    "a varint without end": "it is not a protobuf message",
+    "field 0": "it is not a protobuf message",
+    "an escape in a name": "1 unknown, ",
+    "a text as a blob": "it is not a protobuf message",
+    "HDF5": "x.caffemodel is an HDF5 file, not a Caffe model (use the .caffemodel",
+    "a zip of PyTorch": "x.caffemodel is a zip file, not a Caffe model (unpack it; or name it .pth",
+    "a pickle of PyTorch": "x.caffemodel is a pickle file, not a Caffe model (name it .pth",
+    "safetensors": "x.caffemodel is a safetensors file, not a Caffe model (name it .safetensors",
+    "gzip": "x.caffemodel is a gzip file, not a Caffe model (unpack it",
+    "prototxt": "x.caffemodel is a .prototxt, a network's definition as text, not a Caffe model (use the .caffemodel",
     "many axes": "more than 8 axes",
     "twice": "it has two layers 'conv1'",
     "no weights": "it has no layers with weights",
@@ -240,6 +307,7 @@ def test_what_does_not_fit_is_refused_by_name(kind: str, layers, vdeblur, tmp_pa
         place = result.stderr.find(words, place)
         assert place >= 0, result.stderr
     assert result.stderr.count("\n") == 1
+    assert "\x1b" not in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -259,12 +327,71 @@ def test_the_registry_says_how_to_get_them(vdeblur) -> None:
     line = next(line for line in listed.splitlines() if line.startswith("flow-rnn"))
     assert "by hand" in line
     assert "30.58 DVD" in line
+    assert line.endswith(" none*")
+    shown = vdeblur("models", "show", "flow-rnn").stdout
+    assert "license: none (the authors published no licence); vdeblur's own code is MIT\n" in shown
 
 
-def test_fields_one_by_one_are_read(tmp_path: Path) -> None:
-    """Protobuf lets a writer pack numbers or not."""
-    values = b"".join(varint(5 << 3 | 5) + struct.pack("<f", value) for value in (1.5, -2.0))
-    content = message(7, number(1, 1) + number(1, 2)) + values
-    (tmp_path / "x.caffemodel").write_bytes(message(100, message(1, b"conv1") + message(7, content)))
-    blobs = caffe.read_caffe(tmp_path / "x.caffemodel").layers["conv1"]
-    assert blobs[0].tolist() == [[1.5, -2.0]]
+def unpacked(values: Tensor) -> bytes:
+    """Return a float field (5) once for each value, as protobuf lets a writer do."""
+    records = numpy.empty((values.numel(), 5), numpy.uint8)
+    records[:, 0] = 5 << 3 | 5
+    records[:, 1:] = values.numpy().astype("<f4").reshape(-1, 1).view(numpy.uint8)
+    return records.tobytes()
+
+
+def read_layer(path: Path, content: bytes) -> Tensor:
+    """Write a model of one blob, and read it."""
+    path.write_bytes(message(100, message(1, b"conv1") + message(7, content)))
+    (read,) = caffe.read_caffe(path).layers["conv1"]
+    return read
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 2_100_000])
+def test_fields_one_by_one_are_read(count: int, tmp_path: Path) -> None:
+    """More floats than a file may have fields, too, with other fields before and after."""
+    values = torch.arange(count, dtype=torch.float32) - 1
+    content = message(7, number(1, 1) + number(1, count)) + unpacked(values) + number(200, 3)
+    assert torch.equal(read_layer(tmp_path / "x.caffemodel", content), values[None])
+
+
+def test_packed_and_single_floats_are_read_in_their_order(tmp_path: Path) -> None:
+    first, second, third = torch.arange(6.0).reshape(3, 2)
+    packed = (message(5, values.numpy().tobytes()) for values in (first, third))
+    content = message(7, message(1, varint(6))) + next(packed) + unpacked(second) + next(packed)
+    assert read_layer(tmp_path / "x.caffemodel", content).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_old_form_of_a_shape_is_read(tmp_path: Path) -> None:
+    sides = b"".join(number(axis, side) for axis, side in ((1, 1), (2, 3), (3, 2), (4, 1)))
+    read = read_layer(tmp_path / "x.caffemodel", sides + message(5, torch.arange(6.0).numpy().tobytes()))
+    assert read.tolist() == [[[[0], [1]], [[2], [3]], [[4], [5]]]]
+
+
+def test_unknown_fields_of_every_kind_are_passed_over(tmp_path: Path) -> None:
+    """In the file, the layer and the blob; a blob's field 6 is its gradient, which weights do not need."""
+    unknown = number(300, 1 << 63) + varint(301 << 3 | 1) + bytes(8) + varint(302 << 3 | 5) + bytes(4)
+    unknown += message(303, b"\xff" * 40) + message((1 << 29) - 1, b"")
+    content = unknown + message(6, bytes(8)) + message(7, message(1, varint(2))) + unknown + message(5, bytes(8))
+    layer = unknown + message(1, b"conv1") + unknown + message(7, content) + unknown
+    (tmp_path / "x.caffemodel").write_bytes(unknown + message(100, layer) + unknown)
+    model = caffe.read_caffe(tmp_path / "x.caffemodel")
+    assert [blob.tolist() for blob in model.layers["conv1"]] == [[0, 0]]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_no_cut_and_no_changed_byte_is_a_fault_of_ours(old: bool, tmp_path: Path) -> None:
+    """Every file either reads, or says what is wrong with it."""
+    whole = caffe_model({"conv1": [torch.ones(2, 1, 1, 1), torch.ones(2)]}, old=old)
+    path = tmp_path / "x.caffemodel"
+    files = [whole[:length] for length in range(len(whole))]
+    for value in (0x00, 0x01, 0x7F, 0x80, 0xFF):
+        files += [whole[:place] + bytes([value]) + whole[place + 1 :] for place in range(len(whole))]
+    refused = 0
+    for file in files:
+        path.write_bytes(file)
+        try:
+            caffe.read_caffe(path)
+        except (caffe.CaffeError, ModelError):
+            refused += 1
+    assert refused > len(files) // 3

@@ -106,7 +106,7 @@ class _LogAxis:
     def __init__(self, values: list[float]) -> None:
         positive = [value for value in values if value > 0] or [1.0]
         low, high = math.log10(min(positive)), math.log10(max(positive))
-        room = max(0.08 * (high - low), 0.15)
+        room = max(0.08 * (high - low), 0.2)  # 10 ** 0.4 > 5 / 2, the widest step: a mark is always inside
         self.low, self.high = low - room, high + room
         self.zeros = len(positive) < len(values) or min(values) <= 0
         self.left = LEFT + (34 if self.zeros else 0)

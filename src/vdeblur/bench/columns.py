@@ -106,9 +106,14 @@ def sequence_rows(models: list[ModelResult], measure: Measure) -> list[tuple[str
 
 
 def tenth_rows(models: list[ModelResult]) -> list[tuple[str, str, list[str]]]:
-    """Return for the sharpest and blurriest tenth of each sequence its name, number of frames, and PSNRs as text."""
+    """Return for the sharpest and blurriest tenth of each sequence its name, number of frames, and PSNRs as text.
+
+    Without sharp frames there are no rows.
+    """
     by_model = [{sequence.name: sequence for sequence in model.sequences} for model in models]
-    rows = []
+    rows: list[tuple[str, str, list[str]]] = []
+    if all(math.isnan(model.quality.psnr) for model in models):
+        return rows
     for name, found in tenths_of(models).items():
         for kind, names in (("sharpest", found.sharpest), ("blurriest", found.blurriest)):
             cells = [format_number(mean_psnr(sequences[name], names), ".2f") for sequences in by_model]

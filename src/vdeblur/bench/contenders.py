@@ -1,6 +1,6 @@
 """The contenders of a bench: models as `run` runs them, and FFmpeg's filters, with the same interface.
 
-given.py has those that restore nothing.
+existing.py has those that restore nothing.
 
 A contender restores a sequence of 8-bit RGB pictures, which is one scene. It has the name that the user typed, the name
 of its model, its weights and their digest (empty if it has none), its precision and its number of parameters.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vdeblur.bench.baselines import BASELINES
-from vdeblur.bench.given import IDEAL_LUMA, Given, IdealLuma
+from vdeblur.bench.existing import IDEAL_LUMA, Existing, IdealLuma
 from vdeblur.bench.network_speed import count_flops
 from vdeblur.datasets import pictures
 from vdeblur.errors import DeviceError, ModelError, UsageError
@@ -170,7 +170,7 @@ class MeasuredModel:
         return count_flops(self.network, self.device, height, width)
 
 
-Contender = MeasuredModel | Filter | Given
+Contender = MeasuredModel | Filter | Existing
 
 
 def published_score(contender: Contender, title: str, protocol: Protocol) -> tuple[PublishedScore | None, str]:

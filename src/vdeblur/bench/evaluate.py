@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from vdeblur import threads
-from vdeblur.bench import contenders, given, memory
+from vdeblur.bench import contenders, existing, memory
 from vdeblur.bench.comparison import Comparison
 from vdeblur.bench.contenders import Contender
-from vdeblur.bench.given import IDEAL_LUMA
+from vdeblur.bench.existing import IDEAL_LUMA
 from vdeblur.bench.kept import ResultCache
 from vdeblur.bench.profiles import ProfileRows
 from vdeblur.bench.results import (
@@ -70,18 +70,18 @@ def run_bench(
     device = choose_device(task.device)
     missing = _missing_models(task, names, talk)
     names = tuple(name for name in names if name not in missing)
-    existing = given.open_restored(task.restored, dataset, protocol, _warner(talk))
+    folders = existing.open_restored(task.restored, dataset, protocol, _warner(talk))
     precision = protocol.precision if task.precision == "auto" else task.precision
     facts = dataset_facts(dataset)
     notify(
         "bench",
-        {**asdict(facts), "protocol": protocol.description, "models": [*(folder.name for folder in existing), *names]},
+        {**asdict(facts), "protocol": protocol.description, "models": [*(folder.name for folder in folders), *names]},
     )
     results: list[ModelResult] = []
     caches: list[ResultCache] = []
     try:
         loaded = (contenders.load_contender(name, device, precision, talk) for name in names)
-        for contender in itertools.chain(existing, loaded):
+        for contender in itertools.chain(folders, loaded):
             caches.append(ResultCache(task, dataset, protocol, contender, device))
             results.append(_measure(BenchContext(task, dataset, protocol, device, notify, stop), contender, caches[-1]))
     except InterruptedRunError:
@@ -317,7 +317,7 @@ def _timed_frames(
 
     Pictures that exist already took no time.
     """
-    if isinstance(contender, given.Given):
+    if isinstance(contender, existing.Existing):
         for picture in contender.pictures(sequence):
             context.check_stop()
             yield picture, None

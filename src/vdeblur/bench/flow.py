@@ -33,6 +33,7 @@ from vdeblur.networks.layers import warp
 from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.networks.pwcnet import PWCNet
 from vdeblur.networks.spynet import SPyNet
+from vdeblur.restore import watch
 from vdeblur.restore.tiles import pad_to
 
 KINDS = {  # which frames the flow is estimated from: the current one, the previous one
@@ -50,14 +51,18 @@ Estimator = Callable[[Tensor, Tensor], Tensor]  # from the current and the previ
 
 @dataclass(frozen=True)
 class FlowScores:
-    """One estimator's scores by kind of frames; psnr and ssim of warped sharp frames. seconds: for one pair."""
+    """One estimator's scores by kind of frames; psnr and ssim of warped sharp frames.
+
+    seconds_per_pair: for one flow, without those of the first pair, in which a device warms up; None if it is the only
+    one.
+    """
 
     model: str
     weights: str
     weights_sha256: str
     pairs: int
     scores: dict[str, Quality]
-    seconds_per_pair: float
+    seconds_per_pair: float | None
 
 
 @dataclass(frozen=True)
@@ -153,13 +158,16 @@ def _measure(
             raise InterruptedRunError(status)
         before = previous["sharp"][None].float()
         for kind, (is_current_blurry, is_previous_blurry) in KINDS.items():
-            start = time.perf_counter()
             first, second = (
                 frames["blurry" if is_blurry else "sharp"][None].float() / 255
                 for frames, is_blurry in ((current, is_current_blurry), (previous, is_previous_blurry))
             )
+            watch.synchronize(device)  # a device may still be busy with the last score
+            start = time.perf_counter()
             flow = estimate(first, second)
-            seconds += time.perf_counter() - start
+            watch.synchronize(device)
+            if pairs:
+                seconds += time.perf_counter() - start
             warped = PROTOCOL.to_8bit(warp(before, flow))
             try:
                 scores[kind] += PROTOCOL.measure(warped, current["sharp"][None])
@@ -170,7 +178,7 @@ def _measure(
         progress = {"input": facts[0], "frame": pairs, "frames_estimate": total, "fps": round(rate, 3)}
         talk.notify("progress", {**progress, "eta_seconds": round((total - pairs) / rate, 1)})
     means = {kind: mean(values) for kind, values in scores.items()}
-    return FlowScores(*facts, pairs, means, seconds / (pairs * len(KINDS)))
+    return FlowScores(*facts, pairs, means, seconds / ((pairs - 1) * len(KINDS)) if pairs > 1 else None)
 
 
 def _pairs(sequence: Sequence, device: torch.device) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:

@@ -20,7 +20,7 @@ from vdeblur.bench.columns import (
     source_cells,
     tenth_rows,
 )
-from vdeblur.bench.given import IDEAL_LUMA
+from vdeblur.bench.existing import IDEAL_LUMA
 from vdeblur.bench.profiles import profile_uris
 from vdeblur.bench.results import BenchReport, ExampleFrame, ModelResult, ProfilePictures
 from vdeblur.bench.tenths import with_tenths
@@ -175,7 +175,7 @@ def _tenth_table(models: list[ModelResult]) -> str:
     if not rows:
         return ""
     heads = ["sequence", "frames", *(label(model, models) for model in models)]
-    table = _table("PSNR in dB, by the sharpness of the blurry input", heads, rows, "tenths")
+    table = _table("PSNR in dB; the sharpness of the blurry input ranks the frames", heads, rows, "tenths")
     return f"<section><h2>Sharpest and blurriest tenth of the frames</h2>{table}</section>"
 
 
@@ -189,13 +189,14 @@ def _profile_section(profiles: tuple[ProfilePictures, ...], models: list[ModelRe
     if not math.isnan(models[0].quality.psnr):  # without sharp frames, the blurry ones stand in for them
         pictures.append(("sharp", profile_uris(shown[0][1])[1]))
     figures = "".join(
-        f'<figure><img src="{uri}" alt="Temporal profile: {escape(name)}" style="width:100%">'
+        f'<figure><img src="{uri}" alt="Temporal profile: {escape(name)}">'
         f"<figcaption>{escape(name)}</figcaption></figure>"
         for name, uri in pictures
     )
     return (
-        f"<section><h2>Temporal profile of {escape(shown[0][1].sequence)}</h2><p>The middle line of the picture; time "
-        f"goes down. Stripes are flicker.</p>{figures}</section>"
+        f"<section><h2>Temporal profile of {escape(shown[0][1].sequence)}</h2><p>The middle line of each frame, one "
+        "below the other: time goes down. Horizontal stripes are flicker, smear is blur.</p>"
+        f'<div class="profiles">{figures}</div></section>'
     )
 
 

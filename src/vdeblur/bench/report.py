@@ -23,7 +23,7 @@ from vdeblur.bench.columns import (
 )
 from vdeblur.bench.html import as_html
 from vdeblur.bench.results import BenchReport
-from vdeblur.bench.tenths import with_tenths
+from vdeblur.bench.tenths import mean_psnr, tenths_of, with_tenths
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.files import write_whole
 
@@ -111,7 +111,9 @@ def as_csv(report: BenchReport) -> str:
     lines = csv.writer(text, lineterminator="\n")
     heads = ["dataset", "protocol", "device", "versions", "model", "weights", "weights_sha256", "precision"]
     measures = ["frames", "psnr", "ssim_2d", "ssim_3d", "warping_error", "vmaf", "seconds_per_frame"]
-    lines.writerow([*heads, "sequence", *measures])
+    of_tenths = ["tenth_frames", "sharpest_tenth_psnr", "blurriest_tenth_psnr"]
+    lines.writerow([*heads, "sequence", *measures, *of_tenths])
+    found = tenths_of(report.models)
     place = [report.dataset.title, report.protocol.name, report.device, versions_line(report.versions)]
     for model in report.models:
         for sequence in model.sequences:
@@ -122,6 +124,11 @@ def as_csv(report: BenchReport) -> str:
                 *(sequence.name, len(sequence.frames), quality.psnr, quality.ssim_2d, quality.ssim_3d),
                 *(sequence.warping_error, sequence.vmaf, sequence.seconds_per_frame),
             ]
+            if tenths := found.get(sequence.name):
+                psnrs = (mean_psnr(sequence, names) for names in (tenths.sharpest, tenths.blurriest))
+                cells += [len(tenths.sharpest), *psnrs]
+            else:
+                cells += [None] * len(of_tenths)
             lines.writerow(map(_plain, cells))
     return text.getvalue()
 

@@ -19,7 +19,7 @@ from vdeblur.models.registry import PublishedScore, PublishedTime
 class BenchTask:
     """The options of `vdeblur bench`; the defaults are the command line's.
 
-    restored: folders of restored pictures to measure, see given.py.
+    restored: folders of restored pictures to measure, see existing.py.
     """
 
     dataset: str

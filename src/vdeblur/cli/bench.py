@@ -127,7 +127,7 @@ def bench_command(context: click.Context, /, speed: bool, json: bool, **given: A
     vdeblur downloads known data sets (except bsd), and recognises the layout of a folder. Published figures appear only
     where data set, protocol and weights are those of the paper. identity, which passes frames through, and FFmpeg's
     filters unsharp and cas are always measured, too, and with spn the ceiling ideal-luma: the sharp luma with the
-    blurry colour. An interrupted bench continues where it stopped. With --speed,
+    blurry colour. An interrupted bench continues where it stopped; --speed and --flow start again. With --speed,
     measure instead how fast models are: the network alone, the complete run, and each of its stages. With --flow,
     measure instead how well networks estimate motion, as in PVDNet's Table 1.
 

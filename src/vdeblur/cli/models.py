@@ -126,6 +126,9 @@ def _show_facts(facts: dict[str, Any]) -> None:
                 click.echo()
                 echo_line(f"{facts['model']}@{weights.pop('weights')}")
                 _show_facts({f"  {name}": rest for name, rest in weights.items()})
+        elif key == "published_time" and value:
+            source = f" ({value['source']})" if value["source"] else ""
+            echo_line(f"{key}: {value['seconds']:g} s for a frame of {value['size']}, {value['device']}{source}")
         elif key == "bibtex" and value:
             click.echo("\n" + "\n".join(map(printable, value.splitlines())))
         elif key.strip() == "scores":

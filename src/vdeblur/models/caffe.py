@@ -11,6 +11,7 @@ message is a series of fields, each a number, a wire type and a value; what the 
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,28 @@ import numpy
 import torch
 from torch import Tensor
 
+from vdeblur.errors import ModelError
+
 SUFFIX = ".caffemodel"
 LARGEST_BYTES = 1 << 30  # of a file; VGG-19, among the largest Caffe models, has 575 MB
-LARGEST_COUNT = 1_000_000  # fields of a file; flow-rnn's has about a thousand
+LARGEST_COUNT = 1_000_000  # fields of a file, a run of floats counted once; flow-rnn's has about a thousand
+LARGEST_FIELD = (1 << 29) - 1  # protobuf's limit of a field's number
 MOST_AXES = 8
+LONGEST_SIDE = 1 << 31  # of a blob
+HEAD_BYTES = 512
+# How files of other kinds begin that are named .caffemodel by mistake: their kind, and what to do.
+OTHER_KINDS = (
+    (rb"\x89HDF\r\n", "an HDF5 file", "use the .caffemodel; Caffe's .caffemodel.h5 has another form"),
+    (rb"PK\x03\x04", "a zip file", "unpack it; or name it .pth if PyTorch wrote it"),
+    (rb"\x80[\x02-\x05]", "a pickle file", "name it .pth if PyTorch wrote it"),
+    (rb'[\s\S]{6}\0\0\{"', "a safetensors file", "name it .safetensors"),
+    (rb"\x1f\x8b", "a gzip file", "unpack it"),
+    (
+        rb"(\s|#[^\n]*\n)*(name|layers?|input|input_\w+|state|force_backward)\s*[:{]",
+        "a .prototxt, a network's definition as text",
+        "use the .caffemodel, which holds the weights",
+    ),
+)
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 NET_NAME, OLD_LAYERS, LAYERS = 1, 2, 100
 LAYER_FIELDS = {LAYERS: (1, 7), OLD_LAYERS: (4, 6)}  # of a layer: the numbers of its name and its blobs
@@ -57,8 +76,9 @@ def looks_like_caffe(head: bytes) -> bool:
 def read_caffe(path: Path) -> CaffeModel:
     """Read the blobs of a Caffe model as float32 tensors of the stored shapes.
 
-    Raises: CaffeError saying what is wrong; OSError.
+    Raises: CaffeError saying what is wrong; ModelError naming the kind of a file that is none; OSError.
     """
+    _refuse_other_kinds(path)
     if path.stat().st_size > LARGEST_BYTES:
         raise CaffeError(f"it is larger than {LARGEST_BYTES >> 20} MiB")
     fields = _Fields()
@@ -75,6 +95,15 @@ def read_caffe(path: Path) -> CaffeModel:
     if not layers:
         raise CaffeError("it has no layers with weights")
     return CaffeModel(name, layers)
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raise ModelError if a file begins like one of another kind; OSError."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    for beginning, kind, hint in OTHER_KINDS:
+        if re.match(beginning, head):
+            raise ModelError(f"{path} is {kind}, not a Caffe model", hint)
 
 
 def _read_layer(
@@ -104,6 +133,9 @@ def _read_blob(message: int | memoryview, place: str, fields: "_Fields") -> Tens
             old_axes[number] = _integer(value)
     if shape is None:
         shape = [old_axes.get(axis, 1) for axis in OLD_AXES] if old_axes else []
+    for side in shape:
+        if not 1 <= side <= LONGEST_SIDE:
+            raise CaffeError(f"{place} has a side of {side - (1 << 64) if side >> 63 else side}")
     data = b"".join(chunks)
     if len(data) % 4 or len(data) // 4 != math.prod(shape):
         raise CaffeError(f"{place} is {'x'.join(map(str, shape)) or 'a single number'}, but holds {len(data)} bytes")
@@ -126,7 +158,11 @@ def _read_shape(message: int | memoryview, fields: "_Fields") -> list[int]:
 
 
 class _Fields:
-    """The fields of messages, counted over a whole file, so that a large file of tiny fields ends soon."""
+    """The fields of messages, counted over a whole file, so that a large file of tiny fields ends soon.
+
+    Floats that a writer did not pack follow each other, each with its own key: such a run is one field, with the bytes
+    of all of them.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -140,6 +176,8 @@ class _Fields:
                 raise CaffeError("it has far more parts than any Caffe model")
             key, place = _varint(data, place)
             number, wire = key >> 3, key & 7
+            if not 1 <= number <= LARGEST_FIELD:
+                raise CaffeError("it is not a protobuf message")
             value: int | memoryview
             if wire == VARINT:
                 value, place = _varint(data, place)
@@ -150,10 +188,28 @@ class _Fields:
                     length = 4 if wire == FIXED32 else 8
                 else:
                     raise CaffeError("it is not a protobuf message")
-                if not number or length > len(data) - place:
+                if length > len(data) - place:
                     raise CaffeError("it is cut off, or not a protobuf message")
                 value, place = data[place : place + length], place + length
+                if wire == FIXED32 and key < 0x80:
+                    more = _floats_from(data, place, key)
+                    value = memoryview(bytes(value) + more)
+                    place += len(more) // 4 * 5
             yield number, wire, value
+
+
+def _floats_from(data: memoryview, place: int, key: int) -> bytes:
+    """Return the bytes of the floats that follow at a place, each after its key of one byte."""
+    floats, count = [], 1
+    while True:  # a block of twice as many each time, so that short runs are short work
+        block = numpy.frombuffer(data[place : place + 5 * count], numpy.uint8)
+        records = block[: len(block) // 5 * 5].reshape(-1, 5)
+        others = numpy.flatnonzero(records[:, 0] != key)
+        length = int(others[0]) if len(others) else len(records)
+        floats.append(records[:length, 1:].tobytes())
+        if length < count:
+            return b"".join(floats)
+        place, count = place + 5 * length, 2 * count
 
 
 def _varint(data: memoryview, place: int) -> tuple[int, int]:

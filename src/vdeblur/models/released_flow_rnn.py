@@ -55,8 +55,12 @@ def convert(model: CaffeModel) -> dict[str, Tensor]:
         wanted = FlowRNN().state_dict()
     missing = [name for name in LAYERS if name not in model.layers]
     extra = sorted(model.layers.keys() - LAYERS.keys() - UNUSED)
-    faults = [f"{len(missing)} layers missing, {missing[0]} first"] if missing else []
-    faults += [f"{len(extra)} unknown, {extra[0]} first"] if extra else []
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} layers are" if len(missing) > 1 else "1 layer is")
+        faults[0] += f" missing, {missing[0]}" + (" first" if len(missing) > 1 else "")
+    if extra:
+        faults.append(f"{len(extra)} unknown, {extra[0]}" + (" first" if len(extra) > 1 else ""))
     if faults:
         raise CaffeError("; ".join(faults))
     state: dict[str, Tensor] = {}

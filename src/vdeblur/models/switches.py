@@ -46,7 +46,7 @@ def fault_in(network: type[Network], arguments: Mapping[str, Any]) -> tuple[str,
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value read from TOML is one of a type; numbers of things must be above 0, or 0 for none."""
+    """Return whether a value read from TOML is one of a type; whole numbers must be 0 or above."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value in inner and isinstance(value, str) == isinstance(inner[0], str)

@@ -22,12 +22,13 @@ from vdeblur.errors import InputError
 from vdeblur.events import Warn
 from vdeblur.measure.protocols import Protocol
 from vdeblur.models.registry import ModelEntry, Weights
+from vdeblur.source.picture_header import read_header
 
 IDEAL_LUMA = "ideal-luma"
 LUMA = (0.299, 0.587, 0.114)  # BT.601, as SPN's
 
 
-class _Given:
+class _Existing:
     """The facts that contenders which restore nothing share."""
 
     weights, digest, parameters = "", "", 0
@@ -40,13 +41,13 @@ class _Given:
         return None
 
 
-class RestoredFolder(_Given):
+class RestoredFolder(_Existing):
     """Restored pictures of others, one contender for each folder."""
 
     def __init__(self, folder: Path, name: str, dataset: DataSet, protocol: Protocol, warn: Warn) -> None:
         """Find a picture for every frame that the protocol counts.
 
-        Raises: InputError naming the first that is missing.
+        Raises: InputError naming the first that is missing, or has another size than the blurry one.
         """
         self.folder, self.warn = folder, warn
         self.name = self.model = name
@@ -56,6 +57,13 @@ class RestoredFolder(_Given):
             sequence.name: self._found(sequence, len(dataset.sequences) == 1, protocol)
             for sequence in dataset.sequences
         }
+        self.sizes = {
+            sequence.name: [_size_of(pair.blurry) for pair in sequence.pairs] for sequence in dataset.sequences
+        }
+        for name, paths in self.files.items():  # before the long work
+            for path, size in zip(paths, self.sizes[name], strict=True):
+                if path is not None:
+                    _check_size(path, _size_of(path), size)
         facts = [
             (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns)
             for paths in self.files.values()
@@ -91,18 +99,35 @@ class RestoredFolder(_Given):
     def pictures(self, sequence: Sequence) -> Iterator[Tensor]:
         """Yield the picture of each frame, uint8 (3, H, W); for frames without one the blurry frame, uncounted.
 
-        Raises: InputError if a picture cannot be read, or has another size than the sharp one.
+        Raises: InputError if a picture cannot be read, or has another size than the blurry one.
         """
-        for pair, file in zip(sequence.pairs, self.files[sequence.name], strict=True):
-            if file is None:
-                yield pictures.read_rgb(pair.blurry)
-                continue
-            picture = pictures.read_rgb(file)
-            sharp = pictures.read_rgb(pair.blurry).shape
-            if picture.shape != sharp:
-                sizes = f"{picture.shape[2]}x{picture.shape[1]} instead of {sharp[2]}x{sharp[1]}"
-                raise InputError(f"{file} is {sizes}", "restore the frames at their full size")
+        for pair, file, size in zip(sequence.pairs, self.files[sequence.name], self.sizes[sequence.name], strict=True):
+            picture = pictures.read_rgb(pair.blurry if file is None else file)
+            if file is not None:
+                _check_size(file, (picture.shape[2], picture.shape[1]), size)  # headers may be wrong
             yield picture
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    """Return the width and height of a picture, upright: from its header, or decoded where that has another form.
+
+    Raises: InputError if it cannot be read.
+    """
+    try:
+        header = read_header(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
+    if header is not None:
+        return header.upright_size
+    height, width = pictures.read_rgb(path).shape[1:]
+    return width, height
+
+
+def _check_size(path: Path, size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """Refuse a restored picture of another width and height than the blurry one's."""
+    if size != wanted:
+        sizes = f"{size[0]}x{size[1]} instead of {wanted[0]}x{wanted[1]}"
+        raise InputError(f"{path} is {sizes}", "restore the frames at their full size")
 
 
 def open_restored(folders: tuple[Path, ...], dataset: DataSet, protocol: Protocol, warn: Warn) -> list[RestoredFolder]:
@@ -115,7 +140,7 @@ def open_restored(folders: tuple[Path, ...], dataset: DataSet, protocol: Protoco
     return [RestoredFolder(folder, name, dataset, protocol, warn) for folder, name in zip(folders, named, strict=True)]
 
 
-class IdealLuma(_Given):
+class IdealLuma(_Existing):
     """The sharp frame's luma with the blurry frame's chroma."""
 
     name = model = IDEAL_LUMA
@@ -136,4 +161,4 @@ def ideal_luma(pair: FramePair) -> Tensor:
     return (blurry + luma).round().clamp(0, 255).to(torch.uint8)
 
 
-Given = RestoredFolder | IdealLuma
+Existing = RestoredFolder | IdealLuma

@@ -8,7 +8,8 @@ import numpy
 import pytest
 import torch
 
-from vdeblur.bench import contenders, given
+from tests.source.test_pictures import photo
+from vdeblur.bench import contenders, existing
 from vdeblur.datasets import pictures
 from vdeblur.datasets.layouts import FramePair
 from vdeblur.errors import ExitStatus
@@ -108,13 +109,43 @@ def test_restored_pictures_that_cannot_be_measured(vdeblur, pairs: Path, tmp_pat
     assert "00003.png" in refused(restored)
 
 
+def test_sizes_are_compared_before_the_first_sequence_is_measured(vdeblur, pairs: Path, tmp_path: Path) -> None:
+    restored = restore(pairs, tmp_path / "theirs")
+    pictures.write_png(restored / "wall" / "00004.png", torch.zeros(3, 32, 40, dtype=torch.uint8))
+    result = vdeblur("bench", "--dataset", pairs, "--restored", restored, "-d", "cpu", "--json")
+    assert result.exit_code == ExitStatus.INPUT
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert "wall/00004.png is 40x32 instead of 48x32" in next(e["message"] for e in events if e["event"] == "error")
+    assert "sequence_done" not in [event["event"] for event in events]
+
+
+def test_blurry_pictures_are_not_decoded_for_their_size(vdeblur, pairs: Path, tmp_path: Path, monkeypatch) -> None:
+    read: list[Path] = []
+
+    def recorded(path: Path) -> torch.Tensor:
+        read.append(path)
+        return original(path)
+
+    original = pictures.read_rgb
+    restored = restore(pairs, tmp_path / "theirs")
+    monkeypatch.setattr(pictures, "read_rgb", recorded)
+    report = bench(vdeblur, tmp_path, "--dataset", pairs, "--restored", restored)
+    assert {"theirs", "identity", "unsharp", "cas"} < report.keys()
+    assert read.count(pairs / "wall" / "blur" / "00002.png") == 3, "identity and the filters restore it"
+    assert read.count(restored / "wall" / "00002.png") == 1
+
+
+def test_pictures_turned_by_their_camera_have_their_upright_size(tmp_path: Path) -> None:
+    assert existing._size_of(photo(tmp_path / "turned.jpg", orientation=6, size="64x48")) == (48, 64)
+
+
 def test_ideal_luma_keeps_the_blurry_colour(tmp_path: Path) -> None:
     random = numpy.random.default_rng(1)
     sharp = torch.from_numpy(random.integers(80, 170, (3, 20, 30), dtype=numpy.uint8))
     blurry = torch.from_numpy(random.integers(80, 170, (3, 20, 30), dtype=numpy.uint8))
     pictures.write_png(tmp_path / "s.png", sharp)
     pictures.write_png(tmp_path / "b.png", blurry)
-    ideal = given.ideal_luma(FramePair("x", tmp_path / "b.png", tmp_path / "s.png")).double()
+    ideal = existing.ideal_luma(FramePair("x", tmp_path / "b.png", tmp_path / "s.png")).double()
 
     def to_ycbcr(rgb: torch.Tensor) -> torch.Tensor:
         y = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
@@ -167,7 +198,29 @@ def test_published_times_stand_beside_measured_ones(vdeblur, pairs: Path, tmp_pa
 
 def test_registry_times_are_those_of_the_papers() -> None:
     seconds = {name: entry.time.seconds for name, entry in registry.known_models().items() if entry.time}
-    assert seconds == {"cdvd-tsp": 2.09, "dstnet": 0.08, "dstnet-l": 0.28, "basicvsrpp": 0.1, "flow-rnn": 0.2}
+    assert seconds == {
+        "cdvd-tsp": 2.09,
+        "dstnet": 0.08,
+        "dstnet-l": 0.28,
+        "basicvsrpp": 0.1,
+        "pvdnet": 0.28,
+        "flow-rnn": 0.2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "time"),
+    [
+        ("flow-rnn", "0.2 s for a frame of 1280x720, Titan Xp"),
+        (
+            "pvdnet",
+            "0.28 s for a frame of 1280x720, RTX 2080 Ti (measured by a user: issue 2 of the authors' repository)",
+        ),
+    ],
+)
+def test_models_show_prints_the_published_time_as_one_line(vdeblur, name: str, time: str) -> None:
+    lines = vdeblur("models", "show", name).stdout.splitlines()
+    assert [line for line in lines if line.startswith("published_time")] == [f"published_time: {time}"]
 
 
 def test_a_wrong_time_in_a_registry_is_named(tmp_path: Path, vdeblur, monkeypatch) -> None:
@@ -206,6 +259,9 @@ def test_videos_without_sharp_frames(vdeblur, qualitative: Path, tmp_path: Path)
     assert [sequence["name"] for sequence in row["sequences"]] == ["alley", "wall"]
     assert len(list((tmp_path / "saved" / "lite" / "wall").iterdir())) == FRAMES
     assert "nan" not in report["stdout"]
+    page = (tmp_path / "r.html").read_text()
+    assert "Temporal profile of alley" in page
+    assert "tenth of the frames" not in page, "a table without a number"
     assert "DVD qualitative (input): 10 frames" in report["stdout"]
     assert "Temporal profile: lite" in (tmp_path / "r.html").read_text()
     assert "Temporal profile: sharp" not in (tmp_path / "r.html").read_text()
@@ -235,7 +291,7 @@ def test_videos_without_sharp_frames(vdeblur, qualitative: Path, tmp_path: Path)
     ],
 )
 def test_what_needs_sharp_frames_is_refused(vdeblur, qualitative: Path, arguments, status: int, words: str) -> None:
-    given_options = [str(argument).format(qualitative) for argument in arguments]
-    result = vdeblur("bench", "--dataset", "dvd", "--split", "qualitative", "-d", "cpu", *given_options)
+    options = [str(argument).format(qualitative) for argument in arguments]
+    result = vdeblur("bench", "--dataset", "dvd", "--split", "qualitative", "-d", "cpu", *options)
     assert result.exit_code == status, result.output
     assert words in result.stderr
