@@ -175,7 +175,8 @@ def _sample(luma: Tensor, here: Tensor, travel: Tensor, samples: Tensor) -> Tens
     """Sample luma along its motion in linear light; write differences from luma, in coded values.
 
     luma: (B, 1, H, W). here, travel: (B, H, W, 2), each pixel's place in a grid, and its motion in a frame interval.
-    samples: (B, SAMPLES - 2, H, W), results of Richardson-Lucy steps and means of both samples of a lag. Returns the samples ahead alone, thinned: (B, len(LAGS), H/2, W/2).
+    samples: (B, SAMPLES - 2, H, W), results of Richardson-Lucy steps and means of both samples of a lag. Returns the
+    samples ahead alone, thinned: (B, len(LAGS), H/2, W/2).
     """
     coded = luma.clamp(DARKEST)
     light = coded.pow(GAMMA)
