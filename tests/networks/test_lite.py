@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vdeblur.models import weights
-from vdeblur.networks import lite
+from vdeblur.networks import lite, lucas_kanade
 from vdeblur.networks.lite import Lite, look_along_motion, luma_of
 from vdeblur.restore import streams, tiles
 
@@ -65,7 +65,7 @@ def test_a_step_against_its_definition() -> None:
     travel = torch.zeros(1, 2, *luma.shape[-2:])
     travel[:, 0] = 8.0
     samples = luma.new_empty(1, lite.SAMPLES - 2, *luma.shape[-2:])
-    lite._sample(luma, travel, samples)
+    lite._sample(luma, lucas_kanade.pixel_grid(luma), lucas_kanade.grid_units(travel), samples)
     coded = luma[0, 0].double().numpy().clip(1e-3)
     light = coded**2.2
 

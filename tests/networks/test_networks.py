@@ -161,6 +161,13 @@ def test_cuda_agrees_with_the_cpu(name: str) -> None:
     torch.testing.assert_close(run(network, clip.cuda()).cpu(), expected, rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize(("side", "height", "width"), [(3, 20, 31), (7, 9, 16), (7, 2, 3), (3, 1, 1)])
+def test_window_means_have_nothing_beyond_the_border(side: int, height: int, width: int) -> None:
+    values = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+    expected = nn.functional.avg_pool2d(values.double(), side, 1, side // 2, count_include_pad=False)
+    torch.testing.assert_close(lucas_kanade.window_mean(values, side).double(), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("motion", [(0.0, 0.0), (3.0, -1.0), (-6.5, 2.25), (10.0, 8.0)])
 def test_lucas_kanade_finds_a_shift(motion: tuple[float, float]) -> None:
     generator = torch.Generator().manual_seed(2)

@@ -26,7 +26,7 @@ from vdeblur.train import optimisers, recipes
 from vdeblur.train.objectives import OBJECTIVES
 from vdeblur.train.objectives.base import Batch, Clip, Objective, unit_range
 from vdeblur.train.objectives.flow_rnn import FlowRNNObjective
-from vdeblur.train.objectives.lite import LiteObjective, contrast_error
+from vdeblur.train.objectives.lite import LiteObjective, detail_error
 from vdeblur.train.objectives.spn import SPGANObjective, SPNObjective
 from vdeblur.train.schedules import Plateau
 
@@ -71,9 +71,9 @@ def flow_rnn(warm_up: int = 0, width: int = 8) -> FlowRNNObjective:
     return FlowRNNObjective(FlowRNN(width), {"flow_warm_up": warm_up}).train()
 
 
-def lite(ends: float = 0.0, contrast: float = 0.0) -> LiteObjective:
+def lite(ends: float = 0.0, detail: float = 0.0) -> LiteObjective:
     torch.manual_seed(0)
-    return LiteObjective(Lite(16, 1), {"ends": ends, "floor": 1e-4, "contrast": contrast}).train()
+    return LiteObjective(Lite(16, 1), {"ends": ends, "floor": 1e-4, "detail": detail}).train()
 
 
 def reached(module: nn.Module) -> set[str]:
@@ -297,34 +297,37 @@ def test_lite_trains_on_what_it_sees_when_it_runs(ends: float) -> None:
 
 def test_lite_loss_against_its_definition() -> None:
     """An untrained network changes nothing, so the loss is the blurry frames'."""
-    objective = lite(contrast=0.5)
-    batch = batch_of(objective, 3, 32)
+    objective = lite(detail=0.5)
+    batch = batch_of(objective, 3, 48)
     blurry, sharp = batch["blurry"][:, 1], batch["sharp"]
     difference = (blurry.double() - sharp.double()).numpy() / 255
     expected = numpy.log((difference**2).mean((1, 2, 3)) + 1e-4).mean()
     losses, _ = objective(batch, 0, 0, None)
     assert losses["log_error"].item() == pytest.approx(expected, rel=1e-4)
 
-    def contrast(frames: Tensor) -> numpy.ndarray:
+    def gradients(frames: Tensor) -> numpy.ndarray:
         luma = lumas(frames)
-        steps = (luma[:, :-1, 1:] - luma[:, :-1, :-1], luma[:, 1:, :-1] - luma[:, :-1, :-1])
-        inner = numpy.abs(numpy.stack(steps, 1))
-        height, width = (length // 8 for length in inner.shape[2:])
-        return inner[..., : 8 * height, : 8 * width].reshape(len(inner), 2, height, 8, width, 8).mean((3, 5))
+        return numpy.stack((luma[:, :-1, 1:] - luma[:, :-1, :-1], luma[:, 1:, :-1] - luma[:, :-1, :-1]), 1)
 
-    ours, truth = contrast(blurry), contrast(sharp)
-    missing = numpy.abs(ours - truth).mean((1, 2, 3)) / (truth.mean((1, 2, 3)) + 0.01)
-    assert losses["contrast"].item() == pytest.approx(missing.mean(), rel=1e-3)
-    assert losses["loss"].item() == pytest.approx(expected + 0.5 * missing.mean(), rel=1e-3)
+    # Nothing has returned, so each block lacks all that it misses.
+    missing = ((gradients(sharp) - gradients(blurry)) ** 2).sum(1)
+    wanted = missing[:, :32, :32].reshape(len(missing), 2, 16, 2, 16).mean((2, 4))  # whole blocks only
+    lacking = (wanted**2 / (wanted + 1e-5)).mean((1, 2)) / (wanted.mean((1, 2)) + 1e-5)
+    assert 0.9 < lacking.mean() < 1
+    assert losses["detail"].item() == pytest.approx(lacking.mean(), rel=1e-3)
+    assert losses["loss"].item() == pytest.approx(expected + 0.5 * lacking.mean(), rel=1e-3)
 
 
-def test_contrast_error_prefers_detail_to_softness() -> None:
-    sharp = torch.rand(2, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+def test_detail_error_counts_what_returns_and_nothing_else() -> None:
+    noise = torch.Generator().manual_seed(0)
+    sharp = torch.rand(2, 1, 65, 65, generator=noise)
     soft = F.avg_pool2d(sharp, 3, 1, 1)
-    assert contrast_error(sharp, sharp) == 0
-    half = soft + 0.5 * (sharp - soft)
-    assert contrast_error(half, sharp) < 0.7 * contrast_error(soft, sharp)
-    assert contrast_error(sharp.flip(3), sharp) < contrast_error(soft, sharp), "within a block, places do not matter"
+    assert detail_error(sharp, soft, sharp) < 1e-6
+    assert detail_error(soft, soft, sharp) == pytest.approx(1, abs=0.01)
+    assert detail_error(soft + 0.5 * (sharp - soft), soft, sharp) == pytest.approx(0.25, abs=0.01)
+    assert detail_error(soft - 0.5 * (sharp - soft), soft, sharp) > 2, "the wrong way"
+    pattern = (torch.arange(65)[:, None] + torch.arange(65)) % 2 - 0.5
+    assert detail_error(soft + 0.2 * pattern, soft, sharp) > 0.98, "a checkerboard has nothing to do with the picture"
 
 
 CASES = {"spn": (5, 16), "spgan": (5, 16), "flow-rnn": (2, 64), "lite": (3, 32)}

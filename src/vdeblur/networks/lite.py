@@ -148,16 +148,19 @@ def look_along_motion(previous_frame: Tensor | None, frame: Tensor, following_fr
         previous = None if previous_frame is None else luma_of(previous_frame)
         following = None if following_frame is None else luma_of(following_frame)
         forward, backward = _motions(luma, previous, following)  # (B, 2, H/4, W/4), in pixels of that size
+        here = lucas_kanade.pixel_grid(luma)
         ahead, behind = (
-            F.interpolate(motion * SCALE, scale_factor=SCALE, mode="bilinear", align_corners=False)
+            lucas_kanade.grid_units(
+                F.interpolate(motion * SCALE, scale_factor=SCALE, mode="bilinear", align_corners=False)
+            )
             for motion in (forward, backward)
-        )  # (B, 2, H, W)
-        travel = (ahead - behind) / 2  # from frame to frame
+        )  # (B, H, W, 2)
+        travel = (ahead - behind).div_(2)  # from frame to frame
         pixels = luma.new_empty(len(luma), 3 + SAMPLES, *luma.shape[-2:])  # filled in place: these are large
         samples = pixels[:, 3:]
-        leading = _sample(luma, travel, samples[:, :-2])
-        _sample_neighbour(luma, following, ahead, samples[:, -2:-1])
-        _sample_neighbour(luma, previous, behind, samples[:, -1:])
+        leading = _sample(luma, here, travel, samples[:, :-2])
+        _sample_neighbour(luma, following, ahead.add_(here), samples[:, -2:-1])
+        _sample_neighbour(luma, previous, behind.add_(here), samples[:, -1:])
         gradients, speed = _gradients_along_and_across(luma, travel)
         energies = _energies(torch.cat((_thinned(samples), leading, gradients), 1), speed, forward + backward)
         torch.mul(torch.sub(frame, 0.5, out=pixels[:, :3]), CONTRAST, out=pixels[:, :3])
@@ -168,17 +171,18 @@ def look_along_motion(previous_frame: Tensor | None, frame: Tensor, following_fr
         return View(pixels, torch.cat((forward, backward, energies), 1))
 
 
-def _sample(luma: Tensor, travel: Tensor, samples: Tensor) -> Tensor:
+def _sample(luma: Tensor, here: Tensor, travel: Tensor, samples: Tensor) -> Tensor:
     """Sample luma along its motion in linear light; write differences from luma, in coded values.
 
-    luma: (B, 1, H, W). travel: (B, 2, H, W). samples: (B, SAMPLES - 2, H, W), results of Richardson-Lucy steps and
-    means of both samples of a lag. Returns the samples ahead alone, thinned: (B, len(LAGS), H/2, W/2).
+    luma: (B, 1, H, W). here, travel: (B, H, W, 2), each pixel's place in a grid, and its motion in a frame interval.
+    samples: (B, SAMPLES - 2, H, W), results of Richardson-Lucy steps and means of both samples of a lag. Returns the
+    samples ahead alone, thinned: (B, len(LAGS), H/2, W/2).
     """
     coded = luma.clamp(DARKEST)
     light = coded.pow(GAMMA)
     quotients = light.new_empty(len(light), len(REACHES), *light.shape[-2:])
     leading = luma.new_empty(len(luma), len(LAGS), luma.shape[-2] // 2, luma.shape[-1] // 2)
-    line = _Line(luma, travel)
+    line = _Line(here, travel)
     for rows in line.strips:
         _blur_strip(light, coded, line, rows, samples, quotients, leading)
     for rows in line.strips:
@@ -192,11 +196,10 @@ class _Line:
     In strips, intermediate results stay in a processor's cache, and memory does not grow with the frame.
     """
 
-    def __init__(self, luma: Tensor, travel: Tensor) -> None:
-        height, width = luma.shape[-2:]
-        self.travel = lucas_kanade.grid_units(travel)
-        self.here = lucas_kanade.pixel_grid(luma)
-        length = max(STRIP // (len(luma) * width), 1) * 2
+    def __init__(self, here: Tensor, travel: Tensor) -> None:
+        self.here, self.travel = here, travel
+        batch, height, width = travel.shape[:3]
+        length = max(STRIP // (batch * width), 1) * 2
         self.strips = [slice(first, min(first + length, height)) for first in range(0, height, length)]
 
     def at(self, rows: slice, lag: float) -> tuple[Tensor, Tensor]:
@@ -214,17 +217,18 @@ def _blur_strip(
     total = own.clone()
     for index, lag in enumerate(LAGS):
         ahead, behind = (lucas_kanade.sample_at(light, grid) for grid in line.at(rows, lag))
-        leading[:, index : index + 1, halves] = _thinned(ahead).pow(1 / GAMMA).sub_(_thinned(own_coded))
+        coded_ahead = _thinned(ahead).contiguous().pow_(1 / GAMMA)
+        torch.sub(coded_ahead, _thinned(own_coded), out=leading[:, index : index + 1, halves])
         ahead += behind
         if index in MEANS:
             place = len(REACHES) + MEANS.index(index)
-            samples[:, place : place + 1, rows] = ahead.mul(0.5).pow_(1 / GAMMA).sub_(own_coded)
+            torch.sub(ahead.mul(0.5).pow_(1 / GAMMA), own_coded, out=samples[:, place : place + 1, rows])
         if index < REACHES[-1]:
             total += ahead
             if index + 1 in REACHES:
                 place = REACHES.index(index + 1)
                 blurred = total / (2 * index + 3)
-                quotients[:, place : place + 1, rows] = own / blurred.add_(QUOTIENT_FLOOR)
+                torch.div(own, blurred.add_(QUOTIENT_FLOOR), out=quotients[:, place : place + 1, rows])
 
 
 def _restore_strip(quotients: Tensor, light: Tensor, coded: Tensor, line: _Line, rows: slice, samples: Tensor) -> None:
@@ -233,10 +237,10 @@ def _restore_strip(quotients: Tensor, light: Tensor, coded: Tensor, line: _Line,
     for index in range(REACHES[-1]):
         first = sum(reach <= index for reach in REACHES)  # exposures that do not reach this lag stay as they are
         for grid in line.at(rows, LAGS[index]):
-            means[:, first:] += lucas_kanade.sample_at(quotients[:, first:], grid)
+            means[:, first:].add_(lucas_kanade.sample_at(quotients[:, first:], grid))
     taps = means.new_tensor([2 * reach + 1 for reach in REACHES]).view(1, -1, 1, 1)
     restored = means.div_(taps).mul_(light[:, :, rows]).clamp_(0, BRIGHTEST).pow_(1 / GAMMA)
-    samples[:, : len(REACHES), rows] = restored.sub_(coded[:, :, rows])
+    torch.sub(restored, coded[:, :, rows], out=samples[:, : len(REACHES), rows])
 
 
 def _thinned(planes: Tensor) -> Tensor:
@@ -244,20 +248,24 @@ def _thinned(planes: Tensor) -> Tensor:
     return planes[..., ::2, ::2]
 
 
-def _sample_neighbour(luma: Tensor, neighbour: Tensor | None, motion: Tensor, sample: Tensor) -> None:
-    """Write the difference between a neighbour, warped onto the frame, and the frame's luma; 0 without neighbour."""
+def _sample_neighbour(luma: Tensor, neighbour: Tensor | None, grid: Tensor, sample: Tensor) -> None:
+    """Write the difference between a neighbour, sampled at a grid, and the frame's luma; 0 without neighbour."""
     if neighbour is None:
         sample.zero_()
     else:
-        torch.sub(lucas_kanade.sample(neighbour, motion), luma, out=sample)
+        torch.sub(lucas_kanade.sample_at(neighbour, grid), luma, out=sample)
 
 
 def _gradients_along_and_across(luma: Tensor, travel: Tensor) -> tuple[Tensor, Tensor]:
-    """Return luma's gradients along and across its motion, (B, 2, H/2, W/2), and the speed, (B, 1, H/2, W/2)."""
+    """Return luma's gradients along and across its motion, (B, 2, H/2, W/2), and the speed, (B, 1, H/2, W/2).
+
+    travel: see _sample.
+    """
     wide = F.pad(luma, (1, 1, 1, 1), mode="replicate")
     gradient_x = (wide[..., 1:-1:2, 2::2] - wide[..., 1:-1:2, :-2:2]) / 2
     gradient_y = (wide[..., 2::2, 1:-1:2] - wide[..., :-2:2, 1:-1:2]) / 2
-    x, y = _thinned(travel).split(1, 1)
+    height, width = luma.shape[-2:]
+    x, y = (travel[:, None, ::2, ::2, axis] * (length / 2) for axis, length in enumerate((width, height)))
     speed = (x * x + y * y).sqrt_().clamp_(min=1e-3)
     along, across = gradient_x * x + gradient_y * y, gradient_x * y - gradient_y * x
     return torch.cat((along, across), 1) / speed, speed
@@ -270,7 +278,9 @@ def _energies(seen: Tensor, speed: Tensor, bend: Tensor) -> Tensor:
     seen: (B, SQUARES, H/2, W/2), samples and gradients, thinned. speed: (B, 1, H/2, W/2). bend: (B, 2, H/4, W/4), the
     sum of the motions to both neighbours, 0 where motion is uniform.
     """
-    squares = F.avg_pool2d(seen.square_(), SCALE // 2)
+    seen = seen.square_()
+    rows = seen[..., ::2, :] + seen[..., 1::2, :]
+    squares = (rows[..., ::2] + rows[..., 1::2]).div_(4)  # as avg_pool2d, which takes longer
     size = squares.shape[-2:]
     coarse = F.avg_pool2d(squares, SCALE, ceil_mode=True, count_include_pad=False)  # (B, SQUARES, H/16, W/16)
     wider = (

@@ -11,18 +11,19 @@ from vdeblur.networks.lite import Lite, look_along_motion, luma_of
 from vdeblur.train.objectives.base import Batch, Clip, Objective, unit_range
 from vdeblur.train.rules import NOT_NEGATIVE, POSITIVE, SHARE
 
-AREA = 8  # side of the blocks in which contrast is compared
+AREA = 16  # side of the blocks in which detail is compared
+DETAIL_FLOOR = 1e-5  # mean squared gradient; below, a block misses nothing that is seen
 
 
 class LiteObjective(Objective):
-    """The mean over frames of log(mean squared error + floor), and the difference in local contrast.
+    """The mean over frames of log(mean squared error + floor), and the detail that is still missing.
 
     numbers: floor, a squared error: frames that are nearly sharp, with smaller errors, count less. ends, the share of
-    batches in which one neighbour is left out, as at the end of a scene. contrast, the weight of contrast_error.
+    batches in which one neighbour is left out, as at the end of a scene. detail, the weight of detail_error.
     """
 
     network: Lite
-    rules: ClassVar = {"ends": SHARE, "floor": POSITIVE, "contrast": NOT_NEGATIVE}
+    rules: ClassVar = {"ends": SHARE, "floor": POSITIVE, "detail": NOT_NEGATIVE}
 
     def prepare(self, clip: Clip, rng: numpy.random.Generator) -> Batch:
         """Return three frames, blurry (3, 3, H, W) uint8, and the sharp one in their middle (3, H, W)."""
@@ -41,25 +42,28 @@ class LiteObjective(Objective):
         error = (restored - sharp).square().mean((1, 2, 3))
         losses = {"log_error": torch.log(error + self.numbers["floor"]).mean()}
         losses["loss"] = losses["log_error"]
-        if self.numbers["contrast"]:
-            losses["contrast"] = contrast_error(luma_of(restored), luma_of(sharp))
-            losses["loss"] = losses["loss"] + self.numbers["contrast"] * losses["contrast"]
+        if self.numbers["detail"]:
+            losses["detail"] = detail_error(luma_of(restored), luma_of(frame), luma_of(sharp))
+            losses["loss"] = losses["loss"] + self.numbers["detail"] * losses["detail"]
         return losses, None
 
 
-def contrast_error(restored: Tensor, sharp: Tensor) -> Tensor:
-    """Return the difference in local contrast, relative to the sharp frame's: a scalar.
+def detail_error(restored: Tensor, blurry: Tensor, sharp: Tensor) -> Tensor:
+    """Return how much of the missing detail has not returned, in [0, ...]: 1 where a frame is as blurry as before.
 
-    restored, sharp: luma (B, 1, H, W). Contrast is the mean absolute difference of neighbouring pixels in a block of
-    AREA x AREA. Squared errors alone favour soft pictures, which lack contrast wherever details are uncertain.
+    All are luma (B, 1, H, W). Missing detail is the difference of the sharp frame's and the blurry one's gradients. In
+    each block of AREA x AREA, the change is projected on it: squared errors alone return only what is certain, a
+    third or less. A pattern that has nothing to do with the sharp frame returns nothing, so it cannot satisfy this.
     """
-    ours, truth = (_contrast(luma) for luma in (restored, sharp))
-    missing = (ours - truth).abs().mean((1, 2, 3))
-    return (missing / (truth.mean((1, 2, 3)) + 0.01)).mean()
+    before = _gradients(blurry)
+    missing, change = _gradients(sharp) - before, _gradients(restored) - before
+    wanted, returned = (F.avg_pool2d((missing * other).sum(1, keepdim=True), AREA) for other in (missing, change))
+    lacking = (wanted - returned).square() / (wanted + DETAIL_FLOOR)
+    return (lacking.mean((1, 2, 3)) / (wanted.mean((1, 2, 3)) + DETAIL_FLOOR)).mean()
 
 
-def _contrast(luma: Tensor) -> Tensor:
-    """Return (B, 2, H', W'), the local contrast across and down."""
+def _gradients(luma: Tensor) -> Tensor:
+    """Return (B, 2, H - 1, W - 1), luma's differences across and down."""
     across = luma[..., :-1, 1:] - luma[..., :-1, :-1]
     down = luma[..., 1:, :-1] - luma[..., :-1, :-1]
-    return F.avg_pool2d(torch.cat((across, down), 1).abs(), AREA)
+    return torch.cat((across, down), 1)
