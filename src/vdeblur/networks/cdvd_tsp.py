@@ -54,6 +54,7 @@ class CDVDTSP(Network):
     multiple = 4
     half_precision = ("fp16",)  # 53 to 56 dB against float32 on the parity cases; bf16 only 41 to 46 dB
     left_out: ClassVar = {("flow", False): ("flow_net",)}
+    fit_any_weights = ("stages",)
     float32_parts = ("flow_net",)  # in half precision, flow is off by up to a third of a pixel
     overlap = 64
     memory = Memory(frame=1583)
