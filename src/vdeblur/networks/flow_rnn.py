@@ -98,6 +98,8 @@ class FlowRNN(Network):
         pairing: Literal["next", "itself"] = "next",
     ) -> None:
         super().__init__()
+        if width < 2:
+            raise ValueError(f"width must be 2 or more, because some layers have half of it, not {width}")
         w = width
         self.rnn, self.flow, self.pairing = rnn, flow, pairing
         self.two_way = flow == "two-way" and rnn != "none"
