@@ -222,6 +222,35 @@ def pass_through(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
             last.weight.data[channel, channel, 2, 2] = 1.0
 
 
+def test_published_figures_are_the_registrys() -> None:
+    """A row of a registered model as it is, whose data set is named, quotes what weights.toml has."""
+    compared = 0
+    for section in TEXT.split("\n## ")[1:]:
+        everywhere = re.search(r"^PSNR and SSIM on (\w+)", section, re.MULTILINE)
+        for model, cell in re.findall(r"^\| [^|]+ \| `-m (\S+)` \| [\d,]+ \| ([^|]+) \|$", section, re.MULTILINE):
+            entry = registry.find_entry(model)
+            scores = [*entry.scores, *(score for weights in entry.weights.values() for score in weights.scores)]
+            known = {(score.data, score.psnr, score.ssim) for score in scores}
+            quoted = re.findall(r"([\d.]+) / ([\d.]+)(?: on (\w+))?", cell)
+            assert quoted, cell
+            for psnr, ssim, data in quoted:
+                assert (data or (everywhere and everywhere[1]), float(psnr), float(ssim)) in known, (model, cell)
+                compared += 1
+    assert compared >= 8
+
+
+def test_flow_rnn_starts_by_xavier_as_its_paper_does() -> None:
+    """All but the flow part; by default the decoder's d_deconv layers have He's wider start."""
+    of_paper, ours = (begin(f"-m flow-rnn{option}")[0].network for option in (" --paper", ""))
+    for name in ("d_deconv3", "d_deconv2_1"):
+        layers = [network.get_submodule(name) for network in (of_paper, ours)]
+        fan = sum(layers[0].weight.shape[:2]) * layers[0].weight[0, 0].numel()
+        limit = (6 / fan) ** 0.5
+        assert 0.9 * limit < float(layers[0].weight.detach().abs().max()) <= limit
+        assert float(layers[1].weight.detach().abs().max()) > limit
+        assert not layers[0].bias.any()
+
+
 def test_the_table_has_the_papers_rows() -> None:
     commands = {command for _, command, _ in ROWS}
     assert len(commands) == len(ROWS) > 40

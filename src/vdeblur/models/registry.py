@@ -112,11 +112,12 @@ class ModelEntry:
 
     network: a key of NETWORKS; for the user's own network what the user typed, FILE.py:CLASS or the name of an entry
     point; empty for start weights. arguments: of the network's constructor. own: the class of the user's own network,
-    None for all others. is_users: the registry that VDEBLUR_REGISTRY names has it, not weights.toml. Start weights are for training only, and restore nothing: start_of names the model that they
-    start, part the part of its network that they are for, a key of PARTS. prefix: what the authors' checkpoints put
-    before each tensor's name. ignored: tensors in them that the network lacks. no_weights: why no weights are
-    published. time: how long a frame took, as published. gmacs: the cost of a 256x256 frame in a long stream, in 10^9
-    multiply-adds. bibtex: the entry to cite the paper with.
+    None for all others. is_users: the registry that VDEBLUR_REGISTRY names has it, not weights.toml. Start weights are
+    for training only, and restore nothing: start_of names the model that they start, part the part of its network that
+    they are for, a key of PARTS. prefix: what the authors' checkpoints put before each tensor's name. ignored: tensors
+    in them that the network lacks. no_weights: why no weights are published. time: how long a frame took, as published.
+    gmacs: the cost of a 256x256 frame in a long stream, in 10^9 multiply-adds. bibtex: the entry to cite the paper
+    with.
     """
 
     name: str
