@@ -89,6 +89,10 @@ class Network(nn.Module):
         """Return the key of this network's tensor `name` in its authors' checkpoints, without a leading `module.`."""
         return name
 
+    def show_all_but(self, *names: str) -> None:
+        """Leave names out of `shows` of this object, because its switches leave out what they are of."""
+        self.shows = {name: inside for name, inside in self.shows.items() if name not in names}  # type: ignore[misc]
+
     def to_precision(self, dtype: torch.dtype) -> Self:
         """Convert weights and buffers to dtype, those of float32_parts to float32, in place; return the network."""
         exact = tuple(f"{part}." for part in self.float32_parts)

@@ -82,6 +82,9 @@ def _volume(radius: int) -> Inside:
     )
 
 
+WARPED = Inside("the restored previous frame, warped onto the frame by the flow, grey beyond its edges", "picture")
+
+
 class PVDNet(Network):
     """Restore a frame from itself, its two neighbours and the restored previous frame.
 
@@ -124,8 +127,9 @@ class PVDNet(Network):
         if width < 2:
             raise ValueError(f"width must be 2 or more, because some layers have half of it, not {width}")
         self.motion, self.side = motion, side
-        if side // 2 != RADIUS:
-            self.shows = {**type(self).shows, "volume": _volume(side // 2)}  # type: ignore[misc]  # of this object alone
+        self.shows = {**type(self).shows, "volume": _volume(side // 2), "warp": WARPED}  # type: ignore[misc]
+        absent = {"volume": ("warp",), "warp": ("volume",), "none": ("flow", "warp", "volume")}
+        self.show_all_but(*absent[motion])
         # Trained separately, before: no gradient passes the volume
         self.bimnet = None if motion == "none" else BIMNet().requires_grad_(False)
         aligned, half = side**2 if motion == "volume" else 3, width // 2
@@ -177,7 +181,9 @@ class PVDNet(Network):
             return (restored * 2 - 1).to(dtype)
         show(self, "flow", flow)
         if self.motion == "warp":
-            return warp(restored * 2 - 1, flow.detach()).to(dtype)
+            warped = warp(restored * 2 - 1, flow.detach())
+            show(self, "warp", lambda: (warped + 1) / 2)
+            return warped.to(dtype)
         volume = pixel_volume(gray_of(restored).to(dtype), gray_of(frame).to(dtype), flow, self.side // 2)
         show(self, "volume", volume)
         return volume
