@@ -63,8 +63,9 @@ VARIANTS: list[tuple[str, dict[str, object], set[str], set[str]]] = [
 
 def variant(name: str, arguments: dict[str, object]) -> Network:
     torch.manual_seed(1)
-    small = {"cdvd-tsp": {"channels": 4, "blocks": 1}, "flow-rnn": {"width": 4}, "spn": {"channels": 4, "blocks": 1}}
-    return NETWORKS[name](**{**SMALL.get(name, {}), **small.get(name, {}), **arguments}).eval()
+    blocks = {"channels": 4, "blocks": 1}
+    small: dict[str, dict[str, object]] = {"cdvd-tsp": {**blocks}, "spn": {**blocks}, "flow-rnn": {"width": 4}}
+    return NETWORKS[name](**{**small.get(name, SMALL.get(name, {})), **arguments}).eval()
 
 
 @pytest.mark.parametrize(("name", "arguments", "absent", "added"), VARIANTS, ids=str)
@@ -91,7 +92,7 @@ def test_a_frame_paired_with_itself_is_warped_from_itself() -> None:
     network = variant("flow-rnn", {"pairing": "itself"})
     for level in range(2, 7):
         layer = network.get_submodule(f"flow_part.refine{level}.flow")
-        torch.nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+        torch.nn.init.zeros_(layer.weight)
     frame, neighbour = torch.rand(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     recorder = Recorder(network, frozenset({"warp"}), frozenset({0}))
     with torch.inference_mode(), recording(recorder):

@@ -243,7 +243,7 @@ def test_flow_rnn_starts_by_xavier_as_its_paper_does() -> None:
     """All but the flow part; by default the decoder's d_deconv layers have He's wider start."""
     of_paper, ours = (begin(f"-m flow-rnn{option}")[0].network for option in (" --paper", ""))
     for name in ("d_deconv3", "d_deconv2_1"):
-        layers = [network.get_submodule(name) for network in (of_paper, ours)]
+        layers: list[Any] = [network.get_submodule(name) for network in (of_paper, ours)]
         fan = sum(layers[0].weight.shape[:2]) * layers[0].weight[0, 0].numel()
         limit = (6 / fan) ** 0.5
         assert 0.9 * limit < float(layers[0].weight.detach().abs().max()) <= limit

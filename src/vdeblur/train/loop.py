@@ -128,20 +128,21 @@ class Trainer:
         makes_clips = self._makes_clips()
         if makes_clips:
             self._refuse_epochs()
-        # Before the data are opened, or even fetched: a lack of start weights ends the training at once.
-        objective = self._build(state is None)
-        opened = None if makes_clips else self._open_pairs()
-        self.task = task = replace(task, recipe=self._counted(opened))
-        self.folder.recipe = recipe = task.recipe
-        objective.numbers.update(recipe.numbers)  # with epochs as updates
-        self.training = recipe.training
-        self.stop_at = min(task.stop_at or self.training.iterations, self.training.iterations)
+        # Before the data are opened, or even fetched: what lacks start weights or names no part ends at once.
+        training = task.recipe.training
+        self.share = data.WorkerShare(training.batch, group.rank, group.size, training.accumulate)
+        self.learner = Learner(self._build(state is None), task.recipe, group, task.frozen)
         self.best, self.best_update = -math.inf, 0
-        self.share = data.WorkerShare(self.training.batch, group.rank, group.size, self.training.accumulate)
-        self.learner = Learner(objective, recipe, group, task.frozen)
         if state is not None:
             self._restore(state)
         self.learner.distribute(self._warn)
+
+        opened = None if makes_clips else self._open_pairs()
+        self.task = task = replace(task, recipe=self._counted(opened))
+        self.folder.recipe = recipe = task.recipe
+        self.learner.count_updates(recipe)
+        self.training = recipe.training
+        self.stop_at = min(task.stop_at or self.training.iterations, self.training.iterations)
         self.loader: data.Loader | MixtureLoader
         self.loader, held_out, held_out_clips = self._mixture() if opened is None else self._pairs(*opened)
         below = recipe.mixture.below if makes_clips and recipe.mixture else None
