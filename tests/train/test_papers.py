@@ -239,6 +239,18 @@ def test_published_figures_are_the_registrys() -> None:
     assert compared >= 8
 
 
+def test_rows_of_pvdnets_tables_train_as_the_paper_says() -> None:
+    """Its ablations have no cosine annealing, and Eq. (1) no mask."""
+    rows = [command for _, command, _ in ROWS if command.startswith("-m pvdnet --")]
+    of_paper = [command for command in rows if "--paper" in command]
+    assert len(of_paper) == 10
+    assert {*rows} - {*of_paper} == {"-m pvdnet --set loss.joint=true", "-m pvdnet --stage bimnet"}
+    for command in of_paper:
+        tables = read(command)[1].values
+        assert tables["schedule"]["kind"] == "steps", command
+        assert tables["loss"]["masked"] is False, command
+
+
 def test_flow_rnn_starts_by_xavier_as_its_paper_does() -> None:
     """All but the flow part; by default the decoder's d_deconv layers have He's wider start."""
     of_paper, ours = (begin(f"-m flow-rnn{option}")[0].network for option in (" --paper", ""))
