@@ -78,3 +78,11 @@ def test_training_offline_points_to_the_stage_before(vdeblur, pairs: Path, tmp_p
     assert result.exit_code == ExitStatus.MODEL, result.output
     assert "vdeblur train -m pvdnet --stage bimnet" in result.output
     assert "--set start.bimnet=runs/pvdnet-bimnet/last.safetensors" in result.output
+
+
+def test_an_unknown_part_ends_a_training_before_its_data_are_opened(vdeblur, pairs: Path, tmp_path: Path) -> None:
+    """The pairs are too short for the recipe: a complaint about them would come first."""
+    command = ("train", "-m", "dstnet", "--dataset", pairs, "--freeze", "gates", "--device", "cpu")
+    result = vdeblur(*command, "--out", tmp_path / "out")
+    assert result.exit_code == ExitStatus.USAGE, result.output
+    assert "no part of the network is called 'gates'" in result.output

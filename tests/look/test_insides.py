@@ -34,6 +34,94 @@ def drawn(name: str) -> Network:
     return network
 
 
+# A switch of each network, and what it takes away from `shows` or adds to it
+VARIANTS: list[tuple[str, dict[str, object], set[str], set[str]]] = [
+    ("cdvd-tsp", {"prior": False}, {"prior"}, set()),
+    ("cdvd-tsp", {"flow": False}, {"flow", "warp"}, set()),
+    ("cdvd-tsp", {"flow": False, "prior": False, "stages": 1}, {"flow", "warp", "prior", "stage1"}, set()),
+    ("cdvd-tsp", {"stages": 1}, {"stage1"}, set()),
+    ("cdvd-tsp", {"stages": 3}, set(), set()),
+    ("pvdnet", {"motion": "warp"}, {"volume"}, {"warp"}),
+    ("pvdnet", {"motion": "none"}, {"flow", "volume"}, set()),
+    ("pvdnet", {"side": 3}, set(), set()),
+    ("flow-rnn", {"rnn": "concatenate"}, {"gates", "rnn"}, set()),
+    ("flow-rnn", {"rnn": "none"}, {"flow", "warp", "gates", "rnn"}, set()),
+    ("flow-rnn", {"rnn": "decoder"}, set(), set()),
+    ("flow-rnn", {"flow": "none"}, {"flow", "warp"}, set()),
+    ("flow-rnn", {"flow": "two-way"}, set(), set()),
+    ("flow-rnn", {"flow": "two-way", "rnn": "none"}, {"flow", "warp", "gates", "rnn"}, set()),
+    ("flow-rnn", {"pairing": "itself"}, set(), set()),
+    ("dstnet", {"fusion": "sum"}, set(), set()),
+    ("dstnet", {"fusion": "sum", "gating": 0}, {"gates"}, set()),
+    ("dstnet", {"fusion": "blend", "gating": 0}, set(), set()),
+    ("dstnet", {"gating": 0}, set(), set()),
+    ("dstnet", {"bands": "bilinear"}, set(), set()),
+    ("spn", {"scales": (1, 3)}, set(), set()),
+    ("spn", {"residual_norm": "none"}, set(), set()),
+]
+
+
+def variant(name: str, arguments: dict[str, object]) -> Network:
+    torch.manual_seed(1)
+    blocks = {"channels": 4, "blocks": 1}
+    small: dict[str, dict[str, object]] = {"cdvd-tsp": {**blocks}, "spn": {**blocks}, "flow-rnn": {"width": 4}}
+    return NETWORKS[name](**{**small.get(name, SMALL.get(name, {})), **arguments}).eval()
+
+
+@pytest.mark.parametrize(("name", "arguments", "absent", "added"), VARIANTS, ids=str)
+def test_a_variant_declares_what_it_shows(
+    name: str, arguments: dict[str, object], absent: set[str], added: set[str]
+) -> None:
+    """All that it declares is shown, all that can be shown is declared, and the class keeps its own."""
+    network = variant(name, arguments)
+    assert {*network.shows} == {*NETWORKS[name].shows} - absent | added
+    everything = frozenset({*NETWORKS[name].shows, *network.shows, "warp"})
+    recorder = Recorder(network, everything, frozenset(range(4)))
+    frames = list(torch.rand(4, 1, 3, 64, 64, generator=torch.Generator().manual_seed(2)))
+    plan = cut_tiles(64, 64, None, 0, TileNeeds.of(network))
+    with torch.inference_mode(), recording(recorder):
+        list(streams.stream(network, iter(frames), plan))
+    assert {item.name for item in recorder.shown} == {*network.shows}
+    for item in recorder.shown:
+        if network.shows[item.name].channels:
+            assert len(item.values) == len(network.shows[item.name].channels)
+
+
+def test_a_frame_paired_with_itself_is_warped_from_itself() -> None:
+    """The flow of a frame to itself warped the real neighbour. Without flow, the frame's own means appear."""
+    network = variant("flow-rnn", {"pairing": "itself"})
+    for level in range(2, 7):
+        layer = network.get_submodule(f"flow_part.refine{level}.flow")
+        torch.nn.init.zeros_(layer.weight)
+    frame, neighbour = torch.rand(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    recorder = Recorder(network, frozenset({"warp"}), frozenset({0}))
+    with torch.inference_mode(), recording(recorder):
+        network(frame, neighbour)
+    torch.testing.assert_close(recorder.shown[0].values, F.avg_pool2d(frame, 4)[0])
+
+
+def test_a_name_that_is_never_shown_is_an_error(vdeblur, tmp_path: Path) -> None:
+    """The user's own network may declare what it does not hand over; what it does show is kept."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from vdeblur.networks.layers import Inside, Network, show\n"
+        "class Mine(Network):\n"
+        '    feeding = "frame"\n'
+        "    trained = True\n"
+        '    shows = {name: Inside(name, "picture") for name in ("flow", "features")}\n'
+        "    def forward(self, frame):\n"
+        '        show(self, "features", frame)\n'
+        "        return frame\n"
+    )
+    clip, folder = clips.make(tmp_path / "in.mkv", frames=3), tmp_path / "out"
+    command = ("inspect", clip, "-m", f"{file}:Mine", "-o", folder)
+    result = vdeblur(*command, "--show", "flow,features")
+    assert result.exit_code == 2, result.output
+    assert "Mine showed no flow of these frames (it showed features)" in result.stderr
+    assert {item["show"] for item in index_of(folder)["items"]} == {"frame", "restored", "features"}
+    assert vdeblur(*command, "--overwrite").exit_code == 0
+
+
 def shifting(path: Path, step: int = 2, frames: int = 5, size: int = 64) -> Path:
     """Write a smooth texture that moves to the right by `step` pixels a frame, as lossless video."""
     generator = numpy.random.default_rng(3)

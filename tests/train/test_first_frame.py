@@ -3,18 +3,23 @@
 from itertools import pairwise
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vdeblur.models.registry import find_entry
 from vdeblur.networks.bimnet import Pyramid
 from vdeblur.networks.pvdnet import CANDIDATES, PVDNet, gray_of
 from vdeblur.restore.streams import stream_recurrent
 from vdeblur.restore.tiles import TileNeeds, cut_tiles
+from vdeblur.train.augment import Augmentation
 from vdeblur.train.objectives import OBJECTIVES
+from vdeblur.train.objectives.base import unit_range
+from vdeblur.train.recipes import load_recipe
 
-PAPER = {"distance": "l1", "begin_with": "current", "frames": 3, "noise": 0.0, "joint": False}
+PAPER = {**load_recipe(find_entry("pvdnet"), paper=True).numbers, "frames": 3}
 PAN = 6  # pixels a frame
 
 
@@ -64,6 +69,21 @@ def test_nothing_moves_in_the_first_frame(monkeypatch: pytest.MonkeyPatch, joint
         assert torch.equal(previous, before)
         assert not torch.equal(previous, frame)
         assert volume.shape[1] == CANDIDATES
+
+
+@pytest.mark.parametrize("noise", [0.0, 5e-5])
+def test_noise_of_the_data_keeps_the_range(monkeypatch: pytest.MonkeyPatch, noise: float) -> None:
+    """With data.noise, frames of 0 to 255 were taken for frames in [0, 1], unless the recipe had noise of its own."""
+    network, seen = begin(monkeypatch)
+    objective = OBJECTIVES["pvdnet"](network, PAPER | {"noise": noise})
+    both = panning(5).expand(2, -1, -1, -1, -1).numpy()
+    clip = Augmentation(64, noise=2.0, noise_drawn=False).clip(both, numpy.random.default_rng(1))
+    batch = {name: value[None] for name, value in objective.prepare(clip, numpy.random.default_rng(2)).items()}
+    objective(batch, 0, 0, None)
+    _, previous, frame, _ = seen[0]
+    assert torch.equal(previous, frame)
+    difference = frame - unit_range(clip.sharp[1])
+    assert 1.8 / 255 < float(difference.std()) < 2.2 / 255
 
 
 def test_training_restores_a_clip_as_inference_does(monkeypatch: pytest.MonkeyPatch) -> None:

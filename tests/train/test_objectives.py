@@ -26,6 +26,7 @@ from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.train import losses
 from vdeblur.train.objectives import OBJECTIVES
 from vdeblur.train.objectives.base import Batch, Clip, Objective
+from vdeblur.train.recipes import load_recipe
 from vdeblur.train.schedules import in_updates
 
 HARD = {"hard_weight": 2.0, "hard_share": 0.5, "chance_share": 0.1}
@@ -374,11 +375,33 @@ def test_charbonnier_and_spectra_against_numpy() -> None:
     assert plain(batch, 0, 0, None)[0]["loss"].item() == pytest.approx(charbonnier, rel=1e-5)
 
 
+def test_the_multi_scale_loss_against_numpy() -> None:
+    """DSTNet's paper: L1 and a tenth of the spectra, at the full size, of 2x2 and of 4x4 means."""
+    paper = load_recipe(registry.find_entry("dstnet"), paper=True).numbers
+    assert (paper["epsilon"], paper["spectral_weight"], paper["scales"]) == (0, 0.1, [1, 2, 4])
+    first, batch = LESSONS[5].begin()
+    objective = OBJECTIVES["clip"](first.network, paper)
+    nn.init.zeros_(objective.network.reconstruction.weight)  # what is restored is the blurry clip
+    nn.init.zeros_(objective.network.reconstruction.bias)
+    found, _ = objective(batch, 0, 0, None)
+    difference = (batch["blurry"].double() - batch["sharp"].double()).numpy() / 255
+    height, width = difference.shape[-2:]
+    expected = 0.0
+    for scale in (1, 2, 4):
+        cells = difference.reshape(*difference.shape[:-2], height // scale, scale, width // scale, scale)
+        small = cells.mean((-3, -1))
+        spectrum = numpy.fft.fft2(small)[..., : width // scale // 2 + 1]
+        expected += abs(small).mean() + 0.1 * abs(spectrum).mean()
+    assert found["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_clip_that_is_restored_exactly_has_a_finite_gradient() -> None:
     """Roots and moduli have no slope at zero."""
     restored = torch.zeros(1, 2, 3, 8, 8, requires_grad=True)
     sharp = torch.zeros_like(restored)
-    (losses.charbonnier(restored, sharp, 1e-6) + losses.spectral_modulus(restored, sharp)).backward()
+    (
+        sum(losses.charbonnier(restored, sharp, e) for e in (0, 1e-6)) + losses.spectral_modulus(restored, sharp)
+    ).backward()
     assert not restored.grad.any()
 
 

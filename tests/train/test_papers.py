@@ -1,5 +1,6 @@
 """docs/papers.md: each row's command trains the variant that it names, with that many parameters, by the right loss."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -8,13 +9,17 @@ from typing import Any
 
 import numpy
 import pytest
+import safetensors.torch
+import tomlkit
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.conftest import ROOT
-from vdeblur.models import registry
+from vdeblur.errors import ModelError
+from vdeblur.models import registry, switches
 from vdeblur.models.registry import ModelEntry
+from vdeblur.models.weights import load_model
 from vdeblur.networks.cdvd_tsp import CDVDTSP
 from vdeblur.networks.flow_rnn import FlowRNN
 from vdeblur.networks.layers import Network
@@ -22,11 +27,14 @@ from vdeblur.restore.streams import FEEDINGS
 from vdeblur.restore.tiles import TileNeeds, cut_tiles
 from vdeblur.train import optimisers, recipes
 from vdeblur.train.data import stacked
+from vdeblur.train.distributed import ProcessGroup
+from vdeblur.train.folder import TrainingFolder
 from vdeblur.train.objectives import OBJECTIVES
 from vdeblur.train.objectives.base import Batch, Clip, Objective
 from vdeblur.train.recipes import Recipe
 
-ROWS = re.findall(r"^\| (.+?) \| `(-m .+?)` \| ([\d,]+) \|", (ROOT / "docs/papers.md").read_text("utf-8"), re.MULTILINE)
+TEXT = (ROOT / "docs/papers.md").read_text("utf-8")
+ROWS = re.findall(r"^\| (.+?) \| `(-m .+?)` \| ([\d,]+) \|", TEXT, re.MULTILINE)
 # Small networks of the same kind, and the side of a crop that they take
 TINY: dict[str, tuple[dict[str, Any], int]] = {
     "cdvd-tsp": ({"channels": 4, "blocks": 1}, 32),
@@ -40,11 +48,12 @@ IMAGE_LOSSES = {"cdvd-tsp": "loss", "pvdnet": "image", "spn": "loss", "spgan": "
 
 def read(command: str) -> tuple[ModelEntry, Recipe]:
     """Return the model and the recipe of a row's options."""
-    words = shlex.split(command)
+    paper = " --paper" in command
+    words = shlex.split(command.replace(" --paper", ""))
     options = dict(zip(words[::2], words[1::2], strict=True))
     values = [tuple(words[at + 1].split("=", 1)) for at, word in enumerate(words) if word == "--set"]
     entry = registry.find_entry(options["-m"])
-    return entry, recipes.load_recipe(entry, options.get("--stage"), values=values)
+    return entry, recipes.load_recipe(entry, options.get("--stage"), paper=paper, values=values)
 
 
 def sample(frames: int, side: int, *, sharp: bool = False) -> Clip:
@@ -56,14 +65,18 @@ def sample(frames: int, side: int, *, sharp: bool = False) -> Clip:
     return Clip(both[1] if sharp else both[0], both[1])
 
 
+def sizes_of(command: str, recipe: Recipe) -> dict[str, Any]:
+    """Return the sizes of a row that is about them, reduced."""
+    is_about_sizes = "channels=" in command or "width=" in command
+    return {key: value // 8 for key, value in recipe.network.items()} if is_about_sizes else {}
+
+
 def begin(command: str, *, sharp: bool = False) -> tuple[Objective, Recipe, Batch]:
     """Return a row's objective with a tiny network of its variant, its recipe, and a batch."""
     torch.manual_seed(4)
     entry, recipe = read(command)
     arguments, side = TINY[entry.network]
-    if "channels=" in command or "width=" in command:  # the row is about the sizes themselves
-        arguments = {**arguments, **{key: value // 8 for key, value in recipe.network.items()}}
-    network = entry.with_arguments({**recipe.network, **arguments}).build()
+    network = entry.with_arguments({**recipe.network, **arguments, **sizes_of(command, recipe)}).build()
     numbers = recipe.numbers
     if "discriminator_width" in numbers:
         numbers |= {"discriminator_width": 4, "discriminator_first": 0}
@@ -73,6 +86,54 @@ def begin(command: str, *, sharp: bool = False) -> tuple[Objective, Recipe, Batc
     rng = numpy.random.default_rng(1)
     batch = stacked([objective.prepare(sample(frames, side, sharp=sharp), rng) for _ in range(2)])
     return objective.train(), recipe, batch
+
+
+@pytest.mark.parametrize("command", [command for _, command, _ in ROWS])
+def test_weights_of_a_row_run(command: str, tmp_path: Path) -> None:
+    """Weights as `train` writes them: with the row's switches and sizes, whichever the registry gives the model."""
+    objective, recipe, _ = begin(command)
+    network = objective.network
+    entry, _ = read(command)
+    table = tomlkit.table()
+    table.update({**recipe.network, **TINY[entry.network][0], **(sizes_of(command, recipe))})
+    recipe.tables["network"] = table
+    alone = ProcessGroup(0, 1, torch.device("cpu"))
+    TrainingFolder(tmp_path, recipe, alone).write_weights("last", network, {})
+    file = tmp_path / "last.safetensors"
+    if recipe.stage:
+        with pytest.raises(ModelError, match=f"is of the stage {recipe.stage}"):
+            load_model(entry.name, file)
+        return
+    loaded = load_model(entry.name, file)
+    assert type(loaded) is type(network)
+    saved = network.state_dict()
+    assert loaded.state_dict().keys() == saved.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
+    for switch, value in read(command)[1].network.items():
+        if (found := getattr(loaded, switch, None)) is not None and not isinstance(found, nn.Module):
+            assert switches.plain({switch: found}) == {switch: value}
+
+
+def test_one_stage_of_two_stage_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CDVD-TSP's row "stage 1": a model of the user's registry runs the first stage of weights that have two."""
+    registered = re.search(r"```toml\n(\[cdvd-tsp-stage1\].*?)```", TEXT, re.DOTALL)
+    assert registered
+    file = tmp_path / "registry.toml"
+    file.write_text(registered[1])
+    monkeypatch.setenv("VDEBLUR_REGISTRY", str(file))
+    entry = registry.find_entry("cdvd-tsp").with_arguments(TINY["cdvd-tsp"][0])
+    torch.manual_seed(5)
+    network = entry.build().eval()
+    about = {"model": "cdvd-tsp", "stage": "", "network": switches.plain(entry.variant)}
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "two.safetensors", {"training": json.dumps(about)})
+    loaded = load_model("cdvd-tsp-stage1", tmp_path / "two.safetensors")
+    assert isinstance(loaded, CDVDTSP)
+    assert (loaded.stages, loaded.prior) == (1, True)
+    clip = torch.rand(1, 3, 3, 64, 64)
+    plan = cut_tiles(64, 64, None, 0, TileNeeds.of(loaded))
+    with torch.no_grad():
+        ours = list(FEEDINGS["cascade"](loaded, iter(clip.unbind(1)), plan))[1]
+        torch.testing.assert_close(ours, network(*clip.unbind(1)))
 
 
 def turns(objective: Objective, batch: Batch, most: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -159,6 +220,47 @@ def pass_through(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     if isinstance(network, FlowRNN):  # its output is the frame itself, not a difference from it
         for channel in range(3):
             last.weight.data[channel, channel, 2, 2] = 1.0
+
+
+def test_published_figures_are_the_registrys() -> None:
+    """A row of a registered model as it is, whose data set is named, quotes what weights.toml has."""
+    compared = 0
+    for section in TEXT.split("\n## ")[1:]:
+        everywhere = re.search(r"^PSNR and SSIM on (\w+)", section, re.MULTILINE)
+        for model, cell in re.findall(r"^\| [^|]+ \| `-m (\S+)` \| [\d,]+ \| ([^|]+) \|$", section, re.MULTILINE):
+            entry = registry.find_entry(model)
+            scores = [*entry.scores, *(score for weights in entry.weights.values() for score in weights.scores)]
+            known = {(score.data, score.psnr, score.ssim) for score in scores}
+            quoted = re.findall(r"([\d.]+) / ([\d.]+)(?: on (\w+))?", cell)
+            assert quoted, cell
+            for psnr, ssim, data in quoted:
+                assert (data or (everywhere and everywhere[1]), float(psnr), float(ssim)) in known, (model, cell)
+                compared += 1
+    assert compared >= 8
+
+
+def test_rows_of_pvdnets_tables_train_as_the_paper_says() -> None:
+    """Its ablations have no cosine annealing, and Eq. (1) no mask."""
+    rows = [command for _, command, _ in ROWS if command.startswith("-m pvdnet --")]
+    of_paper = [command for command in rows if "--paper" in command]
+    assert len(of_paper) == 10
+    assert {*rows} - {*of_paper} == {"-m pvdnet --set loss.joint=true", "-m pvdnet --stage bimnet"}
+    for command in of_paper:
+        tables = read(command)[1].values
+        assert tables["schedule"]["kind"] == "steps", command
+        assert tables["loss"]["masked"] is False, command
+
+
+def test_flow_rnn_starts_by_xavier_as_its_paper_does() -> None:
+    """All but the flow part; by default the decoder's d_deconv layers have He's wider start."""
+    of_paper, ours = (begin(f"-m flow-rnn{option}")[0].network for option in (" --paper", ""))
+    for name in ("d_deconv3", "d_deconv2_1"):
+        layers: list[Any] = [network.get_submodule(name) for network in (of_paper, ours)]
+        fan = sum(layers[0].weight.shape[:2]) * layers[0].weight[0, 0].numel()
+        limit = (6 / fan) ** 0.5
+        assert 0.9 * limit < float(layers[0].weight.detach().abs().max()) <= limit
+        assert float(layers[1].weight.detach().abs().max()) > limit
+        assert not layers[0].bias.any()
 
 
 def test_the_table_has_the_papers_rows() -> None:

@@ -256,8 +256,10 @@ def test_colours_change_alike_in_all_pictures_of_a_clip() -> None:
 def test_a_turned_hue_against_colorsys() -> None:
     colours = numpy.random.default_rng(2).random((3, 5, 7)).astype(numpy.float32)
     colours[:, 0] = colours[:1, 0]  # gray
-    for turn in (-0.1, 0.03, 0.5):
-        turned = turn_hue(colours, turn)
+    colours[:2, 1] = 1.0  # yellow: two channels are the largest
+    for turn in (-0.7, -0.1, 0.03, 0.5, 1.2):
+        turned = colours.copy()
+        turn_hue(torch.from_numpy(turned), turn)
         for row, column in itertools.product(range(5), range(7)):
             hue, saturation, value = colorsys.rgb_to_hsv(*(float(x) for x in colours[:, row, column]))
             expected = colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)

@@ -12,8 +12,10 @@ import torch
 
 from tests.train.test_training import SMALL, pairs, rows, state_of  # noqa: F401  # a fixture
 from vdeblur.datasets import pictures
-from vdeblur.errors import ExitStatus
+from vdeblur.errors import ExitStatus, ModelError
 from vdeblur.models import registry
+from vdeblur.models.switches import plain
+from vdeblur.models.weights import load_model
 from vdeblur.networks.flow_rnn import FlowRNN
 from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.train import recipes
@@ -61,7 +63,7 @@ def test_each_value_has_its_source_and_no_others(vdeblur, name: str) -> None:
     printed = vdeblur("train", "-m", name, *changes, "--print-config").stdout
     assert re.search(r"^seed = 7 +# command line$", printed, re.MULTILINE)
     assert re.search(r"^limit = 50 +# command line$", printed, re.MULTILINE)
-    assert re.search(r"^rate = 0.00003|^rate = 3e-0?5 +# command line: --rate$", printed, re.MULTILINE)
+    assert re.search(r"^rate = (0\.00003|3e-0?5) +# command line: --rate$", printed, re.MULTILINE)
 
 
 PAPERS = [
@@ -171,8 +173,16 @@ def test_epochs_of_a_real_set(vdeblur, tmp_path: Path, models: Path, pairs: Path
         ("pvdnet", ("--set", "network.side=4"), "side must be odd"),
         ("dstnet", ("--set", "network.gating=yes"), 'gating is "yes" (it must be a whole number'),
         ("cdvd-tsp", ("--set", "network.prior=1"), "prior is 1 (it must be true or false)"),
-        ("cdvd-tsp", ("--set", "network.stages=0"), "stages must be 1 or more"),
+        ("cdvd-tsp", ("--set", "network.stages=0"), "stages is 0 (it must be a whole number, 1 or above)"),
         ("cdvd-tsp", ("--set", "network=3"), "it must be a table"),
+        ("cdvd-tsp", ("--set", "network.channels=0"), "channels is 0 (it must be a whole number, 1 or above)"),
+        ("pvdnet", ("--set", "network.width=0"), "width is 0 (it must be a whole number, 1 or above)"),
+        ("pvdnet", ("--set", "network.width=1"), "width must be 2 or more"),
+        ("flow-rnn", ("--set", "network.width=1"), "width must be 2 or more"),
+        ("spn", ("--set", "network.scales=[0]"), "it must be a list, each a whole number, 1 or above"),
+        ("dstnet", ("--set", "network.gating=-1"), "gating is -1 (it must be a whole number, 0 or above)"),
+        ("pvdnet", ("--set", "network.motion=none", "--stage", "bimnet"), "there is no BIMNet to train"),
+        ("pvdnet", ("--set", "network.motion=none", "--set", "loss.joint=true"), "there is no BIMNet to train"),
         ("cdvd-tsp", ("--set", "training.iterations=0 epochs"), 'or of epochs, as "500 epochs"'),
     ],
 )
@@ -181,6 +191,7 @@ def test_what_does_not_fit_the_network_is_named(vdeblur, model: str, options: tu
     assert result.exit_code == ExitStatus.USAGE, result.output
     assert said in " ".join(result.output.split())
     assert "Traceback" not in result.output
+    assert result.output.strip().count("\n") == 0
 
 
 @pytest.fixture
@@ -252,6 +263,11 @@ def test_weights_remember_their_variant(vdeblur, tmp_path: Path, models: Path, p
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "sharp").iterdir())) == 6
 
+    # A list of TOML is the constructor's tuple: the model itself is no other network.
+    command_of_same = (*command, "-m", "spn-tiny", "--set", "network.scales=[1,3,5]", "--init", "spn-tiny")
+    result = vdeblur(*command_of_same, "--out", tmp_path / "same")
+    assert "spn-tiny has no published weights" in result.output
+
     # Where the variant is fixed, or would be forgotten, it is refused by name.
     variant = "holds weights of another variant of {}: scales = [1, 3], not scales = {}"
     result = vdeblur("models", "import", weights, "--as", "spn-tiny@mine")
@@ -267,6 +283,19 @@ def test_weights_remember_their_variant(vdeblur, tmp_path: Path, models: Path, p
         *command, "-m", "spn-tiny", "--set", "network.scales=[1,3]", "--init", weights, "--out", tmp_path / "fourth"
     )
     assert result.exit_code == 0, result.output
+
+
+def test_a_users_model_takes_only_its_own_variant(vdeblur, tmp_path: Path, models: Path) -> None:
+    entry = registry.find_entry("spn-tiny")
+    about = {"model": "spn-tiny", "stage": "", "network": plain(entry.with_arguments({"scales": [1, 3]}).variant)}
+    file = tmp_path / "weights.safetensors"
+    state = entry.with_arguments({"scales": [1, 3]}).build().state_dict()
+    safetensors.torch.save_file(state, file, {"training": json.dumps(about)})
+    load_model("spn-tiny", file)
+    with pytest.raises(ModelError, match=r"scales = \[1, 3\], not scales = \[1\]"):
+        load_model("spn-single", file)
+    with pytest.raises(ModelError, match="were trained as spn-tiny, not spn"):
+        load_model("spn", file)
 
 
 def test_bimnet_alone_is_no_pvdnet(vdeblur, tmp_path: Path, models: Path, pairs: Path) -> None:

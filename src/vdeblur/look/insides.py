@@ -61,8 +61,9 @@ def write_insides(
 ) -> dict[str, Any]:
     """Write what a model shows of some frames into a folder; return the index, which is also written, as the last file.
 
-    Raises: UsageError for unknown names, InputError if the source cannot be read or has none of the frames, OutputError
-    if the folder is not empty (unless overwrite) or cannot be written, DeviceError if memory does not suffice.
+    Raises: UsageError for names that are unknown, or of which the network showed nothing, InputError if the source
+    cannot be read or has none of the frames, OutputError if the folder is not empty (unless overwrite) or cannot be
+    written, DeviceError if memory does not suffice.
     """
     wanted_names = names_to_show(model.network, names, model.name)
     if source_path == demux.PIPE:
@@ -90,9 +91,20 @@ def write_insides(
             "items": files_written,
         }
         files.write_whole(folder / INDEX, json.dumps(index, indent=1).encode())
+        _refuse_missing(names or (), {item["show"] for item in files_written}, model.name)
     except OSError as error:
         raise files.write_error(folder, error) from error
     return index
+
+
+def _refuse_missing(names: Sequence[str], shown: set[str], model: str) -> None:
+    """Refuse names of which nothing was shown, as the user's own network may declare more than it hands over.
+
+    Raises: UsageError.
+    """
+    if missing := [name for name in names if name not in shown]:
+        others = ", ".join(sorted(shown - {"frame", "restored"})) or "nothing else"
+        raise UsageError(f"{model} showed no {', '.join(missing)} of these frames", f"it showed {others}")
 
 
 def _declared(network: Network, names: frozenset[str]) -> dict[str, dict[str, Any]]:

@@ -64,11 +64,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def refuse_other_training(path: Path, entry: ModelEntry) -> None:
     """Refuse weights that fit, but that vdeblur has trained as another model, or for one part of the network only.
 
+    A model of the user's own registry takes those of other models with its network.
+
     Raises: ModelError.
     """
-    training = training_of(path)
-    model = training.get("model", entry.name)
-    if model != entry.name:
+    model = training_of(path).get("model", entry.name)
+    is_alike = entry.is_users and model in (known := known_models()) and known[model].network == entry.network
+    if model != entry.name and not is_alike:
         raise ModelError(f"{path} holds weights that were trained as {model}, not {entry.name}", f"use -m {model}")
     refuse_stage(path, entry)
 
@@ -101,15 +103,19 @@ def refuse_stage(path: Path, entry: ModelEntry) -> None:
 def variant_of_file(path: Path, entry: ModelEntry) -> ModelEntry:
     """Return the model's entry with the constructor's arguments that a file of weights was trained with.
 
-    Raises: ModelError where they are not those that the registry gives the model.
+    Those that any weights fit, as the number of CDVD-TSP's stages, may differ in the user's own registry.
+
+    Raises: ModelError where others are not those that the user's own registry gives the model.
     """
     found = training_of(path).get("network")
     if not isinstance(found, dict):
         return entry
-    other = {key: found.get(key) for key, value in switches.plain(entry.arguments).items() if found.get(key) != value}
-    if other:
-        raise _other_variant(path, entry, found)
-    return entry.with_arguments(found)
+    fixed = switches.plain(entry.arguments) if entry.is_users else {}
+    chosen = {key: fixed.pop(key) for key in entry.network_class.fit_any_weights if key in fixed}
+    if other := [key for key, value in fixed.items() if found.get(key) != value]:
+        hint = f"leave {', '.join(other)} out of the arguments of {entry.name}, or add a model with those of the file"
+        raise _other_variant(path, entry, found, f"in the registry that VDEBLUR_REGISTRY names, {hint}")
+    return entry.with_arguments({**found, **chosen})
 
 
 def refuse_variant(path: Path, entry: ModelEntry) -> None:
@@ -118,20 +124,22 @@ def refuse_variant(path: Path, entry: ModelEntry) -> None:
     Raises: ModelError.
     """
     found = training_of(path).get("network")
-    if isinstance(found, dict) and found != {key: switches.plain(entry.variant).get(key) for key in found}:
-        raise _other_variant(path, entry, found)
+    if isinstance(found, dict) and _differing(found, entry):
+        differing = " ".join(f"--set network.{key}=..." for key in _differing(found, entry))
+        hint = f"run it with --weights, train from it with {differing}, or add a model with these arguments to the "
+        raise _other_variant(path, entry, found, f"{hint}registry that VDEBLUR_REGISTRY names")
 
 
-def _other_variant(path: Path, entry: ModelEntry, found: dict[str, Any]) -> ModelError:
-    wanted = switches.plain(entry.variant)
-    differing = [key for key in sorted(found) if found[key] != wanted.get(key)]
+def _differing(found: dict[str, Any], entry: ModelEntry) -> list[str]:
+    wanted, free = switches.plain(entry.variant), entry.network_class.fit_any_weights if entry.is_users else ()
+    return [key for key in sorted(found) if found[key] != wanted.get(key) and key not in free]
+
+
+def _other_variant(path: Path, entry: ModelEntry, found: dict[str, Any], hint: str) -> ModelError:
+    wanted, differing = switches.plain(entry.variant), _differing(found, entry)
     theirs = switches.described({key: found[key] for key in differing})
     ours = switches.described({key: wanted[key] for key in differing if key in wanted})
-    return ModelError(
-        f"{path} holds weights of another variant of {entry.name}: {theirs}, not {ours}",
-        f"run it with --weights, train from it with {' '.join(f'--set network.{key}=...' for key in differing)}, "
-        "or add a model with these arguments to the registry that VDEBLUR_REGISTRY names",
-    )
+    return ModelError(f"{path} holds weights of another variant of {entry.name}: {theirs}, not {ours}", hint)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -112,11 +112,12 @@ class ModelEntry:
 
     network: a key of NETWORKS; for the user's own network what the user typed, FILE.py:CLASS or the name of an entry
     point; empty for start weights. arguments: of the network's constructor. own: the class of the user's own network,
-    None for all others. Start weights are for training only, and restore nothing: start_of names the model that they
-    start, part the part of its network that they are for, a key of PARTS. prefix: what the authors' checkpoints put
-    before each tensor's name. ignored: tensors in them that the network lacks. no_weights: why no weights are
-    published. time: how long a frame took, as published. gmacs: the cost of a 256x256 frame in a long stream, in 10^9
-    multiply-adds. bibtex: the entry to cite the paper with.
+    None for all others. is_users: the registry that VDEBLUR_REGISTRY names has it, not weights.toml. Start weights are
+    for training only, and restore nothing: start_of names the model that they start, part the part of its network that
+    they are for, a key of PARTS. prefix: what the authors' checkpoints put before each tensor's name. ignored: tensors
+    in them that the network lacks. no_weights: why no weights are published. time: how long a frame took, as published.
+    gmacs: the cost of a 256x256 frame in a long stream, in 10^9 multiply-adds. bibtex: the entry to cite the paper
+    with.
     """
 
     name: str
@@ -139,6 +140,7 @@ class ModelEntry:
     prefix: str = ""
     ignored: tuple[str, ...] = ()
     own: type[Network] | None = None
+    is_users: bool = False
 
     @property
     def network_class(self) -> type[Network]:
@@ -257,7 +259,7 @@ def read_registry(networks: Collection[str]) -> dict[str, ModelEntry]:
             raise ModelError(f"{path} cannot be read: {error.strerror}", "check VDEBLUR_REGISTRY") from error
         if repeated := entries.keys() & parsed.keys():
             raise ModelError(f"{path}: there is already a model {min(repeated)!r}", "give it another name")
-        entries |= parsed
+        entries |= {name: replace(entry, is_users=path != paths[0]) for name, entry in parsed.items()}
     found = {name: entry for name, entry in entries.items() if entry.network in networks}
     starts = {name: entry for name, entry in entries.items() if entry.start_of in found}
     return found | starts

@@ -54,6 +54,7 @@ class CDVDTSP(Network):
     multiple = 4
     half_precision = ("fp16",)  # 53 to 56 dB against float32 on the parity cases; bf16 only 41 to 46 dB
     left_out: ClassVar = {("flow", False): ("flow_net",)}
+    fit_any_weights = ("stages",)
     float32_parts = ("flow_net",)  # in half precision, flow is off by up to a third of a pixel
     overlap = 64
     memory = Memory(frame=1583)
@@ -76,6 +77,7 @@ class CDVDTSP(Network):
         self.stages = stages  # Sec. 3.4; a second stage gains 0.54 dB on DVD, a third 0.07 dB more (Table 3)
         self.flow_net = PWCNet() if flow else None
         self.restoration = Restoration(3 * 3 + prior, channels, blocks)
+        self.show_all_but(*("prior",) * (not prior), *("flow", "warp") * (not flow), *("stage1",) * (stages == 1))
 
     def forward(self, previous: Tensor, frame: Tensor, following: Tensor) -> Tensor:
         """Compute one stage: three frames (B, 3, H, W), RGB in [0, 1], to the restored middle one, not clamped."""
@@ -94,8 +96,11 @@ class CDVDTSP(Network):
         """
         previous, frame, following = frames
         if self.flow_net is None:
-            prior = [sharpness_prior(*frames)] if self.prior else []
-            return torch.cat((*frames, *prior), 1)
+            if not self.prior:
+                return torch.cat(frames, 1)
+            sharpness = sharpness_prior(*frames)
+            show(self, "prior", sharpness)
+            return torch.cat((*frames, sharpness), 1)
         batch, _, height, width = frame.shape
         # Sec. 3.1: flows from the middle frame to both neighbours, in one batch
         middle = {level: torch.cat((x, x)) for level, x in pyramids[1].items()}
@@ -104,14 +109,14 @@ class CDVDTSP(Network):
         inside = is_inside(flow)  # (2 B, 1, H, W)
         warped = warp(torch.cat((frames[0], frames[2])), flow, "border") * inside
         previous, following = warped.split(batch)
-        if not self.prior:
-            return torch.cat((previous, frame, following), 1)
-        # Sec. 3.2: zero where either neighbour was warped from outside the frame
-        sharpness = sharpness_prior(previous, frame, following) * inside[:batch] * inside[batch:]
         for index, part in enumerate(("to_previous", "to_following")):
             show(self, "flow", flow[index * batch :], part)
         show(self, "warp", previous, "previous")
         show(self, "warp", following, "following")
+        if not self.prior:
+            return torch.cat((previous, frame, following), 1)
+        # Sec. 3.2: zero where either neighbour was warped from outside the frame
+        sharpness = sharpness_prior(previous, frame, following) * inside[:batch] * inside[batch:]
         show(self, "prior", sharpness)
         return torch.cat((previous, frame, following, sharpness), 1)
 

@@ -84,6 +84,8 @@ class DSTNet(Network):
     ) -> None:
         super().__init__()
         self.bands = bands
+        if gating == 0 and fusion == "sum":
+            self.show_all_but("gates")
         # The published large network has 64 channels, too, but 96 in propagation.
         if width > channels:
             self.memory = Memory(tile=485, frame=1215, frame_held=240)
@@ -329,7 +331,9 @@ class Propagation(nn.Module):
         """Return features and state as one, (B, P, h, w)."""
         fused = self.fuse(torch.cat((features, state), 1))
         if self.fusion == "blend":
-            return torch.lerp(state, features, fused.sigmoid())
+            share = fused.sigmoid()
+            show(self, "gates", share, "blend")
+            return torch.lerp(state, features, share)
         fused = F.leaky_relu(fused, SLOPE, inplace=True)
         half_1, half_2 = (in_channels_last(half) for half in fused.chunk(2, 1))
         if self.fusion == "sum":

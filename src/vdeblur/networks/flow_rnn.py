@@ -55,7 +55,8 @@ class FlowRNN(Network):
 
     width: channels of the first convolution, 24 in Table I; all others are in proportion.
     Switches of the paper's ablations. rnn: "passes", or what replaces them: "concatenate" puts their weights beside the
-    features, "none" leaves the features, and with that the flow part, out. flow: "next"; "two-way", from the previous
+    features, "none" leaves the features, and with that the flow part, out; "decoder" moves the passes into the decoder,
+    one after each of its steps below the full size. flow: "next"; "two-way", from the previous
     frame as well; or "none", where the frame alone predicts the weights. pairing: "next", or "itself", the frame in
     place of its neighbour.
     """
@@ -93,35 +94,42 @@ class FlowRNN(Network):
     def __init__(
         self,
         width: int = 24,
-        rnn: Literal["passes", "concatenate", "none"] = "passes",
+        rnn: Literal["passes", "concatenate", "none", "decoder"] = "passes",
         flow: Literal["next", "two-way", "none"] = "next",
         pairing: Literal["next", "itself"] = "next",
     ) -> None:
         super().__init__()
+        if width < 2:
+            raise ValueError(f"width must be 2 or more, because some layers have half of it, not {width}")
         w = width
         self.rnn, self.flow, self.pairing = rnn, flow, pairing
         self.two_way = flow == "two-way" and rnn != "none"
         if self.two_way:
             self.feeding = "neighbours"  # type: ignore[misc]  # of this object alone
+        if rnn == "none" or flow == "none":
+            self.show_all_but("flow", "warp")
+        if rnn not in ("passes", "decoder"):
+            self.show_all_but("gates", "rnn")
         self.flow_part = None
         if rnn != "none":
             self.flow_part = FlowPart(w, estimates=flow != "none")
             ways, flows = 1 + self.two_way, 2 * (flow != "none")
             self.rnnw1 = _conv(ways * (w + w // 2 + flows), 4 * w, 3)
             self.rnnw2 = _conv(ways * (3 * w + flows), 8 * w, 3)
-            self.rnnw3 = _conv(ways * (6 * w + flows), 16 * w, 3)
+            self.rnnw3 = _conv(ways * (6 * w + flows), 8 * w if rnn == "decoder" else 16 * w, 3)
 
         # Channels that the next layer sees, per channel of d_conv1, d_conv2 and d_conv3
-        factor = {"passes": 4, "concatenate": 5, "none": 1}[rnn]
+        factor = {"passes": 4, "concatenate": 5, "none": 1, "decoder": 1}[rnn]
         r1, r2, r3 = factor * w, 2 * factor * w, 4 * factor * w
+        decoded = 4 * w if rnn == "decoder" else w  # the same of the decoder's features
         self.d_conv1 = _conv(3, w, 5, 2)
         self.d_conv2 = _conv(r1, 2 * w, 5, 2)
         self.d_conv3 = _conv(r2, 4 * w, 5, 2)
         self.d_conv3_2 = _conv(r3, 4 * w, 5)
         self.d_conv3_3 = _conv(4 * w, 2 * w, 5)
-        self.d_deconv3, self.d_deconv3_1 = _upsampling(r3 + 2 * w, 2 * w), _conv(2 * w, 2 * w, 5)
-        self.d_deconv2, self.d_deconv2_1 = _upsampling(r2 + 2 * w, w), _conv(w, w, 5)
-        self.d_deconv1, self.d_deconv1_1 = _upsampling(r1 + w, w // 2), _conv(w // 2, w // 2, 5)
+        self.d_deconv3, self.d_deconv3_1 = _upsampling(r3 + 2 * decoded, 2 * w), _conv(2 * w, 2 * w, 5)
+        self.d_deconv2, self.d_deconv2_1 = _upsampling(r2 + 2 * decoded, w), _conv(w, w, 5)
+        self.d_deconv1, self.d_deconv1_1 = _upsampling(r1 + decoded, w // 2), _conv(w // 2, w // 2, 5)
         self.d_conv0 = _conv(3 + w // 2, 3, 5)
 
         for name, layer in self.named_modules():
@@ -170,11 +178,15 @@ class FlowRNN(Network):
             way, level = divmod(index, 5)  # see flows
             show(self, "flow", flow, f"flow{level + 2}" + "_to_previous" * way)
         if flows:
-            show(self, "warp", lambda: warp(F.avg_pool2d(neighbours[0], 4), flows[0]))
+            source = current if self.pairing == "itself" else neighbours[0]
+            show(self, "warp", lambda: warp(F.avg_pool2d(source, 4), flows[0]))
 
         x = _leaky(self.d_conv3_3(_leaky(self.d_conv3_2(d_rnn3))))  # (B, 48, H/8, W/8)
+        x = self._pass(3, x, features, in_decoder=True)
         x = _leaky(self.d_deconv3_1(_leaky(self.d_deconv3(torch.cat((d_rnn3, x), 1)))))  # (B, 48, H/4, W/4)
+        x = self._pass(2, x, features, in_decoder=True)
         x = _leaky(self.d_deconv2_1(_leaky(self.d_deconv2(torch.cat((d_rnn2, x), 1)))))  # (B, 24, H/2, W/2)
+        x = self._pass(1, x, features, in_decoder=True)
         x = _leaky(self.d_deconv1_1(_leaky(self.d_deconv1(torch.cat((d_rnn1, x), 1)))))  # (B, 12, H, W)
         show(self, "features", x)
         restored: Tensor = self.d_conv0(torch.cat((current, x.to(current.dtype)), 1))  # (B, 3, H, W)
@@ -192,9 +204,9 @@ class FlowRNN(Network):
             flow for _, flows in found for flow in flows
         )
 
-    def _pass(self, level: int, feature: Tensor, features: list[Tensor]) -> Tensor:
+    def _pass(self, level: int, feature: Tensor, features: list[Tensor], in_decoder: bool = False) -> Tensor:
         """Scan features (B, C, h, w) at a level to (B, 4 C, h, w), or do what replaces that, see `rnn`."""
-        if self.rnn == "none":
+        if self.rnn == "none" or in_decoder != (self.rnn == "decoder"):
             return feature
         weights = _bounded(self.get_submodule(f"rnnw{level}")(features[level - 1]))
         if self.rnn == "concatenate":

@@ -55,6 +55,7 @@ class Network(nn.Module):
     float32_parts: submodules that stay in float32 even then.
     constant_buffers: buffers that checkpoints hold, but whose values the constructor sets for good.
     left_out: submodules that a switch of the constructor leaves out, by the switch and its value.
+    fit_any_weights: arguments of the constructor that change no weights, so that they may change after the training.
     overlap: pixels that neighbouring tiles should share. reach: distance in pixels beyond which one pixel cannot
     affect another, if it is known. whole_pixels: up to this many pixels, a frame is better not cut into tiles.
     memory, half_memory: memory in float32 and in half precision.
@@ -73,6 +74,7 @@ class Network(nn.Module):
     float32_parts: ClassVar[tuple[str, ...]] = ()
     constant_buffers: ClassVar[tuple[str, ...]] = ()
     left_out: ClassVar[Mapping[tuple[str, Any], tuple[str, ...]]] = {}
+    fit_any_weights: ClassVar[tuple[str, ...]] = ()
     overlap: ClassVar[int] = 32
     reach: ClassVar[int | None] = None
     whole_pixels: ClassVar[int] = 3_000_000
@@ -86,6 +88,10 @@ class Network(nn.Module):
     def official_name(name: str) -> str:
         """Return the key of this network's tensor `name` in its authors' checkpoints, without a leading `module.`."""
         return name
+
+    def show_all_but(self, *names: str) -> None:
+        """Leave names out of `shows` of this object, because its switches leave out what they are of."""
+        self.shows = {name: inside for name, inside in self.shows.items() if name not in names}  # type: ignore[misc]
 
     def to_precision(self, dtype: torch.dtype) -> Self:
         """Convert weights and buffers to dtype, those of float32_parts to float32, in place; return the network."""

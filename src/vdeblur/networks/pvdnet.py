@@ -82,6 +82,9 @@ def _volume(radius: int) -> Inside:
     )
 
 
+WARPED = Inside("the restored previous frame, warped onto the frame by the flow, grey beyond its edges", "picture")
+
+
 class PVDNet(Network):
     """Restore a frame from itself, its two neighbours and the restored previous frame.
 
@@ -121,9 +124,12 @@ class PVDNet(Network):
         super().__init__()
         if side % 2 == 0:
             raise ValueError(f"side must be odd, to have a middle, not {side}")
+        if width < 2:
+            raise ValueError(f"width must be 2 or more, because some layers have half of it, not {width}")
         self.motion, self.side = motion, side
-        if side // 2 != RADIUS:
-            self.shows = {**type(self).shows, "volume": _volume(side // 2)}  # type: ignore[misc]  # of this object alone
+        self.shows = {**type(self).shows, "volume": _volume(side // 2), "warp": WARPED}  # type: ignore[misc]
+        absent = {"volume": ("warp",), "warp": ("volume",), "none": ("flow", "warp", "volume")}
+        self.show_all_but(*absent[motion])
         # Trained separately, before: no gradient passes the volume
         self.bimnet = None if motion == "none" else BIMNet().requires_grad_(False)
         aligned, half = side**2 if motion == "volume" else 3, width // 2
@@ -175,7 +181,9 @@ class PVDNet(Network):
             return (restored * 2 - 1).to(dtype)
         show(self, "flow", flow)
         if self.motion == "warp":
-            return warp(restored * 2 - 1, flow.detach()).to(dtype)
+            warped = warp(restored * 2 - 1, flow.detach())
+            show(self, "warp", lambda: (warped + 1) / 2)
+            return warped.to(dtype)
         volume = pixel_volume(gray_of(restored).to(dtype), gray_of(frame).to(dtype), flow, self.side // 2)
         show(self, "volume", volume)
         return volume
@@ -224,13 +232,13 @@ def gray_of(frame: Tensor) -> Tensor:
 
 
 def pixel_volume(previous: Tensor, current: Tensor, flow: Tensor, radius: int = RADIUS) -> Tensor:
-    """Stack 25 candidates from the previous frame for each pixel: (B, 25, H, W), of the planes' type.
+    """Stack (2 r + 1)^2 candidates, 25 for a radius r of 2, from the previous frame for each pixel: (B, 25, H, W).
 
     previous, current: gray planes (B, 1, H, W). flow: (B, 2, H, W) float32, pixels, from current to previous; it gets
-    no gradient. radius: of the neighbourhood, 2 in the paper; others give (2 radius + 1)^2 channels. Channel
-    5 (i + 2) + j + 2 at pixel p follows the flow of the neighbour q = p - (i, j): it is the
-    previous frame at q + flow(q), truncated toward zero, plus (i, j). Where that is on or beyond the outermost pixels,
-    it is the current frame at p. Where q is outside the frame, it is 0.
+    no gradient. radius: r of the neighbourhood, 2 in the paper. The result has the planes' type. Channel
+    (2 r + 1) (i + r) + j + r at pixel p follows the flow of the neighbour q = p - (i, j), i and j from -r to r: it is
+    the previous frame at q + flow(q), truncated toward zero, plus (i, j). Where that is on or beyond the outermost
+    pixels, it is the current frame at p. Where q is outside the frame, it is 0.
     """
     batch, _, height, width = previous.shape
     volume = previous.new_zeros(batch, (2 * radius + 1) ** 2, height, width)

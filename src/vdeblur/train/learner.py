@@ -50,6 +50,11 @@ class Learner:
         self.update = self.batches_used = self.before = 0
         self.model: nn.Module = objective
 
+    def count_updates(self, recipe: Recipe) -> None:
+        """Use the numbers of updates of the same recipe, now that the length of its epochs is known."""
+        self.training, self.schedule = recipe.training, recipe.schedule
+        self.objective.numbers.update(recipe.numbers)
+
     def set_modes(self) -> None:
         """Set everything to training, except batch normalisation that is frozen: its statistics would still change."""
         self.objective.train()

@@ -126,17 +126,23 @@ class Trainer:
         self.folder = TrainingFolder(task.out, task.recipe, group)
         state = self.folder.open(task.resume)
         makes_clips = self._makes_clips()
-        opened = None if makes_clips else self._open_pairs()
-        self.task = task = replace(task, recipe=self._counted(opened))
-        self.folder.recipe = recipe = task.recipe
-        self.training = recipe.training
-        self.stop_at = min(task.stop_at or self.training.iterations, self.training.iterations)
+        if makes_clips:
+            self._refuse_epochs()
+        # Before the data are opened, or even fetched: what lacks start weights or names no part ends at once.
+        training = task.recipe.training
+        self.share = data.WorkerShare(training.batch, group.rank, group.size, training.accumulate)
+        self.learner = Learner(self._build(state is None), task.recipe, group, task.frozen)
         self.best, self.best_update = -math.inf, 0
-        self.share = data.WorkerShare(self.training.batch, group.rank, group.size, self.training.accumulate)
-        self.learner = Learner(self._build(state is None), recipe, group, task.frozen)
         if state is not None:
             self._restore(state)
         self.learner.distribute(self._warn)
+
+        opened = None if makes_clips else self._open_pairs()
+        self.task = task = replace(task, recipe=self._counted(opened))
+        self.folder.recipe = recipe = task.recipe
+        self.learner.count_updates(recipe)
+        self.training = recipe.training
+        self.stop_at = min(task.stop_at or self.training.iterations, self.training.iterations)
         self.loader: data.Loader | MixtureLoader
         self.loader, held_out, held_out_clips = self._mixture() if opened is None else self._pairs(*opened)
         below = recipe.mixture.below if makes_clips and recipe.mixture else None
@@ -153,10 +159,13 @@ class Trainer:
         self.talk.notify("warning", {"code": code, "message": message})
 
     def _build(self, is_new: bool) -> Objective:
-        """Return the network with its losses, on the device, with the weights that a new training starts from."""
+        """Return the network with its losses, on the device, with the weights that a new training starts from.
+
+        The objective's numbers count an epoch as one update until the data are open.
+        """
         recipe = self.task.recipe
         entry = find_entry(recipe.model).with_arguments(recipe.network)
-        torch.manual_seed(self.training.seed)
+        torch.manual_seed(recipe.training.seed)
         network = entry.build()
         objective = OBJECTIVES[recipe.objective](network, recipe.numbers)
         objective.initialise()
@@ -171,6 +180,14 @@ class Trainer:
         folder = Path(self.task.dataset)
         can = self.task.recipe.mixture is not None and self.task.data_folder is None and folder.is_dir()
         return can and not layouts.has_pairs(folder)
+
+    def _refuse_epochs(self) -> None:
+        """Refuse numbers in epochs for clips that are made while training.
+
+        Raises: UsageError.
+        """
+        if self.task.recipe.has_epochs:
+            raise UsageError("clips that are made of footage have no epochs", "give numbers of updates")
 
     def _open_pairs(self) -> tuple[data.ClipSource, Sequences]:
         """Open a data set: return its clips, and the sequences that validate."""
@@ -187,14 +204,9 @@ class Trainer:
         return source, held_out.sequences
 
     def _counted(self, opened: tuple[data.ClipSource, Sequences] | None) -> Recipe:
-        """Return the recipe with the length of the set's epochs.
-
-        Raises: UsageError for epochs of clips that are made while training, which have none.
-        """
+        """Return the recipe with the length of the set's epochs."""
         recipe = self.task.recipe
         if opened is None:
-            if recipe.has_epochs:
-                raise UsageError("clips that are made of footage have no epochs", "give numbers of updates")
             return recipe
         return recipe.in_updates(len(data.Sampler(opened[0].lengths, recipe.data, recipe.training.seed)))
 

@@ -17,7 +17,12 @@ CHANCE_SHARE = 0.1  # and a share drawn at random
 
 
 def charbonnier(restored: Tensor, sharp: Tensor, epsilon: float = CHARBONNIER_EPSILON) -> Tensor:
-    """Return the mean of sqrt(d^2 + eps^2), a smooth absolute difference; both (..., H, W) in float32."""
+    """Return the mean of sqrt(d^2 + eps^2), a smooth absolute difference; both (..., H, W) in float32.
+
+    With an epsilon of 0 it is the mean absolute difference, whose gradient at 0 is 0.
+    """
+    if epsilon == 0:
+        return F.l1_loss(restored, sharp)
     return ((restored - sharp).square() + epsilon**2).sqrt().mean()
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vdeblur.errors import ModelError, UsageError
 from vdeblur.events import Talk
-from vdeblur.models import registry, weights
+from vdeblur.models import registry, switches, weights
 from vdeblur.models.checkpoint import SUFFIXES, fit, fit_model, read_checkpoint, refuse_stage, refuse_variant
 from vdeblur.models.registry import ModelEntry
 from vdeblur.networks import PARTS
@@ -63,7 +63,7 @@ def _initial(init: str, entry: ModelEntry, talk: Talk, stage: str) -> dict[str, 
         refuse_variant(path, entry)
         return fit_model(read_checkpoint(path), entry.build(), entry, init)
     other = registry.find_entry(init)
-    if other.network != entry.network or other.variant != entry.variant:
+    if other.network != entry.network or switches.plain(other.variant) != switches.plain(entry.variant):
         raise ModelError(f"{init} is another network than {entry.name}", f"start from weights of {entry.name}")
     return weights.load_model(init, talk=talk).state_dict()
 

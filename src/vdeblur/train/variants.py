@@ -30,6 +30,7 @@ def fit_network(tables: Any, entry: ModelEntry, usual_frames: int) -> None:
         message = error.message.replace(f"the network of {entry.name}: ", f"[network] of {entry.name}: ")
         raise UsageError(message, error.hint) from error
     objective = OBJECTIVES[str(tables["objective"])]
+    objective.check_variant(variant.variant, tables["loss"].unwrap())
     _fit_frames(tables, variant, objective, usual_frames)
     network = variant.network_class
     if "mixture" not in tables:

@@ -17,7 +17,10 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Clip:
-    """Consecutive frames, cropped and augmented: blurry and sharp, uint8 (T, 3, H, W) RGB."""
+    """Consecutive frames, cropped and augmented: blurry and sharp, (T, 3, H, W) RGB.
+
+    Both are uint8; with noise of [data] the blurry ones are float32, 0 to 255, neither clipped nor rounded.
+    """
 
     blurry: Tensor
     sharp: Tensor
@@ -66,8 +69,15 @@ class Objective(nn.Module, ABC):
         return None
 
     @classmethod
+    def check_variant(cls, arguments: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
+        """Refuse a variant of the network that has nothing for this objective to train; as frames_of.
+
+        Raises: UsageError.
+        """
+
+    @classmethod
     def updates_of(cls, numbers: Mapping[str, Any]) -> int:
-        """Return how many updates a batch is good for; numbers: see Recipe.numbers."""
+        """Return the number of updates per batch; numbers: see Recipe.numbers."""
         return 1
 
     def is_preparing(self, update: int) -> bool:
@@ -107,5 +117,5 @@ class Objective(nn.Module, ABC):
 
 
 def unit_range(pictures: Tensor) -> Tensor:
-    """Convert uint8 pictures to float32 in [0, 1]."""
+    """Convert pictures of 0 to 255, uint8 or with noise float32, to float32 in [0, 1]."""
     return pictures.to(torch.float32) / 255

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdeblur.networks.flow_rnn import FlowRNN
@@ -23,8 +23,9 @@ class FlowRNNObjective(Objective):
     """The mean squared error, and the flow loss of all levels.
 
     numbers: flow_warm_up, the first updates, on the flow loss alone; flow_weight, the factor of the flow loss, 0 for
-    none; neighbour: "either" the next or the previous frame by chance, or the "next" only. With two-way flow a sample
-    has three frames, and the middle one has both neighbours.
+    none; neighbour: "either" the next or the previous frame by chance, or the "next" only; upsampling: the initial
+    weights of the decoder's transposed convolutions, "he" as the network draws them, or "xavier". With two-way
+    flow a sample has three frames, and the middle one has both neighbours.
     """
 
     network: FlowRNN
@@ -32,8 +33,9 @@ class FlowRNNObjective(Objective):
         "flow_warm_up": WHOLE,
         "flow_weight": NOT_NEGATIVE,
         "neighbour": one_of(("either", "next")),
+        "upsampling": one_of(("he", "xavier")),
     }
-    defaults: ClassVar = {"flow_weight": 1.0, "neighbour": "either"}
+    defaults: ClassVar = {"flow_weight": 1.0, "neighbour": "either", "upsampling": "he"}
     margin = 0
     reaches_all = False  # not during the flow warm-up
 
@@ -41,6 +43,13 @@ class FlowRNNObjective(Objective):
     def frames_of(cls, arguments: Mapping[str, Any], numbers: Mapping[str, Any]) -> int | None:
         """Return 2, or 3 with two-way flow."""
         return 3 if arguments["flow"] == "two-way" and arguments["rnn"] != "none" else 2
+
+    def initialise(self) -> None:
+        """Draw the decoder's d_deconv layers by Xavier, where `upsampling` asks for it."""
+        if self.numbers["upsampling"] == "xavier":
+            for name, layer in self.network.named_children():
+                if name.startswith("d_deconv") and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                    nn.init.xavier_uniform_(layer.weight)
 
     def prepare(self, clip: Clip, rng: numpy.random.Generator) -> Batch:
         """Return one of two frames, blurry and sharp, with the other one blurry as its neighbour: (3, H, W) uint8 each.

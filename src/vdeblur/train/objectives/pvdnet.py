@@ -61,6 +61,14 @@ class BIMNetObjective(Objective):
         """Return 2, a pair."""
         return 2
 
+    @classmethod
+    def check_variant(cls, arguments: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
+        """Refuse a network without motion compensation.
+
+        Raises: UsageError.
+        """
+        _refuse_no_motion(arguments["motion"])
+
     def parameters_of(self, optimiser: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Return BIMNet's parameters, with `bimnet.` before their names."""
         return _bimnet_of(self.network).named_parameters("bimnet")
@@ -103,16 +111,27 @@ class PVDNetObjective(Objective):
             _bimnet_of(network).requires_grad_(self.joint)
 
     @classmethod
+    def check_variant(cls, arguments: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
+        """Refuse `joint` without motion compensation.
+
+        Raises: UsageError.
+        """
+        if numbers["joint"]:
+            _refuse_no_motion(arguments["motion"])
+
+    @classmethod
     def updates_of(cls, numbers: Mapping[str, Any]) -> int:
         """Return the number of restored frames."""
         return int(numbers["frames"])
 
     def prepare(self, clip: Clip, rng: numpy.random.Generator) -> Batch:
-        """Return the clip; with noise the blurry frames are float32 in [0, 1]."""
+        """Return the clip; with noise, of this objective or of [data], the blurry frames are float32 in [0, 1]."""
         noise = self.numbers["noise"]
-        if not noise:
+        if not noise and not clip.blurry.is_floating_point():
             return super().prepare(clip, rng)
         blurry = unit_range(clip.blurry)
+        if not noise:
+            return {"blurry": blurry, "sharp": clip.sharp}
         for index in numpy.flatnonzero(rng.random(len(blurry)) < 0.5):
             drawn = rng.standard_normal(blurry[index].shape, numpy.float32)
             blurry[index] = (blurry[index] + noise * torch.from_numpy(drawn)).clamp(0, 1)
@@ -179,9 +198,14 @@ def _bimnet_of(network: PVDNet) -> BIMNet:
 
     Raises: UsageError where the network has none.
     """
-    if network.bimnet is None:
-        raise UsageError("network.motion is 'none': there is no BIMNet to train", "choose volume or warp")
+    _refuse_no_motion(network.motion)
+    assert network.bimnet is not None
     return network.bimnet
+
+
+def _refuse_no_motion(motion: str) -> None:
+    if motion == "none":
+        raise UsageError("network.motion is 'none': there is no BIMNet to train", "choose volume or warp")
 
 
 def flow_losses(
