@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -122,6 +123,19 @@ def test_a_lost_shape_of_pixels_is_reported(vdeblur, tmp_path: Path, codec: str,
     assert _shape(output) == 1
     square = clips.make(tmp_path / "square.mp4", size="256x144", codec=H264, frames=2)
     assert "W_PIXEL_SHAPE" not in _run(vdeblur, square, output, "--codec", codec, "-y")
+
+
+def test_pipes_keep_the_shape_of_pixels(tmp_path: Path) -> None:
+    """The header of y4m has it; other formats of a pipe cannot be completed afterwards, so a warning says so."""
+    source, output = _wide(tmp_path), tmp_path / "out"
+    command = [sys.executable, "-m", "vdeblur", "run", str(source), "-", "-m", "identity"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    output.write_bytes(done.stdout)
+    assert _shape(output) == Fraction(4, 3)
+    assert len(clips.frame_hashes(output)) == 10
+    assert b"warning" not in done.stderr
+    done = subprocess.run([*command, "-f", "matroska", "--codec", "ffv1"], capture_output=True, check=True)
+    assert b"holds no shape of pixels for ffv1" in done.stderr
 
 
 def _turned(folder: Path, *turn: object) -> Path:

@@ -69,12 +69,14 @@ class VideoEncoding:
         named = options.format and CONTAINERS.get(options.format, options.format)
         self.container_name = named or container_format(Path(f"output{suffix}"))
         _check_writes_one_file(self.container_name)
-        self.muxing = MuxOptions(options.audio, options.subtitles, deterministic, suffix.lower() in BLU_RAY)
+        self.muxing = MuxOptions(
+            options.audio, options.subtitles, deterministic, suffix.lower() in BLU_RAY, "" if named else suffix
+        )
         if self.container_name == Y4M:
             options, suffix = dataclasses.replace(options, codec=options.codec or "rawvideo"), ".y4m"
             if self.info.variable_rate:
                 warn("W_TIMING", "y4m has one constant frame rate, so uneven frame times are lost; -f nut keeps them")
-        self.suffix = suffix if suffix and not named else f"-f {options.format}"
+        self.suffix = f"-f {options.format}" if named else suffix
         self.info, self.orientation = upright_for(info, self.container_name, self.suffix, warn)
         if info.interlaced and not self.info.interlaced and options.deinterlace == "off":
             warn("W_INTERLACED", "turned pictures have no fields, so the output is marked as progressive")
