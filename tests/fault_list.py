@@ -2,9 +2,10 @@
 
 1 to 40 are the faults that the design foresaw. The others were found in the first versions: `found` names the places of
 the lists in which they stood. A1 to A5 are groups of faults of media, R1 to R24 files of public bug reports, B1 to B19
-were found in the code, C by attacks (`high`, `medium`, `low`; `held` is what withstood them), D1 to D8 by newcomers, E1 to E5 by a review.
-`mended` names the commits that brought the tests, and mostly the cure: those of B1, B2 and B4 had theirs before. FAILED
-says how some tests failed at 3c9226f, the commit before most cures, or at 38fe492 (E1 to E5). The tests of what was `held` passed there, too.
+were found in the code, C by attacks (`high`, `medium`, `low`; `held` is what withstood them), D1 to D8 by newcomers,
+E1 to E5 by a review. `mended` names the commits that brought the tests, and mostly the cure: those of B1, B2 and B4 had
+theirs before. FAILED says how some tests failed at 3c9226f, the commit before most cures, or at 38fe492 (E1 to E5). The
+tests of what was `held` passed there, too.
 """
 
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ PLACES = {
     *(f"E{number}" for number in range(1, 6)),
 }
 
-# How the first test of a fault failed at 3c9226f; or where its file does not load there, what the same command did.
+# How the first test of a fault failed at 3c9226f (E1 to E5: at 38fe492); or where its file does not load there, what
+# the same command did.
 FAILED = {
     "R1": "exit 1, internal error: 31 is not a valid Type",
     "C-high-4": "SIGSEGV",
@@ -1257,7 +1259,7 @@ FAULTS = (
         145,
         "E1",
         "the shape of pixels was lost by codecs without a place for it (FFV1, VP9, AV1), without a word",
-        "SHA1",
+        "f957af0 4c90211",
         (
             "output/test_shape.py::test_the_shape_of_pixels_is_held",
             "output/test_shape.py::test_lossless_keeps_the_shape_of_pixels",
@@ -1271,7 +1273,7 @@ FAULTS = (
         146,
         "E2",
         "rotation and mirroring were lost by containers without a display matrix, without a word",
-        "SHA1",
+        "f957af0",
         (
             "output/test_shape.py::test_pictures_are_turned_upright",
             "output/test_shape.py::test_containers_with_a_matrix_keep_it",
@@ -1282,7 +1284,7 @@ FAULTS = (
         147,
         "E3",
         "SVT-AV1's log reached people",
-        "SHA2",
+        "4c90211",
         (
             "run/test_reviewed.py::test_svt_av1_writes_no_log",
             "run/test_reviewed.py::test_the_log_of_svt_av1_can_be_asked_for",
@@ -1292,7 +1294,7 @@ FAULTS = (
         148,
         "E4",
         "an animated AVIF became its still picture",
-        "SHA2",
+        "4c90211",
         (
             "run/test_reviewed.py::test_an_animated_avif_is_refused_with_a_way_out",
             "run/test_reviewed.py::test_a_still_avif_is_restored",
@@ -1303,7 +1305,7 @@ FAULTS = (
         149,
         "E5",
         "messages named FFmpeg's muxer in place of the output's suffix",
-        "SHA2",
+        "4c90211",
         ("run/test_reviewed.py::test_dropped_streams_name_the_suffix",),
     ),
 )

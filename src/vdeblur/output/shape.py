@@ -33,6 +33,7 @@ EXACT = 0.02  # how far a number of a display matrix may be off for a turn by qu
 ROUNDED = 0.01  # how far a container may round the shape of pixels: WebM's unit is a pixel
 MIRRORED = (2, 4, 5, 7)  # EXIF's orientations
 SAME_FIELDS = (1, 2)  # orientations that leave the lines where they are
+SCALED = ("mp4", "ipod", "3gp", "3g2")  # MP4's tracks have the width as shown, QuickTime's that as stored
 KEEPERS = ".mp4 and .mkv hold it"
 
 
@@ -43,7 +44,7 @@ def write_shape(path: Path, container_name: str, info: SourceInfo) -> None:
         return
     if container_name in MATROSKA_LIKE:
         shape_matroska(path, aspect, info.width, info.height, is_webm=container_name == "webm")
-    elif container_name in ("mp4", "ipod"):  # QuickTime's tracks have the width as stored
+    elif container_name in SCALED:
         shape_movie(path, aspect, info.width)
     elif container_name == "avi":
         shape_avi(path, aspect, info.width, info.height, info.rate)
@@ -104,8 +105,8 @@ def _rotation_kept(container_name: str, encoder: str) -> bool:
         stream.set_display_matrix(QUARTER_TURN)
         picture = _black(TRIAL_SIZE, TRIAL_SIZE, stream.pix_fmt, Fraction(1, RATE))
         file.mux([*stream.encode(picture), *stream.encode(None)])
-    with av.open(io.BytesIO(data.getvalue())) as file:
-        return display_matrix(next(file.decode(video=0))) == QUARTER_TURN
+    with av.open(io.BytesIO(data.getvalue()), "r") as written:
+        return display_matrix(next(written.decode(video=0))) == QUARTER_TURN
 
 
 def upright_for(info: SourceInfo, container_name: str, name: str, warn: Warn) -> tuple[SourceInfo, int]:
