@@ -2,9 +2,10 @@
 
 1 to 40 are the faults that the design foresaw. The others were found in the first versions: `found` names the places of
 the lists in which they stood. A1 to A5 are groups of faults of media, R1 to R24 files of public bug reports, B1 to B19
-were found in the code, C by attacks (`high`, `medium`, `low`; `held` is what withstood them), D1 to D8 by newcomers.
-`mended` names the commits that brought the tests, and mostly the cure: those of B1, B2 and B4 had theirs before. FAILED
-says how some tests failed at 3c9226f, the commit before most cures. The tests of what was `held` passed there, too.
+were found in the code, C by attacks (`high`, `medium`, `low`; `held` is what withstood them), D1 to D8 by newcomers,
+E1 to E5 by a review. `mended` names the commits that brought the tests, and mostly the cure: those of B1, B2 and B4 had
+theirs before. FAILED says how some tests failed at 3c9226f, the commit before most cures, or at 38fe492 (E1 to E5). The
+tests of what was `held` passed there, too.
 """
 
 from dataclasses import dataclass
@@ -31,9 +32,11 @@ PLACES = {
     *(f"C-low-{number}" for number in range(1, 15)),
     *(f"C-held-{number}" for number in range(1, 8)),
     *(f"D{number}" for number in range(1, 9)),
+    *(f"E{number}" for number in range(1, 6)),
 }
 
-# How the first test of a fault failed at 3c9226f; or where its file does not load there, what the same command did.
+# How the first test of a fault failed at 3c9226f (E1 to E5: at 38fe492); or where its file does not load there, what
+# the same command did.
 FAILED = {
     "R1": "exit 1, internal error: 31 is not a valid Type",
     "C-high-4": "SIGSEGV",
@@ -53,6 +56,11 @@ FAILED = {
     "C-medium-1": "25 frames of 60, exit 0",
     "C-medium-2": "exit 0, with the frames of the file that a list names",
     "D1": "exit 9 after the work",
+    "E1": "SAR 1:1 or none for 4:3, and no warning",
+    "E2": "the picture lay on its side, and no warning",
+    "E3": "20 lines of Svt[info]",
+    "E4": "1 frame of 10, exit 0",
+    "E5": "cannot be held by mpeg",
     "D2": "no clip.mp4 in the folder, but pictures",
 }
 FORESEEN = 40  # faults that the design foresaw; the others were found
@@ -89,9 +97,22 @@ FAULTS = (
         "",
         "rotated and mirrored video",
         "",
-        ("test_faults.py::test_13_and_14_rotation_and_pixel_shape", "test_faults.py::test_13_a_mirrored_picture"),
+        (
+            "test_faults.py::test_13_and_14_rotation_and_pixel_shape",
+            "test_faults.py::test_13_a_mirrored_picture",
+            "output/test_shape.py::test_pictures_are_turned_upright",
+        ),
     ),
-    Fault(14, "", "pixels that are not square", "", ("test_faults.py::test_13_and_14_rotation_and_pixel_shape",)),
+    Fault(
+        14,
+        "",
+        "pixels that are not square",
+        "",
+        (
+            "test_faults.py::test_13_and_14_rotation_and_pixel_shape",
+            "output/test_shape.py::test_the_shape_of_pixels_is_held",
+        ),
+    ),
     Fault(15, "", "a variable frame rate", "", ("test_faults.py::test_15_uneven_times",)),
     Fault(16, "", "raw H.264 without timestamps", "", ("test_faults.py::test_16_no_time_stamps",)),
     Fault(
@@ -997,7 +1018,10 @@ FAULTS = (
         "C-low-12",
         "Ray listened on all networks",
         "5026161",
-        ("run/test_attacks.py::test_a_cluster_that_is_started_here_is_private",),
+        (
+            "run/test_attacks.py::test_a_cluster_that_is_started_here_is_private",
+            "run/test_reviewed.py::test_ray_has_tokens",
+        ),
     ),
     Fault(
         122, "C-low-13", "tracebacks for odd TOML values", "f90c3fb", ("cli/test_configuration.py::test_odd_values",)
@@ -1231,5 +1255,58 @@ FAULTS = (
             "run/test_verdict.py::test_the_change_is_that_of_the_samples",
             "run/test_verdict.py::test_a_sharp_clip_is_told_to_be_sharp",
         ),
+    ),
+    Fault(
+        145,
+        "E1",
+        "the shape of pixels was lost by codecs without a place for it (FFV1, VP9, AV1), without a word",
+        "f957af0 4c90211",
+        (
+            "output/test_shape.py::test_the_shape_of_pixels_is_held",
+            "output/test_shape.py::test_lossless_keeps_the_shape_of_pixels",
+            "output/test_shape.py::test_webm_has_the_shape_in_pixels",
+            "output/test_shape.py::test_mp4_shows_the_width_of_the_shape",
+            "output/test_shape.py::test_a_lost_shape_of_pixels_is_reported",
+            "output/test_shape.py::test_pipes_keep_the_shape_of_pixels",
+        ),
+    ),
+    Fault(
+        146,
+        "E2",
+        "rotation and mirroring were lost by containers without a display matrix, without a word",
+        "f957af0",
+        (
+            "output/test_shape.py::test_pictures_are_turned_upright",
+            "output/test_shape.py::test_containers_with_a_matrix_keep_it",
+            "output/test_shape.py::test_an_oblique_rotation_is_lost_with_a_warning",
+        ),
+    ),
+    Fault(
+        147,
+        "E3",
+        "SVT-AV1's log reached people",
+        "4c90211",
+        (
+            "run/test_reviewed.py::test_svt_av1_writes_no_log",
+            "run/test_reviewed.py::test_the_log_of_svt_av1_can_be_asked_for",
+        ),
+    ),
+    Fault(
+        148,
+        "E4",
+        "an animated AVIF became its still picture",
+        "4c90211",
+        (
+            "run/test_reviewed.py::test_an_animated_avif_is_refused_with_a_way_out",
+            "run/test_reviewed.py::test_a_still_avif_is_restored",
+            "run/test_reviewed.py::test_an_animated_avif_among_pictures_is_named",
+        ),
+    ),
+    Fault(
+        149,
+        "E5",
+        "messages named FFmpeg's muxer in place of the output's suffix",
+        "4c90211",
+        ("run/test_reviewed.py::test_dropped_streams_name_the_suffix",),
     ),
 )

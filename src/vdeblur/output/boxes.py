@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 HEADER = struct.Struct(">I4s")
@@ -18,6 +19,7 @@ VIDEO_ENTRY_BYTES = 78  # of a sample entry of video, before its boxes
 SPHERICAL_1 = bytes.fromhex("ffcc8263f8554a938814587a02521fdd")  # the uuid of version 1
 CARRIED = {b"st3d", b"sv3d"}
 UTF8 = 1  # the type of a tag's value
+FIXED_POINT = 1 << 16  # of a track's width and height, which end its header
 LARGEST_MOVIE = 1 << 30  # bytes; a larger one is damaged
 
 
@@ -62,6 +64,28 @@ def complete_movie(path: Path, video: VideoBoxes, tags: dict[str, str], *, quick
         file.flush()
         os.fsync(file.fileno())
     return True
+
+
+def shape_movie(path: Path, aspect: Fraction, width: int) -> bool:
+    """Set the width at which an MP4 file's first video track is shown; return False where there is no such track.
+
+    FFmpeg's muxer writes the pixels' shape beside the codec's parameters only, since PyAV passes it on to these alone.
+    aspect: width of a pixel by its height. width: of the pictures.
+    """
+    place, movie = _read_movie(path)
+    shown = struct.pack(">I", round(width * aspect * FIXED_POINT))
+    made, is_done = [], False
+    for kind, body in _boxes(movie):
+        if kind == b"trak" and not is_done and _handler(body) == b"vide":
+            body, is_done = _changed(body, (b"tkhd",), lambda head: head[:-8] + shown + head[-4:]), True
+        made.append(box(kind, body))
+    if is_done:
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(box(b"moov", b"".join(made)))
+            file.flush()
+            os.fsync(file.fileno())
+    return is_done
 
 
 def _with_video(movie: bytes, video: VideoBoxes) -> bytes:

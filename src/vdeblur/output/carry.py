@@ -106,11 +106,13 @@ def _plan_stream(
     if (kind == "audio" and not options.audio) or (kind == "subtitle" and not options.subtitles):
         return replace(plan, action=DROP, reason="left out as requested")
     if is_time_code(stream, source):
-        return _plan_time_code(plan, container_name)
+        return _plan_time_code(plan, container_name, options)
     if is_chapter_track(stream, source):
         if container_name in MP4_LIKE | {"matroska"}:
             return plan
-        return replace(plan, action=DROP, reason=f"holds chapters, which {_suffix_of(container_name)} does not")
+        return replace(
+            plan, action=DROP, reason=f"holds chapters, which {_suffix_of(container_name, options)} does not"
+        )
     if container_name not in NEEDS_VIDEO:
         add_video = None
     if _is_accepted(source, container_name, options, [plan], first, add_video):
@@ -118,17 +120,18 @@ def _plan_stream(
     converted = _plan_conversion(plan, stream, container_name)
     if converted is not None and _is_accepted(source, container_name, options, [converted], first, add_video):
         return converted
-    reason = f"cannot be held by {'.m2ts' if options.blu_ray else _suffix_of(container_name)}"
+    reason = f"cannot be held by {_suffix_of(container_name, options)}"
     if container_name != "matroska" and _is_accepted(source, "matroska", options, [plan], first):
         reason += "; .mkv can"
     return replace(plan, action=DROP, reason=reason)
 
 
-def _suffix_of(container_name: str) -> str:
-    return SUFFIXES.get(container_name, container_name)
+def _suffix_of(container_name: str, options: MuxOptions) -> str:
+    """Return the output's suffix, for messages: people do not know FFmpeg's names, such as svcd."""
+    return options.suffix or SUFFIXES.get(container_name, container_name)
 
 
-def _plan_time_code(plan: StreamPlan, container_name: str) -> StreamPlan:
+def _plan_time_code(plan: StreamPlan, container_name: str, options: MuxOptions) -> StreamPlan:
     """Plan a track that repeats the video's tag `timecode`; the tag is copied."""
     if container_name in MP4_LIKE:
         return replace(plan, codec="tmcd")  # these containers write the track anew from the tag
@@ -138,7 +141,7 @@ def _plan_time_code(plan: StreamPlan, container_name: str) -> StreamPlan:
         plan,
         codec="tmcd",
         action=DROP,
-        reason=f"cannot be held by {_suffix_of(container_name)}; .mkv can",
+        reason=f"cannot be held by {_suffix_of(container_name, options)}; .mkv can",
     )
 
 
@@ -202,7 +205,7 @@ def _plan_together(
         if plan.action != DROP and not _is_accepted(
             source, container_name, options, [*decided, plan], first, add_video
         ):
-            reason = f"does not fit into {_suffix_of(container_name)} beside the other streams"
+            reason = f"does not fit into {_suffix_of(container_name, options)} beside the other streams"
             plan = replace(plan, action=DROP, reason=reason)
         decided.append(plan)
     return decided

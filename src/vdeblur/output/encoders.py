@@ -1,6 +1,5 @@
 """Open an encoder, of PyAV's libraries or an external one, behind one interface."""
 
-import os
 from typing import Protocol
 
 import av
@@ -104,7 +103,6 @@ class InternalEncoder:
 
     def _set_up(self, context: av.VideoCodecContext, container: av.ContainerFormat) -> None:
         info, coding = self.info, self.coding
-        os.environ.setdefault("SVT_LOG", "1")  # errors only; otherwise SVT-AV1 fills stderr
         context.width, context.height, context.pix_fmt = info.width, info.height, coding.format
         context.time_base = 1 / info.rate if coding.encoder.counted else info.time_base
         context.thread_type = "AUTO"

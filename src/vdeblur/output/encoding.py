@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 
 from vdeblur.errors import OutputError
-from vdeblur.events import Warn
+from vdeblur.events import Warn, ignore
 from vdeblur.frame import Frame, convert_picture
 from vdeblur.output.carry import container_format, plan_streams
 from vdeblur.output.codecs import Coding, carries_captions, choose_encoder, without_reordering
@@ -26,11 +26,14 @@ from vdeblur.output.complete import warn_of_views
 from vdeblur.output.encoders import VideoEncoder, open_encoder, warn_of_captions
 from vdeblur.output.formats import choose_format, tags_for
 from vdeblur.output.muxer import Muxer
+from vdeblur.output.shape import KEEPERS, keeps_shape, upright_for
 from vdeblur.output.tracks import CONVERT, DROP, MuxOptions, StreamPlan
 from vdeblur.output.trials import REFUSALS, refusal_words, trial
+from vdeblur.output.y4m import Y4mFile
 from vdeblur.settings import EncodeOptions
 from vdeblur.source.captions import CaptionDetector
 from vdeblur.source.info import SourceInfo
+from vdeblur.source.upright import turn_upright
 from vdeblur.source.video import Source
 
 Y4M = "yuv4mpegpipe"
@@ -42,8 +45,10 @@ CONTAINERS = {"y4m": Y4M, "mkv": "matroska", "ts": "mpegts"}  # common name to F
 class VideoEncoding:
     """The encoding and container of a video; one object serves all its parts.
 
-    container_name: FFmpeg's name of the container. format: the pixel format. stream_plans: of the input's other
-    streams, after try_container.
+    info: of the pictures as they are written. orientation: EXIF's, by which they are turned before; 1 where the output
+    holds how players turn them. container_name: FFmpeg's name of the container. suffix: the output's, in messages.
+    format: the pixel format. stream_plans: of the input's other streams, after try_container. is_pipe: whether the
+    output cannot be completed after the muxer has written it.
 
     Raises: OutputError where there is no such encoder, or it does not take the size or the pixel format.
     """
@@ -57,17 +62,24 @@ class VideoEncoding:
         *,
         pictures: bool = False,
         deterministic: bool = False,
+        is_pipe: bool = False,
     ) -> None:
         """Choose encoder and pixel format. pictures: the input is a folder of pictures, whose codec does not count."""
-        self.info, self.warn = info, warn
+        self.info, self.warn, self.is_pipe = info, warn, is_pipe
         named = options.format and CONTAINERS.get(options.format, options.format)
         self.container_name = named or container_format(Path(f"output{suffix}"))
         _check_writes_one_file(self.container_name)
-        self.muxing = MuxOptions(options.audio, options.subtitles, deterministic, suffix.lower() in BLU_RAY)
+        self.muxing = MuxOptions(
+            options.audio, options.subtitles, deterministic, suffix.lower() in BLU_RAY, "" if named else suffix
+        )
         if self.container_name == Y4M:
             options, suffix = dataclasses.replace(options, codec=options.codec or "rawvideo"), ".y4m"
             if self.info.variable_rate:
                 warn("W_TIMING", "y4m has one constant frame rate, so uneven frame times are lost; -f nut keeps them")
+        self.suffix = f"-f {options.format}" if named else suffix
+        self.info, self.orientation = upright_for(info, self.container_name, self.suffix, warn)
+        if info.interlaced and not self.info.interlaced and options.deinterlace == "off":
+            warn("W_INTERLACED", "turned pictures have no fields, so the output is marked as progressive")
         encoder = choose_encoder(
             self.info,
             suffix,
@@ -106,7 +118,7 @@ class VideoEncoding:
 
     def prepare(self, frame: Frame, offset: Fraction = Fraction(0)) -> av.VideoFrame:
         """Return a frame's picture in the encoder's pixel format, with the frame's time, `offset` seconds earlier."""
-        picture = frame.picture
+        picture = turn_upright(frame.picture, self.orientation) if self.orientation != 1 else frame.picture
         if self.captions is not None and self.captions.finds(picture):  # they begin later than the video
             warn_of_captions(self.coding.encoder.name, self.warn)
             self.captions = None
@@ -130,6 +142,7 @@ class VideoEncoding:
                 tried.add_to(file)
                 file.start_encoding()
                 tried.check_options()
+            self._warn_of_shape()
         except REFUSALS as error:
             if self.coding.options:
                 given = " and ".join(f"-e {key}" for key, _ in self.coding.options)
@@ -143,6 +156,18 @@ class VideoEncoding:
                 tried.close()
         return self.stream_plans
 
+    def _warn_of_shape(self) -> None:
+        """Warn where the output would lose the shape of pixels."""
+        aspect = self.info.sample_aspect_ratio
+        if not aspect or aspect == 1 or self.container_name == Y4M:
+            return
+        with contextlib.closing(open_encoder(self.info, self.coding, ignore)) as encoder:
+            is_kept = keeps_shape(self.info, self.container_name, self.format, encoder, is_pipe=self.is_pipe)
+        if not is_kept:
+            shape = f"{aspect.numerator}:{aspect.denominator}"
+            message = f"{self.suffix} holds no shape of pixels for {self.coding.encoder.name}"
+            self.warn("W_PIXEL_SHAPE", f"{message}, so players show square ones, not {shape} ({KEEPERS})")
+
     def open_muxer(self, target: str, source: Source, encoder: VideoEncoder, *, end: Fraction | None = None) -> Muxer:
         """Open the container and write its header, as try_container planned it.
 
@@ -150,8 +175,11 @@ class VideoEncoding:
         """
         assert self.stream_plans is not None, "try_container comes first"
         offset = source.cut_begin or Fraction(0)
+        aspect = self.info.sample_aspect_ratio
+        is_shaped = self.container_name == Y4M and aspect and aspect != 1
+        file = Y4mFile(target, aspect) if is_shaped and aspect else target
         return Muxer(
-            target, self.container_name, source, self.stream_plans, encoder.add_to, self.muxing, offset=offset, end=end
+            file, self.container_name, source, self.stream_plans, encoder.add_to, self.muxing, offset=offset, end=end
         )
 
 

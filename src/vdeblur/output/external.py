@@ -85,6 +85,8 @@ class ExternalEncoder:
         command += ["-c:v", self.name, "-pix_fmt", self.pixel_format]
         for key, value in self.options.items():
             command += [f"-{key}", value]
+        if aspect := self.info.sample_aspect_ratio:  # PyAV's NUT has none
+            command += ["-vf", f"setsar={aspect.numerator}/{aspect.denominator}"]
         for key, option in COLOR_OPTIONS.items():
             if self.info.color[key] not in (0, 2) or key == "range":
                 command += [f"-{option}", str(self.info.color[key])]

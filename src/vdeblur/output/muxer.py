@@ -23,6 +23,7 @@ from vdeblur.output.tracks import (
     open_track,
     without_tags,
 )
+from vdeblur.output.y4m import Y4mFile
 from vdeblur.source.clock import TimestampRepair
 from vdeblur.source.demux import demux, is_cover, open_container, packet_seconds
 from vdeblur.source.excerpt import SECONDS_BEYOND, is_within
@@ -44,7 +45,7 @@ class Muxer:
 
     def __init__(
         self,
-        target: str,
+        target: str | Y4mFile,
         container_name: str,
         source: Source,
         plans: list[StreamPlan],
@@ -61,7 +62,7 @@ class Muxer:
 
         Raises: whatever PyAV raises where the container refuses the video.
         """
-        self.offset, self.misplaced = offset, 0
+        self.offset, self.misplaced, self.target = offset, 0, target
         self.counted, self.frames = container_name == "yuv4mpegpipe", 0  # y4m has no times, only a sequence of frames
         self.others: Iterator[av.Packet] = iter(())
         self.next: av.Packet | None = None
@@ -203,7 +204,7 @@ class Muxer:
         self._copy_until(None)
         for track in self.tracks.values():
             self._mux(track, track.rest())
-        self.container.close()
+        self.abort()
 
     def warn_of_misplaced(self, warn: Warn) -> None:
         """Warn of packets that the container did not take; call this after close."""
@@ -213,6 +214,8 @@ class Muxer:
     def abort(self) -> None:
         """Close the unfinished file."""
         self.container.close()
+        if isinstance(self.target, Y4mFile):
+            self.target.close()
 
 
 def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | None) -> Iterator[av.Packet]:

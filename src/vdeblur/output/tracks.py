@@ -62,13 +62,15 @@ class MuxOptions:
     """A user's options of the container.
 
     audio, subtitles: whether to keep such streams. deterministic: make the same bytes of the same streams; otherwise
-    Matroska's identifiers are random. blu_ray: write MPEG-TS as Blu-ray discs hold it (.m2ts).
+    Matroska's identifiers are random. blu_ray: write MPEG-TS as Blu-ray discs hold it (.m2ts). suffix: the
+    output's, in messages; "" if the container was chosen by its name.
     """
 
     audio: bool = True
     subtitles: bool = True
     deterministic: bool = False
     blu_ray: bool = False
+    suffix: str = ""
 
 
 class AddVideo(Protocol):

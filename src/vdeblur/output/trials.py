@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import io
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ OPTIONS = {
     "libvpx": {"auto-alt-ref": "0"},
     "libvpx-vp9": {"auto-alt-ref": "0"},
 }
+# SVT-AV1 fills the terminal otherwise; 1 is for errors alone. It reads this once, when the first encoder is opened.
+os.environ.setdefault("SVT_LOG", "1")
 
 
 @functools.cache

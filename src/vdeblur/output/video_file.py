@@ -14,6 +14,7 @@ from vdeblur.events import Warn
 from vdeblur.frame import Frame
 from vdeblur.output import carry, encoding
 from vdeblur.output.muxer import Muxer, other_packets
+from vdeblur.output.shape import write_shape
 from vdeblur.output.trials import refusal_words
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.video import Source, VideoSource
@@ -41,6 +42,7 @@ class VideoFile:
         pictures: bool = False,
         deterministic: bool = False,
     ) -> None:
+        self.path = path
         self.encoding = encoding.VideoEncoding(
             info, path.suffix, options, warn, pictures=pictures, deterministic=deterministic
         )
@@ -76,6 +78,7 @@ class VideoFile:
         self.muxer.mux_video(self.encoder.encode(None))
         self.muxer.close()
         self.encoder.close()
+        write_shape(self.path, self.encoding.container_name, self.encoding.info)
 
     def abort(self) -> None:
         """Close the unfinished file."""

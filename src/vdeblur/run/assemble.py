@@ -20,6 +20,7 @@ from vdeblur.output.complete import complete
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.muxer import Muxer, other_packets
 from vdeblur.output.pictures import PictureEncoding
+from vdeblur.output.shape import write_shape
 from vdeblur.run.finished_pictures import place_pictures
 from vdeblur.run.parts import Encoding, in_matroska
 from vdeblur.run.segment_record import SegmentRecord
@@ -127,6 +128,7 @@ def _join(
     finally:
         encoder.close()
     complete(draft, encoding.container_name, source, warn)
+    write_shape(draft, encoding.container_name, encoding.info)
     _check(draft, store.output, records, base, shift)
     return muxer
 

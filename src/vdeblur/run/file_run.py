@@ -2,10 +2,11 @@
 
 import contextlib
 import gc
+import shlex
 
 import torch
 
-from vdeblur.errors import DamageError, DeviceError
+from vdeblur.errors import DamageError, DeviceError, InputError
 from vdeblur.output import carry, tracks
 from vdeblur.output.codecs import quality_in_words
 from vdeblur.output.encoding import VideoEncoding, warn_of_plans
@@ -20,9 +21,10 @@ from vdeblur.run.sinks import FileSink, PipeSink, Sink, Workload
 from vdeblur.source import counting, deinterlace, video
 from vdeblur.source.info import SourceInfo
 from vdeblur.source.pictures import PictureSource
-from vdeblur.source.video import Source
+from vdeblur.source.video import Source, VideoSource
 
 DAMAGE = {"W_INPUT_DAMAGED", "W_INPUT_TRUNCATED", "W_TIMESTAMPS"}  # warnings about a damaged input
+ANIMATED_AVIF = "avis"  # the major brand of such files, AV1 Image File Format Sec. 6.3
 
 
 def run_file(context: Context) -> RunResult:
@@ -44,6 +46,7 @@ def _run_file(context: Context) -> RunResult:
     with context.profile.main.stage("start"):
         source = video.open_source(context.source_path, settings.cut, context.warn)
     try:
+        _refuse_animated_avif(source)
         is_counted = counting.settle_frames(source)
         _notify_probe(context, source.info)
         frames, loaded = _restore(context, source, sink, is_counted)
@@ -70,6 +73,22 @@ def _run_file(context: Context) -> RunResult:
         _notify_done(context, result)
     _check_warnings(context, result)
     return result
+
+
+def _refuse_animated_avif(source: Source) -> None:
+    """Refuse an AVIF file whose first video is its still picture, and the animation another one.
+
+    Raises: InputError.
+    """
+    if not isinstance(source, VideoSource) or source.container.metadata.get("major_brand") != ANIMATED_AVIF:
+        return
+    others = [stream for stream in source.container.streams.video if stream.index != source.video.index]
+    longest = max(others, key=lambda stream: stream.frames, default=source.video)
+    if longest.frames > source.video.frames:
+        name, place = source.path.name, source.container.streams.video.index(longest)
+        message = f"{source.path} is an animated AVIF: its first video is one picture, the animation is another video"
+        copy = f"ffmpeg -i {shlex.quote(name)} -map 0:v:{place} -c copy {shlex.quote(f'{source.path.stem}.mp4')}"
+        raise InputError(message, f"copy the animation first: {copy}")
 
 
 def _restore(context: Context, source: Source, sink: Sink, is_counted: bool) -> tuple[int, Loaded]:

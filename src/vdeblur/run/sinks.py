@@ -93,6 +93,7 @@ class PipeSink:
             self.context.warn,
             pictures=source.pictures,
             deterministic=settings.deterministic,
+            is_pipe=True,
         )
         return self.encoding
 
