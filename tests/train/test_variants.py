@@ -292,8 +292,10 @@ def test_a_users_model_takes_only_its_own_variant(vdeblur, tmp_path: Path, model
     state = entry.with_arguments({"scales": [1, 3]}).build().state_dict()
     safetensors.torch.save_file(state, file, {"training": json.dumps(about)})
     load_model("spn-tiny", file)
+    single = tmp_path / "single.safetensors"
+    safetensors.torch.save_file(state, single, {"training": json.dumps({**about, "model": "spn-single"})})
     with pytest.raises(ModelError, match=r"scales = \[1, 3\], not scales = \[1\]"):
-        load_model("spn-single", file)
+        load_model("spn-single", single)
     with pytest.raises(ModelError, match="were trained as spn-tiny, not spn"):
         load_model("spn", file)
 
