@@ -48,6 +48,8 @@ class Network(nn.Module):
     """A network that declares what its callers must know.
 
     feeding: which function of streams.py feeds it. radius: frames on each side of the middle one, if it is fed windows.
+    looks_ahead: a network that is fed views keeps nothing between look and difference, so a thread may look at the next
+    frame meanwhile.
     multiple: height and width must be divisible by this. smallest: least height and width. padding: how frames are
     extended on the right and at the bottom to fit: "reflect", "replicate" or "zeros". tile_multiple: positions and
     sizes of tiles must be divisible by this, if it is more than `multiple`.
@@ -66,6 +68,7 @@ class Network(nn.Module):
 
     feeding: ClassVar[str]
     radius: int = 0
+    looks_ahead: ClassVar[bool] = False
     multiple: ClassVar[int] = 1
     tile_multiple: ClassVar[int | None] = None
     smallest: ClassVar[int] = 1

@@ -75,11 +75,12 @@ class Lite(Network):
     """
 
     feeding = "view"  # looks at a frame with its neighbours, then restores tiles; see streams.py
+    looks_ahead = True
     multiple = SCALE
     overlap = 64  # in tiles of 256 pixels, 8-bit results then differ from the whole frame's by 0.2 at most
     half_precision = ("fp16", "bf16")  # convolutions only; motion and sampling stay in float32
-    memory = Memory(tile=144, frame=209)
-    half_memory = Memory(tile=85, frame=215)
+    memory = Memory(tile=85, frame=428)  # with the next frame's look beside
+    half_memory = Memory(tile=37, frame=450)
     shows: ClassVar = {
         "flow": Inside("motion to both neighbours at 1/4 of the size, by Lucas-Kanade", "flow", FLOW_PIXELS),
         "samples": Inside("luma sampled along the motion, minus the frame's own, times 16", "channels", "", NAMES),

@@ -8,6 +8,7 @@ along B.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vdeblur.errors import ModelError
-from vdeblur.networks.layers import Network, show, shown_as
+from vdeblur.networks.layers import RECORDER, Network, show, shown_as
 from vdeblur.restore.tiles import TilePlan
 
 # If memory allows; a plan for less memory scales them down:
@@ -62,14 +63,51 @@ def stream_views(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> 
     """Feed a network that looks at a whole frame and its neighbours first, and then restores tiles by its view.
 
     So motion and statistics of the whole frame do not depend on the tiles. Neighbours are None beyond the scene's ends.
+    Where the network allows it, it looks at the next frame in a thread of its own meanwhile: neither step keeps several
+    cores busy all the time.
     """
     steps: Any = network
+    looked = _looked_ahead if _may_look_ahead(network) else _looked
+    for current, view in looked(network, frames):
+        yield current + plan.apply(steps.difference, *view)
+
+
+def _may_look_ahead(network: Network) -> bool:
+    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
+    return network.looks_ahead and on_cpu and torch.get_num_threads() > 1 and RECORDER.get() is None
+
+
+def _looked(network: Any, frames: Iterator[Tensor]) -> Iterator[tuple[Tensor, Any]]:
+    """Yield each frame with what the network's look returns of it."""
     previous: Tensor | None = None
     current = next(frames, None)
     while current is not None:
         following = next(frames, None)
-        yield current + plan.apply(steps.difference, *steps.look(previous, current, following))
+        yield current, network.look(previous, current, following)
         previous, current = current, following
+
+
+def _looked_ahead(network: Any, frames: Iterator[Tensor]) -> Iterator[tuple[Tensor, Any]]:
+    """Yield as _looked does; while the caller uses a view, a thread computes the next one."""
+    inference = torch.is_inference_mode_enabled()  # it holds for one thread
+
+    def look(*window: Tensor | None) -> Any:
+        with torch.inference_mode(inference):
+            return network.look(*window)
+
+    current = next(frames, None)
+    if current is None:
+        return
+    with ThreadPoolExecutor(1, "look") as thread:
+        following = next(frames, None)
+        view = thread.submit(look, None, current, following)
+        while following is not None:
+            after = next(frames, None)
+            found = view.result()
+            view = thread.submit(look, current, following, after)
+            yield current, found
+            current, following = following, after
+        yield current, view.result()
 
 
 def stream_windows(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
