@@ -57,7 +57,9 @@ def test_each_frame_meets_its_own_neighbours(count: int) -> None:
     for index, frame in enumerate(found):
         expected = frames[max(index - 1, 0) : index + 2].sum(0, keepdim=True)
         torch.testing.assert_close(frame, expected)
+    assert len(network.threads) == (count > 0)
     assert all(name.startswith("look") for name in network.threads), "in a thread of its own"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("look")]
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -86,6 +88,31 @@ def test_what_fails_while_looking_comes_at_its_frame() -> None:
     next(stream)
     with pytest.raises(MemoryError):
         next(stream)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_frames_before_a_failing_one_are_restored() -> None:
+    def frames() -> Iterator[Tensor]:
+        for _ in range(3):
+            yield torch.rand(1, 3, 8, 8)
+        raise OSError("the disk is gone")
+
+    found: list[Tensor] = []
+    network = Recalls()
+    stream = streams.stream(network, frames(), tiles.cut_tiles(8, 8, None, 0, tiles.TileNeeds.of(network)))
+    with pytest.raises(OSError, match="the disk is gone"):
+        found.extend(stream)
+    assert len(found) == 2, "the third needs the fourth"
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_stream_that_is_closed_early_leaves_no_thread() -> None:
+    network = Recalls()
+    plan = tiles.cut_tiles(8, 8, None, 0, tiles.TileNeeds.of(network))
+    stream = iter(streams.stream(network, iter(torch.rand(5, 3, 8, 8).split(1)), plan))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]  # a generator
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("look")]
 
 
 def test_one_thread_looks_in_turn() -> None:

@@ -1,6 +1,6 @@
 """Parts of a video: -ss, -t and --to cut exactly, at any time, on constant and variable rates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -105,6 +105,27 @@ def test_reordered_frames_at_the_cut_are_kept(tmp_path: Path, kind: str) -> None
         time = whole[number][0]
         assert frames(time - start) == whole[number:], f"-ss at frame {number}"
         assert [frame for frame in frames(None, time) if frame[0] >= time] == whole[number:], f"seek to frame {number}"
+
+
+@pytest.mark.parametrize("kind", ["open HEVC", "open H.264", "MPEG-4", "open HEVC in Matroska"])
+def test_a_late_cut_decodes_only_what_is_near(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    suffix, codec = REORDERED[kind]
+    path = clips.make(tmp_path / f"in{suffix}", size="64x48", frames=300, rate="25", codec=codec)
+    decoded: list[object] = []
+    decode = VideoSource._decoded
+
+    def counted(self: VideoSource, with_packets: bool) -> Iterator[av.VideoFrame | av.Packet]:
+        for item in decode(self, with_packets):
+            decoded.append(item)
+            yield item
+
+    monkeypatch.setattr(VideoSource, "_decoded", counted)
+    source = open_source(path, Cut(Fraction(10)), lambda code, message: None)
+    try:
+        assert len(list(source.frames())) == 50
+    finally:
+        source.close()
+    assert len(decoded) < 90, "of 300"
 
 
 CUTS = ("0.5", "0.834", "0.8341", "1.001", "1.2346")  # among them: just before, just after and at a frame

@@ -334,7 +334,12 @@ CASES = {"spn": (5, 16), "spgan": (5, 16), "flow-rnn": (2, 64), "lite": (3, 32)}
 
 
 def small(name: str) -> Objective:
-    return {"spn": lambda: SPNObjective(spn(), {}), "spgan": spgan, "flow-rnn": flow_rnn, "lite": lite}[name]()
+    return {
+        "spn": lambda: SPNObjective(spn(), {}),
+        "spgan": spgan,
+        "flow-rnn": flow_rnn,
+        "lite": lambda: lite(detail=0.3),
+    }[name]()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -64,15 +64,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def refuse_other_training(path: Path, entry: ModelEntry) -> None:
     """Refuse weights that fit, but that vdeblur has trained as another model, or for one part of the network only.
 
-    A model of the user's own registry takes those of other models with its network if it changes arguments that any
-    weights fit, as the number of CDVD-TSP's stages.
+    A model of the user's own registry takes those of other models with its network if it changes arguments that
+    change no weights, as the number of CDVD-TSP's stages.
 
     Raises: ModelError.
     """
     model = training_of(path).get("model", entry.name)
     is_alike = entry.is_users and model in (known := known_models()) and known[model].network == entry.network
-    changes = any(key in entry.arguments for key in entry.network_class.fit_any_weights)
-    if model != entry.name and not (is_alike and changes):
+    if model != entry.name and not (is_alike and _changes_no_weights(entry)):
         raise ModelError(f"{path} holds weights that were trained as {model}, not {entry.name}", f"use -m {model}")
     refuse_stage(path, entry)
 
@@ -87,6 +86,10 @@ def training_of(path: Path) -> dict[str, Any]:
     except (safetensors.SafetensorError, ValueError, OSError):
         return {}  # damaged files fail when their tensors are read; metadata of others may have any form
     return training if isinstance(training, dict) else {}
+
+
+def _changes_no_weights(entry: ModelEntry) -> bool:
+    return any(key in entry.arguments for key in entry.network_class.fit_any_weights)
 
 
 def refuse_stage(path: Path, entry: ModelEntry) -> None:

@@ -63,8 +63,7 @@ def stream_views(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> 
     """Feed a network that looks at a whole frame and its neighbours first, and then restores tiles by its view.
 
     So motion and statistics of the whole frame do not depend on the tiles. Neighbours are None beyond the scene's ends.
-    Where the network allows it, it looks at the next frame in a thread of its own meanwhile: neither step keeps several
-    cores busy all the time.
+    Where the network allows it, a thread looks at the next frame meanwhile. Neither step alone keeps all cores busy.
     """
     steps: Any = network
     looked = _looked_ahead if _may_look_ahead(network) else _looked
@@ -102,7 +101,11 @@ def _looked_ahead(network: Any, frames: Iterator[Tensor]) -> Iterator[tuple[Tens
         following = next(frames, None)
         view = thread.submit(look, None, current, following)
         while following is not None:
-            after = next(frames, None)
+            try:
+                after = next(frames, None)
+            except Exception:
+                yield current, view.result()  # what was read before the failure is restored first
+                raise
             found = view.result()
             view = thread.submit(look, current, following, after)
             yield current, found

@@ -109,8 +109,8 @@ def turn_hue(rgb: Tensor, turn: float) -> None:
     hue = torch.lerp(of_red, hue, not_red).add_(6 * turn)
     hue.sub_((hue / 6).floor_().mul_(6))
     for channel, own in zip(rgb, (0, 2, 4), strict=True):
-        # Below the value by nothing within a sixth of the circle from the channel's own hue, by all from two on
-        share = hue.sub(own).abs_().sub_(3).abs_().neg_().add_(2).clamp_(0, 1)  # the distance is 3 - ||difference| - 3|
+        # value - spread * clamp(d - 1, 0, 1), with d the distance on the circle from the channel's own hue, in sixths;
+        share = hue.sub(own).abs_().sub_(3).abs_().neg_().add_(2).clamp_(0, 1)  # d = 3 - ||difference| - 3|
         torch.addcmul(value, spread, share, value=-1, out=channel)
 
 

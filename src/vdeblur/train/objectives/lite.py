@@ -43,13 +43,14 @@ class LiteObjective(Objective):
         losses = {"log_error": torch.log(error + self.numbers["floor"]).mean()}
         losses["loss"] = losses["log_error"]
         if self.numbers["detail"]:
-            losses["detail"] = detail_error(luma_of(restored), luma_of(frame), luma_of(sharp))
+            with torch.autocast(restored.device.type, enabled=False):  # half precision would round the gradients away
+                losses["detail"] = detail_error(*(luma_of(each.float()) for each in (restored, frame, sharp)))
             losses["loss"] = losses["loss"] + self.numbers["detail"] * losses["detail"]
         return losses, None
 
 
 def detail_error(restored: Tensor, blurry: Tensor, sharp: Tensor) -> Tensor:
-    """Return how much of the missing detail has not returned, in [0, ...]: 1 where a frame is as blurry as before.
+    """Return how much of the missing detail has not returned: 0 where all has, 1 where a frame is as blurry as before.
 
     All are luma (B, 1, H, W). Missing detail is the difference of the sharp frame's and the blurry one's gradients. In
     each block of AREA x AREA, the change is projected on it: squared errors alone return only what is certain, a
