@@ -20,6 +20,7 @@ from vdeblur.events import Warn
 from vdeblur.output.avi import shape_avi
 from vdeblur.output.boxes import shape_movie
 from vdeblur.output.codecs import FALLBACKS
+from vdeblur.output.complete import stereo_tags
 from vdeblur.output.encoders import VideoEncoder
 from vdeblur.output.matroska import shape_matroska
 from vdeblur.output.tracks import MATROSKA_LIKE
@@ -64,6 +65,7 @@ def keeps_shape(
         path = Path(folder, "trial")
         with av.open(str(path), "w", format=container_name) as file:
             stream = encoder.add_to(file)
+            stream.metadata.update(stereo_tags(info, container_name))
             file.start_encoding()
             picture = _black(info.width, info.height, pixel_format, info.time_base)
             for packet in [*encoder.encode(picture), *encoder.encode(None)]:
@@ -112,7 +114,7 @@ def _rotation_kept(container_name: str, encoder: str) -> bool:
 def upright_for(info: SourceInfo, container_name: str, name: str, warn: Warn) -> tuple[SourceInfo, int]:
     """Return the info of the pictures to write, and EXIF's orientation by which each must be turned; 1 for none.
 
-    Pictures are turned where the container does not hold that players turn them. name: of the output's kind, for
+    Pictures are turned where the container has no display matrix. name: of the output's kind, for
     warnings.
     """
     orientation = _exact_orientation(info.display_matrix)
