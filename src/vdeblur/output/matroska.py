@@ -67,6 +67,8 @@ def _shaped_start(data: bytes, aspect: Fraction, width: int, height: int, is_web
     empty = next((each for each in children if each.kind == VOID), None)
     if tracks is None or tracks.kind != TRACKS or tracks.end > len(data) or empty is None:
         return b""
+    if not _children(data, tracks):
+        return b""
     described = _with_crc(TRACKS, _shaped_tracks(data[tracks.body : tracks.end], aspect, width, height, is_webm))
     growth = len(described) - (tracks.end - tracks.place)
     left = empty.end - empty.place - growth
@@ -89,7 +91,7 @@ def _shaped_tracks(tracks: bytes, aspect: Fraction, width: int, height: int, is_
     made, is_done = b"", False
     for track in _elements(tracks, 0, len(tracks)):
         whole = tracks[track.place : track.end]
-        parts = list(_elements(tracks, track.body, track.end)) if track.kind == TRACK else []
+        parts = _children(tracks, track) if track.kind == TRACK else []
         if any(part.kind == TRACK_TYPE and tracks[part.body : part.end] == IS_VIDEO for part in parts) and not is_done:
             body = b""
             for part in parts:
@@ -173,6 +175,12 @@ def _elements(data: bytes, place: int, end: int) -> Iterator[_Element]:
         kind = int.from_bytes(data[place:at])
         yield _Element(kind, place, body, body + size)
         place = body + size
+
+
+def _children(data: bytes, parent: _Element) -> list[_Element]:
+    """Return an element's children; none where they do not fill it exactly, as in a damaged file."""
+    children = list(_elements(data, parent.body, parent.end))
+    return children if children and children[-1].end == parent.end else []
 
 
 def _element(kind: int, body: bytes) -> bytes:
