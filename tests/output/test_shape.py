@@ -244,7 +244,7 @@ def test_an_extreme_shape_ends_no_run(vdeblur, tmp_path: Path) -> None:
     assert (_shape(output) == 250) != ("W_PIXEL_SHAPE" in warnings)
 
 
-@pytest.mark.parametrize("aspect", [Fraction(70000), Fraction(1, 70000)])
+@pytest.mark.parametrize("aspect", [Fraction(100_000), Fraction(1, 100_000)])
 def test_avi_holds_no_extreme_shape(tmp_path: Path, aspect: Fraction) -> None:
     path = clips.make(tmp_path / "in.avi", frames=1)
     before = path.read_bytes()
@@ -314,7 +314,6 @@ def test_y4m_is_closed_where_the_container_fails(
             self.container = _Unclosable(self.container)  # type: ignore[assignment]
 
     monkeypatch.setattr(encoding, "Y4mFile", Recorded)
-    monkeypatch.setattr("vdeblur.output.muxer.Y4mFile", Y4mFile)
     monkeypatch.setattr(encoding, "Muxer", Failing)
     assert vdeblur("run", _wide(tmp_path), tmp_path / "out.y4m", "-m", "identity").exit_code != 0
     assert files
