@@ -13,7 +13,7 @@ import numpy
 import pytest
 
 from tests import clips
-from vdeblur.output import encoding
+from vdeblur.output import encoders, encoding
 from vdeblur.output.avi import LARGEST_START, shape_avi
 from vdeblur.output.matroska import shape_matroska
 from vdeblur.output.muxer import Muxer
@@ -310,7 +310,7 @@ def test_y4m_is_closed_where_the_container_fails(
         def __init__(self, *arguments: object, **options: object) -> None:
             if place == "open":
                 raise OSError("full")
-            super().__init__(*arguments, **options)  # type: ignore[arg-type]
+            super().__init__(*arguments, **options)
             self.container = _Unclosable(self.container)  # type: ignore[assignment]
 
     monkeypatch.setattr(encoding, "Y4mFile", Recorded)
@@ -336,15 +336,14 @@ class _Unclosable:
 def test_one_encoder_is_open_at_a_time(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hardware opens few encoders at once; the trial of the pixels' shape opened a second one."""
     source, opened, largest = _wide(tmp_path), [], 0
-    original = encoding.open_encoder
+    original = encoders.open_encoder
 
     def recorded(*arguments: object) -> object:
         nonlocal largest
-        encoder = original(*arguments)  # type: ignore[arg-type]
+        encoder = original(*arguments)
         opened.append(encoder)
         largest = max(largest, len(opened))
-        close = encoder.close
-        monkeypatch.setattr(encoder, "close", lambda: (opened.remove(encoder), close()))
+        monkeypatch.setattr(encoder, "close", lambda: opened.remove(encoder))
         return encoder
 
     monkeypatch.setattr(encoding, "open_encoder", recorded)
