@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,11 @@ import numpy
 import pytest
 
 from tests import clips
+from vdeblur.output import encoders, encoding
+from vdeblur.output.avi import LARGEST_START, shape_avi
+from vdeblur.output.matroska import shape_matroska
+from vdeblur.output.muxer import Muxer
+from vdeblur.output.y4m import Y4mFile
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
 # Encoder to the containers that hold it and the shape of pixels.
@@ -183,3 +189,163 @@ def test_an_oblique_rotation_is_lost_with_a_warning(vdeblur, tmp_path: Path, deg
     assert f"so the rotation by {degrees} degrees is lost" in planned["W_ROTATION"]
     assert _run(vdeblur, source, output)["W_ROTATION"] == planned["W_ROTATION"]
     assert clips.facts(output).size == (64, 48)
+
+
+def test_a_stretched_picture_is_not_called_a_rotation(vdeblur, tmp_path: Path) -> None:
+    """A display matrix that widens the picture without a turn was "the rotation by 0 degrees"."""
+    source = clips.make(tmp_path / "in.mp4", codec=H264, frames=3)
+    data = bytearray(source.read_bytes())
+    place = data.index(b"tkhd") + 44  # the matrix, which begins with the scale across
+    data[place : place + 4] = struct.pack(">i", 2 << 16)
+    source.write_bytes(data)
+    message = _run(vdeblur, source, tmp_path / "out.avi", "--dry-run")["W_ROTATION"]
+    assert "so the display matrix, which stretches or skews the picture, is lost" in message
+    assert "degrees" not in message
+
+
+@pytest.mark.parametrize("mode", ["left_right", "top_bottom"])
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "ffv1"), ("webm", "vp9")])
+def test_two_views_keep_the_shape_of_pixels(vdeblur, tmp_path: Path, mode: str, suffix: str, codec: str) -> None:
+    """Matroska's size for display is that of one view; the shape was 21:8 side by side."""
+    source = tmp_path / "in.mkv"
+    stereo = ("-vf", "setsar=21/16", "-metadata:s:v", f"stereo_mode={mode}")
+    clips.make(source, frames=3, extra=stereo)
+    assert _shape(source) == Fraction(21, 16)
+    output = tmp_path / f"out.{suffix}"
+    assert "W_PIXEL_SHAPE" not in _run(vdeblur, source, output, "--codec", codec, "--preset", "ultrafast")
+    assert _shape(output) == Fraction(21, 16)
+
+
+def test_an_external_encoder_gets_the_exact_shape(vdeblur, tmp_path: Path) -> None:
+    """Its ffmpeg rounded the shape to terms of at most 100."""
+    source, output = _wide(tmp_path, "118/81:max=65535"), tmp_path / "out.nut"
+    assert _shape(source) == Fraction(118, 81)
+    _run(vdeblur, source, output, "--codec", "libxvid")
+    data = output.read_bytes()
+    assert _volume_shape(data) == (118, 81)
+
+
+def _volume_shape(data: bytes) -> tuple[int, int]:
+    """Return par_width and par_height of MPEG-4's video object layer (ISO/IEC 14496-2, 6.2.3)."""
+    place = re.search(rb"\x00\x00\x01[\x20-\x2f]", data)
+    assert place is not None
+    bits = "".join(f"{byte:08b}" for byte in data[place.end() : place.end() + 16])
+    at = 9  # after random_accessible_vol and the type
+    at += 8 if bits[at] == "1" else 1  # is_object_layer_identifier, with version and priority
+    assert bits[at : at + 4] == "1111", "the shape is one of its own"
+    return int(bits[at + 4 : at + 12], 2), int(bits[at + 12 : at + 20], 2)
+
+
+def test_an_extreme_shape_ends_no_run(vdeblur, tmp_path: Path) -> None:
+    """MP4 has 16 bits for the width as shown, in pixels; a wider picture was an internal error."""
+    source, output = _wide(tmp_path, "250/1:max=65535", "512x256"), tmp_path / "out.mp4"
+    assert _shape(source) == 250
+    warnings = _run(vdeblur, source, output, "--codec", "mpeg4", "--frames", "2")
+    assert (_shape(output) == 250) != ("W_PIXEL_SHAPE" in warnings)
+
+
+@pytest.mark.parametrize("aspect", [Fraction(100_000), Fraction(1, 100_000)])
+def test_avi_holds_no_extreme_shape(tmp_path: Path, aspect: Fraction) -> None:
+    path = clips.make(tmp_path / "in.avi", frames=1)
+    before = path.read_bytes()
+    assert not shape_avi(path, aspect, 64, 48, Fraction(25))
+    assert path.read_bytes() == before
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack("<I", len(body)) + body
+
+
+def test_an_avi_with_frames_far_behind_stays_as_it_is(tmp_path: Path) -> None:
+    """Its empty chunk was shortened to what had been read, so that the frames were not found any more."""
+    headers = b"hdrl" + _chunk(b"LIST", b"strl" + _chunk(b"strh", b"vids" + bytes(52)))
+    frames = _chunk(b"LIST", b"movi" + _chunk(b"00dc", b"frame "))
+    whole = b"AVI " + _chunk(b"LIST", headers) + _chunk(b"JUNK", bytes(LARGEST_START)) + frames
+    path = tmp_path / "a.avi"
+    path.write_bytes(_chunk(b"RIFF", whole))
+    before = path.read_bytes()
+    assert not shape_avi(path, Fraction(4, 3), 64, 48, Fraction(25))
+    assert path.read_bytes() == before
+
+
+def _element(kind: str, body: bytes) -> bytes:
+    return bytes.fromhex(kind) + (len(body) | 1 << 28).to_bytes(4) + body
+
+
+@pytest.mark.parametrize("fault", ["a child ends beyond the file", "a place is too large"])
+def test_a_damaged_matroska_stays_as_it_is(tmp_path: Path, fault: str) -> None:
+    video = _element("B0", b"\x40") + _element("BA", b"\x30") + _element("EC", bytes(99))
+    track = _element("AE", _element("83", b"\x01") + _element("E0", video))
+    seek, empty = b"", _element("EC", bytes(95))
+    if fault == "a place is too large":  # the tracks begin at the last place that one byte holds, and become shorter
+        seek = _element("114D9B74", _element("4DBB", _element("53AC", b"\xff")))
+        empty = _element("EC", bytes(255 - len(seek) - 5))
+        video = _element("B0", b"\x40") + _element("BA", b"\x30")
+        video += b"".join(_element(kind, bytes(7) + b"\x01") for kind in ("54B0", "54BA", "54B2"))
+        track = _element("AE", _element("83", b"\x01") + _element("E0", video))
+    else:
+        track = track[:1] + (len(track) + 50 | 1 << 28).to_bytes(4) + track[5:]
+    body = seek + empty + _element("1654AE6B", track)
+    path = tmp_path / "a.mkv"
+    path.write_bytes(bytes.fromhex("18538067") + (len(body) | 1 << 56).to_bytes(8) + body)
+    before = path.read_bytes()
+    done = shape_matroska(path, Fraction(4, 3), 64, 48, is_webm=False)
+    assert (path.read_bytes() != before) == done
+    assert len(path.read_bytes()) == len(before)
+    assert not done
+
+
+@pytest.mark.parametrize("place", ["open", "close"])
+def test_y4m_is_closed_where_the_container_fails(
+    vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    files = []
+
+    class Recorded(Y4mFile):
+        def __init__(self, target: str, aspect: Fraction) -> None:
+            super().__init__(target, aspect)
+            files.append(self)
+
+    class Failing(Muxer):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            if place == "open":
+                raise OSError("full")
+            super().__init__(*arguments, **options)
+            self.container = _Unclosable(self.container)  # type: ignore[assignment]
+
+    monkeypatch.setattr(encoding, "Y4mFile", Recorded)
+    monkeypatch.setattr(encoding, "Muxer", Failing)
+    assert vdeblur("run", _wide(tmp_path), tmp_path / "out.y4m", "-m", "identity").exit_code != 0
+    assert files
+    assert all(file.file.closed for file in files)
+
+
+class _Unclosable:
+    """A container that fails when it is closed, as on a full disk."""
+
+    def __init__(self, container: object) -> None:
+        self.container = container
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.container, name)
+
+    def close(self) -> None:
+        raise OSError("full")
+
+
+def test_one_encoder_is_open_at_a_time(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardware opens few encoders at once; the trial of the pixels' shape opened a second one."""
+    source, opened, largest = _wide(tmp_path), [], 0
+    original = encoders.open_encoder
+
+    def recorded(*arguments: object) -> object:
+        nonlocal largest
+        encoder = original(*arguments)
+        opened.append(encoder)
+        largest = max(largest, len(opened))
+        monkeypatch.setattr(encoder, "close", lambda: opened.remove(encoder))
+        return encoder
+
+    monkeypatch.setattr(encoding, "open_encoder", recorded)
+    _run(vdeblur, source, tmp_path / "out.mp4", "--dry-run")
+    assert largest == 1

@@ -16,11 +16,14 @@ LARGEST_RATIO = 0xFFFF  # both terms of the ratio have 16 bits
 
 
 def shape_avi(path: Path, aspect: Fraction, width: int, height: int, rate: Fraction) -> bool:
-    """Set the shape of the first video stream's pixels; return False where the file has no space for it.
+    """Set the shape of the first video stream's pixels; return False where it is too extreme or does not fit.
 
     aspect: width of a pixel by its height. width, height: of the pictures. rate: frames per second.
     """
-    chunk = _properties(aspect * width / height, width, height, rate)
+    shown = aspect * width / height
+    if max(shown, 1 / shown) > LARGEST_RATIO:
+        return False
+    chunk = _properties(shown, width, height, rate)
     with path.open("r+b") as file:
         data = file.read(LARGEST_START)
         start = _with_chunk(data, chunk)
@@ -53,7 +56,7 @@ def _with_chunk(data: bytes, chunk: bytes) -> bytes:
             added, body = len(longer) - len(body), longer
         elif kind == b"LIST" and body[:4] == b"movi":
             break
-        elif kind == b"JUNK" and added and len(body) >= added:
+        elif kind == b"JUNK" and 0 < added <= len(body):
             body, added = body[added:], 0
             made += HEADER.pack(kind, len(body)) + body
             return made
@@ -74,10 +77,12 @@ def _headers(headers: bytes, chunk: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield kind and content of each chunk that is whole; of the first that is not, what there is of it."""
+    """Yield kind and content of each chunk; the first incomplete chunk is left out, with all after it."""
     place = 0
     while place + HEADER.size <= len(data):
         kind, size = HEADER.unpack_from(data, place)
         place += HEADER.size
+        if place + size > len(data):
+            return
         yield kind, data[place : place + size]
         place += size + size % 2

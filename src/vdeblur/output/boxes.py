@@ -20,6 +20,7 @@ SPHERICAL_1 = bytes.fromhex("ffcc8263f8554a938814587a02521fdd")  # the uuid of v
 CARRIED = {b"st3d", b"sv3d"}
 UTF8 = 1  # the type of a tag's value
 FIXED_POINT = 1 << 16  # of a track's width and height, which end its header
+LARGEST_WIDTH = (1 << 32) - 1  # in units of 1 / FIXED_POINT
 LARGEST_MOVIE = 1 << 30  # bytes; a larger one is damaged
 
 
@@ -67,13 +68,17 @@ def complete_movie(path: Path, video: VideoBoxes, tags: dict[str, str], *, quick
 
 
 def shape_movie(path: Path, aspect: Fraction, width: int) -> bool:
-    """Set the width at which an MP4 file's first video track is shown; return False where there is no such track.
+    """Set the width at which an MP4 file's first video track is shown; return False where that cannot be.
 
+    There may be no such track, or the width may be too large for its field.
     FFmpeg's muxer writes the pixels' shape beside the codec's parameters only, since PyAV passes it on to these alone.
     aspect: width of a pixel by its height. width: of the pictures.
     """
+    scaled = round(width * aspect * FIXED_POINT)
+    if not 0 < scaled <= LARGEST_WIDTH:
+        return False
     place, movie = _read_movie(path)
-    shown = struct.pack(">I", round(width * aspect * FIXED_POINT))
+    shown = struct.pack(">I", scaled)
     made, is_done = [], False
     for kind, body in _boxes(movie):
         if kind == b"trak" and not is_done and _handler(body) == b"vide":

@@ -142,7 +142,6 @@ class VideoEncoding:
                 tried.add_to(file)
                 file.start_encoding()
                 tried.check_options()
-            self._warn_of_shape()
         except REFUSALS as error:
             if self.coding.options:
                 given = " and ".join(f"-e {key}" for key, _ in self.coding.options)
@@ -154,14 +153,22 @@ class VideoEncoding:
         finally:
             if encoder is None:
                 tried.close()
+        self._warn_of_shape()
         return self.stream_plans
 
     def _warn_of_shape(self) -> None:
-        """Warn where the output would lose the shape of pixels."""
+        """Warn where the output would lose the shape of pixels.
+
+        Where no second encoder opens, as hardware has few of them, there is no warning.
+        """
         aspect = self.info.sample_aspect_ratio
         if not aspect or aspect == 1 or self.container_name == Y4M:
             return
-        with contextlib.closing(open_encoder(self.info, self.coding, ignore)) as encoder:
+        is_kept = True
+        with (
+            contextlib.suppress(OutputError, *REFUSALS),
+            contextlib.closing(open_encoder(self.info, self.coding, ignore)) as encoder,
+        ):
             is_kept = keeps_shape(self.info, self.container_name, self.format, encoder, is_pipe=self.is_pipe)
         if not is_kept:
             shape = f"{aspect.numerator}:{aspect.denominator}"
@@ -178,9 +185,13 @@ class VideoEncoding:
         aspect = self.info.sample_aspect_ratio
         is_shaped = self.container_name == Y4M and aspect and aspect != 1
         file = Y4mFile(target, aspect) if is_shaped and aspect else target
-        return Muxer(
-            file, self.container_name, source, self.stream_plans, encoder.add_to, self.muxing, offset=offset, end=end
-        )
+        plans, add_video = self.stream_plans, encoder.add_to
+        try:
+            return Muxer(file, self.container_name, source, plans, add_video, self.muxing, offset=offset, end=end)
+        except BaseException:
+            if isinstance(file, Y4mFile):
+                file.close()
+            raise
 
 
 def warn_of_plans(plans: list[StreamPlan], options: EncodeOptions, warn: Warn) -> None:

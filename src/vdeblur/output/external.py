@@ -27,6 +27,7 @@ WAIT_SECONDS = 600
 # Theora writes no packet for a repeated frame, but every frame needs one. NUT has no tag for VVC, and other containers
 # that can be piped lose the times of its reordered frames.
 UNUSABLE = {"libtheora", "libvvenc"}
+LARGEST_TERM = 65535  # of the shape of pixels; setsar rounds it to terms of at most 100 otherwise
 COLOR_OPTIONS = {
     "primaries": "color_primaries",
     "transfer": "color_trc",
@@ -86,7 +87,7 @@ class ExternalEncoder:
         for key, value in self.options.items():
             command += [f"-{key}", value]
         if aspect := self.info.sample_aspect_ratio:  # PyAV's NUT has none
-            command += ["-vf", f"setsar={aspect.numerator}/{aspect.denominator}"]
+            command += ["-vf", f"setsar={aspect.numerator}/{aspect.denominator}:max={LARGEST_TERM}"]
         for key, option in COLOR_OPTIONS.items():
             if self.info.color[key] not in (0, 2) or key == "range":
                 command += [f"-{option}", str(self.info.color[key])]

@@ -213,9 +213,11 @@ class Muxer:
 
     def abort(self) -> None:
         """Close the unfinished file."""
-        self.container.close()
-        if isinstance(self.target, Y4mFile):
-            self.target.close()
+        try:
+            self.container.close()
+        finally:
+            if isinstance(self.target, Y4mFile):
+                self.target.close()
 
 
 def other_packets(source: VideoSource, begin: Fraction | None, end: Fraction | None) -> Iterator[av.Packet]:

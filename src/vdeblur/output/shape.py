@@ -20,12 +20,13 @@ from vdeblur.events import Warn
 from vdeblur.output.avi import shape_avi
 from vdeblur.output.boxes import shape_movie
 from vdeblur.output.codecs import FALLBACKS
+from vdeblur.output.complete import stereo_tags
 from vdeblur.output.encoders import VideoEncoder
 from vdeblur.output.matroska import shape_matroska
 from vdeblur.output.tracks import MATROSKA_LIKE
 from vdeblur.output.trials import OPTIONS, RATE, REFUSALS, TRIAL_SIZE
 from vdeblur.source.info import SourceInfo
-from vdeblur.source.upright import ORIENTATIONS, display_matrix
+from vdeblur.source.upright import ORIENTATIONS, display_matrix, matrix_orientation
 
 UNIT = 1 << 16  # of a display matrix's first five numbers
 QUARTER_TURN = (0, -UNIT, 0, UNIT, 0, 0, 0, 0, 1 << 30)
@@ -64,6 +65,7 @@ def keeps_shape(
         path = Path(folder, "trial")
         with av.open(str(path), "w", format=container_name) as file:
             stream = encoder.add_to(file)
+            stream.metadata.update(stereo_tags(info, container_name))
             file.start_encoding()
             picture = _black(info.width, info.height, pixel_format, info.time_base)
             for packet in [*encoder.encode(picture), *encoder.encode(None)]:
@@ -112,7 +114,7 @@ def _rotation_kept(container_name: str, encoder: str) -> bool:
 def upright_for(info: SourceInfo, container_name: str, name: str, warn: Warn) -> tuple[SourceInfo, int]:
     """Return the info of the pictures to write, and EXIF's orientation by which each must be turned; 1 for none.
 
-    Pictures are turned where the container does not hold that players turn them. name: of the output's kind, for
+    Pictures are turned where the container has no display matrix. name: of the output's kind, for
     warnings.
     """
     orientation = _exact_orientation(info.display_matrix)
@@ -120,10 +122,9 @@ def upright_for(info: SourceInfo, container_name: str, name: str, warn: Warn) ->
         return info, 1
     kind = "mirroring" if orientation in MIRRORED else "rotation"
     if not orientation:
-        a, b = info.display_matrix[:2]
-        degrees = round(-math.degrees(math.atan2(b, a)))
+        lost = _oblique_words(info.display_matrix)
         message = f"{name} holds no rotation, and pictures are turned by quarters only"
-        warn("W_ROTATION", f"{message}, so the rotation by {degrees} degrees is lost ({KEEPERS})")
+        warn("W_ROTATION", f"{message}, so {lost} ({KEEPERS})")
         return info, 1
     warn("W_ROTATION", f"{name} holds no {kind}, so the pictures are turned upright ({KEEPERS})")
     return _turned(info, orientation), orientation
@@ -134,12 +135,23 @@ def _exact_orientation(matrix: tuple[int, ...]) -> int:
     if not matrix:
         return 1
     a, b, _, c, d = matrix[:5]
-    scale = max(abs(a), abs(b)) or 1
-    parts = [value / scale for value in (a, b, c, d)]
-    signs = tuple(round(part) for part in parts)
-    if max(abs(part - sign) for part, sign in zip(parts, signs, strict=True)) > EXACT:
-        return 0
-    return ORIENTATIONS.get((signs[0], signs[1], signs[2], signs[3]), 0)
+    scale = math.hypot(a, b) or 1
+    orientation = matrix_orientation(matrix)
+    signs = next(signs for signs, number in ORIENTATIONS.items() if number == orientation)
+    distance = max(abs(value / scale - sign) for value, sign in zip((a, b, c, d), signs, strict=True))
+    return orientation if distance <= EXACT else 0
+
+
+def _oblique_words(matrix: tuple[int, ...]) -> str:
+    """Describe the loss of a display matrix whose turn is not one by quarters."""
+    a, b, _, c, d = matrix[:5]
+    scale = math.hypot(a, b) or 1
+    is_scaled = abs(math.hypot(c, d) / scale - 1) > EXACT
+    is_skewed = abs(a * c + b * d) / scale**2 > EXACT
+    if is_scaled or is_skewed:
+        return "the display matrix, which stretches or skews the picture, is lost"
+    degrees = round(-math.degrees(math.atan2(b, a)))
+    return f"the rotation by {degrees} degrees is lost"
 
 
 def _turned(info: SourceInfo, orientation: int) -> SourceInfo:
