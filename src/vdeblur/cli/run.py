@@ -279,7 +279,7 @@ def run_settings(given: dict[str, Any]) -> "Settings":
         raise UsageError("-t and --to exclude each other", "give one of them")
     stop_at = to if duration is None else (start or 0) + duration
     if stop_at is not None and stop_at <= (start or 0):
-        raise UsageError("the part asked for is empty", "--to must lie after -ss")
+        raise UsageError("the part asked for is empty", "-t must be above 0, and --to lie after -ss")
     from vdeblur.settings import Cut, EncodeOptions, Settings
 
     of_encoder = ("codec", "crf", "bitrate", "preset", "pix_fmt", "lossless", "overwrite", "format", "deinterlace")

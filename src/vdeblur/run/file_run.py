@@ -116,7 +116,7 @@ def _warn_of_one_picture(context: Context, source: Source, loaded: Loaded) -> No
     """Warn where a network needs neighbouring frames, and the input is one picture."""
     if isinstance(source, PictureSource) and len(source.files) == 1 and any(frames_around(loaded.network)):
         message = f"{loaded.model} restores a frame with the help of its neighbours, and {source.path} is one picture"
-        context.warn("W_ONE_PICTURE", f"{message}: it has only what that shows")
+        context.warn("W_ONE_PICTURE", f"{message}: it sees no motion, so it may change little")
 
 
 def _try_container(context: Context, encoding: Encoding, source: Source) -> list[tracks.StreamPlan]:
