@@ -20,8 +20,12 @@ def clip_pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def contains(whole: numpy.ndarray, part: numpy.ndarray) -> bool:
-    windows = numpy.lib.stride_tricks.sliding_window_view(whole, part.shape)
-    return bool((windows == part).all((-1, -2, -3)).any())
+    height, width = part.shape[:2]
+    places = [whole.shape[0] - height + 1, whole.shape[1] - width + 1]
+    possible = numpy.ones(places, bool)
+    for y, x in ((0, 0), (height - 1, width - 1), (height // 2, width // 2), (height // 3, width // 4)):
+        possible &= (whole[y : y + places[0], x : x + places[1]] == part[y, x]).all(-1)
+    return any(numpy.array_equal(whole[y : y + height, x : x + width], part) for y, x in numpy.argwhere(possible))
 
 
 def test_a_row_over_time(vdeblur, tmp_path: Path) -> None:

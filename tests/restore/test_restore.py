@@ -279,6 +279,7 @@ else:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its own memory as Linux does")
+@pytest.mark.slow
 def test_real_convolutions_with_too_little_memory() -> None:
     """Raise the limit step by step: how much is needed differs by machine."""
     freed_at_once = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}  # or the heap keeps what the first runs took

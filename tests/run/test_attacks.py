@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -253,13 +254,18 @@ def test_a_record_of_fewer_pictures(vdeblur, tmp_path: Path) -> None:
     assert len(list(output.iterdir())) == 10
 
 
+def all_but_first_slow(values: Iterable[Any]) -> list[Any]:
+    first, *others = values
+    return [first, *(pytest.param(value, marks=pytest.mark.slow) for value in others)]
+
+
 JUNK: dict[str, Any] = {
     "index": "../../../tmp/x", "frames": -1, "last": "yes", "before": [[1]], "tail": [[1, "x"]], "bytes": 1e400,
     "packets": [[1, 2]], "names": ["../../victim.png"], "crc": None, "damaged": [], "warnings": [["W_X"]],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("key", JUNK)
+@pytest.mark.parametrize("key", all_but_first_slow(JUNK))
 def test_junk_in_a_record(vdeblur, tmp_path: Path, key: str) -> None:
     """C low: junk in the state was an internal error; the segment is made once more."""
     source, output = _interrupted(tmp_path)
@@ -269,12 +275,11 @@ def test_junk_in_a_record(vdeblur, tmp_path: Path, key: str) -> None:
     assert len(clips.frame_hashes(output)) == 60
 
 
-@pytest.mark.parametrize(
-    "state",
-    ["", "[]", "3", "{", "[" * 100_000, '{"format": 1, "fingerprint": [], "plan": 4}',
-     '{"format": 1, "fingerprint": "x", "plan": {}}'],
-    ids=range(7),
-)  # fmt: skip
+STATES = ["", "[]", "3", "{", "[" * 100_000, '{"format": 1, "fingerprint": [], "plan": 4}',
+          '{"format": 1, "fingerprint": "x", "plan": {}}']  # fmt: skip
+
+
+@pytest.mark.parametrize("state", all_but_first_slow(STATES), ids=range(7))
 def test_junk_as_state(vdeblur, tmp_path: Path, state: str) -> None:
     """C low: junk in state.json was an internal error."""
     source, output = _interrupted(tmp_path)
@@ -284,7 +289,9 @@ def test_junk_as_state(vdeblur, tmp_path: Path, state: str) -> None:
     assert len(clips.frame_hashes(output)) == 60
 
 
-@pytest.mark.parametrize("plan", [{"tile": 7}, {"tile": "9x"}, {"window": "x"}, {"model": 3}], ids=str)
+@pytest.mark.parametrize(
+    "plan", all_but_first_slow([{"tile": 7}, {"tile": "9x"}, {"window": "x"}, {"model": 3}]), ids=str
+)
 def test_junk_in_the_plan(vdeblur, tmp_path: Path, plan: dict[str, Any]) -> None:
     """C low: junk in the plan of an earlier run was an internal error."""
     source, output = _interrupted(tmp_path)

@@ -16,7 +16,7 @@ from vdeblur.errors import ExitStatus
 AV1 = ("-c:v", "libaom-av1", "-cpu-used", "8")
 
 
-@pytest.mark.parametrize("options", [(), ("-q",)])
+@pytest.mark.parametrize("options", [(), pytest.param(("-q",), marks=pytest.mark.slow)])
 def test_svt_av1_writes_no_log(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Its library reads SVT_LOG when the first encoder is opened, which a trial does."""
     source = clips.make(tmp_path / "in.mp4", frames=2, codec=AV1)

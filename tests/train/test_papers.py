@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,18 @@ def begin(command: str, *, sharp: bool = False) -> tuple[Objective, Recipe, Batc
     return objective.train(), recipe, batch
 
 
-@pytest.mark.parametrize("command", [command for _, command, _ in ROWS])
+def mostly_slow(commands: Iterable[str]) -> list[Any]:
+    """Mark all commands slow but the first of each network."""
+    found: list[Any] = []
+    seen: set[str] = set()
+    for command in commands:
+        name = command.split()[1]
+        found.append(pytest.param(command, marks=pytest.mark.slow) if name in seen else command)
+        seen.add(name)
+    return found
+
+
+@pytest.mark.parametrize("command", mostly_slow(command for _, command, _ in ROWS))
 def test_weights_of_a_row_run(command: str, tmp_path: Path) -> None:
     """Weights as `train` writes them: with the row's switches and sizes, whichever the registry gives the model."""
     objective, recipe, _ = begin(command)
@@ -155,7 +166,7 @@ def test_a_row_is_the_network_that_it_names(row: str, command: str, parameters: 
         assert recipe.data.frames == expected
 
 
-@pytest.mark.parametrize("command", [command for _, command, _ in ROWS])
+@pytest.mark.parametrize("command", mostly_slow(command for _, command, _ in ROWS))
 def test_a_row_trains(command: str) -> None:
     """Two steps: finite losses, and a gradient for each parameter that the recipe trains."""
     objective, recipe, batch = begin(command)
@@ -194,7 +205,7 @@ def test_what_changes_nothing_has_no_loss_on_sharp_frames(command: str, monkeypa
     assert all(float(loss) < (2e-6 if recipe.objective == "clip" else 1e-9) for loss in seen)
 
 
-@pytest.mark.parametrize("command", ABLATIONS)
+@pytest.mark.parametrize("command", mostly_slow(ABLATIONS))
 def test_a_row_restores_a_clip_as_run_does(command: str) -> None:
     """Through the same streams, ends of the clip included; each frame once, in its size, and none empty."""
     objective, _, _ = begin(command)
