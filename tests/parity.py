@@ -19,7 +19,7 @@ from torch import Tensor
 from tests import recipe
 from tests.conftest import ROOT, SHARED
 from vdeblur.models import registry, weights
-from vdeblur.networks import NETWORKS
+from vdeblur.models.checkpoint import fit_model, read_checkpoint
 from vdeblur.networks.layers import Network
 from vdeblur.restore import streams, tiles
 
@@ -31,6 +31,7 @@ LAYOUTS = {
     "cdvd-tsp": ("weights.pt", None),
     "dstnet": ("weights.pth", "params"),
     "dstnet-plus": ("weights.pth", "params"),
+    "estrnn": ("weights.tar", "state_dict"),
     "nafnet": ("weights.pth", "params"),
     "pvdnet": ("weights.pytorch", None),
 }
@@ -70,6 +71,9 @@ class Case:
     @property
     def arguments(self) -> dict[str, Any]:
         """The network's arguments that differ from the model's own."""
+        if self.folder == "estrnn":
+            sizes = {"features": self.facts["arguments"]["n_features"], "blocks": self.facts["arguments"]["n_blocks"]}
+            return {} if sizes == {"features": 16, "blocks": 15} else sizes
         pool = self.facts.get("pool", {})  # NAFNet's
         if pool.get("kind") == "global":
             return {"tlc": "off"}
@@ -83,7 +87,9 @@ class Case:
 
     @property
     def chunk(self) -> int | None:
-        """The number of frames in a chunk, if the reference cuts the clip into chunks."""
+        """The number of frames in a chunk, if the reference cuts the clip into chunks, or does not lengthen it."""
+        if self.facts.get("edge") == "drop":
+            return self.facts["chunk"]["num_frame"] or self.facts["frames"]["count"]
         length = self.facts.get("chunk", {}).get("num_frame")
         return length if length is not None and length < self.facts["frames"]["count"] else None
 
@@ -91,6 +97,11 @@ class Case:
     def smallest(self) -> int | None:
         """The size that the case pads smaller frames to, if it says so; the network's own may differ."""
         return self.facts.get("pad", {}).get("minimum")
+
+    @property
+    def output_frames(self) -> list[int] | slice:
+        """The numbers of the frames that the reference's output has."""
+        return self.facts.get("output_frames", slice(None))
 
     def output(self) -> numpy.ndarray:
         """The reference's output, float32 (T, H, W, 3)."""
@@ -123,7 +134,8 @@ class Case:
         """Write the weights as the authors do."""
         name, wrapper = LAYOUTS[self.folder]
         tensors = self.tensors()
-        torch.save({wrapper: tensors} if wrapper else tensors, folder / name)
+        others = {"epoch": 500, "model": "ESTRNN", "optimizer": {"state": {}}} if self.folder == "estrnn" else {}
+        torch.save({**others, wrapper: tensors} if wrapper else tensors, folder / name)
         return folder / name
 
 
@@ -154,13 +166,13 @@ def as_tensor(frames: numpy.ndarray) -> Tensor:
 
 def load(case: Case, folder: Path) -> Network:
     """Write a case's weights to the folder as the authors do, and load its model from there."""
-    network = weights.load_model(case.model, case.checkpoint(folder))
+    path = case.checkpoint(folder)
     if not case.arguments:
-        return network
-    entry = registry.find_entry(case.model)
-    other = NETWORKS[entry.network](**{**entry.arguments, **case.arguments})
-    other.load_state_dict(network.state_dict())
-    return other.eval()
+        return weights.load_model(case.model, path)
+    entry = registry.find_entry(case.model).with_arguments(case.arguments)
+    network = entry.build()
+    network.load_state_dict(fit_model(read_checkpoint(path), network, entry, path.name))
+    return network.eval()
 
 
 def restore(

@@ -20,7 +20,7 @@ from vdeblur.models.registry import ModelEntry, known_models
 from vdeblur.networks import PARTS
 from vdeblur.networks.layers import Network
 
-SUFFIXES = {".safetensors", ".pt", ".pth", ".pytorch", ".ckpt", caffe.SUFFIX}
+SUFFIXES = {".safetensors", ".pt", ".pth", ".pytorch", ".ckpt", ".tar", caffe.SUFFIX}
 WRAPPERS = ("params_ema", "params", "state_dict", "model")  # keys under which checkpoints keep their tensors
 DTYPES = {  # that weights may have
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -32,7 +32,7 @@ HEAD_BYTES = 512  # enough to recognise a web page or a pickle
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint by name, without wrappers and without a leading `module.`.
 
-    path: safetensors or a Caffe model if its suffix says so, else what torch.save wrote (.pt, .pth, .pytorch, .ckpt),
+    path: safetensors or a Caffe model if its suffix says so, else what torch.save wrote (.pt, .pth, .pytorch, .tar),
     old or new. The only Caffe model that any network takes is flow-rnn's; its tensors get the names of FlowRNN.
     Raises: ModelError if it holds no tensors, or some of a kind that no network takes.
     """

@@ -32,6 +32,7 @@ METHODS = {
     "cascade": ("pyramid", "align", "restore"),
     "bidirectional": ("features", "propagate_backward", "propagate_forward", "reconstruct"),
     "clip": ("analyse", "restore"),
+    "cell": ("begin", "step", "look", "fuse"),
 }
 
 

@@ -28,7 +28,7 @@ SOURCES: dict[str, tuple[set[str], set[str]]] = {
     "hub": ({"repo"}, {"file", "revision"}),
     "https": ({"url"}, set()),
     "zip": ({"url"}, {"member"}),
-    "drive": (set(), {"folder", "id", "file"}),
+    "drive": (set(), {"folder", "id", "file", "member"}),
     "manual": ({"page"}, {"text"}),
 }
 # The kind of each key's value.

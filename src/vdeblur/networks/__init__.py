@@ -10,6 +10,7 @@ from vdeblur.networks.bimnet import BIMNet
 from vdeblur.networks.cdvd_tsp import CDVDTSP
 from vdeblur.networks.dstnet import DSTNet
 from vdeblur.networks.dstnet_plus import DSTNetPlus
+from vdeblur.networks.estrnn import ESTRNN
 from vdeblur.networks.flow_rnn import FlowRNN
 from vdeblur.networks.identity import Identity
 from vdeblur.networks.layers import Network
@@ -25,6 +26,7 @@ NETWORKS: dict[str, type[Network]] = {
     "cdvd-tsp": CDVDTSP,
     "dstnet": DSTNet,
     "dstnet-plus": DSTNetPlus,
+    "estrnn": ESTRNN,
     "flow-rnn": FlowRNN,
     "identity": Identity,
     "lite": Lite,

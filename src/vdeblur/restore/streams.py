@@ -6,6 +6,7 @@ steps see whole frames and which see tiles. With a plan of one tile, several cli
 along B.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -269,8 +270,11 @@ def stream_chunks(network: Network, frames: Iterator[Tensor], plan: TilePlan, ch
     """Feed a bidirectional or a clip network as its reference does: in independent chunks.
 
     For a clip network (BasicVSR++) the last chunk is the rest of the clip. For a bidirectional one (DSTNet) it is the
-    clip's last `chunk` frames, and only those that are new are yielded.
+    clip's last `chunk` frames, and only those that are new are yielded. A network with a cell has a way of its own.
     """
+    if network.feeding == "cell":
+        yield from _cell_chunks(network, frames, plan, chunk)
+        return
     feed: Feeding = stream_clip if network.feeding == "clip" else stream_bidirectional
     recent: list[Tensor] = []
     while fresh := list(islice(frames, chunk)):
@@ -352,6 +356,91 @@ def stream_clip(
         del window_frames[: last - overlap]
 
 
+class Cellular(Protocol):
+    """A recurrent cell over the frames, and an attention over its features of 2 radius + 1 frames; see estrnn.ESTRNN."""
+
+    radius: int
+
+    def begin(self) -> Any:
+        """Return what is computed once for a clip, for `look`."""
+
+    def step(self, frame: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the features of a frame and the next state, whole or in tiles."""
+
+    def look(self, begun: Any, window: Sequence[Tensor]) -> Tensor:
+        """Return what `fuse` needs to know of the features of whole frames."""
+
+    def fuse(self, looked: Tensor, *window: Tensor) -> Tensor:
+        """Return the restored middle frame of a window of features, whole or in tiles."""
+
+
+def stream_cell(network: Cellular, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Feed a network that carries a state forward, and restores the middle frame of a window of features (ESTRNN).
+
+    The scene is extended by `radius` frames at each end, reflected in time without the edge frame: 2 1 | 0 1 2 ...
+    """
+    return _fused(network, _reflected(frames, network.radius), plan)
+
+
+def _fused(network: Cellular, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Yield restored frames, but none for the first and the last `radius` frames."""
+    begun = network.begin()
+    window: deque[Tensor] = deque(maxlen=2 * network.radius + 1)
+    states: list[Tensor | None] = [None] * len(plan.groups())
+    largest = 0.0  # that a state may become
+    for index, frame in enumerate(frames):
+        tiles = []
+        with shown_as(index - network.radius):
+            for number, group in enumerate(plan.groups()):
+                features, states[number] = network.step(plan.split(frame, group), states[number])
+                tiles.append(features)
+            window.append(plan.join(tiles))
+        if len(window) == window.maxlen:
+            with shown_as(index - 2 * network.radius):
+                looked = network.look(begun, window)
+                yield plan.apply(functools.partial(network.fuse, looked), *window)
+        # Nothing bounds the state, and training saw only short clips: begin anew if it diverges. Not at every frame,
+        # because a GPU would have to finish its work for that.
+        if (index + 1) % WARM_UP == 0:
+            strength = max(float(state.detach().abs().amax()) for state in states if state is not None)
+            largest = largest or RUNAWAY * strength
+            if not strength <= largest:  # also if it is NaN
+                states = [None] * len(states)
+
+
+def _reflected(frames: Iterator[Tensor], radius: int) -> Iterator[Tensor]:
+    """Extend a clip by `radius` frames at each end, reflected in time; one frame is repeated."""
+    first = list(islice(frames, radius + 1))
+    period = max(2 * (len(first) - 1), 1)
+    if len(first) <= radius:  # shorter than the reflection, which is reflected again
+        for index in range(-radius if first else 0, len(first) + radius if first else 0):
+            yield first[min(index % period, -index % period)]
+        return
+    yield from first[:0:-1]
+    last: deque[Tensor] = deque(maxlen=radius + 1)
+    for frame in chain(first, frames):
+        yield frame
+        last.append(frame)
+    yield from list(last)[-2::-1]
+
+
+def _cell_chunks(network: Cellular, frames: Iterator[Tensor], plan: TilePlan, chunk: int) -> Iterator[Tensor]:
+    """Restore chunks as ESTRNN's authors do: each from a state of zeros, without reflection.
+
+    A chunk begins 2 `radius` frames before the end of the last one, so that results follow each other; the last chunk
+    is the clip's last `chunk` frames, of which only new results count. The first and the last `radius` frames have no
+    result, and are yielded as they are.
+    """
+    margin = network.radius
+    recent = list(islice(frames, chunk))
+    yield from recent[:margin]
+    yield from _fused(network, iter(recent), plan)
+    while fresh := list(islice(frames, chunk - 2 * margin)):
+        recent = (recent + fresh)[-chunk:]
+        yield from list(_fused(network, iter(recent), plan))[-len(fresh) :]
+    yield from recent[max(len(recent) - margin, margin) :]
+
+
 Feeding = Callable[..., Iterator[Tensor]]  # takes a network, an iterator of frames and a plan
 FEEDINGS: dict[str, Feeding] = {
     "frame": stream_frames,
@@ -363,6 +452,7 @@ FEEDINGS: dict[str, Feeding] = {
     "cascade": stream_cascade,
     "bidirectional": stream_bidirectional,
     "clip": stream_clip,
+    "cell": stream_cell,
 }
 
 
@@ -383,4 +473,5 @@ def frames_around(network: Network) -> tuple[int, int]:
         "cascade": (reach, reach),
         "bidirectional": (WARM_UP, LOOK_AHEAD),
         "clip": (CLIP_OVERLAP, CLIP_OVERLAP),
+        "cell": (WARM_UP, network.radius),
     }[network.feeding]
