@@ -114,6 +114,18 @@ def test_dstnets_figures() -> None:
         assert (quality.ssim_2d, quality.ssim_3d) == pytest.approx((pair["ssim_2d"], pair["ssim_3d"]), abs=1e-6)
 
 
+def test_estrnns_figures() -> None:
+    known = json.loads((PARITY / "estrnn" / "metrics.json").read_text())
+    for pair in known["pairs"]:
+        frames = recipe.frames(**pair["frames"])
+        restored = torch.from_numpy(0.7 * frames[0] + 0.3 * frames[1] + 0.37).permute(2, 0, 1)[None]
+        truncated = PROTOCOLS["estrnn"].to_8bit(restored)
+        assert truncated.sum() == pair["sum_of_truncated"]
+        (quality,) = PROTOCOLS["estrnn"].measure(truncated, batch(frames[0]))
+        assert quality.psnr == pytest.approx(pair["psnr"], abs=1e-4)
+        assert quality.ssim_2d == pytest.approx(pair["ssim"], abs=1e-5)
+
+
 def test_cdvd_tsps_figures() -> None:
     known = json.loads((PARITY / "cdvd-tsp" / "metrics-and-loss.json").read_text())["metrics"]
     for case, share in zip(known, (0.7, 0.5), strict=True):
@@ -216,7 +228,7 @@ def test_a_protocol_says_what_it_does(name: str, counted: list[int], words: str)
     assert (protocol.blur == "blur_gamma") == (name == "pvdnet")
 
 
-def test_only_dstnets_protocol_feeds_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_protocols_feed_the_chunks_of_their_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocols, "OTHER_CHUNK", 7)
     chunks = [PROTOCOLS["dstnet"].chunk_of(*which) for which in (("dstnet", "gopro"), ("dstnet", "dvd"))]
     assert chunks == [30, 25]
@@ -225,6 +237,8 @@ def test_only_dstnets_protocol_feeds_chunks(monkeypatch: pytest.MonkeyPatch) -> 
     assert PROTOCOLS["dstnet"].chunk_of("dstnet-plus", "") == 7
     assert PROTOCOLS["dstnet"].chunk_of("lite", "gopro") is None
     assert PROTOCOLS["plain"].chunk_of("dstnet", "gopro") is None
+    assert [PROTOCOLS["estrnn"].chunk_of("estrnn", name) for name in ("bsd-3ms24ms", "")] == [20, 20]
+    assert PROTOCOLS["estrnn"].chunk_of("dstnet", "bsd-1ms8ms") is None
 
 
 def test_means_ignore_missing_scores() -> None:

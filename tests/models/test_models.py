@@ -456,6 +456,47 @@ def test_files_in_the_authors_cloud_folders_download_automatically(
     assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
 
 
+def test_a_zip_on_drive_is_downloaded_once_for_all_weights_in_it(
+    vdeblur, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lead_here(monkeypatch, server)
+    monkeypatch.setattr(registry, "NETWORKS", networks.NETWORKS)
+    monkeypatch.delenv("VDEBLUR_REGISTRY")
+    entry = registry.find_entry("estrnn")
+    network = entry.build()
+    tensors = {f"module.model.{network.official_name(name)}": value for name, value in network.state_dict().items()}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as made:
+        for exposure in ("1ms8ms", "2ms16ms"):
+            content = saved({"epoch": 500, "model": "ESTRNN", "state_dict": tensors, "optimizer": {"state": {}}})
+            made.writestr(f"checkpoints/ESTRNN_C80B15_BSD_{exposure}.tar", content)
+    number = entry.weights["bsd-2ms16ms"].remote.sources[0].facts["id"]
+    server.places[number] = Place(packed.getvalue())
+
+    refused = vdeblur("models", "download", "estrnn")  # nobody to ask, and no published digest
+    assert refused.exit_code == ExitStatus.MODEL
+    assert "estrnn@bsd-2ms16ms has no digest from its authors" in last_line(refused)
+    for name in ("estrnn", "estrnn@bsd-1ms8ms"):
+        result = vdeblur("models", "download", name, "--yes")
+        assert result.exit_code == 0, result.output
+        loaded = weights.load_model(name, talk=Talk(offline=True)).state_dict()
+        assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
+    assert sum(count for path, count in server.asked.items() if path.startswith("GET /drive/")) == 1
+    absent = vdeblur("models", "download", "estrnn@bsd-3ms24ms", "--yes")
+    assert absent.exit_code == ExitStatus.MODEL
+    assert "the archive holds no files called ESTRNN_C80B15_BSD_3ms24ms.tar" in last_line(absent)
+    assert "take the file out of its folder checkpoints" in last_line(absent)
+
+    [kept] = (tmp_path / "cache" / "downloads" / "archives").rglob("*.lock")
+    kept.with_suffix(".zip").write_bytes(packed.getvalue()[:1000])  # damaged
+    assert vdeblur("models", "remove", "estrnn@bsd-2ms16ms").exit_code == 0
+    assert not kept.with_suffix(".zip").exists()
+    kept.with_suffix(".zip").write_bytes(packed.getvalue()[:1000])
+    result = vdeblur("models", "download", "estrnn", "--yes")
+    assert result.exit_code == 0, result.output
+    assert kept.with_suffix(".zip").read_bytes() == packed.getvalue()
+
+
 def test_a_model_without_published_weights(vdeblur, server: Server, clip: Path, tmp_path: Path) -> None:
     result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "large-toy")
     assert result.exit_code == ExitStatus.MODEL

@@ -1,8 +1,9 @@
 """Files from their authors' servers, complete and verified.
 
-A source is a file on the Hub, at an https address, in a zip at an https address, in a public Google Drive folder, or
-one that must be downloaded by hand. FETCHERS has a function for each kind but the last, "manual". `fetch` tries a
-file's sources in order and returns the first file that passes verification. Interrupted downloads resume.
+A source is a file on the Hub, at an https address, in a zip at an https address, on Google Drive (in a public folder,
+by its id, or in a zip with an id), or one that must be downloaded by hand. FETCHERS has a function for each kind but
+the last, "manual". `fetch` tries a file's sources in order and returns the first file that passes verification.
+Interrupted downloads resume.
 """
 
 import contextlib
@@ -11,7 +12,6 @@ import io
 import lzma
 import os
 import re
-import shutil
 import struct
 import zipfile
 import zlib
@@ -23,22 +23,19 @@ from urllib.parse import urlsplit
 
 from vdeblur.errors import InterruptedRunError
 from vdeblur.events import Talk
+from vdeblur.fetch.drive import download_drive
 from vdeblur.fetch.http import (
-    ATTEMPTS,
     CHUNK_BYTES,
     LARGEST_BYTES,
     RANGE_BYTES,
-    TIMEOUT_SECONDS,
     DigestError,
     FetchError,
     RangeFile,
     download_file,
     first_sentence,
-    guarded_requests,
-    request_reason,
     validator_path,
 )
-from vdeblur.files import cache_error, fresh_file, hub_folder
+from vdeblur.files import cache_error, cache_folder, fresh_file, hub_folder, locked
 
 ROUNDED, SPARE_BYTES = 2, 16 << 20  # sizes in weights.toml are rounded, some to 10 MB
 DIGESTS = {"sha256": 64, "sha256_prefix": 8, "git_blob_sha1": 40}  # kinds of pins and their hex digits
@@ -334,61 +331,33 @@ def _write(file: Any, chunk: bytes) -> None:
         raise cache_error(error) from error
 
 
+def kept_archive(source: DownloadSource) -> Path:
+    """Return where the archive of a source of kind `drive` with a `member` is kept, for its other members."""
+    return cache_folder() / "downloads" / "archives" / source.facts["id"] / "archive.zip"
+
+
 def _fetch_drive(source: DownloadSource, file: RemoteFile, target: Path, talk: Talk, fresh: bool) -> tuple[Path, bool]:
-    """Fetch from a public Google Drive folder, or a file by its id."""
-    import gdown
-    import requests
+    """Fetch from a public Google Drive folder, or a file by its id, or one member of a zip by the zip's id.
 
-    talk.check_stop()
-    # In a folder of its own, because gdown chooses the name of the unfinished file.
-    folder = target.parent / "drive"
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    reused = any(folder.iterdir())
-
-    def progress(done: int, total: int | None) -> None:
-        if done > file.most_bytes:
-            raise FetchError(f"the server sent more than the {file.most_bytes} bytes that the file can have")
-        talk.show_progress(file.name, done, total)
-
-    common: dict[str, Any] = {"quiet": True, "use_cookies": False, "timeout": TIMEOUT_SECONDS}
-    try:
-        with guarded_requests():
-            file_id = source.facts.get("id")
-            if file_id is None:
-                listed: Any = gdown.download_folder(id=source.facts["folder"], skip_download=True, **common)
-                name = source.facts.get("file", file.name)
-                ids = [item.id for item in listed if Path(item.path).name == name]
-                if len(ids) != 1:
-                    raise FetchError(f"the folder holds {len(ids) or 'no'} files called {name}")
-                file_id = ids[0]
-            gdown.download(
-                id=file_id,
-                output=str(folder / file.name),
-                resume=True,
-                retries=ATTEMPTS - 1,
-                progress=progress,
-                **common,
-            )
-    except (FetchError, InterruptedRunError):
-        raise
-    except requests.RequestException as error:
-        raise FetchError(request_reason(error)) from error
-    except OSError:
-        raise
-    except Exception as error:  # gdown's own, and its parser's on a changed page
-        raise FetchError(_drive_reason(error)) from error
-    (folder / file.name).replace(target)
-    shutil.rmtree(folder, ignore_errors=True)
-    return target, reused
-
-
-def _drive_reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if "Too many users" in text or "many accesses" in text or "quota" in text.lower():
-        return "over its quota, or no longer public"
-    return text[:200] or type(error).__name__
+    Drive sends only complete files, so a zip is kept: other weights in it then need no download.
+    """
+    member = source.facts.get("member")
+    if member is None:
+        return target, download_drive(source.facts, target, file.name, file.most_bytes, talk, fresh)
+    archive = kept_archive(source)
+    with locked(archive.with_suffix(".lock"), talk):
+        kept = archive.is_file() and not fresh
+        if not kept:
+            download_drive(source.facts, archive, f"the archive of {file.name}", LARGEST_BYTES, talk, fresh)
+        try:
+            with archive.open("rb") as opened:
+                _extract(opened, member, target, file.most_bytes, talk)
+            return target, kept
+        except FetchError:
+            archive.unlink(missing_ok=True)
+            if not kept:
+                raise
+    return _fetch_drive(source, file, target, talk, fresh=True)  # the kept archive was damaged, or an older one
 
 
 FETCHERS = {"hub": _fetch_hub, "https": _fetch_https, "zip": _fetch_zip, "drive": _fetch_drive}

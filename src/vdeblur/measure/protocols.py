@@ -12,10 +12,12 @@ from torch import Tensor
 
 from vdeblur.measure import metrics
 
-# Frames that the authors restore at once, by network and data set; `run` uses overlapping windows instead.
+# Frames that the authors restore at once, by network and data set ("" is any other); `run` uses overlapping windows
+# instead, or carries the state on.
 CHUNKS = {
     "dstnet": {"gopro": 30, "dvd": 25, "bsd": 30},
     "dstnet-plus": {"gopro": 50, "dvd": 25, "bsd": 30},
+    "estrnn": {"": 20},
 }
 OTHER_CHUNK = 30  # for other data sets
 
@@ -27,8 +29,8 @@ class Protocol:
     source: its paper. blur: which of GoPro's blurry folders; other sets have only one. first, last: frames at the ends
     of a sequence that are restored, but not counted. crop: pixels cut off each side. aligned: Koehler's alignment, and
     luma instead of RGB. ssim: the kind in the paper's tables, "2D", "3D" or "both". truncate: convert to 8 bit by
-    truncating instead of rounding. chunks: restore as many frames at once as the authors do. precision: of the
-    networks, unless the user names one: the authors compute in float32.
+    truncating instead of rounding. chunks: networks that restore as many frames at once as the authors do. precision:
+    of the networks, unless the user names one: the authors compute in float32.
     """
 
     name: str
@@ -40,7 +42,7 @@ class Protocol:
     aligned: bool = False
     ssim: str = "both"
     truncate: bool = False
-    chunks: bool = False
+    chunks: tuple[str, ...] = ()
     precision: str = "fp32"
 
     @property
@@ -63,8 +65,9 @@ class Protocol:
 
         dataset: its name in datasets.toml, empty for other sets.
         """
-        chunks = CHUNKS.get(network) if self.chunks else None
-        return None if chunks is None else chunks.get(dataset.partition("-")[0], OTHER_CHUNK)  # bsd has three exposures
+        chunks = CHUNKS[network] if network in self.chunks else None
+        name = dataset.partition("-")[0]  # bsd has three exposures
+        return None if chunks is None else chunks.get(name, chunks.get("", OTHER_CHUNK))
 
     def counts(self, index: int, frames: int) -> bool:
         """Return whether the frame at this index of a sequence with this many frames counts."""
@@ -124,8 +127,8 @@ PROTOCOLS = {
         Protocol("plain", "nobody's in particular: every frame, every pixel", precision="auto"),
         Protocol("cdvd-tsp", "CDVD-TSP, CVPR 2020", first=2, last=2, crop=4, ssim="2D"),
         Protocol("pvdnet", "PVDNet, TOG 2021", blur="blur_gamma", first=1, crop=16, aligned=True, ssim="2D"),
-        Protocol("dstnet", "DSTNet, CVPR 2023", ssim="3D", chunks=True),
-        Protocol("estrnn", "ESTRNN and BSD, IJCV 2023", first=2, last=2, ssim="2D", truncate=True),
+        Protocol("dstnet", "DSTNet, CVPR 2023", ssim="3D", chunks=("dstnet", "dstnet-plus")),
+        Protocol("estrnn", "ESTRNN and BSD, IJCV 2023", first=2, last=2, ssim="2D", truncate=True, chunks=("estrnn",)),
         Protocol("vrt", "VRT and RVRT, the papers' tables", ssim="3D"),
         # Its SSIM routine is not in the release. Portrait videos are turned there, which changes no score of ours.
         Protocol("flow-rnn", "Flow-RNN, TCSVT 2023", last=1),

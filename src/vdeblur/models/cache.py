@@ -398,6 +398,9 @@ def _remove_one(entry: ModelEntry, weights: Weights, forget: bool, talk: Talk) -
             if forget or weights.imported:
                 record_path(path).unlink(missing_ok=True)
             shutil.rmtree(_download_folder(f"{entry.name}@{weights.name}"), ignore_errors=True)
+            for source in weights.remote.sources:
+                if source.kind == "drive" and "member" in source.facts:
+                    sources.kept_archive(source).unlink(missing_ok=True)
         except OSError as error:
             raise files.cache_error(error) from error
     return was_cached

@@ -327,6 +327,8 @@ def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
         _check_kinds(facts, dict.fromkeys(facts, str))
         if kind == "drive" and not facts.keys() & {"folder", "id"}:
             raise ValueError("a source of kind 'drive' needs folder or id")
+        if kind == "drive" and "member" in facts and "id" not in facts:
+            raise ValueError("a source of kind 'drive' with a member needs the id of the zip")
         sources.append(DownloadSource(kind, facts))
     pins = {kind: str(table[kind]).lower() for kind in DIGESTS if kind in table}
     for kind, value in pins.items():

@@ -4,8 +4,8 @@ Zhong, Gao, Zheng, Zheng, Sato; International Journal of Computer Vision 131, 20
 Efficient Spatio-Temporal Recurrent Neural Network for Video Deblurring; Zhong, Gao, Zheng, Zheng; ECCV 2020.
 Weights: github.com/zzh-tech/ESTRNN (code MIT), learned from BSD, whose blur is real.
 
-A small recurrent cell of dense blocks runs over the frames, forward only. It keeps a state at a quarter of the size, and
-returns features of each frame. A frame is restored from the features of five frames. Those of its neighbours are
+A small recurrent cell of dense blocks runs over the frames, forward only. It keeps a state at a quarter of the size,
+and returns features of each frame. A frame is restored from the features of five frames. Those of its neighbours are
 weighted by gates, which a small network predicts from the means of the features over the whole frame.
 
 Parts, in the order of use, with the names of the authors' code:
@@ -21,8 +21,8 @@ the papers was not at hand):
 
 1. Pictures are BGR, from -0.5 to 0.5, and the output is the picture itself: nothing is added to the input.
 2. The GELU is the exact one. With its approximation by tanh the output changes by 3e-4.
-3. The authors restore chunks of 20 frames and return no result for the first and the last two frames of a clip. Here the
-   state continues through a scene, and a scene is extended at both ends by two frames, reflected in time.
+3. The authors restore chunks of 20 frames and return no result for the first and the last two frames of a clip. Here
+   the state continues through a scene, and a scene is extended at both ends by two frames, reflected in time.
 4. The papers count multiply-adds of a transposed convolution at its output positions, four times too many.
 """
 
@@ -79,9 +79,7 @@ class ESTRNN(Network):
         self.blocks = nn.ModuleList(DenseBlock(c, 2 * n) for _ in range(blocks))
         self.gather = nn.Conv2d(blocks * c, c, 1)
         self.smooth = nn.Conv2d(c, c, 3, padding=1)
-        self.to_state = nn.Sequential(
-            nn.Conv2d(c, n, 3, padding=1), DenseBlock(n, n), nn.Conv2d(n, n, 3, padding=1)
-        )
+        self.to_state = nn.Sequential(nn.Conv2d(c, n, 3, padding=1), DenseBlock(n, n), nn.Conv2d(n, n, 3, padding=1))
         self.gate = nn.Sequential(nn.Linear(2 * c, 4 * c), nn.GELU(), nn.Linear(4 * c, 2 * c))
         self.project = nn.Sequential(nn.Conv2d(2 * c, 4 * c, 1), nn.Conv2d(4 * c, 2 * c, 1))
         self.condense = nn.Conv2d(2 * c, c, 1)
@@ -238,14 +236,14 @@ class DenseBlock(nn.Module):
 class Merged:
     """The attention and the first transposed convolution as one.
 
-    But for the gates, everything from h on is linear (A, below): c_j = Q (g_j (A_c h_t + A_n h_j + b)) + q, then fusion,
-    then the transposed convolution. So for given gates it is a single transposed convolution of h of five frames, whose
-    kernel is a product of the weights with the gates. To compute that kernel takes 18 million multiply-adds for C80, for
-    any size of frame; to fuse the features in steps takes 2540 million for 256x256. A last input channel of ones has
-    the sum of all biases: added after the convolution, it would be wrong at the borders.
+    But for the gates g, everything from h on is linear: c_j = Q (g_j (A_c h_t + A_n h_j + b)) + q for each neighbour j,
+    then `fusion`, then the transposed convolution. So for given gates it is a single transposed convolution of h of five
+    frames, whose kernel is a product of the weights with the gates. That kernel takes 18 million multiply-adds for C80,
+    for any size of frame; to fuse the features in steps takes 2540 million for 256x256. A last input channel of ones
+    has the sum of all biases: added after the convolution, it would be wrong at the borders.
 
-    centre, neighbour: A_c and A_n, transposed, (C, 2 C). bias: b, (2 C). condensed: what the kernel has for c_j, through
-    Q, (4, 2 C, K), with K = 2 n * 9. own: for h_t alone (C, K). constant: for all other biases, (K).
+    centre, neighbour: A_c and A_n, transposed, (C, 2 C). bias: b, (2 C). condensed: the kernel of c_j, times Q,
+    (4, 2 C, K), with K = 2 n * 9. own: the kernel of h_t itself, (C, K). constant: from all other biases, (K).
     """
 
     centre: Tensor

@@ -357,7 +357,7 @@ def stream_clip(
 
 
 class Cellular(Protocol):
-    """A recurrent cell over the frames, and an attention over its features of 2 radius + 1 frames; see estrnn.ESTRNN."""
+    """A recurrent cell over frames, and a fusion of its features of 2 radius + 1 frames; see estrnn.ESTRNN."""
 
     radius: int
 
