@@ -20,6 +20,7 @@ from vdeblur.networks.basicvsrpp import BasicVSRPP
 from vdeblur.networks.cdvd_tsp import CDVDTSP
 from vdeblur.networks.dstnet import DSTNet
 from vdeblur.networks.dstnet_plus import DSTNetPlus
+from vdeblur.networks.estrnn import ESTRNN
 from vdeblur.networks.layers import Network
 from vdeblur.networks.nafnet import NAFNet
 from vdeblur.networks.pvdnet import PVDNet
@@ -96,6 +97,7 @@ LESSONS = (
     Lesson("clip", DSTNet, {"channels": 8, "width": 12, "blocks": 1}, CLIPS),
     Lesson("clip", DSTNetPlus, {"width": 8, "blocks": 1, "filter_blocks": 1}, CLIPS),
     Lesson("clip", BasicVSRPP, {"width": 16, "blocks": 1}, CLIPS | {"spectral_weight": 0.0}),
+    Lesson("estrnn", ESTRNN, {"features": 4, "blocks": 2}, {"epsilon": 1e-3}, frames=6),
     Lesson("nafnet", NAFNet, {"width": 8, "encoder": (1, 1, 1, 1)}, frames=2),
 )
 
@@ -175,6 +177,43 @@ def test_initial_weights_are_the_papers(case: str) -> None:
         weight, bias = begun.network.get_parameter(f"{name}.weight"), begun.network.get_parameter(f"{name}.bias")
         assert weight.std().item() == pytest.approx(std, rel=0.05), name
         assert bool(bias.any()) == (std == pytest.approx((3 * weight[0].numel()) ** -0.5)), name
+
+
+# ESTRNN
+
+
+def test_steps_of_estrnn_meet_the_reference() -> None:
+    """Three updates on one sample: losses, and the gradients of each part."""
+    case = json.loads((parity.PARITY / "estrnn" / "case-train.json").read_text())
+    drawn = recipe.state_dict(recipe.load_manifest(parity.PARITY / "estrnn" / case["manifest"]), case["weights_seed"])
+    network = ESTRNN()
+    names = {name: f"module.model.{network.official_name(name)}" for name in network.state_dict()}
+    network.load_state_dict({name: torch.from_numpy(drawn[official]) for name, official in names.items()})
+    objective = OBJECTIVES["estrnn"](network, load_recipe(registry.find_entry("estrnn")).numbers).train()
+    frames = torch.from_numpy(recipe.frames(**case["frames"])).permute(0, 3, 1, 2)
+    blurry = torch.stack([frames[t - 1 : t + 2].double().mean(0).round().byte() for t in range(1, 9)])
+    batch = {"blurry": blurry[None], "sharp": frames[None, 1:9]}
+    near = {"rel": case["tolerance"]["relative"]}
+    optimiser = torch.optim.Adam(network.parameters(), 5e-4)
+    for expected in case["expected"]:
+        optimiser.zero_grad()
+        loss = objective(batch, 0, 0, None)[0]["loss"]
+        loss.backward()
+        assert loss.item() == pytest.approx(expected["loss"], **near)
+        assert gradient_norm(network) == pytest.approx(expected["grad_norm_before_clip"], **near)
+        for part, norm in expected["grad_norms"].items():
+            found = [
+                p.grad for name, p in network.named_parameters() if names[name].startswith(f"module.model.{part}.")
+            ]
+            assert torch.stack([gradient.norm() for gradient in found]).norm().item() == pytest.approx(norm, **near), (
+                part
+            )
+        optimiser.step()
+
+
+def test_estrnn_refuses_samples_without_a_result() -> None:
+    with pytest.raises(UsageError, match=r"data\.frames is 4"):
+        OBJECTIVES["estrnn"](ESTRNN(4, 1), {"epsilon": 1e-3, "frames": 4})
 
 
 # CDVD-TSP

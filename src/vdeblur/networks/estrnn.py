@@ -237,10 +237,10 @@ class Merged:
     """The attention and the first transposed convolution as one.
 
     But for the gates g, everything from h on is linear: c_j = Q (g_j (A_c h_t + A_n h_j + b)) + q for each neighbour j,
-    then `fusion`, then the transposed convolution. So for given gates it is a single transposed convolution of h of five
-    frames, whose kernel is a product of the weights with the gates. That kernel takes 18 million multiply-adds for C80,
-    for any size of frame; to fuse the features in steps takes 2540 million for 256x256. A last input channel of ones
-    has the sum of all biases: added after the convolution, it would be wrong at the borders.
+    then `fusion`, then the transposed convolution. So for given gates it is a single transposed convolution of h of
+    five frames, whose kernel is a product of the weights with the gates. That kernel takes 18 million multiply-adds for
+    C80, for any size of frame; to fuse the features in steps takes 2540 million for 256x256. A last input channel of
+    ones has the sum of all biases: added after the convolution, it would be wrong at the borders.
 
     centre, neighbour: A_c and A_n, transposed, (C, 2 C). bias: b, (2 C). condensed: the kernel of c_j, times Q,
     (4, 2 C, K), with K = 2 n * 9. own: the kernel of h_t itself, (C, K). constant: from all other biases, (K).

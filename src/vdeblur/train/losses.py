@@ -26,6 +26,14 @@ def charbonnier(restored: Tensor, sharp: Tensor, epsilon: float = CHARBONNIER_EP
     return ((restored - sharp).square() + epsilon**2).sqrt().mean()
 
 
+def colour_distance(restored: Tensor, sharp: Tensor, epsilon: float) -> Tensor:
+    """Return the mean over pixels of sqrt(mean over channels of d^2 + eps^2); both (..., 3, H, W) in float32.
+
+    As in ESTRNN: a smooth distance of colours, where charbonnier compares each channel on its own.
+    """
+    return ((restored - sharp).square().mean(-3) + epsilon**2).sqrt().mean()
+
+
 def spectral(restored: Tensor, sharp: Tensor) -> Tensor:
     """Return the mean absolute difference of the pictures' orthonormal Fourier transforms (real and imaginary)."""
     difference = torch.fft.rfft2(restored - sharp, norm="ortho")

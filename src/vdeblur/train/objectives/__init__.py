@@ -3,6 +3,7 @@
 from vdeblur.train.objectives.base import Objective
 from vdeblur.train.objectives.cdvd_tsp import CDVDTSPObjective
 from vdeblur.train.objectives.clips import ClipObjective, NAFNetObjective
+from vdeblur.train.objectives.estrnn import ESTRNNObjective
 from vdeblur.train.objectives.flow_rnn import FlowRNNObjective
 from vdeblur.train.objectives.lite import LiteObjective
 from vdeblur.train.objectives.pvdnet import BIMNetObjective, PVDNetObjective
@@ -12,6 +13,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "bimnet": BIMNetObjective,
     "cdvd-tsp": CDVDTSPObjective,
     "clip": ClipObjective,
+    "estrnn": ESTRNNObjective,
     "flow-rnn": FlowRNNObjective,
     "lite": LiteObjective,
     "nafnet": NAFNetObjective,
