@@ -602,7 +602,7 @@ def test_a_sequence_that_is_too_short(vdeblur, footage: Path) -> None:
         (("--dataset", "{}", "--report", "report.pdf"), 2, "a report cannot be of the kind '.pdf'"),
         (("--dataset", "{}", "--data", "{}"), 2, "--data is for known data sets"),
         (("--dataset", "gopro", "--offline"), 5, "GoPro is not in the cache, and the network is off"),
-        (("--dataset", "bsd"), 5, "cannot be downloaded automatically"),
+        (("--dataset", "bsd"), 5, "its authors published no digest"),
         (("--dataset", "{}", "--device", "cuda:7"), 6, "there is no device"),
     ],
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import itertools
 import random
 import shutil
 import tarfile
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Place, Server, serving
+from tests.servers import Place, Server, lead_here, serving
 from vdeblur import files
 from vdeblur.datasets import layouts, obtain
 from vdeblur.datasets.known import Archive, KnownSet, NumberSpan, Origin, known_sets, names
@@ -112,6 +113,8 @@ def test_what_belongs_to_the_known_sets() -> None:
         ("reds", "train"): (240, 24000),
         ("reds", "reds4"): (4, 400),
         **{(f"bsd-{exposure}", "test"): (20, 3000) for exposure in ("1ms8ms", "2ms16ms", "3ms24ms")},
+        **{(f"bsd-{exposure}", "train"): (1, 100) for exposure in ("1ms8ms", "2ms16ms", "3ms24ms")},  # names unknown
+        **{(f"bsd-{exposure}", "val"): (1, 100) for exposure in ("1ms8ms", "2ms16ms", "3ms24ms")},
     }
     assert known_sets()["gopro"].splits["test"]["GOPR0410_11_00"] == NumberSpan(134, "000101", "000234")
     assert names() == ["gopro", "dvd", "reds", "bsd"]
@@ -426,11 +429,47 @@ def test_an_address_that_ran_out_is_asked_for_again(server: Server, monkeypatch:
     assert server.asked["GET /expired"] == 1
 
 
+def bsd_zip(exposure: str) -> bytes:
+    """The splits of BSD, with two frames of the first sequences, and RAW frames beside them."""
+    stored = io.BytesIO()
+    with zipfile.ZipFile(stored, "w") as made:
+        sequences = {"test": known_sets()[f"bsd-{exposure}"].splits["test"], "train": ("005", "007"), "valid": ("001",)}
+        for split, names in sequences.items():
+            for name, kind, frame in itertools.product(list(names)[:2], ("Blur", "Sharp"), range(2)):
+                folder = f"BSD_{exposure}/{split}/{name}/{kind}"
+                made.writestr(f"{folder}/RGB/{frame:08}.png", PICTURE)
+                made.writestr(f"{folder}/RAW/{frame:08}.tiff", b"raw")
+    return stored.getvalue()
+
+
+def test_bsd_comes_from_its_authors_folder_on_drive(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    lead_here(monkeypatch, server)
+    known = known_sets()["bsd-3ms24ms"]
+    folder = known.sources[0].archives[0].folder
+    with pytest.raises(ModelError, match=f"BSD 3ms24ms from https://drive.google.com/drive/folders/{folder}, licence"):
+        obtain.obtain_split(known, "test", "blur", Talk())
+    number = "number-0123456789-0123456789"
+    server.folder, server.drive = folder, {"BSD_3ms24ms.zip": number}
+    server.places[number] = Place(bsd_zip("3ms24ms"))
+    for split, expected in (("test", ["000", "002"]), ("train", ["005", "007"]), ("val", ["001"])):
+        root = obtain.obtain_split(known, split, "blur", Talk(yes=True))
+        dataset = found("bsd-3ms24ms", data=root, split=split, limit=2)
+        assert [sequence.name for sequence in dataset.sequences] == expected
+        assert (dataset.title, dataset.complete, dataset.frames) == ("BSD 3ms24ms", False, 2 * len(expected))
+    assert not list(root.rglob("*.tiff"))
+    assert not list(root.rglob("*.zip"))
+
+
+def test_bsds_exposure_is_that_of_the_folder(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"BSD_2ms16ms/train/005/{kind}/RGB" for kind in ("Blur", "Sharp")))
+    assert found("bsd", data=tmp_path, split="train", limit=1).title == "BSD 2ms16ms"
+
+
 def test_what_only_a_person_can_fetch() -> None:
-    with pytest.raises(ModelError, match="BSD 1ms8ms cannot be downloaded automatically") as caught:
-        found("bsd")
-    assert "drive.google.com" in caught.value.hint
-    assert "vdeblur bench --dataset bsd --data FOLDER" in caught.value.hint
+    with pytest.raises(ModelError, match="Films cannot be downloaded automatically") as caught:
+        obtain.obtain_split(films(), "test", "blur", Talk())
+    assert "download it from https://films.example/page" in caught.value.hint
+    assert "--data FOLDER" in caught.value.hint
     with pytest.raises(ModelError, match="GoPro is not in the cache, and the network is off"):
         found("gopro")
     with pytest.raises(ModelError, match="has no split 'reds4'"):

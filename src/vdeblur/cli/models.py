@@ -136,6 +136,9 @@ def _show_facts(facts: dict[str, Any]) -> None:
                 ssim = "" if score["ssim"] is None else f", SSIM {score['ssim']:g} ({score['ssim_kind']})"
                 protocol = f"; {score['protocol']}" if score["protocol"] else ""
                 echo_line(f"{key}: {score['data']} {score['psnr']:g} dB{ssim}{protocol}")
+        elif key.strip() == "checks":
+            for number, item in enumerate(value, 1):
+                echo_line(f"{key}: not done yet, {number}: {item}")
         elif isinstance(value, list):
             for item in value:
                 echo_line(f"{key}: {item}")
@@ -176,7 +179,9 @@ def _weights_facts(entry: "ModelEntry", weights: "Weights") -> dict[str, Any]:
         "megabytes": weights.megabytes,
         "trained_on": weights.trained_on,
         "blur": weights.blur,
+        "paper": weights.paper,
         "scores": [vars(score) for score in weights.scores],
+        "checks": list(weights.checks),
     }
 
 

@@ -18,15 +18,18 @@ class NumberSpan:
 
 @dataclass(frozen=True)
 class Archive:
-    """One archive of a set: on the Hub (repo, revision, file), or at a URL.
+    """One archive of a set: on the Hub (repo, revision, file), at a URL, or on Google Drive.
 
-    megabytes: of 10^6 bytes, approximate. sha256: of the whole archive, if published.
+    drive: the archive's id there; folder: the id of a public folder that has it under the name `file`. megabytes: of
+    10^6 bytes, approximate. sha256: of the whole archive, if published.
     """
 
     url: str = ""
     repo: str = ""
     revision: str = ""
     file: str = ""
+    drive: str = ""
+    folder: str = ""
     sha256: str = ""
     megabytes: float | None = None
 
@@ -52,7 +55,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A data set of datasets.toml. splits: the sequences of each split, with their frames."""
+    """A data set of datasets.toml.
+
+    splits: the sequences of each split, with their frames; "*" stands for all that a copy has, if their names are not
+    known.
+    """
 
     name: str
     title: str

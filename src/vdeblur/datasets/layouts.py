@@ -18,6 +18,7 @@ DEPTH = 4  # levels of folders to search below the root
 # The names of folders that hold a split, by the split's name.
 SPLIT_FOLDERS = {"train": {"train"}, "test": {"test"}, "val": {"val", "valid"}, "reds4": {"reds4", "train"}}
 NAMED_IN_ERRORS = 3
+ANY_SEQUENCE = "*"  # in datasets.toml: those that the folder has
 QUALITATIVE = "qualitative"  # DVD's videos without sharp frames
 
 
@@ -140,6 +141,9 @@ def open_dataset(
             f"{folder} has no {blur}, only {', '.join(kinds)}", "the protocol needs the original GoPro set"
         )
     spans = known.splits.get(split, {}) if known else {}
+    is_named = ANY_SEQUENCE not in spans
+    if not is_named:
+        spans = dict.fromkeys(folders, spans[ANY_SEQUENCE])
     sequences, faults = _pair(folders, spans)
     if not sequences:
         raise InputError(
@@ -158,7 +162,7 @@ def open_dataset(
         layout=layout.name,
         split=split,
         blur=kind,
-        complete=bool(spans) and has_all_frames,
+        complete=bool(spans) and is_named and has_all_frames,
         sequences=tuple(Sequence(sequence.name, sequence.pairs[:limit]) for sequence in sequences),
     )
 
@@ -280,7 +284,12 @@ def _identify(wanted: str, split: str | None, folder: Path, found: set[str]) -> 
         return known_sets()[wanted], split or known_sets()[wanted].split
     if wanted == "bsd":
         exposures = [known for name, known in known_sets().items() if name.startswith("bsd-")]
-        return max(exposures, key=lambda known: len(known.splits["test"].keys() & found)), split or "test"
+
+        def likeness(known: KnownSet) -> tuple[bool, int]:
+            is_named = known.name.removeprefix("bsd-") in str(folder.resolve())
+            return is_named, len(known.splits["test"].keys() & found)
+
+        return max(exposures, key=likeness), split or "test"
     for known in known_sets().values():
         for name, sequences in known.splits.items():
             # All splits of DVD are in one folder.

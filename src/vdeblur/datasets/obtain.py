@@ -85,7 +85,7 @@ def _ask_for_unpinned(known: KnownSet, origin: Origin, talk: Talk) -> None:
     unpinned = [archive for archive in origin.archives if not archive.pinned]
     if not unpinned or talk.yes:
         return
-    places = " and ".join(archive.url + _size_in_words(archive) for archive in unpinned)
+    places = " and ".join(_source_of(archive).place + _size_in_words(archive) for archive in unpinned)
     text = f"{known.title} from {places}, licence {known.license}: its authors published no digest to verify it with"
     if talk.ask is None:
         raise ModelError(text, "to accept it: --yes")
@@ -99,8 +99,9 @@ def _size_in_words(archive: Archive) -> str:
 
 def _unpack(known: KnownSet, split: str, origin: Origin, archive: Archive, folder: Path, talk: Talk) -> None:
     """Unpack the members of an archive that the split needs into a folder."""
-    url = archive.url or sources.hub_address(archive.repo, archive.revision, archive.file)
-    facts = {"dataset": known.title, "split": split, "file": archive.name, "source": url, "license": known.license}
+    source = _source_of(archive)
+    facts = {"dataset": known.title, "split": split, "file": archive.name, "source": source.place}
+    facts["license"] = known.license
     verification = "pinned" if archive.pinned else "unpinned"
     talk.notify("dataset_download", {**facts, "megabytes": archive.megabytes, "verification": verification})
     patterns = [origin.members.format(split=split, sequence=name) for name in known.splits[split]]
@@ -112,40 +113,49 @@ def _unpack(known: KnownSet, split: str, origin: Origin, archive: Archive, folde
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.cache_error(error) from error
-    if archive.name.endswith(".zip"):
-        remote = http.RangeFile.open_url(url, archive.name, talk)
+    if archive.name.endswith(".zip") and source.kind == "https":
+        remote = http.RangeFile.open_url(source.facts["url"], archive.name, talk)
         if remote is not None:
             with contextlib.closing(remote), io.BufferedReader(remote, READ_BYTES) as opened:
                 _unpack_zip(opened, archive.name, is_wanted, folder, talk)
             return
-    with _downloaded(archive, url, folder, talk) as path, path.open("rb") as file:
+    with _downloaded(archive, source, folder, talk) as path, path.open("rb") as file:
         unpack = _unpack_zip if archive.name.endswith(".zip") else _unpack_tar
         unpack(file, archive.name, is_wanted, folder, talk)
 
 
+def _source_of(archive: Archive) -> DownloadSource:
+    if archive.drive:
+        return DownloadSource("drive", {"id": archive.drive})
+    if archive.folder:
+        return DownloadSource("drive", {"folder": archive.folder, "file": archive.file})
+    url = archive.url or sources.hub_address(archive.repo, archive.revision, archive.file)
+    return DownloadSource("https", {"url": url})
+
+
 @contextlib.contextmanager
-def _downloaded(archive: Archive, url: str, folder: Path, talk: Talk) -> Iterator[Path]:
+def _downloaded(archive: Archive, source: DownloadSource, folder: Path, talk: Talk) -> Iterator[Path]:
     """Download an archive, verified if there is a digest, and remove it at the end."""
     begun = [folder / "archives" / f"{archive.name}{end}" for end in ("", ".part")]
-    size = _bytes_at(url, archive, talk) - sum(path.stat().st_size for path in begun if path.is_file())
+    size = _bytes_at(source, archive, talk) - sum(path.stat().st_size for path in begun if path.is_file())
     # A tar stays on the disk while it is unpacked, and its pictures take about as much room again. Of a zip, only the
     # archive counts here; _unpack_zip checks the room for its members.
     _check_room(folder, size if archive.name.endswith(".zip") else 2 * size, archive.name)
     pins = {"sha256": archive.sha256} if archive.sha256 else {}
-    source = DownloadSource("https", {"url": url})
     remote = RemoteFile(archive.name, (source,), pins, megabytes=archive.megabytes)
     path = sources.fetch(remote, folder / "archives", talk).path
     yield path
     path.unlink()
 
 
-def _bytes_at(url: str, archive: Archive, talk: Talk) -> int:
+def _bytes_at(source: DownloadSource, archive: Archive, talk: Talk) -> int:
     """Return an archive's bytes according to its server, else to datasets.toml; 0 if neither knows."""
-    with contextlib.suppress(FetchError):  # the download itself raises it again
-        remote = http.RangeFile.open_url(url, archive.name, talk)
-        if remote is not None:
-            with contextlib.closing(remote):
-                return remote.size
+    if source.kind == "https":
+        with contextlib.suppress(FetchError):  # the download itself raises it again
+            remote = http.RangeFile.open_url(source.facts["url"], archive.name, talk)
+            if remote is not None:
+                with contextlib.closing(remote):
+                    return remote.size
     return round((archive.megabytes or 0) * 1e6)
 
 

@@ -40,8 +40,8 @@ ENTRY_KEYS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("scores", "ignored"), list),
 }
 WEIGHTS_KEYS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("file", "trained_on", "blur", *DIGESTS), str),
-    **dict.fromkeys(("sources", "scores"), list),
+    **dict.fromkeys(("file", "trained_on", "blur", "paper", *DIGESTS), str),
+    **dict.fromkeys(("sources", "scores", "checks"), list),
     "size": int,
     "megabytes": (int, float),
 }
@@ -76,8 +76,9 @@ class PublishedTime:
 class Weights:
     """One file of weights of a model.
 
-    trained_on, blur: the data set, and how its blur was made. imported: the user added the file by `vdeblur models
-    import`; weights.toml does not list it.
+    trained_on, blur: the data set, and how its blur was made. paper: of these weights, if it is not the model's.
+    checks: what nobody has looked at yet, because nobody has downloaded the file. imported: the user added the file by
+    `vdeblur models import`; weights.toml does not list it.
     """
 
     name: str
@@ -87,6 +88,8 @@ class Weights:
     blur: str = ""
     scores: tuple[PublishedScore, ...] = ()
     imported: bool = False
+    paper: str = ""
+    checks: tuple[str, ...] = ()
 
     @property
     def in_package(self) -> bool:
@@ -342,6 +345,8 @@ def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
         trained_on=table.get("trained_on", ""),
         blur=table.get("blur", ""),
         scores=_parse_scores(table),
+        paper=table.get("paper", ""),
+        checks=_parse_checks(table),
     )
 
 
@@ -360,6 +365,13 @@ def _check_sizes(table: dict[str, Any]) -> None:
         value = table.get(key, 1)
         if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < LARGEST_BYTES:
             raise ValueError(f"{key} {value!r} is not a number above 0")
+
+
+def _parse_checks(table: dict[str, Any]) -> tuple[str, ...]:
+    checks = tuple(table.get("checks", ()))
+    if not all(isinstance(check, str) for check in checks):
+        raise TypeError(f"checks are {list(checks)!r}, and not all of them are texts")
+    return checks
 
 
 def _parse_scores(table: dict[str, Any]) -> tuple[PublishedScore, ...]:
