@@ -124,7 +124,7 @@ BENCH_GROUPS = {
 def bench_command(context: click.Context, /, speed: bool, json: bool, **given: Any) -> None:
     """Measure models on a data set: PSNR, SSIM, time, memory and size, beside published figures.
 
-    vdeblur downloads known data sets (except bsd), and recognises the layout of a folder. Published figures appear only
+    vdeblur downloads known data sets, and recognises the layout of a folder. Published figures appear only
     where data set, protocol and weights are those of the paper. identity, which passes frames through, and FFmpeg's
     filters unsharp and cas are always measured, too, and with spn the ceiling ideal-luma: the sharp luma with the
     blurry colour. An interrupted bench continues where it stopped; --speed and --flow start again. With --speed,
