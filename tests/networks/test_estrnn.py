@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests import parity, recipe
+from tests import clips, parity, recipe
+from vdeblur.datasets.pictures import write_png
 from vdeblur.networks import estrnn
 from vdeblur.networks.estrnn import ESTRNN
 from vdeblur.restore import streams, tiles
@@ -65,6 +66,27 @@ def test_the_steps_of_estrnn(tmp_path: Path) -> None:
         assert (values[0, :2] - expected.reshape(values[0, :2].shape)).abs().max() <= 1e-4, name
     for index, name in ((0, "gate_out0_m2"), (2, "gate_out0_p1")):
         assert (gates[0, index] - torch.from_numpy(stored[name]).flatten()).abs().max() <= 1e-4, name
+
+
+def test_the_authors_file_is_imported_and_run(vdeblur, tmp_path: Path) -> None:
+    """A .tar that is none, with the state of an optimiser beside the weights, and a prefix before every name."""
+    imported = vdeblur("models", "import", CASE_E.checkpoint(tmp_path), "--as", "estrnn@bsd-3ms24ms")
+    assert imported.exit_code == 0, imported.output
+    assert "is not verified: its authors published no digest" in imported.stderr
+    picture = tmp_path / "f1.png"
+    write_png(picture, torch.from_numpy(CASE_E.frames()[0]).permute(2, 0, 1))
+    result = vdeblur("run", picture, tmp_path / "out.png", "-m", "estrnn@bsd-3ms24ms", "-p", "fp32", "-d", "cpu")
+    assert result.exit_code == 0, result.output
+    expected = numpy.rint(numpy.clip(CASE_E.output(), 0, 1) * 255)
+    assert numpy.abs(clips.rgb(tmp_path / "out.png") - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("features", "blocks", "parameters"), [(16, 15, 2_467_931), (14, 7, 1_170_907), (18, 10, 2_379_531)]
+)
+def test_the_papers_sizes(features: int, blocks: int, parameters: int) -> None:
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in ESTRNN(features, blocks).parameters()) == parameters
 
 
 def test_merged_weights_restore_what_the_authors_form_does() -> None:
