@@ -122,6 +122,7 @@ class RunOptions(TypedDict, total=False):
     tile_overlap: int | None
     scene_detect: bool
     strength: float
+    guard: bool
     pictures: bool
     picture_names: str
     cut: Cut

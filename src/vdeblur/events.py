@@ -223,6 +223,7 @@ class FileDoneEvent(TypedDict):
     warnings: NotRequired[list[str]]  # codes; this and the following not from `compare`
     status: NotRequired[str]  # restored
     change: NotRequired[dict[str, object] | None]  # how much frames changed; restore/changes.py has its keys
+    guarded: NotRequired[int]  # frames in which the network failed, so that parts of them stay as they were
 
 
 class FileSkippedEvent(TypedDict):

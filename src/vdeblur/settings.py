@@ -128,7 +128,8 @@ class Settings:
     threads: of the network on a CPU, at most one for each core; None: as many as PyTorch chooses.
     checkpoint: weights of one's own for the model, a path as Path or str. yes: download weights whose authors published
     no digest. precision: auto, fp32, bf16 or fp16. tile: auto, none, N or WxH in pixels. tile_overlap: pixels; None:
-    the network's own. strength: 0 to 1.5; 1 is what the network returns. pictures: write a folder of pictures even if
+    the network's own. strength: 0 to 1.5; 1 is what the network returns. guard: blocks of a frame in which the network
+    clearly failed keep the input. pictures: write a folder of pictures even if
     the output's name has a suffix. picture_names: a pattern for their names, as %06d.png; "" for those of the input's
     pictures, or numbers.
     segment: seconds that are finished and kept together, as Fraction, int or float; None: the whole video. share: (k,
@@ -153,6 +154,7 @@ class Settings:
     tile_overlap: int | None = field(default=None, metadata=RESULT)
     scene_detect: bool = field(default=True, metadata=RESULT)
     strength: float = field(default=1.0, metadata=RESULT)
+    guard: bool = field(default=True, metadata=LATER_RESULT)
     pictures: bool = field(default=False, metadata=RESULT)
     picture_names: str = field(default="", metadata=LATER_RESULT)
     cut: Cut = field(default_factory=Cut, metadata=RESULT)

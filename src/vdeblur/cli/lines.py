@@ -203,7 +203,9 @@ def _file_done(facts: FileDoneEvent) -> list[str]:
     spent = clock(facts["seconds"])
     line = f"{shown(facts['output'])}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)"
     change = facts.get("change")
-    return [line] if change is None else [line, *_verdict(change)]
+    guarded = facts.get("guarded", 0)
+    kept = [f"  guarded: parts of {counted(guarded, 'frame')} stay as they were"] if guarded else []
+    return [line, *([] if change is None else _verdict(change)), *kept]
 
 
 def _verdict(change: dict[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -48,7 +48,8 @@ class Context:
     """One file's run: what it reads and writes, how, and whom it reports to.
 
     makes_folder: whether the output's folder is made if it is missing. talk: the same callbacks for downloads. profile:
-    the stopwatches. changes: measures how much frames change. warnings: code and message of each so far.
+    the stopwatches. changes: measures how much frames change. warnings: code and message of each so far. guarded: the
+    number of frames in which the guard kept parts of the input, known at the end.
     """
 
     source_path: Path
@@ -60,6 +61,7 @@ class Context:
     makes_folder: bool = False
     warnings: list[tuple[str, str]] = field(default_factory=list)
     changes: ChangeMeter = field(default_factory=ChangeMeter)
+    guarded: int = 0
 
     def __post_init__(self) -> None:
         self.talk = Talk(self.settings.offline, self.settings.yes, self.notify, self.ask, self.stop)
@@ -80,6 +82,15 @@ class Context:
         if (code, message) not in self.warnings:
             self.warnings.append((code, message))
             self.notify("warning", {"code": code, "message": message, "input": str(self.source_path)})
+
+    def warn_of_guarded(self, times: Sequence[Fraction]) -> None:
+        """Note and report the frames in which the guard kept parts of the input. times: of these, in seconds."""
+        self.guarded = len(times)
+        if times:
+            frames = "1 frame" if len(times) == 1 else f"{len(times)} frames"
+            when = f"{'at' if len(times) == 1 else 'first at'} {float(min(times)):.3f} s"
+            message = f"the network failed in parts of {frames}, {when}: these parts stay as they were"
+            self.warn("W_GLITCH", f"{message} (--no-guard restores them all the same)")
 
     def notify_progress(self, info: SourceInfo, done: int, restored: int) -> None:
         """Report the progress. done: finished frames; restored: those of them that this run has restored."""

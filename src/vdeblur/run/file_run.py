@@ -164,11 +164,13 @@ def _plan_facts(
 
 def _notify_done(context: Context, result: RunResult) -> None:
     if context.settings.share is None:
-        facts = {"input": str(context.source_path), "output": str(context.output), "frames": result.frames}
+        facts: dict[str, object] = {"input": str(context.source_path), "output": str(context.output)}
+        facts["frames"] = result.frames
         speed = {"seconds": round(result.seconds, 3), "fps": round(result.frames / result.seconds, 3)}
         change = None if result.change is None else result.change.facts()
         warnings = list(result.warnings)
-        context.notify("file_done", {**facts, **speed, "warnings": warnings, "status": "restored", "change": change})
+        facts |= {**speed, "warnings": warnings, "status": "restored", "change": change, "guarded": context.guarded}
+        context.notify("file_done", facts)
     if context.settings.profile:
         context.notify("profile", {"input": str(context.source_path), **context.profile.facts()})
 

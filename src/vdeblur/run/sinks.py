@@ -135,10 +135,12 @@ class PipeSink:
             muxer.mux_video(encoder.encode(None if frame is None else encoding.prepare(frame, offset)))
 
         count = 0
+        guarded: list[Fraction] = []
         try:
             for frame in restorer.restore(frames()):
                 worker.do(encode, frame)
                 count += 1
+                guarded += [frame.seconds] if frame.is_guarded else []
                 context.notify_progress(source.info, count, count)
             restorer.check_stop()
             worker.do(encode, None)
@@ -153,6 +155,7 @@ class PipeSink:
             items.close()
             encoder.close()
         warn_of_damage(context, source.damaged, count)
+        context.warn_of_guarded(guarded)
         muxer.warn_of_misplaced(context.warn)
         return count
 
@@ -231,6 +234,8 @@ class FileSink:
         frames = sum(record.frames for record in store.records.values())
         damaged = max(sum(record.damaged for record in store.records.values()), self.source.damaged)
         warn_of_damage(context, damaged, frames)
+        base = self.source.info.time_base
+        context.warn_of_guarded([pts * base for record in store.records.values() for pts in record.guarded])
         overwrite = context.settings.encoding.overwrite
         with context.profile.main.stage("assemble"):
             assemble.assemble(store, self.encoding, self.source, self._others(), context.warn, overwrite=overwrite)
