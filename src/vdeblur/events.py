@@ -196,6 +196,7 @@ class PlanEvent(TypedDict):
     encoder: str
     pixel_format: str
     quality: str  # such as "crf 16, preset medium"
+    restored_share: NotRequired[float | None]  # of the picture, by --region and --mask; None: all of it
     seconds_estimate: float | None  # for the whole run, and bytes_estimate of its output; only in a dry run
     bytes_estimate: int | None
     input_bytes: int | None

@@ -147,7 +147,9 @@ def _file(facts: FileEvent) -> list[str]:
 def _plan(facts: PlanEvent) -> list[str]:
     tiled = "" if facts["tile"] == "none" else f", tiles of {facts['tile']}"
     done = f"; {counted(facts['frames_done'], 'frame')} done already" if facts["frames_done"] else ""
-    head = f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}{done}"
+    share = facts.get("restored_share")
+    part = "" if share is None else f", in {f'{share:.0%}' if share >= 0.01 else 'less than 1%'} of the picture"
+    head = f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}{part}{done}"
     return [head, *plan_details(facts)] if facts["dry_run"] else [head]
 
 

@@ -20,6 +20,7 @@ from vdeblur.frame import Copier, Frame
 from vdeblur.networks.layers import Network
 from vdeblur.restore import color, device, memory, scenes, streams
 from vdeblur.restore import plan as plans
+from vdeblur.restore.area import Area
 from vdeblur.restore.changes import ChangeMeter, mean_change
 from vdeblur.restore.guard import Guard
 from vdeblur.restore.tiles import TilePlan
@@ -38,7 +39,8 @@ class Restorer:
     plan: the tiles; if memory runs out, a smaller plan replaces it for good. warn: gets W_OUT_OF_MEMORY, W_NON_FINITE
     and W_PRECISION. redone: how many frames were restored in float32 because half precision overflowed. unrestored: how
     many frames stayed unchanged because the network returned no valid picture. watch: times color, scenes, network and
-    difference. changes: measures each frame. guard: keeps the input where the network failed.
+    difference. changes: measures each frame. area: the part of frames to restore; the plan is made for its size. guard:
+    keeps the input where the network failed.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class Restorer:
         warn: Warn = ignore,
         watch: Watch = OFF,
         changes: ChangeMeter | None = None,
+        area: Area | None = None,
     ) -> None:
         self.changes = changes
+        self.area = None if area is None else area.to(chosen)
         self.network, self.plan, self.device, self.settings = network, plan, chosen, settings
         self.stop, self.warn, self.watch = stop, warn, watch
         self.is_half = network.float32_weights is not None
@@ -132,7 +136,7 @@ class Restorer:
                 rejected = rejected + 1 if result.is_rejected else 0
                 if rejected == MOST_REJECTED:
                     remaining = min(remaining, len(scene.unfinished))
-                restored = result.frame(uploaded, self.copier) if is_valid else uploaded.frame
+                restored = result.frame(uploaded, self.copier, self.area) if is_valid else uploaded.frame
                 if self.changes is not None:
                     self.changes.note(uploaded.frame.pts, result.change() if is_valid else 0.0)
             self._warn_of_plan()
@@ -173,7 +177,9 @@ class Restorer:
         if self.changes is not None:
             with self.watch.stage("difference"):
                 self.changes.look_at(frame.pts, rgb)
-        return _Uploaded(frame, space, planes, rgb)
+        if self.area is None:
+            return _Uploaded(frame, space, planes, rgb, rgb)
+        return _Uploaded(frame, space, self.area.cut_planes(planes, space.layout), self.area.cut(rgb), rgb)
 
     def _finish(self, item: "_Uploaded", restored: Tensor) -> "_Result":
         """Add the network's change to the frame's planes, compute what is_valid needs, and start copying both."""
@@ -181,7 +187,7 @@ class Restorer:
         difference = picture - item.rgb
         means = None
         if self.settings.guard:
-            self.guard = self.guard or Guard.of(*picture.shape[1:], min(item.rgb.shape[1:]))
+            self.guard = self.guard or Guard.of(*picture.shape[1:], min(item.whole.shape[1:]))
             means = self.guard.measure(difference)
         result = self._add(item, difference, picture, means)
         result.picture = picture if self.settings.guard else None
@@ -189,7 +195,10 @@ class Restorer:
 
     def _add(self, item: "_Uploaded", difference: Tensor, picture: Tensor, means: Tensor | None) -> "_Result":
         """Add the network's change, (3, H, W), to the frame's planes, and start copying them. means: see Guard."""
-        planes = color.add_difference(item.planes, difference * self.settings.strength, item.space)
+        factor = self.settings.strength if self.area is None else self.area.weights * self.settings.strength
+        planes = color.add_difference(item.planes, difference * factor, item.space)
+        if self.area is not None:
+            planes = self.area.keep_outside(item.planes, planes, item.space.layout)
         change = mean_change(item.planes, planes, item.space.layout.bits, item.space.layout.rgb)
         extremes = torch.stack((*picture.aminmax(), item.rgb.mean(), change))  # NaN if any pixel is
         return _Result.fetch(extremes, planes, means)
@@ -270,10 +279,13 @@ class _HalfPrecisionState:
 
 @dataclass
 class _Uploaded:
+    """A frame on the device. planes, rgb: what the network gets of it. whole: RGB of all of it."""
+
     frame: Frame
     space: color.ColorSpace
     planes: list[Tensor]
     rgb: Tensor
+    whole: Tensor
 
 
 @dataclass
@@ -320,9 +332,10 @@ class _Result:
         """Return the mean change of the samples, in codes of 8 bits; is_valid has waited for it."""
         return float(self.extremes[3])
 
-    def frame(self, item: _Uploaded, copier: Copier) -> Frame:
-        """Return the restored frame, a copy of the original with new planes."""
-        picture = color.with_planes(copier.copy(item.frame.picture), self.planes, item.space)
+    def frame(self, item: _Uploaded, copier: Copier, area: Area | None) -> Frame:
+        """Return the restored frame, a copy of the original with new planes; of an area, if there is one."""
+        places = None if area is None else area.places(item.space.layout)
+        picture = color.with_planes(copier.copy(item.frame.picture), self.planes, item.space, places)
         return replace(item.frame, picture=picture, is_guarded=self.is_guarded)
 
 
@@ -372,7 +385,7 @@ class _FrameReader:
         assert self.read is not None, "has_more has read it"
         item = self.upload(self.read)
         with self.watch.stage("scenes"):
-            is_cut = self.detector is not None and self.detector.is_cut(item.rgb)
+            is_cut = self.detector is not None and self.detector.is_cut(item.whole)
         self.read = None
         return item, is_cut
 

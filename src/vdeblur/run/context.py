@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
+from vdeblur.restore.area import Area
 from vdeblur.restore.changes import ChangeMeter, ChangeSummary
 from vdeblur.restore.watch import Profile
 from vdeblur.run.segments import Segment
@@ -49,7 +50,8 @@ class Context:
 
     makes_folder: whether the output's folder is made if it is missing. talk: the same callbacks for downloads. profile:
     the stopwatches. changes: measures how much frames change. warnings: code and message of each so far. guarded: the
-    number of frames in which the guard kept parts of the input, known at the end.
+    number of frames in which the guard kept parts of the input, known at the end. area: the part of frames to restore;
+    None: all.
     """
 
     source_path: Path
@@ -62,6 +64,7 @@ class Context:
     warnings: list[tuple[str, str]] = field(default_factory=list)
     changes: ChangeMeter = field(default_factory=ChangeMeter)
     guarded: int = 0
+    area: Area | None = None
 
     def __post_init__(self) -> None:
         self.talk = Talk(self.settings.offline, self.settings.yes, self.notify, self.ask, self.stop)
@@ -72,6 +75,10 @@ class Context:
     def writes_pipe(self) -> bool:
         """Return whether the output is standard output."""
         return self.output == demux.PIPE
+
+    def restored_size(self, info: SourceInfo) -> tuple[int, int]:
+        """Return height and width of what the network gets of each frame."""
+        return (info.height, info.width) if self.area is None else self.area.size
 
     def seconds(self) -> float:
         """Return the time since the run began."""

@@ -11,6 +11,8 @@ from vdeblur.output import carry, tracks
 from vdeblur.output.codecs import quality_in_words
 from vdeblur.output.encoding import VideoEncoding, warn_of_plans
 from vdeblur.restore import device, processor
+from vdeblur.restore import plan as plans
+from vdeblur.restore.area import Area, wanted_weights
 from vdeblur.restore.streams import frames_around
 from vdeblur.run.context import Context, RunResult
 from vdeblur.run.forecast import Forecast, forecast, input_bytes
@@ -99,13 +101,17 @@ def _restore(context: Context, source: Source, sink: Sink, is_counted: bool) -> 
     encoding = sink.choose_encoding(source)
     with context.profile.main.stage("start"):
         stream_plans = _try_container(context, encoding, source)
+        wanted = wanted_weights(context.settings, source.info)  # before weights may be downloaded
         loaded = prepare_network(context, source.info)
+    if wanted is not None:
+        context.area = Area.of(wanted, loaded.network, plans.overlap_of(context.settings, loaded.network))
     _warn_of_one_picture(context, source, loaded)
     workload = sink.prepare(source, loaded)
     expected = forecast(context, source, encoding, loaded, stream_plans) if context.settings.dry_run else Forecast()
     facts = _plan_facts(context, loaded, workload, source.info, stream_plans)
     facts |= _output_facts(context, encoding) | {"frames_counted": is_counted}
     facts |= {"seconds_estimate": expected.seconds, "bytes_estimate": expected.bytes}
+    facts["restored_share"] = None if context.area is None else round(context.area.share, 4)
     facts["input_bytes"] = None if source.is_pipe else input_bytes(source)
     facts["reasons"] = reasons_of(context.settings, source.info, encoding, loaded, workload.tiles)
     context.notify("plan", facts)

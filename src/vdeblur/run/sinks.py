@@ -100,8 +100,8 @@ class PipeSink:
     def prepare(self, source: Source, loaded: Loaded) -> Workload:
         """Plan the tiles; see Sink."""
         self.source, self.loaded = source, loaded
-        info = source.info
-        self.tiles = plan_tiles(self.context.settings, info.height, info.width, loaded.network, loaded.device)
+        size = self.context.restored_size(source.info)
+        self.tiles = plan_tiles(self.context.settings, *size, loaded.network, loaded.device)
         return Workload(self.tiles)
 
     def restore_and_write(self) -> int:
@@ -120,6 +120,7 @@ class PipeSink:
             context.warn,
             watch,
             context.changes,
+            context.area,
         )
         worker = context.profile.worker(QUEUE_FRAMES)
         items = read_ahead(context, source.items(), source.info)
