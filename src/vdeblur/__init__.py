@@ -122,6 +122,9 @@ class RunOptions(TypedDict, total=False):
     tile_overlap: int | None
     scene_detect: bool
     strength: float
+    guard: bool
+    region: tuple[int, int, int, int] | str | None
+    mask: str | os.PathLike[str] | None
     pictures: bool
     picture_names: str
     cut: Cut

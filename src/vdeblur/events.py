@@ -196,6 +196,7 @@ class PlanEvent(TypedDict):
     encoder: str
     pixel_format: str
     quality: str  # such as "crf 16, preset medium"
+    restored_share: NotRequired[float | None]  # of the picture, by --region and --mask; None: all of it
     seconds_estimate: float | None  # for the whole run, and bytes_estimate of its output; only in a dry run
     bytes_estimate: int | None
     input_bytes: int | None
@@ -223,6 +224,7 @@ class FileDoneEvent(TypedDict):
     warnings: NotRequired[list[str]]  # codes; this and the following not from `compare`
     status: NotRequired[str]  # restored
     change: NotRequired[dict[str, object] | None]  # how much frames changed; restore/changes.py has its keys
+    guarded: NotRequired[int]  # frames in which the network failed, so that parts of them stay as they were
 
 
 class FileSkippedEvent(TypedDict):

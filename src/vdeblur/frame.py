@@ -272,7 +272,7 @@ class Frame:
 
     picture: in a planar format, with its colour tags. pts: presentation time in units of time_base seconds. name: of
     its file, where the source is a folder of pictures. chroma_location: a key of CHROMA_LOCATIONS. duration: by the
-    source, in units of time_base; 0: unknown.
+    source, in units of time_base; 0: unknown. is_guarded: the network failed in parts of it, which stayed as they were.
     """
 
     picture: av.VideoFrame
@@ -281,6 +281,7 @@ class Frame:
     name: str = ""
     chroma_location: str = USUAL_CHROMA
     duration: int = 0
+    is_guarded: bool = False
 
     @property
     def seconds(self) -> Fraction:

@@ -18,6 +18,7 @@ DEINTERLACE_MODES = ("auto", "off", "on")
 COMPARE_MODES = ("side", "split", "wipe", "diff", "html")
 
 TILE = re.compile(r"auto|none|[0-9]{1,9}(x[0-9]{1,9})?")
+REGION = re.compile(r"([0-9]{1,9})x([0-9]{1,9})\+([0-9]{1,9})\+([0-9]{1,9})")
 DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:[0-9]{1,4})?")
 STRONGEST = 1.5  # of strength: beyond the network's result
 LARGEST_DENOMINATOR = 1_000_000  # of seconds that are given as a float
@@ -128,9 +129,12 @@ class Settings:
     threads: of the network on a CPU, at most one for each core; None: as many as PyTorch chooses.
     checkpoint: weights of one's own for the model, a path as Path or str. yes: download weights whose authors published
     no digest. precision: auto, fp32, bf16 or fp16. tile: auto, none, N or WxH in pixels. tile_overlap: pixels; None:
-    the network's own. strength: 0 to 1.5; 1 is what the network returns. pictures: write a folder of pictures even if
-    the output's name has a suffix. picture_names: a pattern for their names, as %06d.png; "" for those of the input's
-    pictures, or numbers.
+    the network's own. strength: 0 to 1.5; 1 is what the network returns. guard: blocks of a frame in which the network
+    clearly failed keep the input. region: (width, height, left, top), or a text such as 640x360+100+50, in pixels of
+    the upright picture: frames are restored only there; None: everywhere. mask: a picture of the upright picture's
+    size, a path as Path or str: frames are restored where it is white, partly where it is grey.
+    pictures: write a folder of pictures even if the output's name has a suffix. picture_names: a pattern for their
+    names, as %06d.png; "" for those of the input's pictures, or numbers.
     segment: seconds that are finished and kept together, as Fraction, int or float; None: the whole video. share: (k,
     n) makes only the k-th of n shares of the segments, and no output. strict: warnings are errors. fail_on_damage: a
     damaged input is an error at the end. dry_run: plan only. profile: measure seconds per stage and peak memory.
@@ -153,6 +157,9 @@ class Settings:
     tile_overlap: int | None = field(default=None, metadata=RESULT)
     scene_detect: bool = field(default=True, metadata=RESULT)
     strength: float = field(default=1.0, metadata=RESULT)
+    guard: bool = field(default=True, metadata=LATER_RESULT)
+    region: tuple[int, int, int, int] | None = field(default=None, metadata=LATER_RESULT)
+    mask: Path | None = field(default=None, metadata=NO_RESULT)  # a run's fingerprint holds its digest instead
     pictures: bool = field(default=False, metadata=RESULT)
     picture_names: str = field(default="", metadata=LATER_RESULT)
     cut: Cut = field(default_factory=Cut, metadata=RESULT)
@@ -170,8 +177,10 @@ class Settings:
     sample_seconds: Fraction = field(default=Fraction(2), metadata=NO_RESULT)
 
     def __post_init__(self) -> None:
-        if isinstance(self.checkpoint, str):
-            _set(self, "checkpoint", Path(self.checkpoint))
+        for name in ("checkpoint", "mask"):
+            if isinstance(getattr(self, name), str):
+                _set(self, name, Path(getattr(self, name)))
+        _set(self, "region", _region(self.region))
         _check_match("device", self.device, DEVICE, DeviceError, "choose from auto, cpu, cuda, cuda:1, mps, xpu")
         _check_choice("precision", self.precision, PRECISIONS)
         if self.threads is not None and _whole_number("threads", self.threads) < 1:
@@ -284,6 +293,24 @@ def parse_bitrate(value: object) -> int:
     if not 1000 <= bits <= LARGEST_BITRATE:
         raise UsageError(f"bitrate {value!r} is not between 1k and 2G bits per second", "use a number such as 8M")
     return round(bits)
+
+
+def _region(value: Any) -> tuple[int, int, int, int] | None:
+    """Return width, height, left and top of a region, given so or as a text.
+
+    Raises: UsageError.
+    """
+    if value is None:
+        return None
+    hint = "use WIDTHxHEIGHT+LEFT+TOP in pixels, as 640x360+100+50"
+    found = REGION.fullmatch(value) if isinstance(value, str) else None
+    parts = [int(part) for part in found.groups()] if found else value
+    if isinstance(parts, str) or not isinstance(parts, list | tuple) or len(parts) != 4:
+        raise UsageError(f"region {value!r} is not a region", hint)
+    width, height, left, top = (_whole_number("region", part) for part in parts)
+    if min(width, height) < 1 or min(left, top) < 0:
+        raise UsageError(f"region {value!r} is empty or out of the picture", hint)
+    return width, height, left, top
 
 
 def _seconds(name: str, value: Any) -> Fraction | None:

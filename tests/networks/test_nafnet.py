@@ -40,7 +40,7 @@ def small(**arguments: object) -> NAFNet:
     for name, parameter in network.named_parameters():
         if name.endswith(("beta", "gamma")):
             torch.nn.init.normal_(parameter, std=0.3)
-    network.ending.weight.data.mul_(0.1)  # so that light does not move too far
+    network.ending.weight.data.mul_(0.1)  # so that frames change about as much as by deblurring
     return network.eval()
 
 
@@ -204,39 +204,6 @@ def test_a_batch_equals_its_frames(size: tuple[int, int]) -> None:
         together = network(frames)
         alone = torch.cat([network(frame) for frame in frames.split(1)])
     torch.testing.assert_close(together, alone, rtol=0, atol=2e-6)
-
-
-def test_shift_of_light() -> None:
-    blurry = texture(2, 70, 200)
-    restored = blurry.clone()
-    restored[0, 1, :, :60] += 0.5  # of columns 0 to 66 of the first of three blocks
-    assert nafnet.shift_of_light(blurry, restored).tolist() == pytest.approx([0.5 * 60 / 67, 0], abs=1e-6)
-    restored[1, 2, 69, 199] = float("nan")
-    assert nafnet.shift_of_light(blurry, restored)[1].isnan(), "every pixel counts"
-
-
-def test_frames_that_windows_spoil_are_computed_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = small()
-    frames = texture(3, 32, 80)
-    frames[1] = frames[1].flip(2) * 0.2
-    with torch.inference_mode():
-        local, whole = network.restore(frames, True), network.restore(frames, False)
-        shift = nafnet.shift_of_light(frames, local)
-        assert torch.equal(network(frames), local), "nothing is wrong with them"
-        monkeypatch.setattr(nafnet, "MOST_LIGHT", float(shift.sort().values[1:].mean()))
-        spoilt = int(shift.argmax())
-        torch.testing.assert_close(network(frames)[spoilt], whole[spoilt], rtol=0, atol=2e-6)
-        kept = [index for index in range(3) if index != spoilt]
-        assert torch.equal(network(frames)[kept], local[kept])
-        assert not torch.equal(local[spoilt], whole[spoilt])
-
-
-def test_frames_that_are_not_finite_are_computed_without_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, frames = small(), texture(1, 32, 80)
-    monkeypatch.setattr(nafnet, "mean_over_windows", lambda x, window: torch.full_like(x, float("inf")))
-    with torch.inference_mode():
-        assert not network.restore(frames, True).isfinite().all()
-        assert torch.equal(network(frames), network.restore(frames, False))
 
 
 @pytest.mark.parametrize("case", named("case-a", "case-b", "case-d"))

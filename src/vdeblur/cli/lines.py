@@ -147,7 +147,9 @@ def _file(facts: FileEvent) -> list[str]:
 def _plan(facts: PlanEvent) -> list[str]:
     tiled = "" if facts["tile"] == "none" else f", tiles of {facts['tile']}"
     done = f"; {counted(facts['frames_done'], 'frame')} done already" if facts["frames_done"] else ""
-    head = f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}{done}"
+    share = facts.get("restored_share")
+    part = "" if share is None else f", in {f'{share:.0%}' if share >= 0.01 else 'less than 1%'} of the picture"
+    head = f"{facts['input']}: {facts['model']} on {facts['device']} in {facts['precision']}{tiled}{part}{done}"
     return [head, *plan_details(facts)] if facts["dry_run"] else [head]
 
 
@@ -203,7 +205,9 @@ def _file_done(facts: FileDoneEvent) -> list[str]:
     spent = clock(facts["seconds"])
     line = f"{shown(facts['output'])}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)"
     change = facts.get("change")
-    return [line] if change is None else [line, *_verdict(change)]
+    guarded = facts.get("guarded", 0)
+    kept = [f"  guarded: parts of {counted(guarded, 'frame')} stay as they were"] if guarded else []
+    return [line, *([] if change is None else _verdict(change)), *kept]
 
 
 def _verdict(change: dict[str, Any]) -> list[str]:

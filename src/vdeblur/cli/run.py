@@ -55,6 +55,13 @@ run_options = with_options(
                  help="Detect cuts, and never mix frames of two scenes."),
     click.option("--strength", type=click.FloatRange(0, STRONGEST), default=1.0,
                  help="Share of the restoration to add: 0 changes nothing, more than 1 exaggerates."),
+    click.option("--guard/--no-guard", default=True,
+                 help="Keep the input in blocks of a frame in which the network clearly failed."),
+    click.option("--region", metavar="WxH+X+Y",
+                 help="Restore only this part of the upright picture, in pixels: width, height, left, top."),
+    click.option("--mask", type=PATH,
+                 help="Restore only where this picture is white, partly where it is grey; it must have the upright "
+                      "picture's size."),
     click.option("-ss", "--start", type=TimeType(),
                  help="Start of the part to restore: seconds or MM:SS from the first frame, as 90 or 1:30."),
     click.option("-t", "--duration", type=TimeType(), help="Length of the part to restore, as 5 or 1:30."),
@@ -126,7 +133,7 @@ RUN_GROUPS = {
     ),
     "Part of the video": ("start", "duration", "to", "frames", "sample", "sample_seconds"),
     "Restoration": (
-        *("model", "weights", "yes", "offline", "strength", "scene_detect", "deinterlace"),
+        *("model", "weights", "yes", "offline", "strength", "guard", "region", "mask", "scene_detect", "deinterlace"),
         *("device", "precision", "threads", "tile", "tile_overlap", "deterministic"),
     ),
     "Encoding": (
@@ -290,6 +297,7 @@ def run_settings(given: dict[str, Any]) -> "Settings":
         subtitles=not given["no_subtitles"],
     )
     names = ["model", "yes", "offline", "device", "precision", "tile", "tile_overlap", "scene_detect", "strength"]
+    names += ["guard", "region", "mask"]
     names += ["resume", "share", "deterministic", "strict", "dry_run", "profile", "compare", "sample"]
     names += ["sample_seconds", "pictures"]
     return Settings(

@@ -15,13 +15,12 @@ crop; this needs no weights, and changes nothing on frames up to the window's si
 
 Parts, in the order of use:
 
-- `NAFNet`            the U, and its second attempt at frames on which it fails
+- `NAFNet`            the U
 - `Block`             layer norm, gate, attention, gate (Sec. 4)
 - `ChannelNorm`       the layer norm
 - `gate`              SimpleGate, Sec. 4
 - `ChannelAttention`  Simplified Channel Attention, Sec. 4, over the frame or over windows
 - `mean_over_windows`, `mean_over_sparse_windows`, `spread`   its windows: exact, approximate, and back to every pixel
-- `shift_of_light`    detects failures
 
 Where this differs from the paper, 1 to 3 because the published weights do:
 
@@ -31,7 +30,6 @@ Where this differs from the paper, 1 to 3 because the published weights do:
 4. The 1x1 convolution of the attention comes before border values are repeated, because only 337x897 of the windows of
    384x384 in a 720x1280 frame differ. The result is the same.
 5. On an axis with a single position, the mean of a window is that position; the published `tlc="fast"` divides by 0.
-6. A frame that local means spoil is computed again with means over the whole frame, see `NAFNet`.
 """
 
 from itertools import pairwise
@@ -41,18 +39,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import Inside, Memory, Network, dtype_of, in_channels_last, show, shown_as
+from vdeblur.networks.layers import Inside, Memory, Network, dtype_of, in_channels_last, show
 
 NORM_EPSILON = 1e-6  # added to the variance in the layer norm
 LEVELS = 4  # each with half the size of the one above and twice its channels
 WINDOW = (3, 2)  # the window's side is 3/2 of the crop's
 STEPS = (5, 4, 3, 2, 1)  # approximate windows use every n-th position, n the first of these that divides the side
 CACHED = 2**19  # elements that a CPU's cache can be expected to hold
-# Blur spreads light over about 50 pixels and keeps its sum, so means over blocks of 64 pixels hardly change: an edge
-# from black to white, blurred over 50 pixels, moves 50 / 8 / 64 = 0.1 across a block's side. A change of more than 0.25
-# is not deblurring.
-BLOCK_PIXELS = 64
-MOST_LIGHT = 0.25
 
 
 class NAFNet(Network):
@@ -63,9 +56,8 @@ class NAFNet(Network):
     of the crops in training; the window's side is 1.5 times that. Divisible by 32, so that the window's side is an
     integer at all levels.
 
-    The authors saw local means turn rare frames into mosaics of colour, but never means over the whole frame. So in
-    evaluation mode, a frame that is restored to values that are not finite, or whose light has moved farther than blur
-    can move it, is computed again without windows. This costs one synchronisation with the device per forward pass.
+    The authors saw local means turn rare frames into mosaics of colour, but never means over the whole frame. The guard
+    of `run` (restore/guard.py) finds such blocks and keeps the input there.
 
     Convolutions reach about 280 pixels, means farther, so tiles are never exact and whole frames are better. With the
     weights of a parity case, tiles of 512 pixels, which contain windows, were off by 2 % of the network's change to the
@@ -77,7 +69,7 @@ class NAFNet(Network):
     padding = "zeros"
     # Against float32 on the parity cases: fp16 62 to 67 dB, bf16 41 to 49 dB; rounding only the weights to bf16 already
     # gives 42 to 51 dB. Layer norms and means accumulate in float32 in any case. Whether trained weights stay within
-    # float16's range could not be tested; if they do not, the check above sees it, because the result is not finite.
+    # float16's range could not be tested; if they do not, the result is not finite, and `run` repeats it in float32.
     half_precision = ("fp16",)
     overlap = 128
     memory = Memory(tile=1530, frame=543)  # at width 64
@@ -127,16 +119,6 @@ class NAFNet(Network):
         """Restore frames: (B, 3, H, W) RGB in [0, 1] to the same, not clamped; H and W are multiples of 16."""
         # Sides are multiples of 16, so whether the window fits inside is the same at all levels.
         local = self.tlc != "off" and max(blurry.shape[2:]) > self.window
-        restored = self.restore(blurry, local)
-        if local and not self.training:
-            failed = ~(shift_of_light(blurry, restored) <= MOST_LIGHT)  # true for NaN, too
-            if failed.any():
-                with shown_as(-1):  # what was shown of this frame is its first attempt
-                    restored[failed] = self.restore(blurry[failed], local=False)
-        return restored
-
-    def restore(self, blurry: Tensor, local: bool) -> Tensor:
-        """Restore as forward does, with means over windows or over the whole frame, without checking the result."""
         x = self.intro(in_channels_last(blurry.to(dtype_of(self))))  # (B, width, H, W)
 
         skips: list[Tensor] = []
@@ -323,12 +305,3 @@ def spread(windows: Tensor, height: int, width: int, steps: tuple[int, int] = (1
         windows = F.interpolate(windows, scale_factor=steps, mode="nearest")
     down, right = height - windows.shape[2], width - windows.shape[3]
     return F.pad(windows, (right // 2, right - right // 2, down // 2, down - down // 2), mode="replicate")
-
-
-def shift_of_light(blurry: Tensor, restored: Tensor) -> Tensor:
-    """Return the largest change of a channel's mean over any block of about 64x64 pixels: (B).
-
-    blurry, restored: (B, 3, H, W). Where a side is not a multiple of 64, blocks are larger, so all pixels count.
-    """
-    rows, columns = (max(1, side // BLOCK_PIXELS) for side in blurry.shape[2:])
-    return F.adaptive_avg_pool2d(restored - blurry, (rows, columns)).abs().amax((1, 2, 3))

@@ -179,9 +179,15 @@ def _extend(chroma: Tensor, axis: int, before: int, after: int) -> Tensor:
     return F.pad(chroma[None], widths, mode="replicate")[0]
 
 
-def with_planes(picture: av.VideoFrame, planes: list[Tensor], space: ColorSpace) -> av.VideoFrame:
-    """Write colour planes into a picture, in place, and return it; its metadata stays."""
-    for index, plane in zip(space.layout.colors, planes, strict=True):
-        plane_array(picture, index)[:] = plane.cpu().numpy()
+def with_planes(
+    picture: av.VideoFrame, planes: list[Tensor], space: ColorSpace, places: list[tuple[slice, slice]] | None = None
+) -> av.VideoFrame:
+    """Write colour planes into a picture, in place, and return it; its metadata stays.
+
+    places: rows and columns of the planes in the picture's, if they are a part of it.
+    """
+    for number, (index, plane) in enumerate(zip(space.layout.colors, planes, strict=True)):
+        place = (slice(None), slice(None)) if places is None else places[number]
+        plane_array(picture, index)[place] = plane.cpu().numpy()
     picture.pict_type = av.video.frame.PictureType.NONE  # the input's choice of keyframes is not the encoder's
     return picture

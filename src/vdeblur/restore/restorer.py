@@ -20,13 +20,16 @@ from vdeblur.frame import Copier, Frame
 from vdeblur.networks.layers import Network
 from vdeblur.restore import color, device, memory, scenes, streams
 from vdeblur.restore import plan as plans
+from vdeblur.restore.area import Area
 from vdeblur.restore.changes import ChangeMeter, mean_change
+from vdeblur.restore.guard import Guard
 from vdeblur.restore.tiles import TilePlan
 from vdeblur.restore.watch import OFF, Watch
 from vdeblur.settings import Settings
 
 BLACK = 0.5 / 255  # of the range; a picture with no brighter pixel is black in 8 bits
 DARK = 0.02  # mean of a picture that may be restored to black
+MOST_REJECTED = 2  # frames in a row that the guard kept as they were; then a new stream begins, without their state
 MOST_OVERFLOWS = 3  # in one call of restore; after more, half precision is given up
 
 
@@ -35,7 +38,9 @@ class Restorer:
 
     plan: the tiles; if memory runs out, a smaller plan replaces it for good. warn: gets W_OUT_OF_MEMORY, W_NON_FINITE
     and W_PRECISION. redone: how many frames were restored in float32 because half precision overflowed. unrestored: how
-    many frames stayed unchanged. watch: times color, scenes, network and difference. changes: measures each frame.
+    many frames stayed unchanged because the network returned no valid picture. watch: times color, scenes, network and
+    difference. changes: measures each frame. area: the part of frames to restore; the plan is made for its size. guard:
+    keeps the input where the network failed.
     """
 
     def __init__(
@@ -48,13 +53,16 @@ class Restorer:
         warn: Warn = ignore,
         watch: Watch = OFF,
         changes: ChangeMeter | None = None,
+        area: Area | None = None,
     ) -> None:
         self.changes = changes
+        self.area = None if area is None else area.to(chosen)
         self.network, self.plan, self.device, self.settings = network, plan, chosen, settings
         self.stop, self.warn, self.watch = stop, warn, watch
         self.is_half = network.float32_weights is not None
         self.float32_network: Network | None = None if self.is_half else network
         self.redone = self.unrestored = 0
+        self.guard: Guard | None = None  # made for the size of the first frame
         self.warned: set[str] = set()
         self.has_shrunk = False  # the plan, without a warning yet
         # A GPU computes the next frame while the last one is copied back.
@@ -107,6 +115,7 @@ class Restorer:
         network = self._in_float32() if is_float32 else self.network
         replayed = len(scene.finished)
         remaining = math.inf  # frames until this stream must end
+        rejected = 0  # frames in a row that the guard kept as they were
         for uploaded, result in self._results(network, scene):
             if replayed:
                 replayed -= 1
@@ -122,7 +131,12 @@ class Restorer:
                 self._note_failure(uploaded.frame)
                 remaining = min(remaining, len(scene.unfinished))
             with self.watch.stage("difference"):
-                restored = result.frame(uploaded, self.copier) if is_valid else uploaded.frame
+                if is_valid:
+                    result = self._guarded(uploaded, result)
+                rejected = rejected + 1 if result.is_rejected else 0
+                if rejected == MOST_REJECTED:
+                    remaining = min(remaining, len(scene.unfinished))
+                restored = result.frame(uploaded, self.copier, self.area) if is_valid else uploaded.frame
                 if self.changes is not None:
                     self.changes.note(uploaded.frame.pts, result.change() if is_valid else 0.0)
             self._warn_of_plan()
@@ -163,15 +177,45 @@ class Restorer:
         if self.changes is not None:
             with self.watch.stage("difference"):
                 self.changes.look_at(frame.pts, rgb)
-        return _Uploaded(frame, space, planes, rgb)
+        if self.area is None:
+            return _Uploaded(frame, space, planes, rgb, rgb)
+        return _Uploaded(frame, space, self.area.cut_planes(planes, space.layout), self.area.cut(rgb), rgb)
 
     def _finish(self, item: "_Uploaded", restored: Tensor) -> "_Result":
         """Add the network's change to the frame's planes, compute what is_valid needs, and start copying both."""
         picture = self.plan.crop(restored)[0].float()
-        planes = color.add_difference(item.planes, (picture - item.rgb) * self.settings.strength, item.space)
+        difference = picture - item.rgb
+        means = None
+        if self.settings.guard:
+            self.guard = self.guard or Guard.of(*picture.shape[1:], min(item.whole.shape[1:]))
+            means = self.guard.measure(difference)
+        result = self._add(item, difference, picture, means)
+        result.picture = picture if self.settings.guard else None
+        return result
+
+    def _add(self, item: "_Uploaded", difference: Tensor, picture: Tensor, means: Tensor | None) -> "_Result":
+        """Add the network's change, (3, H, W), to the frame's planes, and start copying them. means: see Guard."""
+        factor = self.settings.strength if self.area is None else self.area.weights * self.settings.strength
+        planes = color.add_difference(item.planes, difference * factor, item.space)
+        if self.area is not None:
+            planes = self.area.keep_outside(item.planes, planes, item.space.layout)
         change = mean_change(item.planes, planes, item.space.layout.bits, item.space.layout.rgb)
         extremes = torch.stack((*picture.aminmax(), item.rgb.mean(), change))  # NaN if any pixel is
-        return _Result.fetch(extremes, planes)
+        return _Result.fetch(extremes, planes, means)
+
+    def _guarded(self, item: "_Uploaded", result: "_Result") -> "_Result":
+        """Keep the input where the network failed; return the same result if it failed nowhere."""
+        if self.guard is None or result.means is None or result.picture is None:
+            return result
+        failed = self.guard.failed(result.means, result.picture, *result.extremes[:2].tolist())
+        if not failed.any():
+            return result
+        weights = self.guard.weights(failed)
+        factor = 0.0 if weights is None else weights.to(result.picture.device)
+        kept = self._add(item, (result.picture - item.rgb) * factor, result.picture, None)
+        kept.is_valid()  # waits for the copy
+        kept.is_guarded, kept.is_rejected = True, weights is None
+        return kept
 
     def _in_float32(self) -> Network:
         if self.float32_network is None:
@@ -235,10 +279,13 @@ class _HalfPrecisionState:
 
 @dataclass
 class _Uploaded:
+    """A frame on the device. planes, rgb: what the network gets of it. whole: RGB of all of it."""
+
     frame: Frame
     space: color.ColorSpace
     planes: list[Tensor]
     rgb: Tensor
+    whole: Tensor
 
 
 @dataclass
@@ -246,25 +293,33 @@ class _Result:
     """A restored frame on its way back from the device.
 
     extremes: lowest and highest value, the mean of the blurry picture, and the mean change of its samples. planes: the
-    restored planes. arrival: when a GPU has copied both.
+    restored planes. means: of the guard's blocks, if it is on. arrival: when a GPU has copied all of them. picture: the
+    restored one, for the guard, on the device. is_guarded: whether the guard kept parts of the frame as they were;
+    is_rejected: all of it.
     """
 
     extremes: Tensor
     planes: list[Tensor]
+    means: Tensor | None
     arrival: torch.cuda.Event | None
+    picture: Tensor | None = None
+    is_guarded: bool = False
+    is_rejected: bool = False
 
     @classmethod
-    def fetch(cls, extremes: Tensor, planes: list[Tensor]) -> "_Result":
+    def fetch(cls, extremes: Tensor, planes: list[Tensor], means: Tensor | None) -> "_Result":
         """Start copying; only is_valid waits for the device."""
+        parts = [extremes, *planes, *([] if means is None else [means])]
         if extremes.device.type != "cuda":
-            return cls(extremes.cpu(), [plane.cpu() for plane in planes], None)
-        copies = [
-            torch.empty(part.shape, dtype=part.dtype, pin_memory=True).copy_(part, non_blocking=True)
-            for part in (extremes, *planes)
-        ]
-        arrival = torch.cuda.Event()
-        arrival.record(torch.cuda.current_stream(extremes.device))
-        return cls(copies[0], copies[1:], arrival)
+            copies, arrival = [part.cpu() for part in parts], None
+        else:
+            copies = [
+                torch.empty(part.shape, dtype=part.dtype, pin_memory=True).copy_(part, non_blocking=True)
+                for part in parts
+            ]
+            arrival = torch.cuda.Event()
+            arrival.record(torch.cuda.current_stream(extremes.device))
+        return cls(copies[0], copies[1 : len(planes) + 1], None if means is None else copies[-1], arrival)
 
     def is_valid(self) -> bool:
         """Return whether the result is finite, and not black unless the blurry picture was dark."""
@@ -277,10 +332,11 @@ class _Result:
         """Return the mean change of the samples, in codes of 8 bits; is_valid has waited for it."""
         return float(self.extremes[3])
 
-    def frame(self, item: _Uploaded, copier: Copier) -> Frame:
-        """Return the restored frame, a copy of the original with new planes."""
-        picture = color.with_planes(copier.copy(item.frame.picture), self.planes, item.space)
-        return replace(item.frame, picture=picture)
+    def frame(self, item: _Uploaded, copier: Copier, area: Area | None) -> Frame:
+        """Return the restored frame, a copy of the original with new planes; of an area, if there is one."""
+        places = None if area is None else area.places(item.space.layout)
+        picture = color.with_planes(copier.copy(item.frame.picture), self.planes, item.space, places)
+        return replace(item.frame, picture=picture, is_guarded=self.is_guarded)
 
 
 class _FrameReader:
@@ -329,7 +385,7 @@ class _FrameReader:
         assert self.read is not None, "has_more has read it"
         item = self.upload(self.read)
         with self.watch.stage("scenes"):
-            is_cut = self.detector is not None and self.detector.is_cut(item.rgb)
+            is_cut = self.detector is not None and self.detector.is_cut(item.whole)
         self.read = None
         return item, is_cut
 

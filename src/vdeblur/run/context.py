@@ -2,13 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
+from vdeblur.restore.area import Area
 from vdeblur.restore.changes import ChangeMeter, ChangeSummary
 from vdeblur.restore.watch import Profile
 from vdeblur.run.segments import Segment
@@ -48,7 +49,9 @@ class Context:
     """One file's run: what it reads and writes, how, and whom it reports to.
 
     makes_folder: whether the output's folder is made if it is missing. talk: the same callbacks for downloads. profile:
-    the stopwatches. changes: measures how much frames change. warnings: code and message of each so far.
+    the stopwatches. changes: measures how much frames change. warnings: code and message of each so far. guarded: the
+    number of frames in which the guard kept parts of the input, known at the end. area: the part of frames to restore;
+    None: all.
     """
 
     source_path: Path
@@ -60,6 +63,8 @@ class Context:
     makes_folder: bool = False
     warnings: list[tuple[str, str]] = field(default_factory=list)
     changes: ChangeMeter = field(default_factory=ChangeMeter)
+    guarded: int = 0
+    area: Area | None = None
 
     def __post_init__(self) -> None:
         self.talk = Talk(self.settings.offline, self.settings.yes, self.notify, self.ask, self.stop)
@@ -71,6 +76,10 @@ class Context:
         """Return whether the output is standard output."""
         return self.output == demux.PIPE
 
+    def restored_size(self, info: SourceInfo) -> tuple[int, int]:
+        """Return height and width of what the network gets of each frame."""
+        return (info.height, info.width) if self.area is None else self.area.size
+
     def seconds(self) -> float:
         """Return the time since the run began."""
         return time.monotonic() - self.begun
@@ -80,6 +89,15 @@ class Context:
         if (code, message) not in self.warnings:
             self.warnings.append((code, message))
             self.notify("warning", {"code": code, "message": message, "input": str(self.source_path)})
+
+    def warn_of_guarded(self, times: Sequence[Fraction]) -> None:
+        """Note and report the frames in which the guard kept parts of the input. times: of these, in seconds."""
+        self.guarded = len(times)
+        if times:
+            frames = "1 frame" if len(times) == 1 else f"{len(times)} frames"
+            when = f"{'at' if len(times) == 1 else 'first at'} {float(min(times)):.3f} s"
+            message = f"the network failed in parts of {frames}, {when}: these parts stay as they were"
+            self.warn("W_GLITCH", f"{message} (--no-guard restores them all the same)")
 
     def notify_progress(self, info: SourceInfo, done: int, restored: int) -> None:
         """Report the progress. done: finished frames; restored: those of them that this run has restored."""

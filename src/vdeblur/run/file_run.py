@@ -11,6 +11,8 @@ from vdeblur.output import carry, tracks
 from vdeblur.output.codecs import quality_in_words
 from vdeblur.output.encoding import VideoEncoding, warn_of_plans
 from vdeblur.restore import device, processor
+from vdeblur.restore import plan as plans
+from vdeblur.restore.area import Area, wanted_weights
 from vdeblur.restore.streams import frames_around
 from vdeblur.run.context import Context, RunResult
 from vdeblur.run.forecast import Forecast, forecast, input_bytes
@@ -99,13 +101,17 @@ def _restore(context: Context, source: Source, sink: Sink, is_counted: bool) -> 
     encoding = sink.choose_encoding(source)
     with context.profile.main.stage("start"):
         stream_plans = _try_container(context, encoding, source)
+        wanted = wanted_weights(context.settings, source.info)  # before weights may be downloaded
         loaded = prepare_network(context, source.info)
+    if wanted is not None:
+        context.area = Area.of(wanted, loaded.network, plans.overlap_of(context.settings, loaded.network))
     _warn_of_one_picture(context, source, loaded)
     workload = sink.prepare(source, loaded)
     expected = forecast(context, source, encoding, loaded, stream_plans) if context.settings.dry_run else Forecast()
     facts = _plan_facts(context, loaded, workload, source.info, stream_plans)
     facts |= _output_facts(context, encoding) | {"frames_counted": is_counted}
     facts |= {"seconds_estimate": expected.seconds, "bytes_estimate": expected.bytes}
+    facts["restored_share"] = None if context.area is None else round(context.area.share, 4)
     facts["input_bytes"] = None if source.is_pipe else input_bytes(source)
     facts["reasons"] = reasons_of(context.settings, source.info, encoding, loaded, workload.tiles)
     context.notify("plan", facts)
@@ -164,11 +170,13 @@ def _plan_facts(
 
 def _notify_done(context: Context, result: RunResult) -> None:
     if context.settings.share is None:
-        facts = {"input": str(context.source_path), "output": str(context.output), "frames": result.frames}
+        facts: dict[str, object] = {"input": str(context.source_path), "output": str(context.output)}
+        facts["frames"] = result.frames
         speed = {"seconds": round(result.seconds, 3), "fps": round(result.frames / result.seconds, 3)}
         change = None if result.change is None else result.change.facts()
         warnings = list(result.warnings)
-        context.notify("file_done", {**facts, **speed, "warnings": warnings, "status": "restored", "change": change})
+        facts |= {**speed, "warnings": warnings, "status": "restored", "change": change, "guarded": context.guarded}
+        context.notify("file_done", facts)
     if context.settings.profile:
         context.notify("profile", {"input": str(context.source_path), **context.profile.facts()})
 

@@ -63,8 +63,8 @@ def forecast(
         return Forecast(input_bytes=size)
     pieces = _encode_pieces(context, source, encoding)
     if not pieces.frames:
-        return Forecast(_network_seconds(source, loaded, total), None, size)
-    network = _network_seconds(source, loaded, total)
+        return Forecast(_network_seconds(context, source, loaded, total), None, size)
+    network = _network_seconds(context, source, loaded, total)
     codecs = pieces.seconds / pieces.frames * total
     # A GPU works beside the processor, which decodes and encodes; on the CPU all share its cores.
     seconds = None if network is None else network + codecs if loaded.device.type == "cpu" else max(network, codecs)
@@ -78,14 +78,14 @@ def input_bytes(source: Source) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _network_seconds(source: Source, loaded: Loaded, total: int) -> float | None:
+def _network_seconds(context: Context, source: Source, loaded: Loaded, total: int) -> float | None:
     entry = registry.find_entry(loaded.model)
     if not any(True for _ in loaded.network.parameters()):
         return 0.0  # such as identity
     if not entry.gmacs:
         return None
     rate = choice.multiply_adds_per_second(loaded.device, loaded.precision)
-    return choice.seconds_per_frame(entry, source.info.height, source.info.width, rate) * total
+    return choice.seconds_per_frame(entry, *context.restored_size(source.info), rate) * total
 
 
 def _encode_pieces(context: Context, source: Source, encoding: Encoding) -> _Pieces:

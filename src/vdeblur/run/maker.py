@@ -61,7 +61,7 @@ class SegmentMaker:
         if settings.tile == "auto" and "tile" in store.plan:
             settings = dataclasses.replace(settings, tile=store.plan["tile"])
         window = store.plan.get("window")
-        return plan_tiles(settings, info.height, info.width, loaded.network, loaded.device, window)
+        return plan_tiles(settings, *self.context.restored_size(info), loaded.network, loaded.device, window)
 
     def _share(self) -> range | None:
         """Return the segments of this share; None: all.
@@ -107,6 +107,7 @@ class SegmentMaker:
             context.warn,
             watch,
             context.changes,
+            context.area,
         )
         worker = context.profile.worker(QUEUE_FRAMES)
         try:

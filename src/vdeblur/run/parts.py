@@ -56,6 +56,7 @@ class VideoPart:
     def __init__(self, store: Store, index: int, encoding: VideoEncoding) -> None:
         self.store, self.index, self.encoding = store, index, encoding
         self.packets: list[tuple[int, int, int, int]] = []
+        self.guarded: list[int] = []
         self.frames, self.crc = 0, 0
         # The encoder makes packets as for the output's container, which is written once all segments are finished.
         self.encoder = encoding.open()
@@ -73,6 +74,7 @@ class VideoPart:
         except (av.error.FFmpegError, OSError) as error:
             raise write_error(self.store.output, error) from error
         self.frames += 1
+        self.guarded += [frame.pts] if frame.is_guarded else []
 
     def _keep(self, packets: Iterable[av.Packet]) -> None:
         for packet in packets:
@@ -121,7 +123,7 @@ class VideoPart:
                 size,
                 self.crc,
             )
-            record.damaged, record.warnings = damaged, warnings
+            record.damaged, record.warnings, record.guarded = damaged, warnings, self.guarded
             self.store.save(record)
         except (av.error.FFmpegError, OSError) as error:
             self.abort()
@@ -181,6 +183,7 @@ class PicturePart:
     def __init__(self, store: Store, index: int, encoding: PictureEncoding, frames_before: int) -> None:
         self.store, self.index, self.encoding, self.frames_before = store, index, encoding, frames_before
         self.names: list[str] = []
+        self.guarded: list[int] = []
         self.taken = {name for record in store.records.values() for name in record.names}
         self.bytes = 0
         try:
@@ -202,6 +205,7 @@ class PicturePart:
         self.names.append(name)
         self.taken.add(name)
         self.bytes += len(data)
+        self.guarded += [frame.pts] if frame.is_guarded else []
 
     def finish(self, segment: Segment, damaged: int, warnings: list[tuple[str, str]]) -> None:
         """Flush the pictures to the disk; see SegmentPart."""
@@ -212,6 +216,7 @@ class PicturePart:
             sync_folder(self.store.pictures)
             record = SegmentRecord(segment.index, segment.own_frames, segment.last, segment.before, segment.tail)
             record.names, record.bytes, record.damaged, record.warnings = self.names, self.bytes, damaged, warnings
+            record.guarded = self.guarded
             self.store.save(record)
         except OSError as error:
             raise write_error(self.store.output, error) from error

@@ -261,8 +261,9 @@ def _with_absolute_paths(job: RunJob, settings: Settings) -> tuple[RunJob, Setti
     if own.is_file_name(model):
         model = str(Path(model).expanduser().absolute())
     checkpoint = None if checkpoint is None else checkpoint.absolute()
+    mask = None if settings.mask is None else settings.mask.absolute()
     here = dataclasses.replace(job, source=job.source.absolute())
-    return here, dataclasses.replace(settings, model=model, checkpoint=checkpoint)
+    return here, dataclasses.replace(settings, model=model, checkpoint=checkpoint, mask=mask)
 
 
 def _work(job: RunJob, settings: Settings, share: Share) -> RunResult:

@@ -40,6 +40,7 @@ class RunLog:
     ) -> None:
         """Add a line. status: see Outcome. result: None after an error, which is the reason."""
         options = {name: value for name, value in settings.changing_result() if value not in (None, "", ())}
+        options |= {} if settings.mask is None else {"mask": settings.mask}
         facts: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "input": source,

@@ -24,7 +24,8 @@ class SegmentRecord:
     before, tail: marks of the last frames before it, and of its own last frames. packets: of each encoded packet its
     size in bytes, time, duration (in units of the video's time base), and whether it is a key frame, in decoding order;
     empty for pictures. names: of pictures. bytes, crc: size and CRC-32 of the data. damaged: packets of the input that
-    could not be decoded. warnings: codes and messages of the run so far.
+    could not be decoded. warnings: codes and messages of the run so far. guarded: times of frames of which the guard kept
+    parts, in units of the video's time base.
     """
 
     index: int
@@ -38,6 +39,7 @@ class SegmentRecord:
     crc: int = 0
     damaged: int = 0
     warnings: list[tuple[str, str]] = field(default_factory=list)
+    guarded: list[int] = field(default_factory=list)
 
     def follows(self, tail: list[Mark]) -> bool:
         """Return whether this segment directly follows the frames with these marks; no marks: whether it is first."""
@@ -57,6 +59,8 @@ class SegmentRecord:
         if any(size <= 0 or duration < 0 for size, _, duration, _ in self.packets):
             return False
         if len({pts for _, pts, _, _ in self.packets}) != len(self.packets):
+            return False
+        if not all(map(_is_number, self.guarded)) or len(self.guarded) > self.frames:
             return False
         if not all(map(_is_plain_name, self.names)) or len(set(self.names)) != len(self.names):
             return False

@@ -100,8 +100,8 @@ class PipeSink:
     def prepare(self, source: Source, loaded: Loaded) -> Workload:
         """Plan the tiles; see Sink."""
         self.source, self.loaded = source, loaded
-        info = source.info
-        self.tiles = plan_tiles(self.context.settings, info.height, info.width, loaded.network, loaded.device)
+        size = self.context.restored_size(source.info)
+        self.tiles = plan_tiles(self.context.settings, *size, loaded.network, loaded.device)
         return Workload(self.tiles)
 
     def restore_and_write(self) -> int:
@@ -120,6 +120,7 @@ class PipeSink:
             context.warn,
             watch,
             context.changes,
+            context.area,
         )
         worker = context.profile.worker(QUEUE_FRAMES)
         items = read_ahead(context, source.items(), source.info)
@@ -135,10 +136,12 @@ class PipeSink:
             muxer.mux_video(encoder.encode(None if frame is None else encoding.prepare(frame, offset)))
 
         count = 0
+        guarded: list[Fraction] = []
         try:
             for frame in restorer.restore(frames()):
                 worker.do(encode, frame)
                 count += 1
+                guarded += [frame.seconds] if frame.is_guarded else []
                 context.notify_progress(source.info, count, count)
             restorer.check_stop()
             worker.do(encode, None)
@@ -153,6 +156,7 @@ class PipeSink:
             items.close()
             encoder.close()
         warn_of_damage(context, source.damaged, count)
+        context.warn_of_guarded(guarded)
         muxer.warn_of_misplaced(context.warn)
         return count
 
@@ -231,6 +235,8 @@ class FileSink:
         frames = sum(record.frames for record in store.records.values())
         damaged = max(sum(record.damaged for record in store.records.values()), self.source.damaged)
         warn_of_damage(context, damaged, frames)
+        base = self.source.info.time_base
+        context.warn_of_guarded([pts * base for record in store.records.values() for pts in record.guarded])
         overwrite = context.settings.encoding.overwrite
         with context.profile.main.stage("assemble"):
             assemble.assemble(store, self.encoding, self.source, self._others(), context.warn, overwrite=overwrite)

@@ -34,6 +34,8 @@ def fingerprint(settings: Settings, model: str, digest: str, source: Source) -> 
     """
     facts = {"the input": uuid.uuid4().hex if source.is_pipe else identity_of(source.path)}
     facts |= {"vdeblur's version": __version__, "the model": model, "its weights": digest}
+    if settings.mask is not None:
+        facts["the mask"] = hashlib.sha256(settings.mask.read_bytes()).hexdigest()
     options = {f"--{name.replace('_', '-')}": str(value) for name, value in settings.changing_result()}
     return facts | options
 
