@@ -122,6 +122,7 @@ class RunOptions(TypedDict, total=False):
     tile_overlap: int | None
     scene_detect: bool
     strength: float
+    only_blurred: bool | None
     pictures: bool
     picture_names: str
     cut: Cut

@@ -20,6 +20,7 @@ from vdeblur.events import (
     FileDoneEvent,
     FileEvent,
     FileSkippedEvent,
+    FirstPassEvent,
     MeasuringEvent,
     OffsetEvent,
     PlanEvent,
@@ -43,6 +44,7 @@ WAITED = 0.05  # of a training's time; a smaller share is not worth reporting
 PROFILE_STAGES = {
     "start": "opening the input, loading the network",
     "wait_decode": "waiting for the decoder",
+    "blur": "measuring blur",
     "color": "upload, conversion to RGB",
     "scenes": "scene detection",
     "network": "network, tiles",
@@ -140,6 +142,10 @@ def _choice(facts: ChoiceEvent) -> list[str]:
     return [f"best here: {facts['model']}, {facts['reason']}"]
 
 
+def _first_pass(facts: FirstPassEvent) -> list[str]:
+    return [f"  {facts['input']}: first pass, to learn how sharp its scenes are"]
+
+
 def _file(facts: FileEvent) -> list[str]:
     return [f"file {facts['number']} of {facts['files']}: {facts['input']}"]
 
@@ -202,8 +208,16 @@ def bytes_in_words(number: float) -> str:
 def _file_done(facts: FileDoneEvent) -> list[str]:
     spent = clock(facts["seconds"])
     line = f"{shown(facts['output'])}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)"
-    change = facts.get("change")
-    return [line] if change is None else [line, *_verdict(change)]
+    change, blurred = facts.get("change"), facts.get("only_blurred")
+    lines = [line] if blurred is None else [line, _only_blurred(blurred)]
+    return lines if change is None else [*lines, *_verdict(change)]
+
+
+def _only_blurred(blurred: dict[str, Any]) -> str:
+    """Return how many frames were blurred, and how strongly they were restored."""
+    restored, frames = blurred["restored"], blurred["frames"]
+    words = f"  restored {restored} of {counted(frames, 'frame')}, at a mean strength of {blurred['mean_strength']:.2f}"
+    return words if restored == frames else f"{words} over all frames; the others passed unchanged"
 
 
 def _verdict(change: dict[str, Any]) -> list[str]:
@@ -373,6 +387,7 @@ _LINES: dict[str, Callable[[Any], list[str]]] = {
     "download_progress": _download_progress,
     "download_done": _download_done,
     "choice": _choice,
+    "first_pass": _first_pass,
     "file": _file,
     "plan": _plan,
     "file_done": _file_done,

@@ -55,6 +55,9 @@ run_options = with_options(
                  help="Detect cuts, and never mix frames of two scenes."),
     click.option("--strength", type=click.FloatRange(0, STRONGEST), default=1.0,
                  help="Share of the restoration to add: 0 changes nothing, more than 1 exaggerates."),
+    click.option("--only-blurred/--no-only-blurred", default=None,
+                 help="Restore only frames that are blurred, smoothly over time; sharp ones pass unchanged.  "
+                      "[default: by the model]"),
     click.option("-ss", "--start", type=TimeType(),
                  help="Start of the part to restore: seconds or MM:SS from the first frame, as 90 or 1:30."),
     click.option("-t", "--duration", type=TimeType(), help="Length of the part to restore, as 5 or 1:30."),
@@ -126,7 +129,7 @@ RUN_GROUPS = {
     ),
     "Part of the video": ("start", "duration", "to", "frames", "sample", "sample_seconds"),
     "Restoration": (
-        *("model", "weights", "yes", "offline", "strength", "scene_detect", "deinterlace"),
+        *("model", "weights", "yes", "offline", "strength", "only_blurred", "scene_detect", "deinterlace"),
         *("device", "precision", "threads", "tile", "tile_overlap", "deterministic"),
     ),
     "Encoding": (
@@ -291,7 +294,7 @@ def run_settings(given: dict[str, Any]) -> "Settings":
     )
     names = ["model", "yes", "offline", "device", "precision", "tile", "tile_overlap", "scene_detect", "strength"]
     names += ["resume", "share", "deterministic", "strict", "dry_run", "profile", "compare", "sample"]
-    names += ["sample_seconds", "pictures"]
+    names += ["sample_seconds", "pictures", "only_blurred"]
     return Settings(
         **{name: given[name] for name in names},
         checkpoint=given["weights"],

@@ -140,13 +140,16 @@ class Restorer:
         """Yield frames with their results, first those of the replayed frames."""
         fed: deque[_Uploaded] = deque()
         results: deque[_Result] = deque()
+        unneeded: deque[bool] = deque()  # of frames that are fed: whether they get nothing of their restoration
 
         def padded() -> Iterator[Tensor]:
             for item in scene.items():
                 fed.append(item)
+                if network.feeding in streams.SKIPPING:
+                    unneeded.append(not item.frame.strength)
                 yield self.plan.pad(item.rgb[None])
 
-        for restored in self.watch.each(streams.stream(network, padded(), self.plan), "network"):
+        for restored in self.watch.each(streams.stream(network, padded(), self.plan, unneeded.popleft), "network"):
             with self.watch.stage("difference"):
                 results.append(self._finish(fed[len(results)], restored))
             if len(results) > self.delay:
@@ -168,7 +171,10 @@ class Restorer:
     def _finish(self, item: "_Uploaded", restored: Tensor) -> "_Result":
         """Add the network's change to the frame's planes, compute what is_valid needs, and start copying both."""
         picture = self.plan.crop(restored)[0].float()
-        planes = color.add_difference(item.planes, (picture - item.rgb) * self.settings.strength, item.space)
+        strength = self.settings.strength * item.frame.strength
+        planes = item.planes
+        if strength:
+            planes = color.add_difference(planes, (picture - item.rgb) * strength, item.space)
         change = mean_change(item.planes, planes, item.space.layout.bits, item.space.layout.rgb)
         extremes = torch.stack((*picture.aminmax(), item.rgb.mean(), change))  # NaN if any pixel is
         return _Result.fetch(extremes, planes)

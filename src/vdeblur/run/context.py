@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.restore.changes import ChangeMeter, ChangeSummary
+from vdeblur.restore.only_blurred import StrengthSum
 from vdeblur.restore.watch import Profile
 from vdeblur.run.segments import Segment
 from vdeblur.settings import Settings
@@ -27,7 +28,7 @@ class RunResult:
     frames: in the output. seconds: duration of this run. warnings: their codes. is_planned: whether this was a dry run,
     which writes nothing. frames_estimate: of the input; None if unknown. model, weights_sha256, device, precision: what
     restored; the digest is of the weights' file, or empty if the model needs none. change: how much changed; None where
-    nothing was restored.
+    nothing was restored. strengths: of all frames in the output, with --only-blurred; else None.
     """
 
     output: Path
@@ -41,6 +42,7 @@ class RunResult:
     device: str = ""
     precision: str = ""
     change: ChangeSummary | None = None
+    strengths: StrengthSum | None = None
 
 
 @dataclass
@@ -48,7 +50,9 @@ class Context:
     """One file's run: what it reads and writes, how, and whom it reports to.
 
     makes_folder: whether the output's folder is made if it is missing. talk: the same callbacks for downloads. profile:
-    the stopwatches. changes: measures how much frames change. warnings: code and message of each so far.
+    the stopwatches. changes: measures how much frames change. note_strength: gets the time and the strength of each
+    restored frame. strengths: of all frames in the output; None before they are known, and without --only-blurred.
+    warnings: code and message of each so far.
     """
 
     source_path: Path
@@ -60,6 +64,8 @@ class Context:
     makes_folder: bool = False
     warnings: list[tuple[str, str]] = field(default_factory=list)
     changes: ChangeMeter = field(default_factory=ChangeMeter)
+    note_strength: Callable[[int, float], None] = ignore
+    strengths: StrengthSum | None = None
 
     def __post_init__(self) -> None:
         self.talk = Talk(self.settings.offline, self.settings.yes, self.notify, self.ask, self.stop)

@@ -24,7 +24,8 @@ class SegmentRecord:
     before, tail: marks of the last frames before it, and of its own last frames. packets: of each encoded packet its
     size in bytes, time, duration (in units of the video's time base), and whether it is a key frame, in decoding order;
     empty for pictures. names: of pictures. bytes, crc: size and CRC-32 of the data. damaged: packets of the input that
-    could not be decoded. warnings: codes and messages of the run so far.
+    could not be decoded. warnings: codes and messages of the run so far. restored, strength: number of frames with a
+    strength above 0, and the sum of all strengths; see restore/only_blurred.py.
     """
 
     index: int
@@ -38,6 +39,8 @@ class SegmentRecord:
     crc: int = 0
     damaged: int = 0
     warnings: list[tuple[str, str]] = field(default_factory=list)
+    restored: int = 0
+    strength: float = 0.0
 
     def follows(self, tail: list[Mark]) -> bool:
         """Return whether this segment directly follows the frames with these marks; no marks: whether it is first."""
@@ -46,8 +49,10 @@ class SegmentRecord:
 
     def is_sound(self) -> bool:
         """Return whether the values have their types and agree with each other."""
-        counts = (self.index, self.frames, self.bytes, self.crc, self.damaged)
+        counts = (self.index, self.frames, self.bytes, self.crc, self.damaged, self.restored)
         if not all(_is_number(value, 0) for value in counts) or not isinstance(self.last, bool):
+            return False
+        if not isinstance(self.strength, float) or not 0 <= self.strength <= self.frames:
             return False
         for marks in (self.before, self.tail):
             if len(marks) > CHECKED or not all(len(mark) == 2 and all(map(_is_number, mark)) for mark in marks):
