@@ -287,7 +287,7 @@ def test_long_scenes_are_sampled(monkeypatch: pytest.MonkeyPatch, clip: Path) ->
         return blur.BlurMeasure(-1.5, -1.5, 1.0, 0.0, 1.0)
 
     monkeypatch.setattr(blur, "blur_of", note)
-    monkeypatch.setattr("vdeblur.restore.only_blurred.luma_of", lambda frame, device: torch.tensor(frame.pts))
+    monkeypatch.setattr("vdeblur.restore.only_blurred.measured_luma", lambda frame, device: torch.tensor(frame.pts))
     frame = next(open_source(clip, Settings().cut, lambda *_: None).frames())
     slopes = SceneSlopes(0)
     for number in range(8 * MOST_MEASURES):

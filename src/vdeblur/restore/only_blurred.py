@@ -117,7 +117,7 @@ def smoothed_strength(strengths: Sequence[float], place: int) -> float:
     return total / sum(TRIANGLE)
 
 
-def luma_of(frame: Frame, device: torch.device) -> Tensor:
+def measured_luma(frame: Frame, device: torch.device) -> Tensor:
     """Return a frame's luma as measure/blur.py takes it: (1, 1, H, W) in [0, 1], short side at most 540 pixels."""
     space = color.ColorSpace.of(frame.picture, frame.chroma_location)
     planes = color.planes_of(frame, space, device)
@@ -162,7 +162,7 @@ class SceneSlopes:
         place, self.count = self.count % self.step, self.count + 1
         if place > 2:
             return
-        luma = luma_of(frame, device)
+        luma = measured_luma(frame, device)
         if len(self.window) == 2:
             self._measure(luma)
         if place < 2:
@@ -277,7 +277,7 @@ class OnlyBlurred:
             return None
         with self.watch.stage("blur"):
             begins = cuts.begins_scene(frame) if self.scenes is None else frame.pts in self.firsts
-            return _Measured(frame, begins, luma_of(frame, self.device))
+            return _Measured(frame, begins, measured_luma(frame, self.device))
 
     def _highest(self, frame: Frame, slopes: Iterable[float]) -> float:
         if self.scenes is None:
