@@ -52,7 +52,7 @@ class SegmentRecord:
         counts = (self.index, self.frames, self.bytes, self.crc, self.damaged, self.restored)
         if not all(_is_number(value, 0) for value in counts) or not isinstance(self.last, bool):
             return False
-        if not isinstance(self.strength, float) or not 0 <= self.strength <= self.frames:
+        if not isinstance(self.strength, float) or not 0 <= self.strength <= LARGEST:
             return False
         for marks in (self.before, self.tail):
             if len(marks) > CHECKED or not all(len(mark) == 2 and all(map(_is_number, mark)) for mark in marks):
