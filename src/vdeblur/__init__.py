@@ -125,6 +125,7 @@ class RunOptions(TypedDict, total=False):
     guard: bool
     region: tuple[int, int, int, int] | str | None
     mask: str | os.PathLike[str] | None
+    only_blurred: bool | None
     pictures: bool
     picture_names: str
     cut: Cut

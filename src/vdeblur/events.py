@@ -167,6 +167,13 @@ class ProbeEvent(TypedDict):
     color: dict[str, int]  # numbers of ITU-T H.273: primaries, transfer, matrix, range
 
 
+class FirstPassEvent(TypedDict):
+    """`--only-blurred` reads the input once before it is restored."""
+
+    input: str
+    frames_estimate: int | None
+
+
 class ChoiceEvent(TypedDict):
     """`-m best` has chosen a model."""
 
@@ -182,6 +189,7 @@ class PlanEvent(TypedDict):
     device: str
     precision: str
     tile: str
+    only_blurred: bool
     segments: int | None
     frames_done: int  # by an earlier run
     keep: list[str]
@@ -225,6 +233,7 @@ class FileDoneEvent(TypedDict):
     status: NotRequired[str]  # restored
     change: NotRequired[dict[str, object] | None]  # how much frames changed; restore/changes.py has its keys
     guarded: NotRequired[int]  # frames in which the network failed, so that parts of them stay as they were
+    only_blurred: NotRequired[dict[str, object] | None]  # frames, restored, mean_strength; None without --only-blurred
 
 
 class FileSkippedEvent(TypedDict):
@@ -496,6 +505,7 @@ EVENTS: dict[str, type] = {
     "done": DoneEvent,
     "probe": ProbeEvent,
     "choice": ChoiceEvent,
+    "first_pass": FirstPassEvent,
     "plan": PlanEvent,
     "segment": SegmentEvent,
     "file_done": FileDoneEvent,

@@ -273,6 +273,7 @@ class Frame:
     picture: in a planar format, with its colour tags. pts: presentation time in units of time_base seconds. name: of
     its file, where the source is a folder of pictures. chroma_location: a key of CHROMA_LOCATIONS. duration: by the
     source, in units of time_base; 0: unknown. is_guarded: the network failed in parts of it, which stayed as they were.
+    strength: the share of its restoration that it gets, 0 to 1; below 1 with --only-blurred.
     """
 
     picture: av.VideoFrame
@@ -282,6 +283,7 @@ class Frame:
     chroma_location: str = USUAL_CHROMA
     duration: int = 0
     is_guarded: bool = False
+    strength: float = 1.0
 
     @property
     def seconds(self) -> Fraction:

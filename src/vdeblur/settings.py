@@ -129,12 +129,13 @@ class Settings:
     threads: of the network on a CPU, at most one for each core; None: as many as PyTorch chooses.
     checkpoint: weights of one's own for the model, a path as Path or str. yes: download weights whose authors published
     no digest. precision: auto, fp32, bf16 or fp16. tile: auto, none, N or WxH in pixels. tile_overlap: pixels; None:
-    the network's own. strength: 0 to 1.5; 1 is what the network returns. guard: blocks of a frame in which the network
-    clearly failed keep the input. region: (width, height, left, top), or a text such as 640x360+100+50, in pixels of
-    the upright picture: frames are restored only there; None: everywhere. mask: a picture of the upright picture's
-    size, a path as Path or str: frames are restored where it is white, partly where it is grey.
-    pictures: write a folder of pictures even if the output's name has a suffix. picture_names: a pattern for their
-    names, as %06d.png; "" for those of the input's pictures, or numbers.
+    the network's own. strength: 0 to 1.5; 1 is what the network returns. only_blurred: add it only where frames are
+    blurred; None: if the model is known to alter sharp ones. guard: blocks of a frame in which the network clearly
+    failed keep the input. region: (width, height, left, top), or a text such as 640x360+100+50, in pixels of the upright
+    picture: frames are restored only there; None: everywhere. mask: a picture of the upright picture's size, a path as
+    Path or str: frames are restored where it is white, partly where it is grey. pictures: write a folder of pictures
+    even if the output's name has a suffix. picture_names: a pattern for their names, as %06d.png; "" for those of the
+    input's pictures, or numbers.
     segment: seconds that are finished and kept together, as Fraction, int or float; None: the whole video. share: (k,
     n) makes only the k-th of n shares of the segments, and no output. strict: warnings are errors. fail_on_damage: a
     damaged input is an error at the end. dry_run: plan only. profile: measure seconds per stage and peak memory.
@@ -160,6 +161,7 @@ class Settings:
     guard: bool = field(default=True, metadata=LATER_RESULT)
     region: tuple[int, int, int, int] | None = field(default=None, metadata=LATER_RESULT)
     mask: Path | None = field(default=None, metadata=NO_RESULT)  # a run's fingerprint holds its digest instead
+    only_blurred: bool | None = field(default=None, metadata=LATER_RESULT)
     pictures: bool = field(default=False, metadata=RESULT)
     picture_names: str = field(default="", metadata=LATER_RESULT)
     cut: Cut = field(default_factory=Cut, metadata=RESULT)

@@ -290,7 +290,7 @@ def test_junk_as_state(vdeblur, tmp_path: Path, state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "plan", all_but_first_slow([{"tile": 7}, {"tile": "9x"}, {"window": "x"}, {"model": 3}]), ids=str
+    "plan", all_but_first_slow([{"tile": 7}, {"tile": "9x"}, {"window": "x"}, {"model": 3}, {"scenes": [7]}]), ids=str
 )
 def test_junk_in_the_plan(vdeblur, tmp_path: Path, plan: dict[str, Any]) -> None:
     """C low: junk in the plan of an earlier run was an internal error."""

@@ -20,6 +20,7 @@ from vdeblur.events import (
     FileDoneEvent,
     FileEvent,
     FileSkippedEvent,
+    FirstPassEvent,
     MeasuringEvent,
     OffsetEvent,
     PlanEvent,
@@ -43,6 +44,7 @@ WAITED = 0.05  # of a training's time; a smaller share is not worth reporting
 PROFILE_STAGES = {
     "start": "opening the input, loading the network",
     "wait_decode": "waiting for the decoder",
+    "blur": "measuring blur",
     "color": "upload, conversion to RGB",
     "scenes": "scene detection",
     "network": "network, tiles",
@@ -140,6 +142,10 @@ def _choice(facts: ChoiceEvent) -> list[str]:
     return [f"best here: {facts['model']}, {facts['reason']}"]
 
 
+def _first_pass(facts: FirstPassEvent) -> list[str]:
+    return [f"  {facts['input']}: first pass, to learn how sharp its scenes are"]
+
+
 def _file(facts: FileEvent) -> list[str]:
     return [f"file {facts['number']} of {facts['files']}: {facts['input']}"]
 
@@ -204,10 +210,17 @@ def bytes_in_words(number: float) -> str:
 def _file_done(facts: FileDoneEvent) -> list[str]:
     spent = clock(facts["seconds"])
     line = f"{shown(facts['output'])}: {facts['frames']} frames in {spent} ({facts['fps']:.2f} fps)"
-    change = facts.get("change")
-    guarded = facts.get("guarded", 0)
+    change, blurred, guarded = facts.get("change"), facts.get("only_blurred"), facts.get("guarded", 0)
     kept = [f"  guarded: parts of {counted(guarded, 'frame')} stay as they were"] if guarded else []
-    return [line, *([] if change is None else _verdict(change)), *kept]
+    restored = [] if blurred is None else [_only_blurred(blurred)]
+    return [line, *restored, *([] if change is None else _verdict(change)), *kept]
+
+
+def _only_blurred(blurred: dict[str, Any]) -> str:
+    """Return how many frames were blurred, and how strongly they were restored."""
+    restored, frames = blurred["restored"], blurred["frames"]
+    words = f"  restored {restored} of {counted(frames, 'frame')}, at a mean strength of {blurred['mean_strength']:.2f}"
+    return words if restored == frames else f"{words} over all frames; the others passed unchanged"
 
 
 def _verdict(change: dict[str, Any]) -> list[str]:
@@ -377,6 +390,7 @@ _LINES: dict[str, Callable[[Any], list[str]]] = {
     "download_progress": _download_progress,
     "download_done": _download_done,
     "choice": _choice,
+    "first_pass": _first_pass,
     "file": _file,
     "plan": _plan,
     "file_done": _file_done,

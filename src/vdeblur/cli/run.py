@@ -62,6 +62,9 @@ run_options = with_options(
     click.option("--mask", type=PATH,
                  help="Restore only where this picture is white, partly where it is grey; it must have the upright "
                       "picture's size."),
+    click.option("--only-blurred/--no-only-blurred", default=None,
+                 help="Restore only frames that are blurred, smoothly over time; sharp ones pass unchanged.  "
+                      "[default: by the model]"),
     click.option("-ss", "--start", type=TimeType(),
                  help="Start of the part to restore: seconds or MM:SS from the first frame, as 90 or 1:30."),
     click.option("-t", "--duration", type=TimeType(), help="Length of the part to restore, as 5 or 1:30."),
@@ -133,7 +136,8 @@ RUN_GROUPS = {
     ),
     "Part of the video": ("start", "duration", "to", "frames", "sample", "sample_seconds"),
     "Restoration": (
-        *("model", "weights", "yes", "offline", "strength", "guard", "region", "mask", "scene_detect", "deinterlace"),
+        *("model", "weights", "yes", "offline", "strength", "only_blurred", "guard", "region", "mask"),
+        *("scene_detect", "deinterlace"),
         *("device", "precision", "threads", "tile", "tile_overlap", "deterministic"),
     ),
     "Encoding": (
@@ -299,7 +303,7 @@ def run_settings(given: dict[str, Any]) -> "Settings":
     names = ["model", "yes", "offline", "device", "precision", "tile", "tile_overlap", "scene_detect", "strength"]
     names += ["guard", "region", "mask"]
     names += ["resume", "share", "deterministic", "strict", "dry_run", "profile", "compare", "sample"]
-    names += ["sample_seconds", "pictures"]
+    names += ["sample_seconds", "pictures", "only_blurred"]
     return Settings(
         **{name: given[name] for name in names},
         checkpoint=given["weights"],

@@ -28,7 +28,7 @@ GLYPHS = {
 
 
 def labelled(mode: Composer, labels: tuple[str, str]) -> Composer:
-    """Return a composer that also draws labels: a's at the top left, b's at the top of its half."""
+    """Return a composer that also draws labels: a's at the top left, b's at the top of its half; none if empty."""
 
     def compose_with_labels(pair: ComposedFrames) -> Planes:
         planes = [plane.copy() for plane in mode(pair)]
@@ -42,6 +42,8 @@ def labelled(mode: Composer, labels: tuple[str, str]) -> Composer:
 
 def _draw(pair: ComposedFrames, planes: Planes, text: str, left: int, right: int) -> None:
     """Draw a text in white on black into the top of the columns from left to right, as much of it as fits."""
+    if not text:
+        return
     layout = pair.space.layout
     height = planes[layout.colors[0]].shape[0]
     block = 1 << max(layout.log2_width, layout.log2_height)

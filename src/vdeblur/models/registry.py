@@ -38,6 +38,7 @@ ENTRY_KEYS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("parameters_millions", "gmacs"), (int, float)),
     **dict.fromkeys(("arguments", "weights", "time"), dict),
     **dict.fromkeys(("scores", "ignored"), list),
+    "alters_sharp": bool,
 }
 WEIGHTS_KEYS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("file", "trained_on", "blur", "paper", *DIGESTS), str),
@@ -120,7 +121,7 @@ class ModelEntry:
     they are for, a key of PARTS. prefix: what the authors' checkpoints put before each tensor's name. ignored: tensors
     in them that the network lacks. no_weights: why no weights are published. time: how long a frame took, as published.
     gmacs: the cost of a 256x256 frame in a long stream, in 10^9 multiply-adds. bibtex: the entry to cite the paper
-    with.
+    with. alters_sharp: whether the model was measured to change sharp frames, so that --only-blurred is on for it.
     """
 
     name: str
@@ -142,6 +143,7 @@ class ModelEntry:
     part: str = ""
     prefix: str = ""
     ignored: tuple[str, ...] = ()
+    alters_sharp: bool = False
     own: type[Network] | None = None
     is_users: bool = False
 
@@ -398,7 +400,7 @@ def _parse_time(table: dict[str, Any]) -> PublishedTime:
 
 def _check_kinds(table: dict[str, Any], kinds: dict[str, type | tuple[type, ...]]) -> None:
     for key, value in table.items():
-        if not isinstance(value, kinds[key]) or isinstance(value, bool):
+        if not isinstance(value, kinds[key]) or isinstance(value, bool) != (kinds[key] is bool):
             raise TypeError(f"{key} is {value!r}, which is of the wrong kind")
 
 

@@ -154,13 +154,16 @@ class Restorer:
         """Yield frames with their results, first those of the replayed frames."""
         fed: deque[_Uploaded] = deque()
         results: deque[_Result] = deque()
+        unneeded: deque[bool] = deque()  # of frames that are fed: whether they get nothing of their restoration
 
         def padded() -> Iterator[Tensor]:
             for item in scene.items():
                 fed.append(item)
+                if network.feeding in streams.SKIPPING:
+                    unneeded.append(not item.frame.strength)
                 yield self.plan.pad(item.rgb[None])
 
-        for restored in self.watch.each(streams.stream(network, padded(), self.plan), "network"):
+        for restored in self.watch.each(streams.stream(network, padded(), self.plan, unneeded.popleft), "network"):
             with self.watch.stage("difference"):
                 results.append(self._finish(fed[len(results)], restored))
             if len(results) > self.delay:
@@ -195,10 +198,12 @@ class Restorer:
 
     def _add(self, item: "_Uploaded", difference: Tensor, picture: Tensor, means: Tensor | None) -> "_Result":
         """Add the network's change, (3, H, W), to the frame's planes, and start copying them. means: see Guard."""
-        factor = self.settings.strength if self.area is None else self.area.weights * self.settings.strength
-        planes = color.add_difference(item.planes, difference * factor, item.space)
-        if self.area is not None:
-            planes = self.area.keep_outside(item.planes, planes, item.space.layout)
+        strength, planes = self.settings.strength * item.frame.strength, item.planes
+        if strength:
+            factor = strength if self.area is None else self.area.weights * strength
+            planes = color.add_difference(planes, difference * factor, item.space)
+            if self.area is not None:
+                planes = self.area.keep_outside(item.planes, planes, item.space.layout)
         change = mean_change(item.planes, planes, item.space.layout.bits, item.space.layout.rgb)
         extremes = torch.stack((*picture.aminmax(), item.rgb.mean(), change))  # NaN if any pixel is
         return _Result.fetch(extremes, planes, means)
@@ -214,7 +219,7 @@ class Restorer:
         factor = 0.0 if weights is None else weights.to(result.picture.device)
         kept = self._add(item, (result.picture - item.rgb) * factor, result.picture, None)
         kept.is_valid()  # waits for the copy
-        kept.is_guarded, kept.is_rejected = True, weights is None
+        kept.is_guarded, kept.is_rejected = item.frame.strength > 0, weights is None
         return kept
 
     def _in_float32(self) -> Network:

@@ -9,7 +9,7 @@ along B.
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import Any, Protocol
 
@@ -26,14 +26,27 @@ CLIP, CLIP_OVERLAP = 30, 5  # frames restored as one clip, as many as training s
 WINDOWS = {"bidirectional": WINDOW, "clip": CLIP}  # feedings that hold a window
 WARM_UP = 10  # frames after which a state is close to that of a network which has seen all earlier frames
 RUNAWAY = 8.0  # a state larger than this many times its size after the first window has diverged
+# Feedings whose networks restore each frame by a call of its own, without a state: unneeded calls can be left out.
+SKIPPING = {"frame", "neighbours", "view", "window", "pair"}
+
+Skip = Callable[[], bool]  # asked once for each frame, in order: whether nobody needs its restoration
 
 
-def stream(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+def none_skipped() -> bool:
+    """Skip no frame."""
+    return False
+
+
+def stream(network: Network, frames: Iterator[Tensor], plan: TilePlan, skip: Skip = none_skipped) -> Iterator[Tensor]:
     """Feed a scene to a network in the way that it declares; yield its restored frames (1, 3, H, W).
+
+    skip: of the feedings in SKIPPING, such frames come out as they are; their neighbours see them all the same. Other
+    networks restore every frame: a state must not miss one.
 
     Raises: ModelError if the network, which may be the user's own, does not return frames of the size that it got.
     """
-    for restored in FEEDINGS[network.feeding](network, frames, plan):
+    options = {"skip": skip} if network.feeding in SKIPPING else {}
+    for restored in FEEDINGS[network.feeding](network, frames, plan, **options):
         if not isinstance(restored, Tensor) or restored.shape[-3:] != (3, *plan.padded):
             found = tuple(restored.shape) if isinstance(restored, Tensor) else type(restored).__name__
             height, width = plan.padded
@@ -44,23 +57,29 @@ def stream(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterat
         yield restored
 
 
-def stream_frames(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+def stream_frames(
+    network: Network, frames: Iterator[Tensor], plan: TilePlan, skip: Skip = none_skipped
+) -> Iterator[Tensor]:
     """Feed a network that takes one frame at a time."""
     for frame in frames:
-        yield plan.apply(network, frame)
+        yield frame if skip() else plan.apply(network, frame)
 
 
-def stream_neighbours(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+def stream_neighbours(
+    network: Network, frames: Iterator[Tensor], plan: TilePlan, skip: Skip = none_skipped
+) -> Iterator[Tensor]:
     """Feed a network that takes a frame and its two neighbours, which are None beyond the scene's ends."""
     previous: Tensor | None = None
     current = next(frames, None)
     while current is not None:
         following = next(frames, None)
-        yield plan.apply(network, previous, current, following)
+        yield current if skip() else plan.apply(network, previous, current, following)
         previous, current = current, following
 
 
-def stream_views(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+def stream_views(
+    network: Network, frames: Iterator[Tensor], plan: TilePlan, skip: Skip = none_skipped
+) -> Iterator[Tensor]:
     """Feed a network that looks at a whole frame and its neighbours first, and then restores tiles by its view.
 
     So motion and statistics of the whole frame do not depend on the tiles. Neighbours are None beyond the scene's ends.
@@ -68,8 +87,8 @@ def stream_views(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> 
     """
     steps: Any = network
     looked = _looked_ahead if _may_look_ahead(network) else _looked
-    for current, view in looked(network, frames):
-        yield current + plan.apply(steps.difference, *view)
+    for current, view in looked(network, frames, skip):
+        yield current if view is None else current + plan.apply(steps.difference, *view)
 
 
 def _may_look_ahead(network: Network) -> bool:
@@ -77,17 +96,17 @@ def _may_look_ahead(network: Network) -> bool:
     return network.looks_ahead and on_cpu and torch.get_num_threads() > 1 and RECORDER.get() is None
 
 
-def _looked(network: Any, frames: Iterator[Tensor]) -> Iterator[tuple[Tensor, Any]]:
-    """Yield each frame with what the network's look returns of it."""
+def _looked(network: Any, frames: Iterator[Tensor], skip: Skip) -> Iterator[tuple[Tensor, Any]]:
+    """Yield each frame with what the network's look returns of it; with None if it is skipped."""
     previous: Tensor | None = None
     current = next(frames, None)
     while current is not None:
         following = next(frames, None)
-        yield current, network.look(previous, current, following)
+        yield current, None if skip() else network.look(previous, current, following)
         previous, current = current, following
 
 
-def _looked_ahead(network: Any, frames: Iterator[Tensor]) -> Iterator[tuple[Tensor, Any]]:
+def _looked_ahead(network: Any, frames: Iterator[Tensor], skip: Skip) -> Iterator[tuple[Tensor, Any]]:
     """Yield as _looked does; while the caller uses a view, a thread computes the next one."""
     inference = torch.is_inference_mode_enabled()  # it holds for one thread
 
@@ -99,29 +118,40 @@ def _looked_ahead(network: Any, frames: Iterator[Tensor]) -> Iterator[tuple[Tens
     if current is None:
         return
     with ThreadPoolExecutor(1, "look") as thread:
+
+        def begin(*window: Tensor | None) -> "Future[Any] | None":
+            return None if skip() else thread.submit(look, *window)
+
         following = next(frames, None)
-        view = thread.submit(look, None, current, following)
+        view = begin(None, current, following)
         while following is not None:
             try:
                 after = next(frames, None)
             except Exception:
-                yield current, view.result()  # what was read before the failure is restored first
+                yield current, _result(view)  # what was read before the failure is restored first
                 raise
-            found = view.result()
-            view = thread.submit(look, current, following, after)
+            found = _result(view)
+            view = begin(current, following, after)
             yield current, found
             current, following = following, after
-        yield current, view.result()
+        yield current, _result(view)
 
 
-def stream_windows(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+def _result(view: "Future[Any] | None") -> Any:
+    return None if view is None else view.result()
+
+
+def stream_windows(
+    network: Network, frames: Iterator[Tensor], plan: TilePlan, skip: Skip = none_skipped
+) -> Iterator[Tensor]:
     """Feed a network that restores the middle frame of a window (B, T, 3, H, W); end frames are repeated."""
     length = 2 * network.radius + 1
     window: deque[Tensor] = deque(maxlen=length)
 
     def restored() -> Iterator[Tensor]:
         if len(window) == length:
-            yield plan.apply(lambda *tiles: network(torch.stack(tiles, 1)), *window)
+            middle = window[network.radius]
+            yield middle if skip() else plan.apply(lambda *tiles: network(torch.stack(tiles, 1)), *window)
 
     for frame in frames:
         window.extend([frame] * (1 if window else network.radius + 1))
@@ -131,14 +161,16 @@ def stream_windows(network: Network, frames: Iterator[Tensor], plan: TilePlan) -
         yield from restored()
 
 
-def stream_pairs(network: Network, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+def stream_pairs(
+    network: Network, frames: Iterator[Tensor], plan: TilePlan, skip: Skip = none_skipped
+) -> Iterator[Tensor]:
     """Feed a network that takes a frame and the next one; the last frame is paired with the one before it, if any."""
     previous: Tensor | None = None
     current = next(frames, None)
     while current is not None:
         following = next(frames, None)
         neighbour = following if following is not None else previous if previous is not None else current
-        yield plan.apply(network, current, neighbour)
+        yield current if skip() else plan.apply(network, current, neighbour)
         previous, current = current, following
 
 

@@ -20,7 +20,7 @@ from vdeblur.restore import memory
 from vdeblur.threads import Worker
 
 # In the order of the report; those in BESIDE run in threads of their own.
-STAGES = ("start", "wait_decode", "color", "scenes", "network", "difference", "wait_encode", "assemble")
+STAGES = ("start", "wait_decode", "blur", "color", "scenes", "network", "difference", "wait_encode", "assemble")
 BESIDE = ("decode", "encode")
 
 T = TypeVar("T")

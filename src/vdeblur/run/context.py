@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +11,7 @@ from vdeblur.errors import ExitStatus, InterruptedRunError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.restore.area import Area
 from vdeblur.restore.changes import ChangeMeter, ChangeSummary
+from vdeblur.restore.only_blurred import StrengthSum
 from vdeblur.restore.watch import Profile
 from vdeblur.run.segments import Segment
 from vdeblur.settings import Settings
@@ -28,7 +29,7 @@ class RunResult:
     frames: in the output. seconds: duration of this run. warnings: their codes. is_planned: whether this was a dry run,
     which writes nothing. frames_estimate: of the input; None if unknown. model, weights_sha256, device, precision: what
     restored; the digest is of the weights' file, or empty if the model needs none. change: how much changed; None where
-    nothing was restored.
+    nothing was restored. strengths: of all frames in the output, with --only-blurred; else None.
     """
 
     output: Path
@@ -42,6 +43,7 @@ class RunResult:
     device: str = ""
     precision: str = ""
     change: ChangeSummary | None = None
+    strengths: StrengthSum | None = None
 
 
 @dataclass
@@ -49,9 +51,10 @@ class Context:
     """One file's run: what it reads and writes, how, and whom it reports to.
 
     makes_folder: whether the output's folder is made if it is missing. talk: the same callbacks for downloads. profile:
-    the stopwatches. changes: measures how much frames change. warnings: code and message of each so far. guarded: the
-    number of frames in which the guard kept parts of the input, known at the end. area: the part of frames to restore;
-    None: all.
+    the stopwatches. changes: measures how much frames change. note_strength: gets the time and the strength of each
+    restored frame. strengths: of all frames in the output; None before they are known, and without --only-blurred.
+    warnings: code and message of each so far. guarded: the number of frames in which the guard kept parts of the input,
+    known at the end. area: the part of frames to restore; None: all.
     """
 
     source_path: Path
@@ -65,6 +68,8 @@ class Context:
     changes: ChangeMeter = field(default_factory=ChangeMeter)
     guarded: int = 0
     area: Area | None = None
+    note_strength: Callable[[int, float], None] = ignore
+    strengths: StrengthSum | None = None
 
     def __post_init__(self) -> None:
         self.talk = Talk(self.settings.offline, self.settings.yes, self.notify, self.ask, self.stop)

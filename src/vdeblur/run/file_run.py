@@ -1,6 +1,7 @@
 """One run on one file, from opening it to its output."""
 
 import contextlib
+import dataclasses
 import gc
 import shlex
 
@@ -70,6 +71,7 @@ def _run_file(context: Context) -> RunResult:
         device=str(loaded.device),
         precision=loaded.precision,
         change=context.changes.summary(),
+        strengths=context.strengths,
     )
     if not settings.dry_run:
         _notify_done(context, result)
@@ -105,6 +107,8 @@ def _restore(context: Context, source: Source, sink: Sink, is_counted: bool) -> 
         loaded = prepare_network(context, source.info)
     if wanted is not None:
         context.area = Area.of(wanted, loaded.network, plans.overlap_of(context.settings, loaded.network))
+    if context.settings.only_blurred is None and loaded.alters_sharp:
+        context.settings = dataclasses.replace(context.settings, only_blurred=True)
     _warn_of_one_picture(context, source, loaded)
     workload = sink.prepare(source, loaded)
     expected = forecast(context, source, encoding, loaded, stream_plans) if context.settings.dry_run else Forecast()
@@ -159,6 +163,7 @@ def _plan_facts(
 ) -> dict[str, object]:
     facts: dict[str, object] = {"input": str(context.source_path), "model": loaded.model, "device": str(loaded.device)}
     facts |= {"precision": loaded.precision, "tile": workload.tiles.name}
+    facts["only_blurred"] = bool(context.settings.only_blurred)
     facts |= {"segments": workload.segments, "frames_done": workload.frames_done}
     facts["keep"] = [each.name for each in stream_plans if each.action != tracks.DROP]
     facts["convert"] = [f"{each.name} {each.reason}" for each in stream_plans if each.action == tracks.CONVERT]
@@ -174,8 +179,9 @@ def _notify_done(context: Context, result: RunResult) -> None:
         facts["frames"] = result.frames
         speed = {"seconds": round(result.seconds, 3), "fps": round(result.frames / result.seconds, 3)}
         change = None if result.change is None else result.change.facts()
-        warnings = list(result.warnings)
-        facts |= {**speed, "warnings": warnings, "status": "restored", "change": change, "guarded": context.guarded}
+        facts |= {**speed, "warnings": list(result.warnings), "status": "restored", "change": change}
+        facts |= {"guarded": context.guarded}
+        facts["only_blurred"] = None if result.strengths is None else result.strengths.facts()
         context.notify("file_done", facts)
     if context.settings.profile:
         context.notify("profile", {"input": str(context.source_path), **context.profile.facts()})

@@ -26,8 +26,8 @@ class Loaded:
     """A network on its device.
 
     digest: of the weights before their conversion to the precision. weights_sha256: of their file; empty if the model
-    needs none. download_megabytes: size of weights that a dry run did not download; 0 if there is nothing to download,
-    None if the size is unknown.
+    needs none. alters_sharp: whether the registry says that the model changes sharp frames. download_megabytes: size of
+    weights that a dry run did not download; 0 if there is nothing to download, None if the size is unknown.
     """
 
     model: str
@@ -36,6 +36,7 @@ class Loaded:
     device: torch.device
     precision: str
     weights_sha256: str = ""
+    alters_sharp: bool = False
     download_megabytes: float | None = 0
 
 
@@ -98,7 +99,8 @@ def prepare_network(context: Context, info: SourceInfo) -> Loaded:
     context.profile.use(placed.device)
     sha256 = "" if missing is not None else _file_digest(model, settings.checkpoint)
     megabytes = 0 if missing is None else missing.megabytes
-    return Loaded(model, digest, placed.network, placed.device, precision, sha256, megabytes)
+    alters_sharp = registry.find_entry(model).alters_sharp
+    return Loaded(model, digest, placed.network, placed.device, precision, sha256, alters_sharp, megabytes)
 
 
 def _missing_weights(context: Context, model: str) -> Weights | None:

@@ -11,11 +11,12 @@ from fractions import Fraction
 from vdeblur import threads
 from vdeblur.errors import InputError, UsageError
 from vdeblur.output.pictures import PictureEncoding
-from vdeblur.restore import streams
+from vdeblur.restore import only_blurred, streams
+from vdeblur.restore.only_blurred import OnlyBlurred
 from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
 from vdeblur.restore.tiles import TilePlan
-from vdeblur.run import assemble, parts, segments, trust
+from vdeblur.run import assemble, first_pass, parts, segments, trust
 from vdeblur.run.context import QUEUE_FRAMES, Context, GracefulStop
 from vdeblur.run.loading import Loaded
 from vdeblur.run.parts import Encoding
@@ -44,8 +45,9 @@ class SegmentMaker:
         self.count = division.count(source.wanted_seconds)
         self.missing = MissingSegments(store, self._share())
         self.stop = GracefulStop(context.stop, division.length, source.info.rate)
-        self.reader = SegmentReader(context, source, division, streams.frames_around(loaded.network), self.stop)
+        self.reader = SegmentReader(context, source, division, self._frames_around(), self.stop)
         self.tiles = self._plan_tiles()
+        self.only_blurred: OnlyBlurred | None = None
         self.part: parts.SegmentPart | None = None
         self.is_tried = False  # whether the output's container has been tried with a segment
         self.finished_segments: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
@@ -54,6 +56,13 @@ class SegmentMaker:
     def restored_frames(self) -> int:
         """The number of frames that this run has restored."""
         return self.stop.restored_frames
+
+    def _frames_around(self) -> tuple[int, int]:
+        """Return how many frames are read before and after a segment."""
+        before, after = streams.frames_around(self.loaded.network)
+        if self.context.settings.only_blurred:
+            return max(before, only_blurred.AROUND), max(after, only_blurred.AROUND)
+        return before, after
 
     def _plan_tiles(self) -> TilePlan:
         """Plan the tiles, the same as an earlier run or another share: free memory may differ, the result must not."""
@@ -92,9 +101,15 @@ class SegmentMaker:
         if not is_shared:
             warn_of_disk_space(context, self.source.info, self.encoding)
         plan = {"tile": self.tiles.name, "window": self.tiles.window, "model": self.loaded.model}
+        if context.settings.only_blurred:
+            plan["scenes"] = self._scenes()
         self.store.open(plan, shared=is_shared)
         if self.store.plan != plan:  # another process has started since this one planned
             self.tiles = self._plan_tiles()
+        if context.settings.only_blurred:
+            scenes = only_blurred.scenes_from_json(self.store.plan.get("scenes"))
+            detects, watch = context.settings.scene_detect, context.profile.main
+            self.only_blurred = OnlyBlurred(scenes, self.loaded.device, detects, watch)
         if self.source.is_pipe:
             self.reader.spool = Spool(self.store.folder / OTHERS)
         loaded, watch = self.loaded, context.profile.main
@@ -124,6 +139,13 @@ class SegmentMaker:
             raise
         finally:
             self.reader.close()
+
+    def _scenes(self) -> list[list[float]] | None:
+        """Return the scenes that an earlier run has found, or find them in a first pass."""
+        if "scenes" in self.store.plan:
+            return self.store.plan["scenes"]
+        found = first_pass.find_scenes(self.context, self.source, self.loaded.device, self.stop)
+        return only_blurred.scenes_as_json(found)
 
     def _check_records(self) -> None:
         """Remove the records of earlier runs that do not fit the source; their segments are restored once more.
@@ -179,13 +201,16 @@ class SegmentMaker:
         self.part = part = parts.new_part(self.store, segment.index, self.encoding, first)
         damaged = self.source.damaged
         count = 0
-        with closing(restorer.restore(segment.frames)) as restored:
+        frames = segment.frames if self.only_blurred is None else self.only_blurred.with_strengths(segment.frames)
+        with closing(restorer.restore(frames)) as restored:
             for place, frame in enumerate(restored):
                 if segment.closed and place >= segment.lead + segment.own_frames:
                     break
                 if place < segment.lead:
                     continue
                 worker.do(part.write, frame)
+                segment.strengths.add(frame.strength)
+                self.context.note_strength(frame.pts, frame.strength)
                 count += 1
                 self.stop.restored_frames += 1
                 self.context.notify_progress(self.source.info, first + count, self.restored_frames)

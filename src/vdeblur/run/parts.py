@@ -124,6 +124,7 @@ class VideoPart:
                 self.crc,
             )
             record.damaged, record.warnings, record.guarded = damaged, warnings, self.guarded
+            record.restored, record.strength = segment.strengths.restored, segment.strengths.total
             self.store.save(record)
         except (av.error.FFmpegError, OSError) as error:
             self.abort()
@@ -217,6 +218,7 @@ class PicturePart:
             record = SegmentRecord(segment.index, segment.own_frames, segment.last, segment.before, segment.tail)
             record.names, record.bytes, record.damaged, record.warnings = self.names, self.bytes, damaged, warnings
             record.guarded = self.guarded
+            record.restored, record.strength = segment.strengths.restored, segment.strengths.total
             self.store.save(record)
         except OSError as error:
             raise write_error(self.store.output, error) from error

@@ -18,6 +18,7 @@ def reasons_of(
         "device": _device_reason(settings, loaded),
         "precision": _precision_reason(settings, loaded),
         "tile": _tile_reason(settings, tiles),
+        "only_blurred": _only_blurred_reason(settings, loaded),
         "segments": "the video is one segment" if settings.segment is None else f"{float(settings.segment):g} s each",
     }
     if isinstance(encoding, VideoEncoding):
@@ -49,6 +50,12 @@ def _precision_reason(settings: Settings, loaded: Loaded) -> str:
 
 def _tile_reason(settings: Settings, tiles: TilePlan) -> str:
     return "as named" if settings.tile != "auto" else f"{plans.in_words(tiles)} fit the free memory"
+
+
+def _only_blurred_reason(settings: Settings, loaded: Loaded) -> str:
+    if settings.only_blurred is None:
+        return f"{loaded.model} is not known to alter sharp frames"
+    return f"{loaded.model} alters sharp frames" if settings.only_blurred and loaded.alters_sharp else "as named"
 
 
 def _encoder_reason(settings: Settings, info: SourceInfo, encoding: VideoEncoding) -> str:

@@ -20,6 +20,7 @@ from vdeblur.errors import DamageError, ExitStatus, InputError, UsageError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.frame import Frame
 from vdeblur.look import compare, compose
+from vdeblur.look.labels import labelled
 from vdeblur.output.video_file import VideoFile, write_frames
 from vdeblur.restore import device
 from vdeblur.run.context import Context, RunResult
@@ -34,7 +35,8 @@ from vdeblur.source.video import Source, open_source
 
 PLACES = 3  # samples, each in the middle of its third
 LONGEST_RUN = 250  # frames from key frame to key frame at most: the default of x264 and x265
-HIDDEN = {"segment", "file_done"}  # events of single samples that are of no use, or about a file that is removed
+# Events of single samples that are of no use, or about a file that is removed.
+HIDDEN = {"segment", "file_done", "first_pass"}
 
 
 def run_sample(
@@ -76,7 +78,11 @@ def spans(length: Fraction | None, seconds: Fraction = Fraction(2)) -> list[tupl
 
 @dataclass(frozen=True)
 class Restored:
-    """A restored sample. seconds: of restoring, from the first frame on. first_bytes: of its first encoded frame."""
+    """A restored sample.
+
+    seconds: of restoring, from the first frame on. first_bytes: of its first encoded frame. strengths: of its frames,
+    by their times in the input; empty without --only-blurred.
+    """
 
     cut: Cut
     path: Path
@@ -84,6 +90,7 @@ class Restored:
     seconds: float
     first_bytes: int
     bytes: int
+    strengths: dict[int, float]
 
 
 class _Sampling:
@@ -185,14 +192,18 @@ class _Sampling:
         cut = Cut(start, stop if whole.stop is None else min(stop, whole.stop), whole.frames)
         clock = _Clock(self._pass_on, self.stop)
         cut_settings = replace(settings, cut=cut)
+        strengths: dict[int, float] = {}
+        context = Context(self.source_path, path, cut_settings, clock.notify, self.ask, clock.stop)
+        context.note_strength = strengths.__setitem__
         try:
-            result = run_file(Context(self.source_path, path, cut_settings, clock.notify, self.ask, clock.stop))
+            result = run_file(context)
         except DamageError as error:
             message = error.message.replace(str(path), f"a sample of {self.source_path}")
             raise DamageError(message, error.hint) from error
         seconds = clock.seconds()
         self.done += result.frames
-        return Restored(cut, path, result.frames, seconds, *_sizes(path))
+        shown = strengths if context.settings.only_blurred else {}
+        return Restored(cut, path, result.frames, seconds, *_sizes(path), shown)
 
     def _write(self, samples: list[Restored], source: Source) -> int:
         """Write the composed video; return the number of frames."""
@@ -216,7 +227,10 @@ class _Sampling:
                 for left, right in compare.watched(couple, ignore, self.stop):
                     shift = next_pts - left.pts if shift is None else shift
                     moved = replace(left, pts=left.pts + shift)
-                    yield compose.compose(moved, right, compose.MODES["side"], *turns, 0.0)
+                    strength = sample.strengths.get(left.pts)
+                    label = "" if strength is None else f"strength {strength:.2f}"
+                    composer = labelled(compose.MODES["side"], ("", label))
+                    yield compose.compose(moved, right, composer, *turns, 0.0)
                     next_pts = moved.pts + step
 
     def _estimates(self, samples: list[Restored], total: int | None, length: Fraction | None) -> dict[str, object]:

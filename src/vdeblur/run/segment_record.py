@@ -25,7 +25,8 @@ class SegmentRecord:
     size in bytes, time, duration (in units of the video's time base), and whether it is a key frame, in decoding order;
     empty for pictures. names: of pictures. bytes, crc: size and CRC-32 of the data. damaged: packets of the input that
     could not be decoded. warnings: codes and messages of the run so far. guarded: times of frames of which the guard kept
-    parts, in units of the video's time base.
+    parts, in units of the video's time base. restored, strength: number of frames with a strength above 0, and the sum
+    of all strengths; see restore/only_blurred.py.
     """
 
     index: int
@@ -40,6 +41,8 @@ class SegmentRecord:
     damaged: int = 0
     warnings: list[tuple[str, str]] = field(default_factory=list)
     guarded: list[int] = field(default_factory=list)
+    restored: int = 0
+    strength: float = 0.0
 
     def follows(self, tail: list[Mark]) -> bool:
         """Return whether this segment directly follows the frames with these marks; no marks: whether it is first."""
@@ -48,8 +51,10 @@ class SegmentRecord:
 
     def is_sound(self) -> bool:
         """Return whether the values have their types and agree with each other."""
-        counts = (self.index, self.frames, self.bytes, self.crc, self.damaged)
+        counts = (self.index, self.frames, self.bytes, self.crc, self.damaged, self.restored)
         if not all(_is_number(value, 0) for value in counts) or not isinstance(self.last, bool):
+            return False
+        if not isinstance(self.strength, float) or not 0 <= self.strength <= LARGEST:
             return False
         for marks in (self.before, self.tail):
             if len(marks) > CHECKED or not all(len(mark) == 2 and all(map(_is_number, mark)) for mark in marks):

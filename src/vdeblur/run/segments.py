@@ -20,6 +20,7 @@ from itertools import islice
 import numpy
 
 from vdeblur.frame import Frame, layout_of, plane_array
+from vdeblur.restore.only_blurred import StrengthSum
 
 CHECKED = 2  # frames before a boundary whose digests both sides store
 
@@ -58,7 +59,8 @@ class Segment:
 
     lead: how many of the frames come before its own. before: marks of the last frames before it; tail: of its own last
     frames. own_frames: number of its own frames so far; closed: whether these are all. last: whether no frame follows.
-    last_duration: of its last frame by the source, in units of its clock; 0: unknown.
+    last_duration: of its last frame by the source, in units of its clock; 0: unknown. strengths: of its own frames that
+    are restored.
     """
 
     index: int
@@ -70,6 +72,7 @@ class Segment:
     last: bool = False
     tail: list[Mark] = field(default_factory=list)
     last_duration: int = 0
+    strengths: StrengthSum = field(default_factory=StrengthSum)
 
 
 class Divider:

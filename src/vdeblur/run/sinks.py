@@ -21,10 +21,11 @@ from vdeblur.frame import Frame
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.output.muxer import other_packets
 from vdeblur.output.pictures import PICTURE_ENCODERS, PictureEncoding
+from vdeblur.restore.only_blurred import OnlyBlurred, StrengthSum
 from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
 from vdeblur.restore.tiles import TilePlan
-from vdeblur.run import assemble
+from vdeblur.run import assemble, first_pass
 from vdeblur.run.context import QUEUE_FRAMES, Context
 from vdeblur.run.loading import Loaded
 from vdeblur.run.maker import SegmentMaker
@@ -123,6 +124,11 @@ class PipeSink:
             context.area,
         )
         worker = context.profile.worker(QUEUE_FRAMES)
+        blurred: OnlyBlurred | None = None
+        if context.settings.only_blurred:
+            scenes = first_pass.find_scenes(context, source, loaded.device, context.stop)
+            blurred = OnlyBlurred(scenes, loaded.device, context.settings.scene_detect, watch)
+            context.strengths = StrengthSum()
         items = read_ahead(context, source.items(), source.info)
 
         def frames() -> Iterator[Frame]:
@@ -138,8 +144,10 @@ class PipeSink:
         count = 0
         guarded: list[Fraction] = []
         try:
-            for frame in restorer.restore(frames()):
+            for frame in restorer.restore(frames() if blurred is None else blurred.with_strengths(frames())):
                 worker.do(encode, frame)
+                if context.strengths is not None:
+                    context.strengths.add(frame.strength)
                 count += 1
                 guarded += [frame.seconds] if frame.is_guarded else []
                 context.notify_progress(source.info, count, count)
@@ -241,6 +249,10 @@ class FileSink:
         with context.profile.main.stage("assemble"):
             assemble.assemble(store, self.encoding, self.source, self._others(), context.warn, overwrite=overwrite)
         self.keep_for_resume = False
+        if context.settings.only_blurred:
+            records = store.records.values()
+            restored, total = sum(each.restored for each in records), sum(each.strength for each in records)
+            context.strengths = StrengthSum(frames, restored, total)
         return frames
 
     def _others(self) -> Iterable[av.Packet]:

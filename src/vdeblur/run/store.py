@@ -13,6 +13,7 @@ import filelock
 
 from vdeblur.errors import InputError, OutputError
 from vdeblur.files import write_whole
+from vdeblur.restore.only_blurred import scenes_from_json
 from vdeblur.run.segment_record import JUNK, SegmentRecord, read_json, read_segment_record
 from vdeblur.run.segments import CHECKED, Mark
 from vdeblur.run.state_folder import LOCK, PICTURES, STATE, WHOLE, check_state_folder, clear_state_folder
@@ -215,6 +216,7 @@ def _checked_plan(plan: Any) -> dict[str, Any]:
     is_sound = TILE.fullmatch(checked["tile"]) and isinstance(checked.get("window"), int | None)
     if not is_sound or not isinstance(checked.get("model"), str | None):
         raise ValueError("not a plan")
+    scenes_from_json(checked.get("scenes"))
     return checked
 
 

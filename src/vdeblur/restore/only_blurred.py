@@ -1,0 +1,306 @@
+"""`vdeblur run --only-blurred`: each frame gets as much of its restoration as its blur asks for.
+
+    frames -> slope of each (measure/blur.py) -> strength by the scene's sharpest frames -> smoothed over time
+
+Frames with a strength of 0 pass unchanged, to the bit. A network without a state is not even called for them; one with
+a state sees every frame, because its memory must not miss any. Strengths depend on nothing but the frames around and
+what a first pass over the file found, so resumed and divided runs give the same.
+"""
+
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vdeblur.frame import Frame
+from vdeblur.measure import blur
+from vdeblur.restore import color
+from vdeblur.restore.scenes import SMALL, SceneDetector
+from vdeblur.restore.watch import OFF, Watch
+
+# Smoothing over time: the largest of a frame and its neighbours, then a triangle of five frames. So strengths change by
+# at most a third from frame to frame, the triangle's largest step.
+TRIANGLE = (1, 2, 3, 2, 1)
+SMOOTHED = 3  # frames before and after a frame that its strength depends on
+AROUND = SMOOTHED + 1  # frames to decode before and after a part: the outermost are measured between their neighbours
+SHARPEST = 0.9  # the quantile of a scene's slopes that counts as its sharpest frames
+MARGIN = 0.1  # below that, frames count as sharp
+# Smaller strengths are 0, since slopes of sharp frames differ that much with their content. So no frame of the sharp
+# clips of REDS (30 frames) and of four others (120 each) has a strength above 0; with 0.1, up to 120 of 120 had. The
+# blurry clips of REDS lose nothing.
+LEAST = 0.25
+STILL = 1.0  # measured pixels a frame; defocus that moves less is no motion blur
+HELD = 250  # slopes of a scene from which a pipe's strengths are computed
+MOST_MEASURES = 200  # of a scene in the first pass; if there are more, every second one is left out
+LARGEST_PTS = 1 << 62  # FFmpeg's times are 64 bits wide
+
+
+@dataclass(frozen=True)
+class SceneStart:
+    """The beginning of a scene, as a first pass found it.
+
+    pts: of its first frame. highest: the slope from which its frames need no restoration.
+    """
+
+    pts: int
+    highest: float
+
+
+def scenes_as_json(scenes: Sequence[SceneStart] | None) -> list[list[float]] | None:
+    """Return scenes as JSON holds them."""
+    return None if scenes is None else [[scene.pts, scene.highest] for scene in scenes]
+
+
+def scenes_from_json(value: Any) -> list[SceneStart] | None:
+    """Return scenes that were read.
+
+    Raises: TypeError or ValueError where they are not what scenes_as_json returns.
+    """
+    if value is None:
+        return None
+    scenes = [SceneStart(pts, highest) for pts, highest in value]
+    for scene in scenes:
+        is_time = isinstance(scene.pts, int) and abs(scene.pts) <= LARGEST_PTS
+        if not is_time or not isinstance(scene.highest, float) or not math.isfinite(scene.highest):
+            raise ValueError("not scenes")
+    return scenes
+
+
+def measuring_device(device: torch.device) -> torch.device:
+    """Return the device to measure on, for a network on a device: the same where it has float64, else the CPU."""
+    return device if device.type in ("cpu", "cuda") else torch.device("cpu")
+
+
+def highest_slope(slopes: Iterable[float]) -> float:
+    """Return the slope from which a scene's frames need no restoration.
+
+    slopes: along the motion, of frames that move, all or some. Slopes of others are the least of four directions, so
+    they are lower, and cannot be compared with these.
+    """
+    known = list(slopes)
+    if not known:
+        return blur.HIGHEST
+    return max(float(numpy.quantile(known, SHARPEST)) - MARGIN, blur.HIGHEST)
+
+
+def raw_strength(measure: blur.BlurMeasure, highest: float, has_neighbours: bool) -> float:
+    """Return how much of its restoration a frame needs by itself, 0 to 1.
+
+    Noise needs none, nor does defocus that hardly moves. highest: of the scene, for frames that move. has_neighbours:
+    whether the frame's motion is known.
+    """
+    kind = blur.kind_of(measure)
+    if kind == "noise" or (kind == "defocus" and has_neighbours and measure.motion < STILL):
+        return 0.0
+    strength = blur.strength_of(measure.slope_along, highest if measure.motion >= blur.STILL else blur.HIGHEST)
+    return strength if strength >= LEAST else 0.0
+
+
+def smoothed_strength(strengths: Sequence[float], place: int) -> float:
+    """Return the strength of the frame at a place, smoothed over time.
+
+    strengths: of the frames of its scene, or of those up to SMOOTHED frames away. Beyond the ends of the scene the
+    last value is repeated.
+    """
+    last = len(strengths) - 1
+    total = 0.0
+    for offset, weight in enumerate(TRIANGLE, -(len(TRIANGLE) // 2)):
+        near = min(max(place + offset, 0), last)
+        total += weight * max(strengths[max(near - 1, 0) : near + 2])
+    return total / sum(TRIANGLE)
+
+
+def measured_luma(frame: Frame, device: torch.device) -> Tensor:
+    """Return a frame's luma as measure/blur.py takes it: (1, 1, H, W) in [0, 1], short side at most 540 pixels."""
+    space = color.ColorSpace.of(frame.picture, frame.chroma_location)
+    planes = color.planes_of(frame, space, device)
+    if space.layout.rgb:
+        return blur.reduced_luma(blur.luma_from_rgb(color.to_rgb(planes, space)[None]))
+    black, extent = space.luma
+    return blur.reduced_luma(((planes[0].float() - black) / extent).clamp_(0, 1)[None, None])
+
+
+class CutFinder:
+    """Detects cuts as scenes.SceneDetector does, from frames that are not converted to RGB at full size."""
+
+    def __init__(self, detects: bool) -> None:
+        self.detector = SceneDetector() if detects else None
+
+    def begins_scene(self, frame: Frame) -> bool:
+        """Return whether a frame begins a new scene; the first frame does not."""
+        return self.detector is not None and self.detector.is_cut(_small_rgb(frame))
+
+
+def _small_rgb(frame: Frame) -> Tensor:
+    """Return a frame reduced to 64x36, as RGB: the planes are averaged before they are converted."""
+    space = color.ColorSpace.of(frame.picture, frame.chroma_location)
+    planes = color.planes_of(frame, space, torch.device("cpu"))
+    small = [F.adaptive_avg_pool2d(plane.float()[None], SMALL)[0] for plane in planes]
+    whole = replace(space.layout, log2_width=0, log2_height=0)  # chroma now has the size of luma
+    return color.to_rgb(small, replace(space, layout=whole))
+
+
+@dataclass
+class SceneSlopes:
+    """Samples the slopes of a scene in a first pass: of every second frame, of fewer in long scenes."""
+
+    pts: int
+    measures: list[blur.BlurMeasure] = field(default_factory=list)
+    step: int = 2  # frames from one that is measured to the next; the first is the one after the scene's first
+    count: int = 0
+    window: list[Tensor] = field(default_factory=list)  # luma of the frame to measure, and of the one before
+
+    def add(self, frame: Frame, device: torch.device) -> None:
+        """Add the next frame; measure the one before if it is that one's turn."""
+        place, self.count = self.count % self.step, self.count + 1
+        if place > 2:
+            return
+        luma = measured_luma(frame, device)
+        if len(self.window) == 2:
+            self._measure(luma)
+        if place < 2:
+            self.window = [luma] if place == 0 else [*self.window, luma]
+
+    def end(self) -> SceneStart:
+        """Return the result: no frame follows."""
+        if len(self.window) == 2:
+            self._measure(None)
+        slopes = [measure.slope_along for measure in self.measures if measure.motion >= blur.STILL]
+        return SceneStart(self.pts, round(highest_slope(slopes), 4))
+
+    def _measure(self, following: Tensor | None) -> None:
+        previous, current = self.window
+        self.measures.append(blur.blur_of(previous, current, following))
+        self.window = []
+        if len(self.measures) > MOST_MEASURES:
+            self.measures = self.measures[::2]
+            self.step *= 2
+
+
+@torch.inference_mode()
+def scene_starts(frames: Iterator[Frame], device: torch.device, detects_scenes: bool) -> list[SceneStart]:
+    """Return all scenes of a video, each with the slope from which its frames need no restoration."""
+    cuts = CutFinder(detects_scenes)
+    scenes: list[SceneStart] = []
+    scene: SceneSlopes | None = None
+    for frame in frames:
+        is_cut = cuts.begins_scene(frame)
+        if scene is None or is_cut:
+            scenes += [] if scene is None else [scene.end()]
+            scene = SceneSlopes(frame.pts)
+        scene.add(frame, device)
+    return scenes if scene is None else [*scenes, scene.end()]
+
+
+@dataclass
+class _Measured:
+    """A frame with its own strength. begins: whether it begins a scene."""
+
+    frame: Frame
+    begins: bool
+    luma: Tensor
+    strength: float = 0.0
+
+
+class OnlyBlurred:
+    """Measures frames before they are restored, and sets the strength of each.
+
+    scenes: what a first pass found, in order. None: the input cannot be read twice; cuts are then detected here, and
+    the slopes of the last frames of the scene stand for all.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[SceneStart] | None,
+        device: torch.device,
+        detects_scenes: bool = True,
+        watch: Watch = OFF,
+    ) -> None:
+        self.scenes, self.detects_scenes, self.watch = scenes, detects_scenes, watch
+        self.device = measuring_device(device)
+        self.times = [scene.pts for scene in scenes or ()]
+        self.firsts = set(self.times)
+
+    @torch.inference_mode()
+    def with_strengths(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """Yield every frame with its strength; read AROUND frames ahead."""
+        measured = self._measured(frames)
+        past: deque[float] = deque(maxlen=SMOOTHED)  # of the frames of the scene that were yielded
+        ahead: deque[_Measured] = deque()
+        while True:
+            while len(ahead) <= SMOOTHED and (item := next(measured, None)) is not None:
+                ahead.append(item)
+            if not ahead:
+                return
+            current = ahead.popleft()
+            if current.begins:
+                past.clear()
+            following = []
+            for item in ahead:
+                if item.begins:
+                    break
+                following.append(item.strength)
+            strength = smoothed_strength([*past, current.strength, *following], len(past))
+            past.append(current.strength)
+            yield replace(current.frame, strength=strength)
+
+    def _measured(self, frames: Iterator[Frame]) -> Iterator[_Measured]:
+        """Yield frames with their own strengths; read one frame ahead."""
+        cuts = CutFinder(self.detects_scenes and self.scenes is None)
+        slopes: deque[float] = deque(maxlen=HELD)
+        previous: _Measured | None = None
+        current = self._look(next(frames, None), cuts)
+        while current is not None:
+            following = self._look(next(frames, None), cuts)
+            if current.begins:
+                previous = None
+                slopes.clear()
+            before = None if previous is None else previous.luma
+            after = None if following is None or following.begins else following.luma
+            with self.watch.stage("blur"):
+                measure = blur.blur_of(before, current.luma, after)
+                slopes += [measure.slope_along] if measure.motion >= blur.STILL else []
+                highest = self._highest(current.frame, slopes)
+                current.strength = raw_strength(measure, highest, before is not None or after is not None)
+            yield current
+            previous, current = current, following
+
+    def _look(self, frame: Frame | None, cuts: CutFinder) -> _Measured | None:
+        if frame is None:
+            return None
+        with self.watch.stage("blur"):
+            begins = cuts.begins_scene(frame) if self.scenes is None else frame.pts in self.firsts
+            return _Measured(frame, begins, measured_luma(frame, self.device))
+
+    def _highest(self, frame: Frame, slopes: Iterable[float]) -> float:
+        if self.scenes is None:
+            return highest_slope(slopes)
+        place = bisect_right(self.times, frame.pts) - 1
+        return self.scenes[place].highest if place >= 0 else blur.HIGHEST
+
+
+@dataclass
+class StrengthSum:
+    """Counts frames by their strength. restored: with a strength above 0. total: the sum of all strengths."""
+
+    frames: int = 0
+    restored: int = 0
+    total: float = 0.0
+
+    def add(self, strength: float) -> None:
+        """Count a frame."""
+        self.frames += 1
+        self.restored += strength > 0
+        self.total += strength
+
+    def facts(self) -> dict[str, object]:
+        """Return the payload of an event."""
+        mean = round(self.total / self.frames, 4) if self.frames else 0.0
+        return {"frames": self.frames, "restored": self.restored, "mean_strength": mean}
