@@ -18,6 +18,7 @@ from vdeblur.frame import Frame, plane_array
 from vdeblur.models import weights
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, plan
+from vdeblur.restore.area import Area
 from vdeblur.restore.clip import restored_pictures
 from vdeblur.restore.guard import Guard
 from vdeblur.restore.restorer import Restorer
@@ -120,6 +121,43 @@ def test_a_spot_is_kept_with_its_neighbours_and_a_ramp(light: float) -> None:
     ramp = change[0][98, 160:180, 0]
     assert (numpy.diff(ramp) >= 0).all(), "no edge is visible"
     assert set(ramp) >= {2, 4, 6, 8}
+
+
+def test_failures_outside_of_a_region_do_not_count() -> None:
+    def fault(number: int, size: tuple[int, int]) -> Tensor:
+        spot = torch.zeros(1, 3, *size)
+        spot[..., :16, :] = 0.9  # at the edge of what the network gets, 16 pixels around the region
+        return spot
+
+    source, network, settings = list(frames(1)), Failing(fault), Settings(tile="none")
+    wanted = torch.zeros(HEIGHT, WIDTH)
+    wanted[60:120, 100:200] = 1
+    area = Area.of(wanted, network, network.overlap)
+    planned = plan.plan_tiles(settings, *area.size, network, CPU)
+    (done,) = Restorer(network, planned, CPU, settings, area=area).restore(iter(source))
+    assert not done.is_guarded
+    change = done.picture.to_ndarray(format="rgb24").astype(int) - source[0].picture.to_ndarray(format="rgb24")
+    assert (change[70:110, 110:190] == 8).all()
+    assert not change[:60].any()
+
+
+@pytest.mark.cuda
+def test_cuda_guards_as_the_cpu_does() -> None:
+    def fault(number: int, size: tuple[int, int]) -> Tensor:
+        corner = mosaic(size, 80, 2)
+        corner[..., size[0] // 4 :, :] = 0
+        return corner if number == 1 else torch.zeros(1, 3, *size)
+
+    cuda = torch.device("cuda")
+    expected, change = run(Failing(fault), list(frames(3)))
+    network = device.place(Failing(lambda number, size: fault(number, size).to(cuda)), cuda, "fp32")
+    planned = plan.plan_tiles(Settings(tile="none"), HEIGHT, WIDTH, network, cuda)
+    done = list(Restorer(network, planned, cuda, Settings(tile="none", scene_detect=False)).restore(frames(3)))
+    assert [frame.is_guarded for frame in done] == [frame.is_guarded for frame in expected] == [False, True, False]
+    for ours, theirs in zip(done, expected, strict=True):
+        both = [frame.picture.to_ndarray(format="rgb24").astype(int) for frame in (ours, theirs)]
+        assert abs(both[0] - both[1]).max() <= 1
+    assert change[1].any()
 
 
 def test_a_state_that_runs_away_is_forgotten() -> None:

@@ -58,13 +58,13 @@ class Guard:
         """
         failed = (means[:3].abs() > MOST_LIGHT).any(0) | (means[3] > MOST_CHROMA)
         if lowest < LOWEST or highest > HIGHEST:
-            failed |= self._is_outside(picture).to(failed.device)
+            outside = ((picture < LOWEST) | (picture > HIGHEST)).any(0)
+            failed |= self.any_in_blocks(outside).to(failed.device)
         return failed
 
-    def _is_outside(self, picture: Tensor) -> Tensor:
-        """Return which blocks hold values that no picture has."""
-        outside = ((picture < LOWEST) | (picture > HIGHEST)).any(0)
-        rows = torch.stack([outside[top:bottom].any(0) for top, bottom in pairwise(self.rows)])
+    def any_in_blocks(self, pixels: Tensor) -> Tensor:
+        """Return which blocks have a pixel of a bool map (H, W): bool (rows, columns)."""
+        rows = torch.stack([pixels[top:bottom].any(0) for top, bottom in pairwise(self.rows)])
         return torch.stack([rows[:, left:right].any(1) for left, right in pairwise(self.columns)], 1)
 
     def weights(self, failed: Tensor) -> Tensor | None:

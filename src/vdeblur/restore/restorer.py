@@ -213,6 +213,8 @@ class Restorer:
         if self.guard is None or result.means is None or result.picture is None:
             return result
         failed = self.guard.failed(result.means, result.picture, *result.extremes[:2].tolist())
+        if failed.any() and self.area is not None:  # what is not added cannot do harm
+            failed &= self.guard.any_in_blocks(self.area.weights > 0).cpu()
         if not failed.any():
             return result
         weights = self.guard.weights(failed)

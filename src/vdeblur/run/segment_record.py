@@ -24,9 +24,9 @@ class SegmentRecord:
     before, tail: marks of the last frames before it, and of its own last frames. packets: of each encoded packet its
     size in bytes, time, duration (in units of the video's time base), and whether it is a key frame, in decoding order;
     empty for pictures. names: of pictures. bytes, crc: size and CRC-32 of the data. damaged: packets of the input that
-    could not be decoded. warnings: codes and messages of the run so far. guarded: times of frames of which the guard kept
-    parts, in units of the video's time base. restored, strength: number of frames with a strength above 0, and the sum
-    of all strengths; see restore/only_blurred.py.
+    could not be decoded. warnings: codes and messages of the run so far. guarded: times, in units of the video's time
+    base, of frames of which the guard kept parts. restored, strength: number of frames with a strength above 0, and the
+    sum of all strengths; see restore/only_blurred.py.
     """
 
     index: int
