@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -66,7 +67,9 @@ def main() -> None:
     torch.set_num_threads(1)
     print("| footage | parts | " + " | ".join(KINDS) + " |")
     print("| --- " * (len(KINDS) + 2) + "|", flush=True)
-    for title, clips in (*_real(arguments.data), *_made(arguments.data / "stills", arguments.stills, arguments.half)):
+    for title, clips in chain(
+        _real(arguments.data), _made(arguments.data / "stills", arguments.stills, arguments.half)
+    ):
         counts: Counter[str] = Counter()
         for clip in clips:
             verdict = judge(clip.frames, clip.bits)

@@ -216,7 +216,9 @@ def test_compression_is_a_guess_from_the_packets(vdeblur, probed, tmp_path: Path
     frames = moving(0, speed=1, frames=24)
     fine, coarse = (written(tmp_path / f"{crf}.mkv", frames, "libx264", crf=crf) for crf in ("18", "42"))
     assert {part["kind"] for part in probed(fine)["sharpness"]["parts"]} == {"sharp"}
-    assert {part["kind"] for part in probed(coarse)["sharpness"]["parts"]} == {"compression"}
+    kinds = [part["kind"] for part in probed(coarse)["sharpness"]["parts"]]
+    assert kinds.count("compression") >= 2, kinds  # what moves is smeared along its motion
+    assert "sharp" not in kinds
     assert "perhaps soft by compression" in vdeblur("probe", coarse).stdout
 
 
@@ -241,11 +243,10 @@ def test_real_pairs_are_told_apart(probed, shared: Path) -> None:
         for kind, kinds in found.items():
             kinds += [part["kind"] for part in probed(scene_folder / kind)["sharpness"]["parts"]]
     assert set(found["sharp"]) == {"sharp"}
-    assert found["blur"].count("motion blur") >= len(found["blur"]) - 1
-    assert set(found["blur"]) <= {"motion blur", "soft"}
+    assert set(found["blur"]) == {"motion blur"}
 
 
-@pytest.mark.slow  # 3 s: decoding, mostly
+@pytest.mark.slow  # 14 s: decoding, mostly
 def test_real_clips_get_the_right_kinds(probed, shared: Path) -> None:
     def kinds(name: str) -> list[str]:
         return [part["kind"] for part in probed(shared / "data" / name)["sharpness"]["parts"]]
@@ -255,6 +256,15 @@ def test_real_clips_get_the_right_kinds(probed, shared: Path) -> None:
     assert set(kinds("natural/gopro_square_blurry")) == {"motion blur"}
     assert kinds("natural/cars_topdown.mp4").count("compression") >= 5
     assert kinds("natural/rooftop_pan_360p.mp4").count("sharp") >= 7
+
+
+def test_real_frames_out_of_focus(probed, shared: Path, tmp_path: Path) -> None:
+    clip = shared / "data" / "natural" / "rooftop_pan_360p.mp4"
+    clips.ffmpeg("-i", clip, "-vf", "select='between(n,74,78)'", "-fps_mode", "passthrough", "-frames:v", 5,
+                 "-c:v", "ffv1", tmp_path / "soft.mkv")  # fmt: skip
+    (part,) = probed(tmp_path / "soft.mkv")["sharpness"]["parts"]
+    assert part["kind"] == "defocus"
+    assert part["slope_along"] == pytest.approx(-2.2, abs=0.1)
 
 
 def test_words_for_people(vdeblur, tmp_path: Path) -> None:

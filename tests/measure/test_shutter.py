@@ -55,7 +55,7 @@ def test_real_frames_beside_sharp_ones(shared: Path) -> None:
     shares = []
     for scene_name in ("reds_alley", "reds_market", "reds_wall"):
         folder = shared / "data" / "pairs" / scene_name
-        blurred, sharp = load(folder / "blur")[5:8], load(folder / "sharp")[5:8]
+        blurred, sharp = load(folder / "blur")[6:9], load(folder / "sharp")[6:9]
         fit = fit_shutter(blurred[0], blurred[1], blurred[2], sharp[0])
         assert fit is not None
         shares.append(fit.share)

@@ -2,14 +2,15 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from vdeblur.measure.blur import BlurMeasure, Kind, block_edges, blur_of, kind_of, reduced_luma
 from vdeblur.measure.shutter import fit_shutter
 
-FRAMES = 5  # consecutive ones per part; the medians of their measures count
+FRAMES = 5  # consecutive ones per part
+COUNTS = 1  # from 0: the second most blurred of them counts; in handheld footage others may be sharp
 SHARP_SLOPE = -1.75  # of a frame that may explain a blurred one
 LEAST_RISE = 0.3  # of the slope, from the blurred frame to the sharp one
 REACH = 2  # frames between the two, at most
@@ -27,8 +28,8 @@ ADVICE: dict[Kind, str] = {
 class PartVerdict:
     """The verdict on a part.
 
-    measure: the medians of its frames. edges: of block_edges(). shutter: how long the exposure lasted, as a share of
-    the interval between frames; None where it could not be fitted.
+    measure: of the second most blurred of its frames, but median noise and alikeness. edges: of block_edges(). shutter:
+    how long the exposure lasted, as a share of the interval between frames; None where it could not be fitted.
     """
 
     kind: Kind
@@ -50,8 +51,9 @@ def judge(frames: Sequence[Tensor], bits_per_pixel: float | None = None) -> Part
         blur_of(before, now, after)
         for before, now, after in zip([None, *small[:-1]], small, [*small[1:], None], strict=True)
     ]
-    names = ("slope_along", "slope_across", "motion", "noise", "alikeness")
-    measure = BlurMeasure(*(statistics.median(getattr(each, name) for each in found) for name in names))
+    chosen = sorted(found, key=lambda each: each.slope_along)[min(COUNTS, len(found) - 1)]
+    noise, alikeness = (statistics.median(getattr(each, name) for each in found) for name in ("noise", "alikeness"))
+    measure = replace(chosen, noise=noise, alikeness=alikeness)
     slopes = [each.slope_along for each in found]
     return PartVerdict(kind_of(measure, bits_per_pixel, edges), measure, edges, _shutter(small, slopes))
 

@@ -40,8 +40,9 @@ SOFT, BLURRED = -1.9, -2.05
 MUCH_NOISE = 3.2
 # Differences at the edges of blocks: sharp footage 0.89 to 1.14, a video soft by compression 1.07 to 1.66.
 BLOCKY = 1.2
-# Bits per pixel of H.264: CRF 33 to 42 needed 0.005 to 0.019, CRF 24 0.018 to 0.106, a sharp film at 60 fps 0.038.
-FEWEST_BITS, FEW_BITS = 0.018, 0.03
+# Bits per pixel of H.264. Made clips: CRF 33 to 42 0.005 to 0.019; CRF 24 0.018 to 0.106, out of focus 0.021 to 0.028.
+# Sharp films come close: one at 60 frames a second has 0.038.
+FEW_BITS = 0.017
 
 Kind = Literal["motion blur", "defocus", "noise", "compression", "soft", "sharp"]
 
@@ -138,11 +139,10 @@ def kind_of(measure: BlurMeasure, bits_per_pixel: float | None = None, edges: fl
         return "noise"
     if measure.motion > 1 and ((along < BLURRED and gap > 0.1) or (along < SOFT and gap > 0.15)):
         return "motion blur"
-    if edges > BLOCKY and along < SOFT:
+    if (edges > BLOCKY and along < SOFT) or (bits_per_pixel is not None and bits_per_pixel < FEW_BITS):
         return "compression"
-    if bits_per_pixel is not None and bits_per_pixel < (FEW_BITS if along < SOFT else FEWEST_BITS):
-        return "compression"
-    if along < BLURRED and measure.slope_across < BLURRED:
+    # A frame that hardly moves has no motion blur, so its directions need not be alike.
+    if along < BLURRED and measure.slope_across < (BLURRED if measure.motion > 1 else SOFT):
         return "defocus"
     return "soft" if along < SOFT else "sharp"
 
@@ -156,9 +156,9 @@ def block_edges(luma: Tensor) -> float:
     for dim, others in ((-1, (0, 1, 2)), (-2, (0, 1, 3))):
         steps = luma.diff(dim=dim).abs().mean(others)
         at = steps[7::8]
-        rest = steps.sum() - at.sum()
-        if len(at) and float(rest):
-            ratios.append(float(at.mean() / rest) * (len(steps) - len(at)))
+        if len(at) and float(steps.sum()):
+            elsewhere = (steps.sum() - at.sum()) / (len(steps) - len(at))
+            ratios.append(float(at.mean() / (elsewhere + 1e-6)))
     return sum(ratios) / len(ratios) if ratios else 1.0
 
 

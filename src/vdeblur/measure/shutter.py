@@ -18,7 +18,7 @@ from vdeblur.networks import lucas_kanade
 GAMMA = 2.2
 ROWS = 270  # of the pictures between which motion is estimated, at least
 STEP = 0.05  # between the exposures tried, as a share of the interval; they end at 1
-LEAST_GAIN = 0.3  # dB over no exposure; below, motion does not explain the blur
+LEAST_GAIN = 1.0  # dB over no exposure; below, motion explains too little of the blur
 LEAST_SEEN = 0.3  # share of the pixels that both frames show
 DETAIL = 9  # side of the average that is subtracted: light may change between frames
 
