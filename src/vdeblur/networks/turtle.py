@@ -29,9 +29,9 @@ Where this differs from the paper, 1 to 7 because the published weights do:
 2. The deepest level keeps keys and values without alignment.
 3. A token may use the five tokens that resemble it most and those near it, and doubles the score of those that are
    both; in the paper, the five alone.
-4. Tokens for comparing are windows of the picture. Tokens of values are grids of pixels over the whole map: token (i, j)
-   of ny x nx holds the pixels (a ny + i, b nx + j). So the result depends on the frame's size, and tiles of the size in
-   training and in the authors' evaluation are better than whole frames.
+4. Tokens for comparing are windows of the picture. Tokens of values are grids of pixels over the whole map: of ny x nx
+   tokens, (i, j) holds the pixels (a ny + i, b nx + j). So the result depends on the frame's size, and tiles near the
+   size of the training's crops are better than whole frames.
 5. The full resolution keeps two frames, the others three.
 6. `alignment="none"` leaves the alignment out. The released code for BSD's weights computes it and then overwrites the
    result, so its query and key weights have no effect. "similarity" is the same without overwriting.
@@ -44,14 +44,14 @@ Where this differs from the paper, 1 to 7 because the published weights do:
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import FewChannelsConv2d, Inside, Memory, Network, dtype_of, in_channels_last, show
+from vdeblur.networks.layers import FewChannelsConv2d, Inside, Network, dtype_of, in_channels_last, show
 
 NORM_EPSILON = 1e-5  # added to the variance in the norms
 LEAST_LENGTH = 1e-12  # keys and queries are divided by at least this
@@ -63,23 +63,28 @@ BEST = 5  # tokens that resemble a token most
 NEAR = 4  # rows and columns together, at most, between a token and those near it
 ROW_SCORES = 2**22  # scores that are computed at once; all of a 720p frame would be 3680^2
 MULTIPLE = 32  # of height and width
+CPU_STRIP, GPU_STRIP = 2**21, 2**27  # numbers; see in_strips
+FOLDED = 16  # see pointwise
 
 Alignment = Literal["learned", "none", "similarity"]
 
 
 class KeyValue(NamedTuple):
-    """What a history keeps of a frame.
-
-    In channel attention: key and value (B, pixels, channels), and the keys' lengths (B, channels), float32. In a
-    history that is aligned: key tokens of length 1 (B heads, tokens, numbers), float32, and value tokens; no lengths.
-    """
+    """What channel attention needs of a frame: keys and values (B, pixels, C), and the keys' lengths (B, C) float32."""
 
     key: Tensor
     value: Tensor
-    lengths: Tensor | None = None
+    lengths: Tensor
 
 
-History = list[KeyValue]  # oldest first
+class Tokens(NamedTuple):
+    """What alignment needs of a frame, of each head: (B heads, tokens, numbers); keys are float32 and 1 long."""
+
+    key: Tensor
+    value: Tensor
+
+
+History = list[KeyValue] | list[Tokens]  # oldest first
 State = tuple[History, ...]  # of the latent's first and last block and the decoder's levels, from the deepest
 
 
@@ -102,6 +107,7 @@ class Turtle(Network):
     half_precision = ("fp16",)
     float32_parts = ("ending",)
     overlap = 64
+    whole_pixels = 2**31  # without alignment, as long as memory allows: no tile is a part of the whole frame's result
     shows: ClassVar = {
         "features": Inside("features at the end of each level, on the way down and up", "channels"),
         "aligned": Inside("the oldest and the newest frame of a history, aligned to the current one", "channels"),
@@ -160,6 +166,8 @@ class Turtle(Network):
         self.ending = FewChannelsConv2d(channels, 3, 3, padding=1)
         if alignment == "none":
             self.show_all_but("aligned")
+        else:
+            self.best_tile = 320
 
     def forward(self, frame: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the restored frame (B, 3, H, W), not clamped, and the state for the next frame.
@@ -190,7 +198,7 @@ class Turtle(Network):
 
         for level, up, reduce in zip(self.decoder, self.up, self.reduce, strict=True):
             raised = in_channels_last(F.pixel_shuffle(up(x), 2))  # (B, 4C, H/4, W/4), ..., (B, C, H, W)
-            x = reduce(torch.cat((raised, skips.pop()), 1))
+            x = pointwise(torch.cat((raised, skips.pop()), 1), reduce)
             for block in level[:-1]:
                 x = block(x)
             x, history = level[-1].with_history(x, next(histories))
@@ -232,15 +240,18 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, h, w) from x of that shape."""
-        x = x + self.attn(self.norm1(x))
-        return x + self.ffn(self.norm2(x))
+        if isinstance(self.attn, LocalFilter):
+            return self._feed_forward(in_strips(lambda part: part + self.attn(self.norm1(part)), x, self.attn.widest))
+        return self._feed_forward(x + self.attn(self.norm1(x)))
 
     def with_history(self, x: Tensor, history: History) -> tuple[Tensor, History]:
         """Return the same from x and the last frames, and what the next frame needs of them."""
         attended, kept = self.attn(self.norm1(x), history)
         show(self, "history", attended)
-        x = x + attended
-        return x + self.ffn(self.norm2(x)), kept
+        return self._feed_forward(x + attended), kept
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return in_strips(lambda part: part + self.ffn(self.norm2(part)), x, self.ffn.widest)
 
 
 class PixelNorm(nn.Module):
@@ -257,9 +268,9 @@ class PixelNorm(nn.Module):
         return normed.permute(0, 3, 1, 2)
 
 
-def depthwise(channels: int) -> nn.Conv2d:
-    """Return a 3x3 convolution of each channel by itself, without bias."""
-    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+def depthwise(channels: int, bias: bool = False) -> nn.Conv2d:
+    """Return a 3x3 convolution of each channel by itself."""
+    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias)
 
 
 class LocalFilter(nn.Module):
@@ -267,14 +278,15 @@ class LocalFilter(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.widest = 2 * channels
         self.conv1 = nn.Conv2d(channels, 2 * channels, 1)
-        self.conv2 = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.conv2 = depthwise(2 * channels, bias=True)
         self.conv3 = nn.Conv2d(2 * channels, channels, 1)
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, h, w) from x of that shape."""
-        return self.beta * self.conv3(F.gelu(self.conv2(self.conv1(x))))
+        return self.beta * pointwise(F.gelu(self.conv2(pointwise(x, self.conv1))), self.conv3)
 
 
 class PointwiseGrowth(nn.Module):
@@ -282,13 +294,14 @@ class PointwiseGrowth(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.widest = 2 * channels
         self.conv4 = nn.Conv2d(channels, 2 * channels, 1)
         self.conv5 = nn.Conv2d(2 * channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, h, w) from x of that shape."""
-        return self.gamma * self.conv5(F.gelu(self.conv4(x)))
+        return self.gamma * pointwise(F.gelu(pointwise(x, self.conv4)), self.conv5)
 
 
 class GatedFeedForward(nn.Module):
@@ -296,20 +309,21 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.widest = 5 * channels
         self.project_in = nn.Conv2d(channels, 5 * channels, 1, bias=False)
         self.dwconv = depthwise(5 * channels)
         self.project_out = nn.Conv2d(5 * channels // 2, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, h, w) from x of that shape."""
-        first, second = self.dwconv(self.project_in(x)).chunk(2, 1)
-        return self.project_out(F.gelu(first) * second)
+        first, second = self.dwconv(pointwise(x, self.project_in)).chunk(2, 1)
+        return pointwise(F.gelu(first) * second, self.project_out)
 
 
 class ChannelAttention(nn.Module):
     """Attention between channels, in which every pixel is a coordinate; over the frame and, if given, others.
 
-    Each head has as many channels. Scores are cosines times a temperature.
+    All heads have as many channels. Scores are cosines times a temperature.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -321,44 +335,67 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor, others: Sequence[KeyValue] = ()) -> Tensor:
         """Return (B, C, h, w) from x of that shape, and what to draw from beside it."""
-        query, own = self.split(x)
-        return self.attend(query, [*others, own], x.shape)
+        return self.draw(x, others)[0]
 
-    def split(self, x: Tensor) -> tuple[KeyValue, KeyValue]:
-        """Return the queries, in the place of keys and values, and the keys and values of x, (B, C, h, w)."""
-        query, key, value = pixels_of(self.qkv_dwconv(self.qkv(x))).chunk(3, 2)
-        return measured(query, query), measured(key, value)
+    def draw(self, x: Tensor, others: Sequence[KeyValue], keep: bool = False) -> tuple[Tensor, KeyValue]:
+        """Return the same, and x's own keys and values; without `keep`, the keys are missing."""
+        channels, width = x.shape[1], x.shape[3]
+        sums: list[Tensor] = []  # over the pixels of all strips so far
 
-    def attend(self, query: KeyValue, frames: Sequence[KeyValue], shape: torch.Size) -> Tensor:
-        """Return a map of this shape, (B, C, h, w), drawn from the values of frames."""
-        heads, channels = len(self.temperature), shape[1]
-        with exactly_float32(query.key):
-            scores = torch.cat([cosines(query, frame, heads) for frame in frames], 3)
-            weights = (scores * self.temperature.float()).softmax(3)  # (B, heads, C/heads, frames C/heads)
-            # Drawing and project_out are one matrix for each frame: (B, C, C).
-            project = self.project_out.weight.float().view(channels, heads, -1).transpose(0, 1)
-            matrices = [
-                (project @ part).transpose(2, 3).flatten(1, 2) for part in weights.chunk(len(frames), 3)
-            ]
+        def take(mixed: Tensor, rows: slice) -> Tensor:
+            query, key, _ = pixels_of(mixed).chunk(3, 2)
+            pixels = slice(rows.start * width, rows.stop * width)
+            keys = [*(other.key[:, pixels] for other in others), key]
+            found = [squares(query), squares(key), *(self._products(query, each) for each in keys)]
+            sums[:] = [before + now for before, now in zip(sums, found, strict=True)] if sums else found
+            return mixed[:, channels:] if keep else mixed[:, 2 * channels :]
+
+        kept = in_strips(lambda part: self.qkv_dwconv(pointwise(part, self.qkv)), x, 3 * channels, take)
+        kept = in_channels_last(kept) if keep else kept  # not a part of a tensor that has the queries, too
+        lengths, own_lengths = (square.sqrt().clamp(min=LEAST_LENGTH) for square in sums[:2])
+        own = KeyValue(pixels_of(kept[:, :-channels]), pixels_of(kept[:, -channels:]), own_lengths)
+        frames = [*others, own]
         drawn: Tensor | None = None
-        for frame, matrix in zip(frames, matrices, strict=True):
+        for frame, matrix in zip(frames, self._matrices(sums[2:], lengths, frames), strict=True):
             matrix = matrix.to(frame.value.dtype)
             drawn = frame.value @ matrix if drawn is None else torch.baddbmm(drawn, frame.value, matrix)
-        assert drawn is not None, "a frame attends to itself"
-        return drawn.view(shape[0], *shape[2:], channels).permute(0, 3, 1, 2)
+        assert drawn is not None, "a frame draws from itself"
+        return drawn.view(len(x), *x.shape[2:], channels).permute(0, 3, 1, 2), own
+
+    def _products(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return the products of queries and keys, (B, pixels, C), over the pixels: (B, heads, d, d) float32.
+
+        In half precision, the sums would exceed its range.
+        """
+        heads = (len(self.temperature), -1)
+        query, key = (x.float().unflatten(2, heads).transpose(1, 2) for x in (query, key))  # (B, heads, pixels, d)
+        with torch.autocast(query.device.type, enabled=False):
+            return query.transpose(2, 3) @ key
+
+    def _matrices(self, products: Sequence[Tensor], lengths: Tensor, frames: Sequence[KeyValue]) -> list[Tensor]:
+        """Return for each frame what its values are multiplied with: (B, C, C) float32.
+
+        products: see _products. lengths: of the queries, (B, C). project_out is part of the matrices.
+        """
+        heads = (len(self.temperature), -1)
+        ours = lengths.unflatten(1, heads)[..., None]
+        scores = [
+            product / (ours * frame.lengths.unflatten(1, heads)[:, :, None])
+            for product, frame in zip(products, frames, strict=True)
+        ]
+        weights = (torch.cat(scores, 3) * self.temperature.float()).softmax(3)  # (B, heads, d, frames d)
+        project = self.project_out.weight.float().flatten(1).unflatten(1, heads).transpose(0, 1)  # (heads, C, d)
+        with exactly_float32(weights):
+            return [(project @ part).transpose(2, 3).flatten(1, 2) for part in weights.chunk(len(frames), 3)]
 
 
 class LatentHistory(ChannelAttention):
     """Channel attention over the frame and the last ones, as they are."""
 
-    def forward(self, x: Tensor, history: History) -> tuple[Tensor, History]:  # type: ignore[override]
+    def forward(self, x: Tensor, history: list[KeyValue]) -> tuple[Tensor, list[KeyValue]]:  # type: ignore[override]
         """Return (B, C, h, w) from x of that shape, and the history for the next frame."""
-        query, own = self.split(x)
-        frames = [*history, own]
-        attended = self.attend(query, frames, x.shape)
-        # Copies, because keys and values are parts of one tensor with the queries.
-        frames[-1] = KeyValue(own.key.contiguous(), own.value.contiguous(), own.lengths)
-        return attended, frames[-KEPT_LATENT:]
+        attended, own = self.draw(x, history, keep=True)
+        return attended, [*history, own][-KEPT_LATENT:]
 
 
 class CausalHistory(nn.Module):
@@ -370,69 +407,79 @@ class CausalHistory(nn.Module):
     def __init__(self, channels: int, heads: int, window: int, kept: int, alignment: Alignment) -> None:
         super().__init__()
         self.kept, self.is_aligned = kept, alignment != "none"
-        self.align = StateAlign(channels, 1 if alignment == "learned" else heads, window, alignment)
+        self.align = StateAlign(channels, 1 if alignment == "learned" else heads, window, alignment == "learned")
         self.router = ChannelAttention(channels, heads)
         self.kv = nn.Conv2d(channels, 2 * channels, 1, bias=False)
         self.kv_dwconv = depthwise(2 * channels)
 
-    def forward(self, x: Tensor, history: History) -> tuple[Tensor, History]:
+    def forward(self, x: Tensor, history: Any) -> tuple[Tensor, History]:
         """Return (B, C, h, w) from x of that shape, and the history for the next frame."""
-        values = self.align.v_dwconv(self.align.v(x))
+        values = self.align.values(x)
         if not self.is_aligned:
-            frames = [*history, self.keys_and_values(values)]
-            return self.router(x, frames), frames[-self.kept :]
+            known = [*history, self.keys_and_values(values)]
+            return self.router(x, known), known[-self.kept :]
         query, key = self.align.compare(x)
-        columns = x.shape[3] // self.align.window
-        frames = [*history, KeyValue(key, self.align.tokens_of(values))]
-        aligned = [self.align.map_of(self.align(query, frame, columns), x.shape) for frame in frames]
-        for part, frame in (("oldest", aligned[0]), ("newest", aligned[-1])):
-            show(self, "aligned", lambda frame=frame: self.align.project_out(frame), part)  # type: ignore[misc]
-        return self.router(x, [self.keys_and_values(frame) for frame in aligned]), frames[-self.kept :]
+        frames = [*history, Tokens(key, self.align.tokens_of(values))]
+        aligned: list[KeyValue] = []
+        for index, frame in enumerate(frames):
+            moved = self.align(query, frame, x.shape)
+            if index in (0, len(frames) - 1):
+                shown = functools.partial(self.align.project_out, moved)
+                show(self, "aligned", shown, "oldest" if index < len(frames) - 1 else "newest")
+            aligned.append(self.keys_and_values(moved))
+        return self.router(x, aligned), frames[-self.kept :]
 
     def keys_and_values(self, aligned: Tensor) -> KeyValue:
         """Return the keys and values of an aligned frame, (B, C, h, w)."""
-        both = (self.kv.weight.flatten(1) @ self.align.project_out.weight.flatten(1))[..., None, None]
-        key, value = pixels_of(self.kv_dwconv(F.conv2d(aligned, both))).chunk(2, 2)
-        return measured(key, value)
+        both = self.kv.weight.flatten(1) @ self.align.project_out.weight.flatten(1)
+        channels = aligned.shape[1]
+        kept = in_strips(lambda part: self.kv_dwconv(pointwise(part, both[..., None, None])), aligned, 2 * channels)
+        key, value = pixels_of(kept).chunk(2, 2)
+        return KeyValue(key, value, squares(key).sqrt().clamp(min=LEAST_LENGTH))
 
 
 class StateAlign(nn.Module):
     """Align a frame of the history to the current one: the State Align Block.
 
-    window: side s of a token. In a map of h x w pixels there are ny x nx = h/s x w/s tokens.
+    window: side s of a token. In a map of h x w pixels there are ny x nx = h/s x w/s tokens. is_learned: windows for
+    comparing have weights of their own.
     """
 
-    def __init__(self, channels: int, heads: int, window: int, alignment: Alignment) -> None:
+    def __init__(self, channels: int, heads: int, window: int, is_learned: bool) -> None:
         super().__init__()
-        self.window, self.heads = window, heads
+        self.window, self.heads, self.is_learned = window, heads, is_learned
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qk = nn.Conv2d(channels, 2 * channels, 1, bias=False)
         self.qk_dwconv = depthwise(2 * channels)
         self.v = nn.Conv2d(channels, channels, 1, bias=False)
         self.v_dwconv = depthwise(channels)
         self.project_out = nn.Conv2d(channels, channels, 1, bias=False)
-        self.is_learned = alignment == "learned"
-        if self.is_learned:
-            for name in ("q2", "k2"):
-                wide = nn.Conv2d(2 * channels, 2 * channels, window, window, 1, groups=2 * channels, bias=False)
-                setattr(self, name, nn.Conv2d(channels, 2 * channels, 1, bias=False))
-                setattr(self, f"{name}_dwconv", wide)
+        if is_learned:
+            wide = 2 * channels
+            self.q2, self.k2 = (nn.Conv2d(channels, wide, 1, bias=False) for _ in "qk")
+            self.q2_dwconv, self.k2_dwconv = (
+                nn.Conv2d(wide, wide, window, window, padding=1, groups=wide, bias=False) for _ in "qk"
+            )
+
+    def values(self, x: Tensor) -> Tensor:
+        """Return the map of values, (B, C, h, w), of x of that shape."""
+        return in_strips(lambda part: self.v_dwconv(pointwise(part, self.v)), x, x.shape[1])
 
     def compare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the tokens of queries and keys, (B heads, tokens, numbers) float32 of length 1."""
+        """Return the tokens of queries and keys of x, (B heads, tokens, numbers) float32, 1 long."""
+        placed = x if self.is_learned else x + sines(x)
+        mixed = in_strips(lambda part: self.qk_dwconv(pointwise(part, self.qk)), placed, 2 * x.shape[1])
+        query, key = mixed.chunk(2, 1)
         if self.is_learned:
-            maps = self.qk_dwconv(self.qk(x)).chunk(2, 1)
-            wide = ((self.q2, self.q2_dwconv), (self.k2, self.k2_dwconv))
-            found = [self._windows(each, *layers) for each, layers in zip(maps, wide, strict=True)]
+            found = self._windows(query, self.q2, self.q2_dwconv), self._windows(key, self.k2, self.k2_dwconv)
         else:
-            placed = x + sines(x)
-            found = [self.tokens_of(each) for each in self.qk_dwconv(self.qk(placed)).chunk(2, 1)]
+            found = self.tokens_of(query), self.tokens_of(key)
         query, key = (F.normalize(tokens.float(), dim=2, eps=LEAST_LENGTH) for tokens in found)
         return query, key
 
     def _windows(self, x: Tensor, wide: nn.Conv2d, window: nn.Conv2d) -> Tensor:
         """Return tokens (B, ny nx, 2 C) of windows; that of (i, j) begins at row i s - 1 and column j s - 1."""
-        kernel = in_channels_last(wide.weight * window.weight)  # (2C, C, 1, 1) and (2C, 1, s, s)
+        kernel = in_channels_last(wide.weight * window.weight)  # of (2C, C, 1, 1) and (2C, 1, s, s)
         return pixels_of(F.conv2d(x, kernel, stride=self.window, padding=1))
 
     def tokens_of(self, x: Tensor) -> Tensor:
@@ -447,22 +494,23 @@ class StateAlign(nn.Module):
         cells = tokens.view(shape[0], self.heads, rows, columns, side, side, -1).permute(0, 4, 2, 5, 3, 1, 6)
         return cells.reshape(shape[0], shape[2], shape[3], shape[1]).permute(0, 3, 1, 2)
 
-    def forward(self, query: Tensor, frame: KeyValue, columns: int) -> Tensor:
-        """Return a frame's value tokens, each made anew of those that may stand for it.
+    def forward(self, query: Tensor, frame: Tokens, shape: torch.Size) -> Tensor:
+        """Return the map of a frame's values, of this shape, (B, C, h, w): each token is made of those it may use.
 
-        columns: tokens in a row of the map.
+        query: see compare.
         """
-        factor = self.temperature.float().flatten() * (1.0 if self.is_learned else 0.5)
-        query = query * factor.repeat(len(query) // len(factor))[:, None, None]
+        factor = self.temperature.float() * (1 if self.is_learned else 0.5)
+        query = (query.unflatten(0, (-1, self.heads)) * factor).flatten(0, 1)
+        columns = shape[3] // self.window
         rows = max(1, ROW_SCORES // (query.shape[0] * query.shape[1]))
         parts = [
             align_rows(part, frame, first, columns)
             for first, part in zip(range(0, query.shape[1], rows), query.split(rows, 1), strict=True)
         ]
-        return torch.cat(parts, 1)
+        return self.map_of(torch.cat(parts, 1) if len(parts) > 1 else parts[0], shape)
 
 
-def align_rows(query: Tensor, frame: KeyValue, first: int, columns: int) -> Tensor:
+def align_rows(query: Tensor, frame: Tokens, first: int, columns: int) -> Tensor:
     """Return value tokens for some of the queries: (B heads, rows, numbers).
 
     query: (B heads, rows, numbers), times temperature; its first is the token `first` of the map. columns: tokens in a
@@ -518,25 +566,59 @@ def pixels_of(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def measured(key: Tensor, value: Tensor) -> KeyValue:
-    """Return keys and values, (B, pixels, C), with the keys' lengths over the pixels.
+def squares(x: Tensor) -> Tensor:
+    """Return the sums of squares of x, (B, pixels, C), over the pixels: (B, C), float32."""
+    strips = [part.float().square().sum(1) for part in x.split(max(1, strip_size(x) // x.shape[2]), 1)]
+    return torch.stack(strips).sum(0) if len(strips) > 1 else strips[0]
 
-    In float32, the scores are divided by the lengths later. In half precision, sums over the pixels would overflow, so
-    the keys are made 1 long here.
+
+def pointwise(x: Tensor, layer: nn.Conv2d | Tensor) -> Tensor:
+    """Return the result of a 1x1 convolution, or of one with these weights, (B, D, h, w), of x, (B, C, h, w).
+
+    On one thread, PyTorch 2 computes such convolutions of fewer than 16 pictures without oneDNN, in twice the time. As
+    pixels are independent, 16 parts of a picture can stand for 16 pictures.
     """
-    lengths = torch.linalg.vector_norm(key, dim=1, dtype=torch.float32).clamp(min=LEAST_LENGTH)
-    if key.dtype == torch.float32:
-        return KeyValue(key, value, lengths)
-    return KeyValue((key / lengths[:, None]).to(key.dtype), value, torch.ones_like(lengths))
+    convolve = functools.partial(F.conv2d, weight=layer) if isinstance(layer, Tensor) else layer
+    batch, _, height, width = x.shape
+    if x.device.type != "cpu" or torch.get_num_threads() > 1 or batch * height * width % FOLDED:
+        return convolve(x)
+    folded = x.permute(0, 2, 3, 1).reshape(FOLDED, -1, 1, x.shape[1]).permute(0, 3, 1, 2)
+    result: Tensor = convolve(folded)
+    return result.permute(0, 2, 3, 1).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
-def cosines(query: KeyValue, frame: KeyValue, heads: int) -> Tensor:
-    """Return the cosines of queries and keys over the pixels: (B, heads, C / heads, C / heads), float32."""
-    assert query.lengths is not None and frame.lengths is not None, "only those of alignment have none"
-    ours, theirs = (x.key.unflatten(2, (heads, -1)).transpose(1, 2) for x in (query, frame))  # (B, heads, pixels, d)
-    products = (ours.transpose(2, 3) @ theirs).float()
-    lengths, other_lengths = (x.lengths.unflatten(1, (heads, -1)) for x in (query, frame))
-    return products / (lengths[..., None] * other_lengths[:, :, None])
+def in_strips(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    widest: int,
+    take: Callable[[Tensor, slice], Tensor] = lambda part, rows: part,
+) -> Tensor:
+    """Return function(x), (B, D, h, w), computed strip by strip, which fits into caches and needs less memory.
+
+    function: sees at most one pixel farther, and beyond the frame zeros. x: (B, C, h, w). widest: channels of its
+    largest intermediate result. take: gets each strip's result and its rows, and returns what to keep of it. With
+    gradients there is one strip, because they need all intermediate results.
+    """
+    height = x.shape[2]
+    rows = max(4, strip_size(x) // (len(x) * widest * x.shape[3]) // 4 * 4)
+    if rows >= height or torch.is_grad_enabled():
+        return take(function(x), slice(0, height))
+    whole: Tensor | None = None
+    for first in range(0, height, rows):
+        last, above = min(first + rows, height), min(first, 1)
+        part = function(x[:, :, first - above : last + 1])[:, :, above : above + last - first]
+        part = take(part, slice(first, last))
+        if whole is None:
+            shape = (len(x), part.shape[1], height, x.shape[3])
+            whole = torch.empty(shape, dtype=part.dtype, device=x.device, memory_format=torch.channels_last)
+        whole[:, :, first:last] = part
+    assert whole is not None, "a map has rows"
+    return whole
+
+
+def strip_size(x: Tensor) -> int:
+    """Return how many numbers an intermediate result of a strip should have on x's device."""
+    return CPU_STRIP if x.device.type == "cpu" else GPU_STRIP
 
 
 def sines(x: Tensor) -> Tensor:
