@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tests import recipe
 from tests.conftest import ROOT, SHARED
-from vdeblur.models import registry, weights
+from vdeblur.models import checkpoint, registry, weights
 from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 from vdeblur.restore import streams, tiles
@@ -33,6 +33,7 @@ LAYOUTS = {
     "dstnet-plus": ("weights.pth", "params"),
     "nafnet": ("weights.pth", "params"),
     "pvdnet": ("weights.pytorch", None),
+    "turtle": ("weights.pth", "params"),
 }
 
 
@@ -70,6 +71,8 @@ class Case:
     @property
     def arguments(self) -> dict[str, Any]:
         """The network's arguments that differ from the model's own."""
+        if "arguments" in self.facts:  # a small network of Turtle's kind
+            return self.facts["arguments"]
         pool = self.facts.get("pool", {})  # NAFNet's
         if pool.get("kind") == "global":
             return {"tlc": "off"}
@@ -86,6 +89,12 @@ class Case:
         """The number of frames in a chunk, if the reference cuts the clip into chunks."""
         length = self.facts.get("chunk", {}).get("num_frame")
         return length if length is not None and length < self.facts["frames"]["count"] else None
+
+    @property
+    def tile(self) -> tuple[int, int] | None:
+        """Side and overlap of the tiles of which the reference takes the plain mean, if it does."""
+        tile = self.facts.get("tile")
+        return None if tile is None else (tile["size"], tile["overlap"])
 
     @property
     def smallest(self) -> int | None:
@@ -154,10 +163,16 @@ def as_tensor(frames: numpy.ndarray) -> Tensor:
 
 def load(case: Case, folder: Path) -> Network:
     """Write a case's weights to the folder as the authors do, and load its model from there."""
-    network = weights.load_model(case.model, case.checkpoint(folder))
+    entry = registry.find_entry(case.model)
+    path = case.checkpoint(folder)
+    if "arguments" in case.facts:
+        entry = entry.with_arguments(case.arguments)
+        network = entry.build()
+        network.load_state_dict(checkpoint.fit_model(checkpoint.read_checkpoint(path), network, entry, path.name))
+        return network.eval()
+    network = weights.load_model(case.model, path)
     if not case.arguments:
         return network
-    entry = registry.find_entry(case.model)
     other = NETWORKS[entry.network](**{**entry.arguments, **case.arguments})
     other.load_state_dict(network.state_dict())
     return other.eval()
@@ -169,11 +184,17 @@ def restore(
     chunk: int | None = None,
     tile: tuple[int, int] | None = None,
     smallest: int | None = None,
+    mean_tiles: tuple[int, int] | None = None,
 ) -> numpy.ndarray:
-    """Restore a clip (T, H, W, 3) as `run` does, without clamping; smallest replaces the network's own."""
+    """Restore a clip (T, H, W, 3) as `run` does, without clamping; smallest replaces the network's own.
+
+    mean_tiles: side and overlap of tiles as Turtle's authors cut them.
+    """
     height, width = frames.shape[1:3]
     facts = (network.multiple, network.smallest if smallest is None else max(smallest, 1), network.padding)
     plan = tiles.cut_tiles(height, width, tile, 64, tiles.TileNeeds(*facts, tile_multiple=network.tile_multiple))
+    if mean_tiles is not None:
+        plan = tiles.cut_mean_tiles(height, width, *mean_tiles)
     padded = (plan.pad(frame[None]) for frame in as_tensor(frames))
     with torch.inference_mode():
         if chunk is None:

@@ -110,7 +110,10 @@ def _window(radius: int = RADIUS) -> list[float]:
 
 
 def _blur(x: Tensor, axis: int, radius: int = RADIUS) -> Tensor:
-    """Blur along an axis, which gets two radii shorter. Limited by memory bandwidth, faster than any float64 convolution."""
+    """Blur along an axis, which gets two radii shorter.
+
+    Limited by memory bandwidth, so faster than any float64 convolution.
+    """
     length = x.shape[axis] - 2 * radius
     taps = _window(radius)
     blurred = x.narrow(axis, 0, length) * taps[0]

@@ -352,7 +352,7 @@ class ChannelAttention(nn.Module):
 
         kept = in_strips(lambda part: self.qkv_dwconv(pointwise(part, self.qkv)), x, 3 * channels, take)
         kept = in_channels_last(kept) if keep else kept  # not a part of a tensor that has the queries, too
-        lengths, own_lengths = (square.sqrt().clamp(min=LEAST_LENGTH) for square in sums[:2])
+        lengths, own_lengths = map(roots, sums[:2])
         own = KeyValue(pixels_of(kept[:, :-channels]), pixels_of(kept[:, -channels:]), own_lengths)
         frames = [*others, own]
         drawn: Tensor | None = None
@@ -423,9 +423,9 @@ class CausalHistory(nn.Module):
         aligned: list[KeyValue] = []
         for index, frame in enumerate(frames):
             moved = self.align(query, frame, x.shape)
-            if index in (0, len(frames) - 1):
-                shown = functools.partial(self.align.project_out, moved)
-                show(self, "aligned", shown, "oldest" if index < len(frames) - 1 else "newest")
+            for part, place in (("oldest", 0), ("newest", len(frames) - 1)):
+                if index == place:
+                    show(self, "aligned", functools.partial(self.align.project_out, moved), part)
             aligned.append(self.keys_and_values(moved))
         return self.router(x, aligned), frames[-self.kept :]
 
@@ -435,7 +435,7 @@ class CausalHistory(nn.Module):
         channels = aligned.shape[1]
         kept = in_strips(lambda part: self.kv_dwconv(pointwise(part, both[..., None, None])), aligned, 2 * channels)
         key, value = pixels_of(kept).chunk(2, 2)
-        return KeyValue(key, value, squares(key).sqrt().clamp(min=LEAST_LENGTH))
+        return KeyValue(key, value, roots(squares(key)))
 
 
 class StateAlign(nn.Module):
@@ -570,6 +570,11 @@ def squares(x: Tensor) -> Tensor:
     """Return the sums of squares of x, (B, pixels, C), over the pixels: (B, C), float32."""
     strips = [part.float().square().sum(1) for part in x.split(max(1, strip_size(x) // x.shape[2]), 1)]
     return torch.stack(strips).sum(0) if len(strips) > 1 else strips[0]
+
+
+def roots(squared: Tensor) -> Tensor:
+    """Return the roots of squared lengths, at least LEAST_LENGTH; at 0 they have a gradient, 0."""
+    return squared.clamp(min=LEAST_LENGTH**2).sqrt()
 
 
 def pointwise(x: Tensor, layer: nn.Conv2d | Tensor) -> Tensor:

@@ -316,7 +316,10 @@ class Causal(Protocol):
 
 
 def stream_causal(network: Causal, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
-    """Feed a network that takes a frame and a state, and never looks ahead (Turtle); each group of tiles has a state."""
+    """Feed a network that takes a frame and a state, and never looks ahead (Turtle).
+
+    Each group of tiles has a state of its own.
+    """
     groups = plan.groups()
     states: list[Any] = [None] * len(groups)
     for frame in frames:
