@@ -27,7 +27,7 @@ from vdeblur.restore.plan import plan_tiles
 from vdeblur.settings import Settings
 
 MODELS = "cdvd-tsp,pvdnet,pvdnet-large,dstnet,dstnet-l,dstnet-plus,dstnet-plus-l,basicvsrpp,nafnet-32,nafnet-64"
-MODELS += ",estrnn,spn,flow-rnn,lite"
+MODELS += ",estrnn,spn,flow-rnn,lite,turtle,turtle-bsd"
 WINDOWS = (6, 12)  # lengths, for networks that hold a window
 FRAMES = 5  # of clips for the others; with more frames memory does not grow
 

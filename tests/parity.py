@@ -34,6 +34,7 @@ LAYOUTS = {
     "estrnn": ("weights.tar", "state_dict"),
     "nafnet": ("weights.pth", "params"),
     "pvdnet": ("weights.pytorch", None),
+    "turtle": ("weights.pth", "params"),
 }
 
 
@@ -74,6 +75,8 @@ class Case:
         if self.folder == "estrnn":
             sizes = {"features": self.facts["arguments"]["n_features"], "blocks": self.facts["arguments"]["n_blocks"]}
             return {} if sizes == {"features": 16, "blocks": 15} else sizes
+        if "arguments" in self.facts:  # a small network of Turtle's kind
+            return self.facts["arguments"]
         pool = self.facts.get("pool", {})  # NAFNet's
         if pool.get("kind") == "global":
             return {"tlc": "off"}
@@ -92,6 +95,12 @@ class Case:
             return self.facts["chunk"]["num_frame"] or self.facts["frames"]["count"]
         length = self.facts.get("chunk", {}).get("num_frame")
         return length if length is not None and length < self.facts["frames"]["count"] else None
+
+    @property
+    def tile(self) -> tuple[int, int] | None:
+        """Side and overlap of the tiles of which the reference takes the plain mean, if it does."""
+        tile = self.facts.get("tile")
+        return None if tile is None else (tile["size"], tile["overlap"])
 
     @property
     def smallest(self) -> int | None:
@@ -181,11 +190,17 @@ def restore(
     chunk: int | None = None,
     tile: tuple[int, int] | None = None,
     smallest: int | None = None,
+    mean_tiles: tuple[int, int] | None = None,
 ) -> numpy.ndarray:
-    """Restore a clip (T, H, W, 3) as `run` does, without clamping; smallest replaces the network's own."""
+    """Restore a clip (T, H, W, 3) as `run` does, without clamping; smallest replaces the network's own.
+
+    mean_tiles: side and overlap of tiles as Turtle's authors cut them.
+    """
     height, width = frames.shape[1:3]
     facts = (network.multiple, network.smallest if smallest is None else max(smallest, 1), network.padding)
     plan = tiles.cut_tiles(height, width, tile, 64, tiles.TileNeeds(*facts, tile_multiple=network.tile_multiple))
+    if mean_tiles is not None:
+        plan = tiles.cut_mean_tiles(height, width, *mean_tiles)
     padded = (plan.pad(frame[None]) for frame in as_tensor(frames))
     with torch.inference_mode():
         if chunk is None:

@@ -25,7 +25,11 @@ from vdeblur.networks import NETWORKS
 from vdeblur.networks.layers import Network
 
 SIZE = (48, 64)
-SMALL: dict[str, dict] = {"basicvsrpp": {"blocks": 2}}  # arguments of networks that would take long otherwise
+# Arguments of networks that would take long otherwise
+SMALL: dict[str, dict] = {
+    "basicvsrpp": {"blocks": 2},
+    "turtle": {"channels": 4, "encoder_blocks": (1, 1, 1), "middle_blocks": 2, "decoder_blocks": (1, 1, 1)},
+}
 MY_NET = """
 from torch import Tensor
 from vdeblur.networks.layers import Network

@@ -21,7 +21,9 @@ from vdeblur.restore.tiles import TileNeeds, cut_tiles
 
 MODELS = [name for name in NETWORKS if name != "identity"]
 SMALL = {"nafnet": {"encoder": (1, 1, 1, 1)}, "dstnet": {"blocks": 1}, "dstnet-plus": {"blocks": 1},
-         "basicvsrpp": {"blocks": 1}, "pvdnet": {"blocks": 1}}  # fmt: skip
+         "basicvsrpp": {"blocks": 1}, "pvdnet": {"blocks": 1},
+         "turtle": {"channels": 8, "encoder_blocks": (1, 1, 1), "middle_blocks": 2,
+                    "decoder_blocks": (1, 1, 1)}}  # fmt: skip
 
 
 def drawn(name: str) -> Network:

@@ -200,7 +200,7 @@ def test_plans_fit_into_what_is_free(monkeypatch: pytest.MonkeyPatch, name: str)
         least = plan.needed_bytes(network, planned(name, monkeypatch, 0))
         assert needed <= max(gigabytes * 1e9 * plan.CPU_SHARE, plan.NEARLY * least)
         before = needed
-        if gigabytes == 64:
+        if gigabytes == 64 and network.best_tile is None:
             assert found.count == 1, "a frame of this size stays whole where there is room"
             assert found.window == streams.WINDOWS.get(network.feeding)
 

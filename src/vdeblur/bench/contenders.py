@@ -22,13 +22,14 @@ from vdeblur.bench.network_speed import count_flops
 from vdeblur.datasets import pictures
 from vdeblur.errors import DeviceError, ModelError, UsageError
 from vdeblur.events import Talk
-from vdeblur.measure.protocols import Protocol
+from vdeblur.measure.protocols import TILE_SIDE, Protocol
 from vdeblur.models import cache, registry, weights
 from vdeblur.models.registry import ModelEntry, PublishedScore, Weights
 from vdeblur.networks.layers import Network
 from vdeblur.restore import streams
 from vdeblur.restore.clip import restored_pictures
 from vdeblur.restore.device import choose_precision, place
+from vdeblur.restore.tiles import TilePlan, cut_mean_tiles
 
 ALWAYS = ("identity", *BASELINES)  # in every table
 NO_MODELS = (*BASELINES, IDEAL_LUMA)
@@ -154,7 +155,8 @@ class MeasuredModel:
 
         Raises: DeviceError for NaN and infinities.
         """
-        for restored in restored_pictures(self.network, self.device, blurry, self._feed(protocol, dataset)):
+        feed, cut = self._feed(protocol, dataset), self._cut(protocol, dataset)
+        for restored in restored_pictures(self.network, self.device, blurry, feed, cut=cut):
             if not bool(torch.isfinite(restored.sum())):
                 raise DeviceError(f"{self.name} returned values that are not finite", "use --precision fp32")
             yield protocol.to_8bit(restored)
@@ -163,6 +165,11 @@ class MeasuredModel:
         assert self.entry is not None
         chunk = protocol.chunk_of(self.entry.network, dataset)
         return streams.stream if chunk is None else functools.partial(streams.stream_chunks, chunk=chunk)
+
+    def _cut(self, protocol: Protocol, dataset: str) -> Callable[[int, int], TilePlan] | None:
+        assert self.entry is not None
+        overlap = protocol.overlap_of(self.entry.network, dataset)
+        return None if overlap is None else functools.partial(cut_mean_tiles, side=TILE_SIDE, overlap=overlap)
 
     @torch.inference_mode()
     def flops(self, height: int, width: int) -> float | None:

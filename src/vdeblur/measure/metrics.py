@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 PEAK = 255.0
 RADIUS, SIGMA = 5, 1.5  # of SSIM's window: 11 taps
+MIRRORED_RADIUS = 6  # of ssim_3d_mirrored: scipy ends its window at 4 sigma
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2  # Wang et al., "Image Quality Assessment", TIP 2004, Sec. III-B
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B, ITU-R BT.601
 
@@ -59,6 +60,26 @@ def ssim_3d(restored: Tensor, sharp: Tensor) -> Tensor:
     return _map_of(_mix_channels(_statistics(restored, sharp, padded=True))).mean((1, 2, 3))
 
 
+def ssim_3d_mirrored(restored: Tensor, sharp: Tensor) -> Tensor:
+    """Return ssim_3d as scipy's Gaussian filter computes it, for Turtle's tables: slightly higher than ssim_3d.
+
+    The window has 13 taps instead of 11, and all three axes are mirrored at their ends, with the edge repeated.
+    """
+    pictures = zip(restored.double(), sharp.double(), strict=True)
+    return torch.stack([_map_of(_mirrored_statistics(x, y)).mean() for x, y in pictures])
+
+
+def _mirrored_statistics(x: Tensor, y: Tensor) -> Tensor:
+    """Blur x, y, xx, yy and xy, (C, H, W), along all axes: (1, 5, C, H, W)."""
+    statistics = torch.stack((x, y, x * x, y * y, x * y))
+    for axis in (1, 2, 3):
+        length = statistics.shape[axis]
+        places = torch.arange(-MIRRORED_RADIUS, length + MIRRORED_RADIUS, device=x.device) % (2 * length)
+        places = torch.minimum(places, 2 * length - 1 - places)
+        statistics = _blur(statistics.index_select(axis, places), axis, MIRRORED_RADIUS)
+    return statistics[None]
+
+
 def ssim_both(restored: Tensor, sharp: Tensor) -> tuple[Tensor, Tensor]:
     """Return ssim_2d and ssim_3d at the cost of one.
 
@@ -83,15 +104,18 @@ def _statistics(restored: Tensor, sharp: Tensor, padded: bool) -> Tensor:
     return stacked.view(-1, 5, *stacked.shape[1:]).transpose(0, 1)
 
 
-def _window() -> list[float]:
-    taps = torch.exp(-torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64).square() / (2 * SIGMA**2))
+def _window(radius: int = RADIUS) -> list[float]:
+    taps = torch.exp(-torch.arange(-radius, radius + 1, dtype=torch.float64).square() / (2 * SIGMA**2))
     return [float(tap) for tap in taps / taps.sum()]
 
 
-def _blur(x: Tensor, axis: int) -> Tensor:
-    """Blur along an axis, which gets 10 shorter. Limited by memory bandwidth, faster than any float64 convolution."""
-    length = x.shape[axis] - 2 * RADIUS
-    taps = _window()
+def _blur(x: Tensor, axis: int, radius: int = RADIUS) -> Tensor:
+    """Blur along an axis, which gets two radii shorter.
+
+    Limited by memory bandwidth, so faster than any float64 convolution.
+    """
+    length = x.shape[axis] - 2 * radius
+    taps = _window(radius)
     blurred = x.narrow(axis, 0, length) * taps[0]
     for offset, tap in enumerate(taps[1:], 1):
         blurred.add_(x.narrow(axis, offset, length), alpha=tap)

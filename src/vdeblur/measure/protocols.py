@@ -20,6 +20,11 @@ CHUNKS = {
     "estrnn": {"": 20},
 }
 OTHER_CHUNK = 30  # for other data sets
+# Turtle's authors always cut frames into square tiles, and take the plain mean where they overlap. What tiles share
+# depends on their script: by network and data set, in pixels.
+TILE_SIDE = 320
+TILE_OVERLAPS = {"turtle": {"gopro": 192, "bsd": 128}}
+OTHER_OVERLAP = 128  # for other data sets
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,9 @@ class Protocol:
     source: its paper. blur: which of GoPro's blurry folders; other sets have only one. first, last: frames at the ends
     of a sequence that are restored, but not counted. crop: pixels cut off each side. aligned: Koehler's alignment, and
     luma instead of RGB. ssim: the kind in the paper's tables, "2D", "3D" or "both". truncate: convert to 8 bit by
-    truncating instead of rounding. chunks: networks that restore as many frames at once as the authors do. precision:
-    of the networks, unless the user names one: the authors compute in float32.
+    truncating instead of rounding. chunks: networks that restore as many frames at once as the authors do. tiles: cut
+    frames as the authors do. mirrored: compute 3-D SSIM as ssim_3d_mirrored. precision: of the networks, unless the user
+    names one: the authors compute in float32.
     """
 
     name: str
@@ -43,6 +49,8 @@ class Protocol:
     ssim: str = "both"
     truncate: bool = False
     chunks: tuple[str, ...] = ()
+    tiles: bool = False
+    mirrored: bool = False
     precision: str = "fp32"
 
     @property
@@ -55,10 +63,11 @@ class Protocol:
             f"{self.crop} px cropped" if self.crop else "nothing cropped",
             "aligned (Koehler), luma" if self.aligned else "not aligned, RGB",
             f"8 bit {'truncated' if self.truncate else 'rounded'}{' before that, not after' if self.aligned else ''}",
-            f"SSIM {'2D and 3D' if self.ssim == 'both' else self.ssim}",
+            f"SSIM {'2D and 3D' if self.ssim == 'both' else self.ssim}{', mirrored' if self.mirrored else ''}",
             "mean over all frames",
         ]
-        return f"{', '.join(parts)}{'; fed in the chunks of its authors' if self.chunks else ''}"
+        fed = [name for name, is_so in (("chunks", self.chunks), ("tiles", self.tiles)) if is_so]
+        return f"{', '.join(parts)}{f'; fed in the {fed[0]} of its authors' if fed else ''}"
 
     def chunk_of(self, network: str, dataset: str) -> int | None:
         """Return how many frames of this set the network restores at once; None: as `run` does.
@@ -68,6 +77,11 @@ class Protocol:
         chunks = CHUNKS[network] if network in self.chunks else None
         name = dataset.partition("-")[0]  # bsd has three exposures
         return None if chunks is None else chunks.get(name, chunks.get("", OTHER_CHUNK))
+
+    def overlap_of(self, network: str, dataset: str) -> int | None:
+        """Return how many pixels the network's tiles of TILE_SIDE share on this set, as chunk_of; None: as `run`."""
+        overlaps = TILE_OVERLAPS.get(network) if self.tiles else None
+        return None if overlaps is None else overlaps.get(dataset.partition("-")[0], OTHER_OVERLAP)
 
     def counts(self, index: int, frames: int) -> bool:
         """Return whether the frame at this index of a sequence with this many frames counts."""
@@ -87,6 +101,8 @@ class Protocol:
         if self.aligned:
             return [self._measure_aligned(z, x) for z, x in zip(restored.split(1), sharp.split(1), strict=True)]
         two, three = metrics.ssim_both(restored, sharp)
+        if self.mirrored:
+            three = metrics.ssim_3d_mirrored(restored, sharp)
         rows = zip(metrics.psnr(restored, sharp).tolist(), two.tolist(), three.tolist(), strict=True)
         return [Quality(*row) for row in rows]
 
@@ -130,6 +146,7 @@ PROTOCOLS = {
         Protocol("dstnet", "DSTNet, CVPR 2023", ssim="3D", chunks=("dstnet", "dstnet-plus")),
         Protocol("estrnn", "ESTRNN and BSD, IJCV 2023", first=2, last=2, ssim="2D", truncate=True, chunks=("estrnn",)),
         Protocol("vrt", "VRT and RVRT, the papers' tables", ssim="3D"),
+        Protocol("turtle", "Turtle, NeurIPS 2024", ssim="3D", tiles=True, mirrored=True),
         # Its SSIM routine is not in the release. Portrait videos are turned there, which changes no score of ours.
         Protocol("flow-rnn", "Flow-RNN, TCSVT 2023", last=1),
     )

@@ -20,6 +20,7 @@ from vdeblur.networks.pvdnet import PVDNet
 from vdeblur.networks.pwcnet import PWCNet
 from vdeblur.networks.spn import SPN
 from vdeblur.networks.spynet import SPyNet
+from vdeblur.networks.turtle import Turtle
 
 NETWORKS: dict[str, type[Network]] = {
     "basicvsrpp": BasicVSRPP,
@@ -33,6 +34,7 @@ NETWORKS: dict[str, type[Network]] = {
     "nafnet": NAFNet,
     "pvdnet": PVDNet,
     "spn": SPN,
+    "turtle": Turtle,
 }
 # Parts of networks that training can start from weights of their own; each has an official_name for their keys.
 PARTS: dict[str, type[nn.Module]] = {"bimnet": BIMNet, "pwcnet": PWCNet, "spynet": SPyNet}

@@ -48,6 +48,7 @@ class Network(nn.Module):
     """A network that declares what its callers must know.
 
     feeding: which function of streams.py feeds it. radius: frames on each side of the middle one, if it is fed windows.
+    earlier: frames before a frame that its result depends on, if it is fed causally; None if nobody knows.
     looks_ahead: a network that is fed views keeps nothing between look and difference, so a thread may look at the next
     frame meanwhile.
     multiple: height and width must be divisible by this. smallest: least height and width. padding: how frames are
@@ -60,6 +61,7 @@ class Network(nn.Module):
     fit_any_weights: arguments of the constructor that change no weights, so that they may change after the training.
     overlap: pixels that neighbouring tiles should share. reach: distance in pixels beyond which one pixel cannot
     affect another, if it is known. whole_pixels: up to this many pixels, a frame is better not cut into tiles.
+    best_tile: side of the tiles that give the best result, even where a whole frame would fit.
     memory, half_memory: memory in float32 and in half precision.
     float32_weights: the weights in float32, if the network runs in half precision.
     trained: the constructor sets the trained parameters itself, so that the user's own network runs without weights.
@@ -68,6 +70,7 @@ class Network(nn.Module):
 
     feeding: ClassVar[str]
     radius: int = 0
+    earlier: int | None = None
     looks_ahead: ClassVar[bool] = False
     multiple: ClassVar[int] = 1
     tile_multiple: ClassVar[int | None] = None
@@ -81,6 +84,7 @@ class Network(nn.Module):
     overlap: ClassVar[int] = 32
     reach: ClassVar[int | None] = None
     whole_pixels: ClassVar[int] = 3_000_000
+    best_tile: int | None = None
     trained: ClassVar[bool] = False
     shows: ClassVar[Mapping[str, Inside]] = {}
     memory: Memory = Memory()

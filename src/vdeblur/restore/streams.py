@@ -341,6 +341,31 @@ def stream_recurrent(network: Recurrent, frames: Iterator[Tensor], plan: TilePla
         previous, current = current, following
 
 
+class Causal(Protocol):
+    """A network that restores a frame from itself and a state that it made of earlier frames; see turtle.Turtle."""
+
+    def __call__(self, frame: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Return the restored frame, whole or in tiles, and the state for the next one.
+
+        state: None for the first frame of a scene.
+        """
+
+
+def stream_causal(network: Causal, frames: Iterator[Tensor], plan: TilePlan) -> Iterator[Tensor]:
+    """Feed a network that takes a frame and a state, and never looks ahead (Turtle).
+
+    Each group of tiles has a state of its own.
+    """
+    groups = plan.groups()
+    states: list[Any] = [None] * len(groups)
+    for frame in frames:
+        parts = []
+        for index, group in enumerate(groups):
+            restored, states[index] = network(plan.split(frame, group), states[index])
+            parts.append(restored)
+        yield plan.join(parts)
+
+
 class Clipwise(Protocol):
     """A network that restores a clip as one; see basicvsrpp.BasicVSRPP."""
 
@@ -485,14 +510,16 @@ FEEDINGS: dict[str, Feeding] = {
     "bidirectional": stream_bidirectional,
     "clip": stream_clip,
     "cell": stream_cell,
+    "causal": stream_causal,
 }
 
 
 def frames_around(network: Network) -> tuple[int, int]:
     """Return how many frames before and after a part of a scene are needed to restore it as within the scene.
 
-    With them, networks without a state return exactly the same result. A network with a state would need all earlier
-    frames for that; after WARM_UP of them its state is close.
+    With them, networks without a state return exactly the same result, and so do causal ones that declare how many
+    earlier frames count. Others with a state would need all earlier frames for that; after WARM_UP of them its state is
+    close.
     """
     reach = network.radius if network.feeding == "window" else getattr(network, "stages", 0)
     return {
@@ -506,4 +533,5 @@ def frames_around(network: Network) -> tuple[int, int]:
         "bidirectional": (WARM_UP, LOOK_AHEAD),
         "clip": (CLIP_OVERLAP, CLIP_OVERLAP),
         "cell": (WARM_UP, network.radius),
+        "causal": (WARM_UP if network.earlier is None else network.earlier, 0),
     }[network.feeding]

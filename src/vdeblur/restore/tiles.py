@@ -40,7 +40,8 @@ class TilePlan:
     size: height and width of the frame. tile: height and width of each tile, multiples of what the network needs.
     tops, lefts: where tiles begin in the padded frame. padding: how frames are padded, see pad_to.
     at_once: how many tiles are computed together. margin: pixels at a tile's edge that are not used if another tile
-    has them. window: how many frames a network with a window holds; None is its default.
+    has them. window: how many frames a network with a window holds; None is its default. is_mean: where tiles overlap,
+    all count alike.
     """
 
     size: tuple[int, int]
@@ -51,6 +52,7 @@ class TilePlan:
     at_once: int = 1
     margin: int = 0
     window: int | None = None
+    is_mean: bool = False
 
     @property
     def count(self) -> int:
@@ -106,6 +108,7 @@ class TilePlan:
         weights = total.new_zeros(size)
         margin = self.margin // fraction
         window = _ramp(rows, margin, total)[:, None] * _ramp(columns, margin, total)
+        window = torch.ones_like(window) if self.is_mean else window
         tile_of = (tile for stack in stacks for tile in stack)
         for tile, (top, left) in zip(tile_of, self._places(), strict=True):
             y, x = top // fraction, left // fraction
@@ -152,6 +155,18 @@ def cut_tiles(
         sides.append(side)
         starts.append(tuple(sorted({*places[:-1], last})))
     return TilePlan((height, width), (sides[0], sides[1]), starts[0], starts[1], needs.padding, at_once, margin)
+
+
+def cut_mean_tiles(height: int, width: int, side: int, overlap: int, multiple: int = 8) -> TilePlan:
+    """Plan square tiles as Turtle's authors do, who take the plain mean where tiles overlap.
+
+    Frames are padded by reflection to multiples of 8. Tiles begin at multiples of their side less the overlap, the last
+    where it ends with the frame; none is larger than the frame's smaller side.
+    """
+    sides = [_round_up(length, multiple) for length in (height, width)]
+    side = min(side, *sides)
+    tops, lefts = ([*range(0, length - side, max(side - overlap, 1)), length - side] for length in sides)
+    return TilePlan((height, width), (side, side), tuple(tops), tuple(lefts), is_mean=True)
 
 
 def pad_to(picture: Tensor, height: int, width: int, mode: str = "reflect") -> Tensor:

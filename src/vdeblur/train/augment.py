@@ -56,6 +56,14 @@ def _turn(pictures: Pictures, rng: Generator) -> Pictures:
     return numpy.rot90(pictures, int(rng.integers(4)), axes=(-2, -1))
 
 
+def _any_of_seven(pictures: Pictures, rng: Generator) -> Pictures:
+    """Change nothing half the time, else apply one of the seven other flips and quarter turns (Turtle)."""
+    if _is_heads(rng):
+        return pictures
+    flips, quarters = divmod(int(rng.integers(1, 8)), 4)
+    return numpy.rot90(pictures[..., ::-1] if flips else pictures, quarters, axes=(-2, -1))
+
+
 def _reverse(pictures: Pictures, rng: Generator) -> Pictures:
     return pictures[:, ::-1] if _is_heads(rng) else pictures
 
@@ -121,6 +129,7 @@ AUGMENTATIONS: dict[str, Callable[[Pictures, Generator], Pictures]] = {
     "transpose": _transpose,
     "rot90": _rot90,
     "turn": _turn,
+    "any_of_seven": _any_of_seven,
     "reverse": _reverse,
     "channels": _channels,
     "colour": _colour,

@@ -8,6 +8,7 @@ from vdeblur.train.objectives.flow_rnn import FlowRNNObjective
 from vdeblur.train.objectives.lite import LiteObjective
 from vdeblur.train.objectives.pvdnet import BIMNetObjective, PVDNetObjective
 from vdeblur.train.objectives.spn import SPGANObjective, SPNObjective
+from vdeblur.train.objectives.turtle import TurtleObjective
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "bimnet": BIMNetObjective,
@@ -20,4 +21,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "pvdnet": PVDNetObjective,
     "spgan": SPGANObjective,
     "spn": SPNObjective,
+    "turtle": TurtleObjective,
 }
