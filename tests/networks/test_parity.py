@@ -89,7 +89,7 @@ def test_tiles_come_close_to_the_whole_frame(case: Case, tmp_path: Path) -> None
 @pytest.mark.parametrize("case", parity.each(FIRST.values()))
 def test_every_key_has_one_place(case: Case) -> None:
     """Our tensors' official names are the reference's keys, and their sizes agree."""
-    entry = registry.find_entry(case.model).with_arguments(case.facts.get("arguments", {}))
+    entry = registry.find_entry(case.model).with_arguments(case.arguments)
     with torch.device("meta"):
         network = entry.build()
     ours = {network.official_name(name): tensor for name, tensor in network.state_dict().items()}

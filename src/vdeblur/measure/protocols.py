@@ -35,8 +35,8 @@ class Protocol:
     of a sequence that are restored, but not counted. crop: pixels cut off each side. aligned: Koehler's alignment, and
     luma instead of RGB. ssim: the kind in the paper's tables, "2D", "3D" or "both". truncate: convert to 8 bit by
     truncating instead of rounding. chunks: networks that restore as many frames at once as the authors do. tiles: cut
-    frames as the authors do. mirrored: compute 3-D SSIM as ssim_3d_mirrored. precision: of the networks, unless the user
-    names one: the authors compute in float32.
+    frames as the authors do. mirrored: compute 3-D SSIM as ssim_3d_mirrored. precision: of the networks, unless the
+    user names one: the authors compute in float32.
     """
 
     name: str
