@@ -89,12 +89,15 @@ def test_only_the_region_is_restored(vdeblur, words: tuple[object, ...], clip: P
     whole = planes(tmp_path / "out.mkv")
     result = vdeblur(*words, "--region", "51x35+33+21", "--tile", tile, "--json")
     assert result.exit_code == 0, result.output
-    (plan,) = [event for event in map(json.loads, result.stdout.splitlines()) if event["event"] == "plan"]
+    plan, done = [
+        event for event in map(json.loads, result.stdout.splitlines()) if event["event"] in ("plan", "file_done")
+    ]
     assert plan["restored_share"] == pytest.approx(51 * 35 / (WIDTH * HEIGHT), abs=1e-4)
     luma, *chroma = changes(clip, tmp_path / "out.mkv")
     inside = masked((slice(21, 56), slice(33, 84))) > 0
     assert not luma[:, ~inside].any()
     assert (luma[:, inside] > 0).mean() > 0.9
+    assert done["change"]["mean_change"] == pytest.approx(luma[:, inside].mean(), rel=0.01), "the mean of the region"
     for plane in chroma:  # rows 11 to 27 and columns 17 to 41 lie inside with all their luma samples
         kept = plane.copy()
         kept[:, 11:28, 17:42] = 0
@@ -247,9 +250,9 @@ def test_several_files_and_the_api(vdeblur, words: tuple[object, ...], clip: Pat
     assert not (tmp_path / "done" / "small.mkv").exists()
     deblur(clip, tmp_path / "api.mkv", model=str(words[4]), lossless=True, region="64x40+40+40")
     assert clips.frame_hashes(tmp_path / "api.mkv") == clips.frame_hashes(tmp_path / "done" / "in.mkv")
-    assert Settings(region="64x40+40+41").region == (64, 40, 40, 41)  # type: ignore[arg-type]
+    assert Settings(region="64x40+40+41").region == (64, 40, 40, 41)
     with pytest.raises(UsageError, match="region 'x' is not a region"):
-        Settings(region="x")  # type: ignore[arg-type]
+        Settings(region="x")
 
 
 @pytest.mark.parametrize("pixel_format", ["gray", "gbrp10le", "yuv444p10le", "yuv411p", "yuv410p"])

@@ -34,13 +34,14 @@ class Area:
     """The part of each frame that is restored.
 
     rows, columns: what the network gets. weights: of the restoration there, float32 (rows, columns), 0 to 1. share: of
-    the frame that is restored.
+    the frame that is restored; filled: of what the network gets.
     """
 
     rows: slice
     columns: slice
     weights: Tensor
     share: float
+    filled: float
 
     @classmethod
     def of(cls, wanted: Tensor, network: Network, context: int) -> "Area":
@@ -51,8 +52,8 @@ class Area:
         rows, columns = (
             _extent(inside.any(1 - axis), around, network.smallest, grid) for axis in (0, 1)
         )  # a network sees each pixel on the same grid as in the whole frame
-        share = float(inside.float().mean())
-        return cls(rows, columns, _softened(wanted[rows, columns]), share)
+        share, filled = (float(part.float().mean()) for part in (inside, inside[rows, columns]))
+        return cls(rows, columns, _softened(wanted[rows, columns]), share, filled)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,7 +62,7 @@ class Area:
 
     def to(self, device: torch.device) -> "Area":
         """Return the area with its weights on a device."""
-        return Area(self.rows, self.columns, self.weights.to(device), self.share)
+        return replace(self, weights=self.weights.to(device))
 
     def cut(self, rgb: Tensor) -> Tensor:
         """Cut the part out of a picture (3, H, W)."""

@@ -190,7 +190,8 @@ class Restorer:
         difference = picture - item.rgb
         means = None
         if self.settings.guard:
-            self.guard = self.guard or Guard.of(*picture.shape[1:], min(item.whole.shape[1:]))
+            height, width = picture.shape[1:]
+            self.guard = self.guard or Guard.of(height, width, min(item.whole.shape[1:]))
             means = self.guard.measure(difference)
         result = self._add(item, difference, picture, means)
         result.picture = picture if self.settings.guard else None
@@ -205,6 +206,8 @@ class Restorer:
             if self.area is not None:
                 planes = self.area.keep_outside(item.planes, planes, item.space.layout)
         change = mean_change(item.planes, planes, item.space.layout.bits, item.space.layout.rgb)
+        if self.area is not None:  # the mean of the area alone
+            change = change / self.area.filled
         extremes = torch.stack((*picture.aminmax(), item.rgb.mean(), change))  # NaN if any pixel is
         return _Result.fetch(extremes, planes, means)
 
