@@ -184,9 +184,10 @@ class ESTRNN(Network):
         """Return the same from merged kernels, one for each clip, or one for all tiles of a clip."""
         ones = window[0].new_ones(window[0].shape[0], 1, *window[0].shape[2:])
         stacked = in_channels_last(torch.cat((*window, ones), 1))  # (B, 5 C + 1, H/4, W/4)
-        bias = self.reconstruction[0].bias
+        first = self.reconstruction[0]
+        assert isinstance(first, nn.ConvTranspose2d)
         parts = [stacked] if len(kernels) == 1 else stacked.split(1)
-        enlarged = [F.conv_transpose2d(x, k, bias, 2, 1, 1) for x, k in zip(parts, kernels, strict=True)]
+        enlarged = [F.conv_transpose2d(x, k, first.bias, 2, 1, 1) for x, k in zip(parts, kernels, strict=True)]
         return torch.cat(enlarged) if len(enlarged) > 1 else enlarged[0]
 
     @staticmethod
@@ -290,4 +291,5 @@ class Merged:
         own = self.own + self.centre @ total
         constant = self.constant + self.bias @ total
         parts = (*neighbours[:, :RADIUS].unbind(1), own, *neighbours[:, RADIUS:].unbind(1), constant[:, None])
-        return torch.cat(parts, 1).to(self.dtype).unflatten(2, (-1, 3, 3))
+        kernels: Tensor = torch.cat(parts, 1).to(self.dtype).unflatten(2, (-1, 3, 3))
+        return kernels
