@@ -10,7 +10,7 @@ from vdeblur.restore import streams, tiles
 from vdeblur.restore.device import DTYPES, place
 
 NAMES = sorted(NETWORKS)
-SMALL = {"basicvsrpp": {"blocks": 2}}  # arguments that make slow networks faster
+SMALL = {"basicvsrpp": {"blocks": 2}, "estrnn": {"blocks": 2}}  # arguments that make slow networks faster
 
 
 def lively(name: str) -> Network:
