@@ -122,7 +122,7 @@ class RunOptions(TypedDict, total=False):
     tile_overlap: int | None
     scene_detect: bool
     strength: float
-    guard: bool
+    guard: bool | None
     region: tuple[int, int, int, int] | str | None
     mask: str | os.PathLike[str] | None
     only_blurred: bool | None

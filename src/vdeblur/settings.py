@@ -131,7 +131,7 @@ class Settings:
     no digest. precision: auto, fp32, bf16 or fp16. tile: auto, none, N or WxH in pixels. tile_overlap: pixels; None:
     the network's own. strength: 0 to 1.5; 1 is what the network returns. only_blurred: add it only where frames are
     blurred; None: if the model is known to alter sharp ones. guard: blocks of a frame in which the network clearly
-    failed keep the input. region: (width, height, left, top), or a text as 640x360+100+50, in pixels of the upright
+    failed keep the input; None: unless weights were given. region: (width, height, left, top), or a text as 640x360+100+50, in pixels of the upright
     picture: frames are restored only there; None: everywhere. mask: a picture of the upright picture's size, a path as
     Path or str: frames are restored where it is white, partly where it is grey. pictures: write a folder of pictures
     even if the output's name has a suffix. picture_names: a pattern for their names, as %06d.png; "" for those of the
@@ -158,7 +158,7 @@ class Settings:
     tile_overlap: int | None = field(default=None, metadata=RESULT)
     scene_detect: bool = field(default=True, metadata=RESULT)
     strength: float = field(default=1.0, metadata=RESULT)
-    guard: bool = field(default=True, metadata=LATER_RESULT)
+    guard: bool | None = field(default=None, metadata=LATER_RESULT)
     region: tuple[int, int, int, int] | None = field(default=None, metadata=LATER_RESULT)
     mask: Path | None = field(default=None, metadata=NO_RESULT)  # a run's fingerprint holds its digest instead
     only_blurred: bool | None = field(default=None, metadata=LATER_RESULT)

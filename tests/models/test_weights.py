@@ -1,5 +1,6 @@
 """Weights: the right ones load, everything else is refused with a reason."""
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -254,3 +255,18 @@ def test_identity_has_no_weights(tmp_path: Path) -> None:
     safetensors.torch.save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(ModelError, match="has no weights"):
         weights.load_model("identity", path)
+
+
+def test_weights_that_nobody_has_checked_say_so(vdeblur) -> None:
+    """SelfHVD's, of another paper than the model's."""
+    shown = vdeblur("models", "show", "basicvsrpp@handheld").stdout
+    assert "paper: Xu, Zhang, Fan, Wu, Zuo: SelfHVD" in shown
+    assert "checks: not done yet, 1: it is a file, not Drive's page about its quota" in shown
+    assert "checks" not in vdeblur("models", "show", "basicvsrpp@gopro").stdout
+    listed = {
+        row["weights"]: row
+        for row in json.loads(vdeblur("models", "list", "--json").stdout)
+        if row["model"] == "basicvsrpp"
+    }
+    assert listed["gopro"]["paper"].startswith("Chan, Zhou, Xu, Loy")
+    assert listed["handheld"]["paper"].startswith("Xu, Zhang, Fan, Wu, Zuo")

@@ -28,7 +28,8 @@ def plan_of(network: ESTRNN, height: int, width: int, tile: tuple[int, int] | No
 
 @torch.inference_mode()
 def stream(network: ESTRNN, clip: Tensor, tile: tuple[int, int] | None = None, overlap: int = 0) -> Tensor:
-    plan = plan_of(network, *clip.shape[2:], tile, overlap)
+    height, width = clip.shape[2:]
+    plan = plan_of(network, height, width, tile, overlap)
     restored = streams.stream_cell(network, map(plan.pad, clip.split(1)), plan)
     return torch.cat([plan.crop(frame) for frame in restored])
 

@@ -15,6 +15,7 @@ NAMES = sorted(NETWORKS)
 # Arguments that make slow networks faster
 SMALL: dict[str, dict[str, Any]] = {
     "basicvsrpp": {"blocks": 2},
+    "estrnn": {"blocks": 2},
     "turtle": {"channels": 4, "encoder_blocks": (1, 1, 1), "middle_blocks": 2, "decoder_blocks": (1, 1, 1)},
 }
 

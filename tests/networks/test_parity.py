@@ -58,7 +58,7 @@ def test_run_equals_the_reference(case: Case, vdeblur, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("case", parity.each(FIRST.values(), slow=(*VARIANTS, "cdvd-tsp", "turtle")))
+@pytest.mark.parametrize("case", parity.each(FIRST.values(), slow=(*VARIANTS, "cdvd-tsp", "estrnn", "turtle")))
 def test_half_precision_gives_the_same_picture(case: Case, precision: str, tmp_path: Path) -> None:
     network = parity.load(case, tmp_path)
     if precision not in network.half_precision:
@@ -69,11 +69,14 @@ def test_half_precision_gives_the_same_picture(case: Case, precision: str, tmp_p
     assert -10 * numpy.log10((error**2).mean()) >= 50
 
 
-# NAFNet needs larger tiles: test_nafnet.py has its test. Turtle's tokens depend on the size of a tile.
+# NAFNet needs larger tiles: test_nafnet.py has its test, test_estrnn.py a faster one of ESTRNN's. Turtle's tokens depend
+# on the size of a tile.
 UNLIKE_WHOLE = ("nafnet", "turtle")
 
 
-@pytest.mark.parametrize("case", parity.each((c for c in FIRST.values() if c.folder not in UNLIKE_WHOLE), VARIANTS))
+@pytest.mark.parametrize(
+    "case", parity.each((c for c in FIRST.values() if c.folder not in UNLIKE_WHOLE), (*VARIANTS, "estrnn"))
+)
 def test_tiles_come_close_to_the_whole_frame(case: Case, tmp_path: Path) -> None:
     """The error lies where tiles overlap, and is small beside what the network changes."""
     network = parity.load(case, tmp_path)

@@ -182,6 +182,7 @@ def test_initial_weights_are_the_papers(case: str) -> None:
 # ESTRNN
 
 
+@pytest.mark.slow
 def test_steps_of_estrnn_meet_the_reference() -> None:
     """Three updates on one sample: losses, and the gradients of each part."""
     case = json.loads((parity.PARITY / "estrnn" / "case-train.json").read_text())

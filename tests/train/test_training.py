@@ -322,7 +322,7 @@ def test_every_objective_goes_through_the_loop(tmp_path: Path, pairs64: Path, ob
     original = recipes.load_recipe(entry, stage)
     values = [("data.crop", "64"), ("training.batch", "1"), ("training.accumulate", "1"), ("data.augment", "[]")]
     values += [("data.frames", str(min(original.data.frames, 2)))] if objective in ("clip", "pvdnet") else []
-    values += [("data.frames", "5")] if objective == "estrnn" else []
+    values += [("data.frames", "5"), ("network.features", "4")] if objective == "estrnn" else []
     values += [(f"start.{part}", '""') for part in original.starts]
     values += [("loss.discriminator_width", "4"), ("loss.discriminator_first", "1")] if objective == "spgan" else []
     values += [("loss.flow_warm_up", "1")] if objective == "flow-rnn" else []

@@ -187,7 +187,9 @@ def _weights_facts(entry: "ModelEntry", weights: "Weights") -> dict[str, Any]:
 
 def _facts(entry: "ModelEntry", weights: "Weights | None") -> dict[str, Any]:
     facts = _entry_facts(entry)
-    return facts if weights is None else {**facts, **_weights_facts(entry, weights)}
+    if weights is None:
+        return facts
+    return {**facts, **_weights_facts(entry, weights), "paper": weights.paper or entry.paper}
 
 
 @models_command.command("download", short_help="Download weights into the cache.")

@@ -55,8 +55,9 @@ run_options = with_options(
                  help="Detect cuts, and never mix frames of two scenes."),
     click.option("--strength", type=click.FloatRange(0, STRONGEST), default=1.0,
                  help="Share of the restoration to add: 0 changes nothing, more than 1 exaggerates."),
-    click.option("--guard/--no-guard", default=True,
-                 help="Keep the input in blocks of a frame in which the network clearly failed."),
+    click.option("--guard/--no-guard", default=None,
+                 help="Keep the input in blocks of a frame in which the network clearly failed.  [default: on, but off "
+                      "with --weights]"),
     click.option("--region", metavar="WxH+X+Y",
                  help="Restore only this part of the upright picture, in pixels: width, height, left, top."),
     click.option("--mask", type=PATH,

@@ -83,7 +83,7 @@ def _row(entry: ModelEntry, weights: Weights | None, seconds: float | None) -> L
         state=state_of(entry, weights),
         license=entry.license,
         notice=entry.notice,
-        paper=entry.paper,
+        paper=(weights.paper if weights else "") or entry.paper,
         parameters_millions=entry.parameters_millions,
         gmacs=entry.gmacs,
         start_of=entry.start_of,

@@ -22,7 +22,7 @@ from vdeblur.restore import color, device, memory, scenes, streams
 from vdeblur.restore import plan as plans
 from vdeblur.restore.area import Area
 from vdeblur.restore.changes import ChangeMeter, mean_change
-from vdeblur.restore.guard import Guard
+from vdeblur.restore.guard import SMALLEST_FRAME, Guard
 from vdeblur.restore.tiles import TilePlan
 from vdeblur.restore.watch import OFF, Watch
 from vdeblur.settings import Settings
@@ -188,13 +188,13 @@ class Restorer:
         """Add the network's change to the frame's planes, compute what is_valid needs, and start copying both."""
         picture = self.plan.crop(restored)[0].float()
         difference = picture - item.rgb
-        means = None
-        if self.settings.guard:
+        means, shorter = None, min(item.whole.shape[1:])
+        if self.settings.guard and shorter >= SMALLEST_FRAME:
             height, width = picture.shape[1:]
-            self.guard = self.guard or Guard.of(height, width, min(item.whole.shape[1:]))
+            self.guard = self.guard or Guard.of(height, width, shorter)
             means = self.guard.measure(difference)
         result = self._add(item, difference, picture, means)
-        result.picture = picture if self.settings.guard else None
+        result.picture = None if means is None else picture
         return result
 
     def _add(self, item: "_Uploaded", difference: Tensor, picture: Tensor, means: Tensor | None) -> "_Result":

@@ -305,7 +305,8 @@ def stream_chunks(network: Network, frames: Iterator[Tensor], plan: TilePlan, ch
     clip's last `chunk` frames, and only those that are new are yielded. A network with a cell has a way of its own.
     """
     if network.feeding == "cell":
-        yield from _cell_chunks(network, frames, plan, chunk)
+        cellular: Any = network
+        yield from _cell_chunks(cellular, frames, plan, chunk)
         return
     feed: Feeding = stream_clip if network.feeding == "clip" else stream_bidirectional
     recent: list[Tensor] = []
