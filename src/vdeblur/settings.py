@@ -131,18 +131,17 @@ class Settings:
     no digest. precision: auto, fp32, bf16 or fp16. tile: auto, none, N or WxH in pixels. tile_overlap: pixels; None:
     the network's own. strength: 0 to 1.5; 1 is what the network returns. only_blurred: add it only where frames are
     blurred; None: if the model is known to alter sharp ones. guard: blocks of a frame in which the network clearly
-    failed keep the input; None: unless weights were given. region: (width, height, left, top), or a text as 640x360+100+50, in pixels of the upright
-    picture: frames are restored only there; None: everywhere. mask: a picture of the upright picture's size, a path as
-    Path or str: frames are restored where it is white, partly where it is grey. pictures: write a folder of pictures
-    even if the output's name has a suffix. picture_names: a pattern for their names, as %06d.png; "" for those of the
-    input's pictures, or numbers.
-    segment: seconds that are finished and kept together, as Fraction, int or float; None: the whole video. share: (k,
-    n) makes only the k-th of n shares of the segments, and no output. strict: warnings are errors. fail_on_damage: a
-    damaged input is an error at the end. dry_run: plan only. profile: measure seconds per stage and peak memory.
-    compare: also write a comparison beside the output: side, split, wipe, diff or html. sample: instead of the output,
-    write three short samples beside the input, each of sample_seconds.
-
-    Raises: UsageError for a wrong value or for settings that exclude each other, DeviceError for an unknown device.
+    failed keep the input; None: unless weights were given. region: (width, height, left, top), or a text as
+    640x360+100+50, in pixels of the upright picture: frames are restored only there; None: everywhere. mask: a picture
+    of the upright picture's size, a path as Path or str: frames are restored where it is white, partly where it is
+    grey. pictures: write a folder of pictures even if the output's name has a suffix. picture_names: a pattern for
+    their names, as %06d.png; "" for those of the input's pictures, or numbers. segment: seconds that are finished and
+    kept together, as Fraction, int or float; None: the whole video. share: (k, n) makes only the k-th of n shares of
+    the segments, and no output. strict: warnings are errors. fail_on_damage: a damaged input is an error at the end.
+    dry_run: plan only. profile: measure seconds per stage and peak memory. compare: also write a comparison beside the
+    output: side, split, wipe, diff or html. sample: instead of the output, write three short samples beside the input,
+    each of sample_seconds. Raises: UsageError for a wrong value or for settings that exclude each other, DeviceError
+    for an unknown device.
     """
 
     # The model and its weights change the result, but `best` and a file's name do not say what they are. A run's

@@ -69,8 +69,8 @@ def test_half_precision_gives_the_same_picture(case: Case, precision: str, tmp_p
     assert -10 * numpy.log10((error**2).mean()) >= 50
 
 
-# NAFNet needs larger tiles: test_nafnet.py has its test, test_estrnn.py a faster one of ESTRNN's. Turtle's tokens depend
-# on the size of a tile.
+# NAFNet needs larger tiles: test_nafnet.py has its test, test_estrnn.py a faster one of ESTRNN's. Turtle's tokens
+# depend on the size of a tile.
 UNLIKE_WHOLE = ("nafnet", "turtle")
 
 

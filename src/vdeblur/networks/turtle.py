@@ -70,7 +70,7 @@ Alignment = Literal["learned", "none", "similarity"]
 
 
 class KeyValue(NamedTuple):
-    """What channel attention needs of a frame: keys and values (B, pixels, C), and the keys' lengths (B, C) float32."""
+    """Keys and values (B, pixels, C) of a frame for channel attention, and the keys' lengths (B, C) float32."""
 
     key: Tensor
     value: Tensor
@@ -78,7 +78,7 @@ class KeyValue(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What alignment needs of a frame, of each head: (B heads, tokens, numbers); keys are float32 and 1 long."""
+    """Tokens of a frame for alignment, of each head: (B heads, tokens, numbers); keys are float32 and 1 long."""
 
     key: Tensor
     value: Tensor

@@ -110,7 +110,7 @@ def _restore(context: Context, source: Source, sink: Sink, is_counted: bool) -> 
     if context.settings.only_blurred is None and loaded.alters_sharp:
         context.settings = dataclasses.replace(context.settings, only_blurred=True)
     if context.settings.guard is None:
-        context.settings = dataclasses.replace(context.settings, guard=context.settings.weights is None)
+        context.settings = dataclasses.replace(context.settings, guard=context.settings.checkpoint is None)
     _warn_of_one_picture(context, source, loaded)
     workload = sink.prepare(source, loaded)
     expected = forecast(context, source, encoding, loaded, stream_plans) if context.settings.dry_run else Forecast()
