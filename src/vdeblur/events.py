@@ -260,6 +260,22 @@ class SampleEvent(TypedDict):
     bytes_estimate: int | None
 
 
+class StillEvent(TypedDict):
+    """`still` is done. at: when its frame is shown, in seconds from the video's start.
+
+    neighbours: frames that were combined with it. share: of the picture that comes from them, 0 to 1.
+    """
+
+    input: str
+    output: str
+    at: float
+    model: str
+    neighbours: int
+    share: float
+    seconds: float
+    warnings: list[str]
+
+
 class ProfileEvent(TypedDict):
     """The results of `--profile`."""
 
@@ -501,6 +517,7 @@ EVENTS: dict[str, type] = {
     "comparison": ComparisonEvent,
     "offset": OffsetEvent,
     "sample": SampleEvent,
+    "still": StillEvent,
     "profile": ProfileEvent,
     "engine": EngineEvent,
     "file": FileEvent,

@@ -28,6 +28,7 @@ from vdeblur.events import (
     SampleEvent,
     SequenceDoneEvent,
     SequenceMadeEvent,
+    StillEvent,
     SynthDoneEvent,
     SynthPlanEvent,
     TrainedEvent,
@@ -249,6 +250,13 @@ def _sample(facts: SampleEvent) -> list[str]:
     return [f"{shown(facts['output'])}: {facts['frames']} frames, the input on the left; {predicted}"]
 
 
+def _still(facts: StillEvent) -> list[str]:
+    line = f"{shown(facts['output'])}: the frame at {facts['at']:.3f} s, restored by {facts['model']}"
+    if not facts["neighbours"]:
+        return [f"{line}; no neighbours"]
+    return [f"{line}; {facts['share']:.0%} of it comes from {counted(facts['neighbours'], 'neighbour')}"]
+
+
 def _profile(facts: ProfileEvent) -> list[str]:
     host = "?" if facts["peak_memory_bytes"] is None else f"{facts['peak_memory_bytes'] / 1e6:.0f}"
     device = facts["peak_device_bytes"]
@@ -380,6 +388,7 @@ _LINES: dict[str, Callable[[Any], list[str]]] = {
     "comparison": _comparison,
     "offset": _offset,
     "sample": _sample,
+    "still": _still,
     "profile": _profile,
     "dataset_download": _dataset_download,
     "dataset_done": _dataset_done,
