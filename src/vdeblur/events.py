@@ -168,10 +168,18 @@ class ProbeEvent(TypedDict):
 
 
 class ChoiceEvent(TypedDict):
-    """`-m best` has chosen a model."""
+    """`-m best` or `-m auto` has chosen a model.
+
+    Of auto alone: asked; strength; footage: real, strong, sharp, soft, defocus, noise or unknown; passed_over: better
+    models, each with the reason.
+    """
 
     model: str
     reason: str
+    asked: NotRequired[str]
+    strength: NotRequired[float]
+    footage: NotRequired[str]
+    passed_over: NotRequired[list[str]]
 
 
 class PlanEvent(TypedDict):
@@ -256,6 +264,17 @@ class SampleEvent(TypedDict):
     input: str
     output: str
     frames: int
+    seconds_estimate: float | None
+    bytes_estimate: int | None
+    candidates: NotRequired[list["CandidateRow"]]  # on a page, with -m auto
+
+
+class CandidateRow(TypedDict):
+    """A model on the page of candidates, with estimates for the complete input."""
+
+    model: str
+    strength: float
+    is_chosen: bool
     seconds_estimate: float | None
     bytes_estimate: int | None
 

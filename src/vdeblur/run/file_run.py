@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import shlex
+from dataclasses import replace
 
 import torch
 
@@ -12,6 +13,7 @@ from vdeblur.output.codecs import quality_in_words
 from vdeblur.output.encoding import VideoEncoding, warn_of_plans
 from vdeblur.restore import device, processor
 from vdeblur.restore.streams import frames_around
+from vdeblur.run import auto
 from vdeblur.run.context import Context, RunResult
 from vdeblur.run.forecast import Forecast, forecast, input_bytes
 from vdeblur.run.loading import Loaded, check_model, prepare_network
@@ -99,6 +101,9 @@ def _restore(context: Context, source: Source, sink: Sink, is_counted: bool) -> 
     encoding = sink.choose_encoding(source)
     with context.profile.main.stage("start"):
         stream_plans = _try_container(context, encoding, source)
+        asked = context.settings.model
+        if asked == auto.AUTO:
+            context.settings = auto.settled_settings(context, source.info)
         loaded = prepare_network(context, source.info)
     _warn_of_one_picture(context, source, loaded)
     workload = sink.prepare(source, loaded)
@@ -107,7 +112,7 @@ def _restore(context: Context, source: Source, sink: Sink, is_counted: bool) -> 
     facts |= _output_facts(context, encoding) | {"frames_counted": is_counted}
     facts |= {"seconds_estimate": expected.seconds, "bytes_estimate": expected.bytes}
     facts["input_bytes"] = None if source.is_pipe else input_bytes(source)
-    facts["reasons"] = reasons_of(context.settings, source.info, encoding, loaded, workload.tiles)
+    facts["reasons"] = reasons_of(replace(context.settings, model=asked), source.info, encoding, loaded, workload.tiles)
     context.notify("plan", facts)
     return 0 if context.settings.dry_run else sink.restore_and_write(), loaded
 

@@ -24,6 +24,7 @@ from vdeblur.output.pictures import PictureEncoding
 from vdeblur.restore import color, combine, processor, scenes, streams
 from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
+from vdeblur.run import auto
 from vdeblur.run.context import Context
 from vdeblur.run.loading import Loaded, check_model, prepare_network
 from vdeblur.settings import Settings
@@ -95,7 +96,10 @@ def _write(context: Context, at: Fraction, neighbours: int) -> Still:
         encoding = PictureEncoding(source.info, context.warn, output.suffix)
         if source.info.duration_seconds is None or at >= source.info.duration_seconds:
             _frames_at(source, at, 0, 0, context)  # a moment beyond the end is wrong before any download
-        loaded = prepare_network(context, replace(source.info, frames_estimate=USUAL_FRAMES))
+        info = replace(source.info, frames_estimate=USUAL_FRAMES)
+        if context.settings.model == auto.AUTO:
+            context.settings = auto.settled_settings(context, info)
+        loaded = prepare_network(context, info)
         before, after = streams.frames_around(loaded.network)
         frames, place = _frames_at(source, at, neighbours + before, neighbours + after, context)
         restored = _restored(context, source, loaded, frames)
