@@ -123,7 +123,7 @@ def test_what_is_passed_over_is_named_in_one_line(vdeblur, tmp_path: Path, model
     [line] = [line for line in result.stderr.splitlines() if line.startswith("auto: ")]
     assert line.startswith("auto: quick@gopro: strong shake in ")
     assert "it learned from GoPro" in line
-    assert re.search(r"passed over: slow \(would take [\d.]+ hours\)|not in the cache", line)
+    assert re.search(r"; passed over: slow \(would take 4\.2 hours\)$", line)
 
 
 def test_sharp_footage_is_left_nearly_as_it_is(vdeblur, tmp_path: Path, models: None) -> None:
@@ -165,11 +165,11 @@ def test_a_page_of_candidates(vdeblur, tmp_path: Path, models: None) -> None:
     assert [row["is_chosen"] for row in rows.values()] == [True, False, False]
     assert all(row["seconds_estimate"] > 0 and row["bytes_estimate"] > 0 for row in rows.values())
     text = page.read_text("utf-8")
-    assert text.count("<img ") == 3 * 4  # three frames of the input and of three candidates
+    assert text.count("<img ") == 4 * 4  # four frames of the input and of three candidates
     assert "far@handheld" not in text.split("<h2>")[1]
     assert "quick (chosen)" in text
     assert "Passed over: " in text
-    assert "about 1 seconds" in text or "seconds" in text
+    assert "about 1 second<" in text
     assert [path.name for path in tmp_path.iterdir() if "sample" in path.name] == []
 
 
@@ -189,7 +189,8 @@ def test_names_that_choose_are_no_models(vdeblur) -> None:
         assert f"`run -m {name}` chooses a model for each video" in result.stderr
 
 
-def test_all_published_weights_name_their_footage(vdeblur) -> None:
+def test_all_published_weights_name_their_footage(vdeblur, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: 1e10)
     for entry in registry.known_models().values():
         for found in entry.weights.values():
             assert bool(found.suits) == bool(entry.network), f"{entry.name}@{found.name}"
@@ -203,6 +204,6 @@ def test_the_cost_of_lite_is_what_bench_counts(vdeblur) -> None:
     from vdeblur.bench.network_speed import count_flops
 
     entry = registry.find_entry("lite")
-    flops = count_flops(entry.build().eval(), torch.device("cpu"), 256, 256)
-    assert entry.gmacs == pytest.approx(flops / 2e9, rel=0.01)
+    flops = count_flops(entry.build().eval(), torch.device("cpu"), 64, 64)
+    assert entry.gmacs == pytest.approx(flops * (256 / 64) ** 2 / 2e9, rel=0.01)
     assert entry.time_gmacs == 3

@@ -107,5 +107,6 @@ def multiply_adds_per_second(chosen: torch.device, precision: str) -> float:
 def time_in_words(seconds: float) -> str:
     """Return a time in words: seconds, minutes, hours or days."""
     if seconds < 90:
-        return f"{max(round(seconds), 1)} seconds"
+        count = max(round(seconds), 1)
+        return "1 second" if count == 1 else f"{count} seconds"
     return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

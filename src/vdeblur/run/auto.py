@@ -41,7 +41,7 @@ SHARP_STRENGTH = 0.5
 # Exposures, in ms, of the sets of real blur (BSD) and the slopes from which on each fits. The sets do not state slopes:
 # a guess, by which mild blur gets weights for short exposures.
 EXPOSURES = ((8, -2.05), (16, -2.2), (24, -10.0))
-EXPOSURE = re.compile(r"BSD \d+ms.?(\d+)ms")
+EXPOSURE = re.compile(r"BSD \d+ms-?(\d+)ms")
 NAMED = 3  # models that were passed over, in a message
 
 KINDS = {

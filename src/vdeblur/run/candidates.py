@@ -30,7 +30,7 @@ from vdeblur.source.video import Source
 
 MOST = 4  # candidates beside lite
 LENGTH = Fraction(1)  # seconds
-SHOWN_FRAMES = 3  # of each candidate
+SHOWN_FRAMES = 4  # of each candidate, at most
 CROP = (480, 640)  # lines and columns of a picture on the page: larger frames show their middle, at full resolution
 
 
