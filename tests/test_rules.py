@@ -155,6 +155,7 @@ def test_no_unsafe_loading() -> None:
         ["compare"],
         ["probe"],
         ["inspect"],
+        ["still"],
         ["clean"],
         ["doctor"],
         ["train"],

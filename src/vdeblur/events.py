@@ -175,10 +175,18 @@ class FirstPassEvent(TypedDict):
 
 
 class ChoiceEvent(TypedDict):
-    """`-m best` has chosen a model."""
+    """`-m best` or `-m auto` has chosen a model.
+
+    Of auto alone: asked; strength; footage: real, strong, sharp, soft, defocus, noise or unknown; passed_over: better
+    models, each with the reason.
+    """
 
     model: str
     reason: str
+    asked: NotRequired[str]
+    strength: NotRequired[float]
+    footage: NotRequired[str]
+    passed_over: NotRequired[list[str]]
 
 
 class PlanEvent(TypedDict):
@@ -269,6 +277,33 @@ class SampleEvent(TypedDict):
     frames: int
     seconds_estimate: float | None
     bytes_estimate: int | None
+    candidates: NotRequired[list["CandidateRow"]]  # on a page, with -m auto
+
+
+class CandidateRow(TypedDict):
+    """A model on the page of candidates, with estimates for the complete input."""
+
+    model: str
+    strength: float
+    is_chosen: bool
+    seconds_estimate: float | None
+    bytes_estimate: int | None
+
+
+class StillEvent(TypedDict):
+    """`still` is done. at: when its frame is shown, in seconds from the video's start.
+
+    neighbours: frames that were combined with it. share: of the picture that comes from them, 0 to 1.
+    """
+
+    input: str
+    output: str
+    at: float
+    model: str
+    neighbours: int
+    share: float
+    seconds: float
+    warnings: list[str]
 
 
 class ProfileEvent(TypedDict):
@@ -513,6 +548,7 @@ EVENTS: dict[str, type] = {
     "comparison": ComparisonEvent,
     "offset": OffsetEvent,
     "sample": SampleEvent,
+    "still": StillEvent,
     "profile": ProfileEvent,
     "engine": EngineEvent,
     "file": FileEvent,

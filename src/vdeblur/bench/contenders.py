@@ -61,9 +61,9 @@ def check_names(names: tuple[str, ...]) -> None:
     Raises: ModelError or UsageError for a name that cannot be measured.
     """
     for name in names:
-        if name == "best":
+        if name in registry.CHOSEN_NAMES:
             raise UsageError(
-                "best is no model of its own, so bench cannot measure it", "name models: vdeblur models list"
+                f"{name} is no model of its own, so bench cannot measure it", "name models: vdeblur models list"
             )
         if name not in NO_MODELS:
             registry.choose_weights(name)

@@ -34,7 +34,9 @@ HARMLESS = frozenset(
         # compare, probe
         "mode metrics offset labels output_suffix row column "
         # inspect
-        "at every show",
+        "at every show "
+        # still
+        "neighbours",
     )
 )
 

@@ -60,8 +60,8 @@ def inspect_command(clip: Path, **given: Any) -> None:
     reporter = HumanReporter()
     with reported(reporter, [str(clip)]) as stop:
         choice = _choice(given)
-        if given["model"] == "best":
-            raise UsageError("-m best is chosen for a run", "name the model to inspect")
+        if given["model"] in ("auto", "best"):
+            raise UsageError(f"-m {given['model']} is chosen for a run", "name the model to inspect")
         from vdeblur.look import insides, moments  # torch takes seconds; --help must not wait
         from vdeblur.models.model import Model
 

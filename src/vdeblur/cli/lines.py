@@ -9,6 +9,7 @@ from vdeblur.events import (
     BenchEvent,
     BenchKeptEvent,
     BenchModelEvent,
+    CandidateRow,
     ChoiceEvent,
     ComparisonEvent,
     DatasetDoneEvent,
@@ -29,6 +30,7 @@ from vdeblur.events import (
     SampleEvent,
     SequenceDoneEvent,
     SequenceMadeEvent,
+    StillEvent,
     SynthDoneEvent,
     SynthPlanEvent,
     TrainedEvent,
@@ -39,6 +41,7 @@ from vdeblur.events import (
 )
 
 _STATUSES = ("restored", "planned", "skipped", "stopped", "failed")  # of a batch's files, in this order
+PASSED_OVER = 3  # models that a line names
 WAITED = 0.05  # of a training's time; a smaller share is not worth reporting
 # Stages of --profile in words: those that follow one another, then those that run beside them.
 PROFILE_STAGES = {
@@ -139,7 +142,12 @@ def _download_done(facts: DownloadDoneEvent) -> list[str]:
 
 
 def _choice(facts: ChoiceEvent) -> list[str]:
-    return [f"best here: {facts['model']}, {facts['reason']}"]
+    if facts.get("asked") != "auto":
+        return [f"best here: {facts['model']}, {facts['reason']}"]
+    strength = "" if facts["strength"] == 1 else f" at strength {facts['strength']:g}"
+    over = facts["passed_over"]
+    named = ", ".join(over[:PASSED_OVER]) + (f" and {len(over) - PASSED_OVER} more" if len(over) > PASSED_OVER else "")
+    return [f"auto: {facts['model']}{strength}: {facts['reason']}{f'; passed over: {named}' if over else ''}"]
 
 
 def _first_pass(facts: FirstPassEvent) -> list[str]:
@@ -259,11 +267,29 @@ def _offset(facts: OffsetEvent) -> list[str]:
 
 
 def _sample(facts: SampleEvent) -> list[str]:
+    if "candidates" in facts:
+        models = counted(len(facts["candidates"]), "candidate")
+        return [f"{shown(facts['output'])}: {models} on the blurriest second", *map(_candidate, facts["candidates"])]
     predicted = "no prediction for the complete run, since the length of the input is unknown"
     if facts["seconds_estimate"] is not None and facts["bytes_estimate"] is not None:
         size = facts["bytes_estimate"] / 1e6
         predicted = f"the complete run takes about {clock(facts['seconds_estimate'])} and writes {size:.3g} MB"
     return [f"{shown(facts['output'])}: {facts['frames']} frames, the input on the left; {predicted}"]
+
+
+def _candidate(row: CandidateRow) -> str:
+    strength = "" if row["strength"] == 1 else f" at strength {row['strength']:g}"
+    cost = "time and size unknown, since the length of the input is unknown"
+    if row["seconds_estimate"] is not None and row["bytes_estimate"] is not None:
+        cost = f"about {clock(row['seconds_estimate'])} and {bytes_in_words(row['bytes_estimate'])} for the whole"
+    return f"  {row['model']}{strength}: {cost}{'; chosen' if row['is_chosen'] else ''}"
+
+
+def _still(facts: StillEvent) -> list[str]:
+    line = f"{shown(facts['output'])}: the frame at {facts['at']:.3f} s, restored by {facts['model']}"
+    if not facts["neighbours"]:
+        return [f"{line}; no neighbours"]
+    return [f"{line}; {facts['share']:.0%} of it comes from {counted(facts['neighbours'], 'neighbour')}"]
 
 
 def _profile(facts: ProfileEvent) -> list[str]:
@@ -398,6 +424,7 @@ _LINES: dict[str, Callable[[Any], list[str]]] = {
     "comparison": _comparison,
     "offset": _offset,
     "sample": _sample,
+    "still": _still,
     "profile": _profile,
     "dataset_download": _dataset_download,
     "dataset_done": _dataset_done,

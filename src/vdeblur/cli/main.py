@@ -19,13 +19,14 @@ from vdeblur.cli.models import models_command
 from vdeblur.cli.probe import probe_command
 from vdeblur.cli.report import HumanReporter, JsonReporter, reported
 from vdeblur.cli.run import run_command
+from vdeblur.cli.still import still_command
 from vdeblur.cli.synth import synth_command
 from vdeblur.cli.train import train_command
 from vdeblur.errors import ExitStatus, UsageError
 from vdeblur.threads import let_waiting_threads_sleep
 from vdeblur.version import __version__
 
-EVENTFUL = {"run", "bench", "train", "synth"}  # commands whose --json is one line per event
+EVENTFUL = {"run", "bench", "train", "synth", "still"}  # commands whose --json is one line per event
 
 
 class Program(click.Group):
@@ -92,5 +93,6 @@ main.add_command(models_command)
 main.add_command(compare_command)
 main.add_command(probe_command)
 main.add_command(inspect_command)
+main.add_command(still_command)
 main.add_command(clean_command)
 main.add_command(doctor_command)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # torch takes seconds to import, and --help must not wait: vdeblur.models is imported inside the commands.
 
 
-LICENSE_WIDTH = 10  # characters, so that a line fits 80 columns
+LICENSE_WIDTH = 10  # characters, so that a line fits 90 columns
 MINUTE_FRAMES = 1800  # of a minute at 30 frames per second
 
 
@@ -41,7 +41,7 @@ def models_command() -> None:
 @models_command.command("list", short_help="List the models and their weights.")
 @click.option("--json", is_flag=True, help="Print a JSON list.")
 def list_command(json: bool) -> None:
-    """List the models, one line per weights: where they are, published PSNR, time here, licence.
+    """List the models, one line per weights: where they are, published PSNR, time here, footage, licence.
 
     The PSNR is published by the authors; protocols differ, see `models show`. The time for a minute of 1280x720 video
     at 30 frames per second is an estimate from the model's cost and a short measurement of this machine. A * after a
@@ -66,10 +66,11 @@ def list_command(json: bool) -> None:
             ]
             click.echo(dumps(facts, indent=1))
             return
-        heads = ("MODEL", "WEIGHTS", "PSNR", "TIME", "LICENCE")
+        heads = ("MODEL", "WEIGHTS", "PSNR", "TIME", "FOR", "LICENCE")
         show_table(heads, [_row(entry, weights, seconds.get(entry.name)) for entry, weights in rows])
         click.echo(
-            "TIME: estimate for a minute of 1280x720 video at 30 fps on this machine. *: see vdeblur models show",
+            "TIME: estimate for a minute of 1280x720 video at 30 fps on this machine. FOR: any footage, real blur of "
+            "handheld cameras, or strong shake of action cameras. *: see vdeblur models show",
             err=True,
         )
 
@@ -84,6 +85,7 @@ def _row(entry: "ModelEntry", weights: "Weights | None", seconds: float | None) 
         cache.state_of(entry, weights),
         f"{scores[0].psnr:.2f} {scores[0].data.replace('-', ' ').split()[0]}" if scores else "",
         "" if seconds is None else duration_in_words(seconds * MINUTE_FRAMES),
+        "" if weights is None else weights.suits,
         _short_license(entry.license),
     )
 
@@ -120,6 +122,8 @@ def show_command(name: str, json: bool) -> None:
 
 
 def _show_facts(facts: dict[str, Any]) -> None:
+    from vdeblur.models.registry import SUITS
+
     for key, value in facts.items():
         if key == "weights":
             for weights in value:
@@ -139,6 +143,8 @@ def _show_facts(facts: dict[str, Any]) -> None:
         elif key.strip() == "checks":
             for number, item in enumerate(value, 1):
                 echo_line(f"{key}: not done yet, {number}: {item}")
+        elif key.strip() == "suits" and value:
+            echo_line(f"{key}: {SUITS[value]}")
         elif isinstance(value, list):
             for item in value:
                 echo_line(f"{key}: {item}")
@@ -158,6 +164,7 @@ def _entry_facts(entry: "ModelEntry") -> dict[str, Any]:
         "notice": entry.notice,
         "parameters_millions": entry.parameters_millions,
         "gmacs": entry.gmacs,
+        "time_gmacs": entry.time_gmacs,
         "default": entry.default,
         "start_of": entry.start_of,
         "no_weights": entry.no_weights,
@@ -180,6 +187,7 @@ def _weights_facts(entry: "ModelEntry", weights: "Weights") -> dict[str, Any]:
         "trained_on": weights.trained_on,
         "blur": weights.blur,
         "paper": weights.paper,
+        "suits": weights.suits,
         "scores": [vars(score) for score in weights.scores],
         "checks": list(weights.checks),
     }

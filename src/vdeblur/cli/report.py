@@ -25,7 +25,7 @@ PROGRESS_SECONDS = 0.5  # at most two progress events a second
 LINE_SECONDS = 10.0  # between lines of progress without a terminal
 FREQUENT = {"progress", "download_progress", "sequence_made"}  # shown as a line every LINE_SECONDS, unless as a bar
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what writing to a full disk raises
-ENDS_FILE = {"file_done", "comparison", "sample", "profile", "error"}
+ENDS_FILE = {"file_done", "comparison", "sample", "still", "profile", "error"}
 ENDS_DOWNLOADS = {"download_done", "dataset_done"}
 
 

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 run_options = with_options(
     click.option("-m", "--model", default="lite",
-                 help="NAME or NAME@WEIGHTS, as vdeblur models list shows; best: the strongest that finishes within an "
-                      "hour and downloads without a question (--yes allows the others); FILE.py:CLASS: your own "
-                      "network."),
+                 help="NAME or NAME@WEIGHTS, as vdeblur models list shows; auto: chosen by footage and machine, with "
+                      "its strength; best: the strongest that finishes within an hour and downloads without a question "
+                      "(--yes allows the others); FILE.py:CLASS: your own network."),
     click.option("--weights", type=PATH,
                  help="Checkpoint for the model: .safetensors, .pt, .pth, .pytorch or .caffemodel."),
     YES,
@@ -73,7 +73,8 @@ run_options = with_options(
                  help="End of the part to restore: seconds or MM:SS from the first frame, as 90 or 1:30."),
     click.option("--frames", type=click.IntRange(1), help="Restore at most N frames."),
     click.option("--sample", is_flag=True,
-                 help="Restore three short samples beside the input, and predict time and size of the complete run."),
+                 help="Restore three short samples beside the input, and predict time and size of the complete run; "
+                      "with -m auto and an .html OUTPUT, show the candidates on the blurriest second."),
     click.option("--sample-seconds", type=TimeType(), default="2", help="Length of each sample."),
     click.option("-c", "--codec",
                  help="h264, hevc, av1, vp9, ffv1, x265 or another usual name, or FFmpeg's name of an encoder.  "

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from vdeblur.events import Talk
 from vdeblur.models import cache, registry
-from vdeblur.models.registry import ModelEntry
+from vdeblur.models.registry import ModelEntry, Weights
 from vdeblur.restore import device
 
 FALLBACK = "lite"  # used if no other model is quick enough; it is in the package, and fast
@@ -71,9 +71,9 @@ def published_psnr(entry: ModelEntry) -> float | None:
     return next((score.psnr for score in weights.scores if score.data == "GoPro"), None) if weights else None
 
 
-def is_at_hand(entry: ModelEntry, talk: Talk) -> bool:
-    """Return whether a model's default weights are cached, or download without a question."""
-    weights = entry.weights[entry.default or ""]
+def is_at_hand(entry: ModelEntry, talk: Talk, weights: Weights | None = None) -> bool:
+    """Return whether a model's weights, None for its default ones, are cached, or download without a question."""
+    weights = entry.weights[entry.default or ""] if weights is None else weights
     if cache.is_cached(entry, weights):
         return True
     return not talk.is_offline and weights.is_fetchable and (talk.yes or weights.verification != "unpinned")
@@ -81,8 +81,9 @@ def is_at_hand(entry: ModelEntry, talk: Talk) -> bool:
 
 def seconds_per_frame(entry: ModelEntry, height: int, width: int, rate: float) -> float:
     """Estimate the seconds for a frame. rate: multiply-adds per second."""
-    assert entry.gmacs is not None
-    return entry.gmacs * 1e9 * height * width / COST_SIDE**2 / (rate * EFFICIENCY)
+    gmacs = entry.time_gmacs or entry.gmacs
+    assert gmacs is not None
+    return gmacs * 1e9 * height * width / COST_SIDE**2 / (rate * EFFICIENCY)
 
 
 @torch.inference_mode()
@@ -106,5 +107,6 @@ def multiply_adds_per_second(chosen: torch.device, precision: str) -> float:
 def time_in_words(seconds: float) -> str:
     """Return a time in words: seconds, minutes, hours or days."""
     if seconds < 90:
-        return f"{max(round(seconds), 1)} seconds"
+        count = max(round(seconds), 1)
+        return "1 second" if count == 1 else f"{count} seconds"
     return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

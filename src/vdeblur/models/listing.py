@@ -18,7 +18,8 @@ class ListedModel:
     cached: whether it runs without a download. state: where the weights are, in words. license: of the weights.
     parameters_millions; gmacs: multiply-adds of a 256x256 frame, in 10^9. start_of: of weights that training starts
     from, the model they are for; these restore nothing. megabytes: size of the download. trained_on, blur: the data
-    set, and how its blur was made. scores: published results of these weights.
+    set, and how its blur was made. suits: the footage they are for: any, real or strong, see registry.SUITS; empty if
+    unknown. scores: published results of these weights.
     seconds_per_720p_frame: estimated for this machine, if list_models was asked to.
     """
 
@@ -39,6 +40,7 @@ class ListedModel:
     blur: str
     scores: tuple[PublishedScore, ...]
     seconds_per_720p_frame: float | None = None
+    suits: str = ""
 
 
 def list_models(*, speed: bool = False) -> list[ListedModel]:
@@ -92,4 +94,5 @@ def _row(entry: ModelEntry, weights: Weights | None, seconds: float | None) -> L
         blur="" if weights is None else weights.blur,
         scores=entry.scores if weights is None else weights.scores,
         seconds_per_720p_frame=seconds,
+        suits="" if weights is None else weights.suits,
     )

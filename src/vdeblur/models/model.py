@@ -13,6 +13,7 @@ from torch import Tensor
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models import weights as weights_of_models
+from vdeblur.models.registry import CHOSEN_NAMES
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device, memory, streams
 from vdeblur.restore import plan as plans
@@ -101,8 +102,8 @@ class Model:
         settings = Settings(device=device, precision=precision, tile=tile, tile_overlap=tile_overlap, strength=strength)
         if isinstance(model, str | os.PathLike):
             name = os.fspath(model)
-            if name == "best":
-                raise UsageError('"best" is chosen for a video', "name a model, see vdeblur.list_models()")
+            if name in CHOSEN_NAMES:
+                raise UsageError(f'"{name}" is chosen for a video', "name a model, see vdeblur.list_models()")
             checkpoint = None if weights is None else Path(weights)
             talk = Talk(offline, yes, notify, ask, should_stop)
             return cls(weights_of_models.load_model(name, checkpoint, talk), settings, name=name, notify=notify)

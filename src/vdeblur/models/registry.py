@@ -35,17 +35,24 @@ SOURCES: dict[str, tuple[set[str], set[str]]] = {
 ENTRY_KEYS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("network", "description", "license", "notice", "paper", "bibtex", "no_weights", "default"), str),
     **dict.fromkeys(("start_of", "part", "prefix"), str),
-    **dict.fromkeys(("parameters_millions", "gmacs"), (int, float)),
+    **dict.fromkeys(("parameters_millions", "gmacs", "time_gmacs"), (int, float)),
     **dict.fromkeys(("arguments", "weights", "time"), dict),
     **dict.fromkeys(("scores", "ignored"), list),
     "alters_sharp": bool,
 }
 WEIGHTS_KEYS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("file", "trained_on", "blur", "paper", *DIGESTS), str),
+    **dict.fromkeys(("file", "trained_on", "blur", "paper", "suits", *DIGESTS), str),
     **dict.fromkeys(("sources", "scores", "checks"), list),
     "size": int,
     "megabytes": (int, float),
 }
+# The footage that weights are for, in words; `-m auto` chooses by these keys.
+SUITS = {
+    "any": "any footage: a moderate gain, and sharp frames stay nearly as they are",
+    "real": "real blur, as of handheld phones and cameras",
+    "strong": "strong shake, as of action cameras; may do harm where real blur is mild",
+}
+CHOSEN_NAMES = ("auto", "best")  # of `run -m`: not models, but ways to choose one for each video
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,9 @@ class PublishedTime:
 class Weights:
     """One file of weights of a model.
 
-    trained_on, blur: the data set, and how its blur was made. paper: of these weights, if it is not the model's.
-    checks: what nobody has looked at yet, because nobody has downloaded the file. imported: the user added the file by
-    `vdeblur models import`; weights.toml does not list it.
+    trained_on, blur: the data set, and how its blur was made. suits: a key of SUITS; empty: unknown. paper: of these
+    weights, if it is not the model's. checks: what nobody has looked at yet, because nobody has downloaded the file.
+    imported: the user added the file by `vdeblur models import`; weights.toml does not list it.
     """
 
     name: str
@@ -91,6 +98,7 @@ class Weights:
     imported: bool = False
     paper: str = ""
     checks: tuple[str, ...] = ()
+    suits: str = ""
 
     @property
     def in_package(self) -> bool:
@@ -120,8 +128,9 @@ class ModelEntry:
     for training only, and restore nothing: start_of names the model that they start, part the part of its network that
     they are for, a key of PARTS. prefix: what the authors' checkpoints put before each tensor's name. ignored: tensors
     in them that the network lacks. no_weights: why no weights are published. time: how long a frame took, as published.
-    gmacs: the cost of a 256x256 frame in a long stream, in 10^9 multiply-adds. bibtex: the entry to cite the paper
-    with. alters_sharp: whether the model was measured to change sharp frames, so that --only-blurred is on for it.
+    gmacs: the cost of a 256x256 frame in a long stream, in 10^9 multiply-adds. time_gmacs: the cost by which times are
+    estimated, where much time does not go to multiply-adds. bibtex: the entry to cite the paper with. alters_sharp:
+    whether the model was measured to change sharp frames, so that --only-blurred is on for it.
     """
 
     name: str
@@ -134,6 +143,7 @@ class ModelEntry:
     bibtex: str = ""
     parameters_millions: float | None = None
     gmacs: float | None = None
+    time_gmacs: float | None = None
     default: str | None = None
     weights: dict[str, Weights] = field(default_factory=dict)
     no_weights: str = ""
@@ -216,12 +226,15 @@ def choose_weights(name: str) -> tuple[ModelEntry, Weights | None]:
     entry = known.get(plain)
     if entry is None and plain in own.plugin_names():
         entry = _own_entry(plain, own.load_plugin(plain))
+    if entry is None and plain in CHOSEN_NAMES:
+        message = f"{name} is no model: `run -m {plain}` chooses a model for each video, and says which"
+        raise ModelError(message, "name a model, see vdeblur models list")
     if entry is None:
         runnable = sorted(name for name, entry in known.items() if entry.network)
         names = [*runnable, *own.plugin_names()]
         near = difflib.get_close_matches(plain, names, 2)
         meant = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ModelError(f"unknown model {plain!r}", f"{meant}choose from {', '.join(names)}, or best")
+        raise ModelError(f"unknown model {plain!r}", f"{meant}choose from {', '.join(names)}, or best or auto")
     if not at:
         return entry, entry.weights[entry.default] if entry.default else None
     weights = weights_of(entry)
@@ -340,6 +353,8 @@ def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
         if not re.fullmatch(f"[0-9a-f]{{{DIGESTS[kind]}}}", value):
             raise ValueError(f"{kind} must have {DIGESTS[kind]} hexadecimal digits")
     _check_sizes(table)
+    if table.get("suits", "any") not in SUITS:
+        raise ValueError(f"suits {table['suits']!r} is none of {', '.join(SUITS)}")
     return Weights(
         name=name,
         remote=RemoteFile(table["file"], tuple(sources), pins, table.get("size"), megabytes=table.get("megabytes")),
@@ -349,6 +364,7 @@ def _parse_weights(name: str, table: dict[str, Any]) -> Weights:
         scores=_parse_scores(table),
         paper=table.get("paper", ""),
         checks=_parse_checks(table),
+        suits=table.get("suits", ""),
     )
 
 

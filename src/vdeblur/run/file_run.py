@@ -1,9 +1,9 @@
 """One run on one file, from opening it to its output."""
 
 import contextlib
-import dataclasses
 import gc
 import shlex
+from dataclasses import replace
 
 import torch
 
@@ -15,6 +15,7 @@ from vdeblur.restore import device, processor
 from vdeblur.restore import plan as plans
 from vdeblur.restore.area import Area, wanted_weights
 from vdeblur.restore.streams import frames_around
+from vdeblur.run import auto
 from vdeblur.run.context import Context, RunResult
 from vdeblur.run.forecast import Forecast, forecast, input_bytes
 from vdeblur.run.loading import Loaded, check_model, prepare_network
@@ -104,13 +105,16 @@ def _restore(context: Context, source: Source, sink: Sink, is_counted: bool) -> 
     with context.profile.main.stage("start"):
         stream_plans = _try_container(context, encoding, source)
         wanted = wanted_weights(context.settings, source.info)  # before weights may be downloaded
+        asked = context.settings.model
+        if asked == auto.AUTO:
+            context.settings = auto.settled_settings(context, source.info)
         loaded = prepare_network(context, source.info)
     if wanted is not None:
         context.area = Area.of(wanted, loaded.network, plans.overlap_of(context.settings, loaded.network))
     if context.settings.only_blurred is None and loaded.alters_sharp:
-        context.settings = dataclasses.replace(context.settings, only_blurred=True)
+        context.settings = replace(context.settings, only_blurred=True)
     if context.settings.guard is None:
-        context.settings = dataclasses.replace(context.settings, guard=context.settings.checkpoint is None)
+        context.settings = replace(context.settings, guard=context.settings.checkpoint is None)
     _warn_of_one_picture(context, source, loaded)
     workload = sink.prepare(source, loaded)
     expected = forecast(context, source, encoding, loaded, stream_plans) if context.settings.dry_run else Forecast()
@@ -119,7 +123,7 @@ def _restore(context: Context, source: Source, sink: Sink, is_counted: bool) -> 
     facts |= {"seconds_estimate": expected.seconds, "bytes_estimate": expected.bytes}
     facts["restored_share"] = None if context.area is None else round(context.area.share, 4)
     facts["input_bytes"] = None if source.is_pipe else input_bytes(source)
-    facts["reasons"] = reasons_of(context.settings, source.info, encoding, loaded, workload.tiles)
+    facts["reasons"] = reasons_of(replace(context.settings, model=asked), source.info, encoding, loaded, workload.tiles)
     context.notify("plan", facts)
     return 0 if context.settings.dry_run else sink.restore_and_write(), loaded
 

@@ -10,7 +10,7 @@ import torch
 from vdeblur.errors import DeviceError, UsageError
 from vdeblur.events import Talk
 from vdeblur.models import cache, choice, own, registry, weights
-from vdeblur.models.registry import ModelEntry, Weights
+from vdeblur.models.registry import CHOSEN_NAMES, ModelEntry, Weights
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device
 from vdeblur.run.context import Context
@@ -56,12 +56,13 @@ class Placed:
 def check_model(settings: Settings) -> None:
     """Check the model's name before any file is opened.
 
-    Raises: ModelError for an unknown model, UsageError for `best` with a checkpoint.
+    Raises: ModelError for an unknown model, UsageError for `best` or `auto` with a checkpoint.
     """
-    if settings.model != BEST:
+    if settings.model not in CHOSEN_NAMES:
         registry.find_entry(settings.model)
     elif settings.checkpoint is not None:
-        raise UsageError("--weights needs the model it is for", f"name it with -m; {BEST} uses published weights only")
+        hint = f"name it with -m; {settings.model} uses published weights only"
+        raise UsageError("--weights needs the model it is for", hint)
 
 
 def choose_model(settings: Settings, info: SourceInfo, chosen: torch.device, talk: Talk) -> str:

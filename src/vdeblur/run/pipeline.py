@@ -23,6 +23,7 @@ from pathlib import Path
 
 from vdeblur.errors import DamageError
 from vdeblur.events import Ask, Notify, Stop, ignore, never
+from vdeblur.run.candidates import is_page, run_candidates
 from vdeblur.run.compare_input import check_comparison, compare_with_input, without_repeated_warnings
 from vdeblur.run.context import Context, RunResult
 from vdeblur.run.file_run import run_file
@@ -59,7 +60,8 @@ def restore_file(
     """
     source_path, output = Path(source_path), Path(output)
     if settings.sample:
-        return run_sample(source_path, output, settings, notify=notify, ask=ask, stop=stop)
+        run_samples = run_candidates if is_page(output) else run_sample
+        return run_samples(source_path, output, settings, notify=notify, ask=ask, stop=stop)
     if settings.compare is None:
         return run_file(Context(source_path, output, settings, notify, ask, stop, makes_folder))
     check_comparison(source_path, output, settings)

@@ -2,7 +2,7 @@
 
 from vdeblur.events import Talk
 from vdeblur.models import cache, registry
-from vdeblur.run.loading import BEST
+from vdeblur.models.registry import CHOSEN_NAMES
 from vdeblur.settings import Settings
 
 
@@ -14,7 +14,7 @@ def answer_questions(settings: Settings, talk: Talk) -> None:
 
     Raises: ModelError if the user declines or the download fails, InterruptedRunError.
     """
-    if talk.ask is None or settings.model == BEST or settings.checkpoint is not None:
+    if talk.ask is None or settings.model in CHOSEN_NAMES or settings.checkpoint is not None:
         return
     entry, weights = registry.choose_weights(settings.model)
     if weights is not None and weights.verification == "unpinned" and not cache.is_cached(entry, weights):

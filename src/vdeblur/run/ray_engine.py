@@ -21,11 +21,11 @@ from typing import Any
 from vdeblur.errors import InterruptedRunError, UsageError, VdeblurError, error_facts
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models import own, weights
+from vdeblur.models.registry import CHOSEN_NAMES
 from vdeblur.run.batch import Outcome, row_of, run_job, run_jobs, total_of
 from vdeblur.run.compare_input import check_comparison, compare_with_input
 from vdeblur.run.context import RunResult
 from vdeblur.run.jobs import RunJob
-from vdeblur.run.loading import BEST
 from vdeblur.run.pipeline import restore_file
 from vdeblur.run.segments import Division
 from vdeblur.run.sinks import writes_pictures
@@ -73,7 +73,7 @@ def run_jobs_on_ray(
         return run_jobs(jobs, settings, 1, notify=notify, ask=ask, stop=stop)  # there is nothing to divide
     _start(ray, address, workers)
     try:
-        if settings.model != BEST:  # asks here about weights without a digest, so that no worker has to
+        if settings.model not in CHOSEN_NAMES:  # asks here about weights without a digest, so that no worker has to
             talk = Talk(settings.offline, settings.yes, notify, ask, stop)
             weights.load_model(settings.model, settings.checkpoint, talk)
         cluster = _Cluster(ray, jobs, settings, notify, ask, stop)

@@ -3,10 +3,13 @@
 from vdeblur.output.encoding import VideoEncoding
 from vdeblur.restore import plan as plans
 from vdeblur.restore.tiles import TilePlan
-from vdeblur.run.loading import BEST, Loaded
+from vdeblur.run.loading import Loaded
 from vdeblur.run.parts import Encoding
 from vdeblur.settings import Settings
 from vdeblur.source.info import SourceInfo
+
+# Of models that `run` chooses itself.
+MODEL_REASONS = {"auto": "it suits the footage and this machine", "best": "the strongest that is quick enough here"}
 
 
 def reasons_of(
@@ -14,7 +17,7 @@ def reasons_of(
 ) -> dict[str, str]:
     """Return why each decision of a plan is as it is, by the decision's key in the event."""
     reasons = {
-        "model": "the strongest that is quick enough here" if settings.model == BEST else "as named, or the default",
+        "model": MODEL_REASONS.get(settings.model, "as named, or the default"),
         "device": _device_reason(settings, loaded),
         "precision": _precision_reason(settings, loaded),
         "tile": _tile_reason(settings, tiles),

@@ -21,11 +21,13 @@ from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.frame import Frame
 from vdeblur.look import compare, compose
 from vdeblur.look.labels import labelled
+from vdeblur.models.registry import CHOSEN_NAMES
 from vdeblur.output.video_file import VideoFile, write_frames
 from vdeblur.restore import device
+from vdeblur.run import auto
 from vdeblur.run.context import Context, RunResult
 from vdeblur.run.file_run import run_file
-from vdeblur.run.loading import BEST, check_model, choose_model
+from vdeblur.run.loading import check_model, choose_model
 from vdeblur.run.segments import Division
 from vdeblur.run.sinks import writes_pictures
 from vdeblur.settings import Cut, Settings
@@ -59,7 +61,7 @@ def run_sample(
         raise UsageError("--sample takes no pipes: parts of the input are read twice", "save it to a file first")
     if writes_pictures(output, settings):
         raise UsageError(f"--sample makes a video, and {output} is a folder of pictures", "name it *.mp4")
-    return _Sampling(source_path, output, settings, notify, ask, stop).run()
+    return Sampling(source_path, output, settings, notify, ask, stop).run()
 
 
 def spans(length: Fraction | None, seconds: Fraction = Fraction(2)) -> list[tuple[Fraction, Fraction]]:
@@ -93,7 +95,7 @@ class Restored:
     strengths: dict[int, float]
 
 
-class _Sampling:
+class Sampling:
     """The samples of one video, see run_sample; the functions in the order in which they are used."""
 
     def __init__(
@@ -107,6 +109,7 @@ class _Sampling:
     ) -> None:
         self.source_path, self.output, self.settings = source_path, output, settings
         self.notify, self.ask, self.stop = notify, ask, stop
+        self.suffix = output.suffix  # of the samples
         self.begun = time.monotonic()
         self.warnings: dict[tuple[object, object], None] = {}
         self.done = self.expected = 0  # frames
@@ -129,13 +132,21 @@ class _Sampling:
         except OSError as error:
             raise files.write_error(self.output, error) from error
         with folder:
-            samples = self._restore_all(Path(folder.name), spans(length, self.settings.sample_seconds), info)
-            frames = self._write(samples, source)
-        facts: dict[str, object] = {"input": str(self.source_path), "output": str(self.output), "frames": frames}
-        total = info.frames_estimate if known else None
-        self.notify("sample", {**facts, **self._estimates(samples, total, length)})
+            frames, facts = self._make(Path(folder.name), source, info.frames_estimate if known else None, length)
+        about: dict[str, object] = {"input": str(self.source_path), "output": str(self.output), "frames": frames}
+        self.notify("sample", {**about, **facts})
         codes = tuple(str(code) for code, _ in self.warnings)
         return RunResult(self.output, frames, time.monotonic() - self.begun, codes)
+
+    def _make(
+        self, folder: Path, source: Source, total: int | None, length: Fraction | None
+    ) -> tuple[int, dict[str, object]]:
+        """Restore samples into a folder, and write the output; return its number of frames, and the estimates.
+
+        total, length: frames and seconds of the part to restore; None if unknown.
+        """
+        samples = self._restore_all(folder, spans(length, self.settings.sample_seconds), source.info)
+        return self._write(samples, source), self._estimates(samples, total, length)
 
     def _warn(self, code: str, message: str) -> None:
         self._pass_on("warning", {"code": code, "message": message})
@@ -168,7 +179,7 @@ class _Sampling:
         samples: list[Restored] = []
         for index, (begin, end) in enumerate(places):
             try:
-                samples.append(self._restore(folder / f"{index}{self.output.suffix}", begin, end, settings))
+                samples.append(self._restore(folder / f"{index}{self.suffix}", begin, end, settings))
             except InputError as error:  # the file may be shorter than it says
                 if settings.strict or (index + 1 == len(places) and not samples):
                     raise
@@ -176,11 +187,13 @@ class _Sampling:
         return samples
 
     def _settled(self, info: SourceInfo) -> Settings:
-        """Return the settings of every sample: those of the whole, with the model that `best` means for the whole."""
+        """Return the settings of every sample: those of the whole, with the model chosen for the whole."""
         settings = replace(self.settings, sample=False, compare=None, resume=False)
-        if settings.model != BEST:
+        if settings.model not in CHOSEN_NAMES:
             return settings
         talk = Talk(settings.offline, settings.yes, self.notify, self.ask, self.stop)
+        if settings.model == auto.AUTO:
+            return auto.announced(auto.choose(self.source_path, settings, info, talk), settings, talk)
         chosen = device.choose_device(settings.device, lambda fault: None)  # every sample reports the fault
         return replace(settings, model=choose_model(settings, info, chosen, talk))
 

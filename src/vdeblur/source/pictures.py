@@ -55,9 +55,11 @@ class PictureSource:
         # As in a video, a bound is the nearest time that a frame can have.
         self.first = round((cut.start or 0) * PICTURE_RATE)
         stop = len(files) if cut.stop is None else round(cut.stop * PICTURE_RATE)
-        files = files[self.first : stop][: cut.frames]
+        all_files, files = files, files[self.first : stop][: cut.frames]
         if not files:
-            raise InputError(f"{path}: there is no picture in the part asked for", "check -ss, -t and --to")
+            length = f"its {len(all_files)} pictures are {float(len(all_files) / PICTURE_RATE):.3f} s long"
+            message = f"{path}: there is no picture in the part asked for; {length}"
+            raise InputError(message, f"at {PICTURE_RATE} pictures a second; check -ss, -t and --to")
         self.files = files
         width, height, looks, color = _examine(files, warn)
         self.format = common_format(looks)

@@ -323,7 +323,10 @@ class VideoSource:
         if excerpt.count == 0 and seek is None:
             if self.cut.whole:
                 raise InputError(f"{self.path}: not one frame could be decoded", "the file is damaged")
-            raise InputError(f"{self.path}: there is no frame in the part asked for", "check -ss, -t and --to")
+            known = self.info.duration_seconds
+            length = self.last_seconds - self.start_seconds if known is None else known  # read to its end
+            message = f"there is no frame in the part asked for; the video is {float(length):.3f} s long"
+            raise InputError(f"{self.path}: {message}", "check -ss, -t and --to")
 
     def _seek(self, seek: Fraction | None) -> None:
         """Move to a keyframe that is shown no later than the part asked for, or than `seek` in it.
