@@ -42,14 +42,17 @@ def test_output_equals_the_reference(case: Case, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", parity.each(dict.fromkeys(case for cases in RUNNABLE for case in cases.values())))
 def test_run_equals_the_reference(case: Case, vdeblur, tmp_path: Path) -> None:
-    """From a folder of pictures to a folder of pictures, within one code value."""
+    """From a folder of pictures to a folder of pictures, within one code value.
+
+    Drawn weights change frames as a failing network does, so the guard is off.
+    """
     frames = case.frames()
     (tmp_path / "in").mkdir()
     raw = tmp_path / "frames.rgb"
     raw.write_bytes(frames.tobytes())
     size = f"{frames.shape[2]}x{frames.shape[1]}"
     clips.ffmpeg("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-i", raw, tmp_path / "in" / "f%03d.png")
-    options = ("-m", case.model, "--weights", case.checkpoint(tmp_path), "-p", "fp32", "-d", "cpu")
+    options = ("-m", case.model, "--weights", case.checkpoint(tmp_path), "-p", "fp32", "-d", "cpu", "--no-guard")
     result = vdeblur("run", tmp_path / "in", tmp_path / "out/", *options, "--tile", "none", "--no-scene-detect")
     assert result.exit_code == 0, result.output
     written = numpy.concatenate([clips.rgb(path) for path in sorted((tmp_path / "out").iterdir())])
