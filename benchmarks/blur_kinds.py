@@ -1,10 +1,10 @@
 """Confusion table of the kinds of blur that `probe` names, on real footage and on stills that are degraded on purpose.
 
-    python -m benchmarks.blur_kinds DATA [--stills 44] [--half odd] [--verbose]
+    python -m benchmarks.blur_kinds DATA [--stills 44] [--first 1] [--only-stills] [--verbose]
 
 DATA holds pairs/ (sequences with blur/ and sharp/ folders), sharp/ and natural/ (videos), and stills/ (photographs).
-A verdict is that of five consecutive frames, as in `probe`. Thresholds were set with the even stills; the odd ones are
-the test.
+A verdict is that of five consecutive frames, as in `probe`. Thresholds were set with the stills of `--first 0`; those of
+`--first 1` are the test.
 """
 
 import argparse
@@ -61,7 +61,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--stills", type=int, default=44)
-    parser.add_argument("--half", choices=("even", "odd", "both"), default="odd")
+    parser.add_argument("--first", type=int, default=1, help="the first still; others follow at even distances")
+    parser.add_argument("--only-stills", action="store_true")
     parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -134,11 +135,9 @@ def _of_video(path: Path, parts: int = 16) -> Iterator[Clip]:
                 frames = []
 
 
-def _made(folder: Path, count: int, half: str) -> Iterator[tuple[str, Iterator[Clip]]]:
+def _made(folder: Path, count: int, first: int) -> Iterator[tuple[str, Iterator[Clip]]]:
     wanted = [path for path in sorted(folder.glob("*/*")) if path.suffix in SUFFIXES]
-    wanted = wanted[:: max(len(wanted) // count, 1)][:count]
-    if half != "both":
-        wanted = wanted[half == "odd" :: 2]
+    wanted = wanted[first :: max(len(wanted) // count, 1)][:count]
     for title in MADE:
         yield f"stills: {title}", (_degraded(path, title) for path in wanted)
 

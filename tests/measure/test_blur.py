@@ -98,6 +98,8 @@ def test_strength() -> None:
         (-0.8, -0.8, 3.0, 4.0, 0.9, None, "noise"),
         (-2.3, -1.8, 5.0, 0.3, 0.9, None, "motion blur"),
         (-2.3, -2.3, 5.0, 0.3, 0.9, None, "defocus"),
+        (-2.4, -2.2, 5.0, 0.3, 0.9, None, "motion blur"),
+        (-2.4, -2.2, 2.0, 0.3, 0.9, None, "defocus"),  # so little motion cannot blur so much
         (-2.3, -2.1, 0.2, 0.3, math.nan, 0.02, "defocus"),
         (-2.3, -2.1, 0.2, 0.3, math.nan, 0.01, "compression"),
         (-0.8, -0.8, 3.0, 1.8, 0.9, None, "sharp"),

@@ -36,6 +36,9 @@ HIGHEST = -1.6  # slope from which a frame is not blurred, unless its scene show
 SPAN = 0.4  # from the slope that needs no restoration to the one that needs all of it
 # Slopes. Sharp footage got -1.91 to -1.18, all but a few parts above -1.85.
 SOFT, BLURRED = -1.9, -2.05
+# Motion of so many pixels blurs no more than REST - PER_PIXEL * pixels: real frames of REDS and GoPro and moved
+# photographs stayed above; photographs out of focus whose directions differ were below.
+REST, PER_PIXEL = -1.75, 0.15
 # Fine texture in flat places is as strong as noise of up to 2.4, but alike in neighbours.
 MUCH_NOISE = 3.2
 # Differences at the edges of blocks: sharp footage 0.89 to 1.14, a video soft by compression 1.07 to 1.66.
@@ -137,7 +140,8 @@ def kind_of(measure: BlurMeasure, bits_per_pixel: float | None = None, edges: fl
     along, gap = measure.slope_along, measure.slope_across - measure.slope_along
     if measure.noise > MUCH_NOISE or (measure.noise > 1.2 and measure.alikeness < 0.75):
         return "noise"
-    if measure.motion > 1 and ((along < BLURRED and gap > 0.1) or (along < SOFT and gap > 0.15)):
+    is_directed = (along < BLURRED and gap > 0.1) or (along < SOFT and gap > 0.15)
+    if is_directed and measure.motion > 1 and (gap > 0.3 or along > REST - PER_PIXEL * measure.motion):
         return "motion blur"
     if (edges > BLOCKY and along < SOFT) or (bits_per_pixel is not None and bits_per_pixel < FEW_BITS):
         return "compression"
