@@ -231,7 +231,18 @@ def test_an_augmentation_is_the_same_for_all_pictures_of_a_pair(name: str) -> No
 
 
 def test_every_augmentation_is_tested() -> None:
-    assert {*GROUP, "colour"} == AUGMENTATIONS.keys()
+    assert {*GROUP, "colour", "any_of_seven"} == AUGMENTATIONS.keys()
+
+
+def test_any_of_seven_changes_nothing_half_the_time() -> None:
+    frames = numpy.arange(4 * 3, dtype=numpy.uint8).reshape(1, 1, 1, 4, 3).repeat(2, 0).repeat(3, 2)[..., :3, :]
+    eight = {turned.tobytes() for k in range(4) for turned in (numpy.rot90(frames, k, (-2, -1)),
+             numpy.rot90(frames[..., ::-1], k, (-2, -1)))}  # fmt: skip
+    rng = numpy.random.default_rng(1)
+    seen = Counter(AUGMENTATIONS["any_of_seven"](frames, rng).tobytes() for _ in range(1400))
+    assert seen.keys() == eight
+    assert 620 < seen.pop(frames.tobytes()) < 780
+    assert all(60 < count < 140 for count in seen.values())
 
 
 def test_colours_change_alike_in_all_pictures_of_a_clip() -> None:
