@@ -70,7 +70,7 @@ def frames(count: int, height: int = HEIGHT, width: int = WIDTH, codes: tuple[in
 
 def run(network: Network, source: list[Frame], **given: object) -> tuple[list[Frame], numpy.ndarray]:
     """Restore frames; return them, and how they changed, int (T, H, W, 3)."""
-    settings = Settings(scene_detect=False, **{"tile": "none", **given})
+    settings = Settings(scene_detect=False, **{"tile": "none", "guard": True, **given})
     size = (source[0].picture.height, source[0].picture.width)
     restorer = Restorer(network, plan.plan_tiles(settings, *size, network, CPU), CPU, settings)
     done = list(restorer.restore(iter(source)))
