@@ -392,6 +392,35 @@ def test_dstnets_protocol_feeds_its_chunks(
     assert (chunked != unchunked).any()
 
 
+@pytest.mark.slow
+def test_turtles_protocol_cuts_its_tiles(footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of 64 in frames of 96x64, with their plain mean; the whole frame restores otherwise."""
+    blocks = "encoder_blocks = [1, 1, 1], middle_blocks = 2, decoder_blocks = [1, 1, 1], refinement_blocks = 1"
+    lines = f'[tiny]\nnetwork = "turtle"\narguments = {{ channels = 4, {blocks} }}\ndescription = ""\nlicense = "MIT"\n'
+    (tmp_path / "registry.toml").write_text(f'{lines}no_weights = "for tests"\n')
+    monkeypatch.setenv("VDEBLUR_REGISTRY", str(tmp_path / "registry.toml"))
+    torch.manual_seed(0)
+    network = registry.find_entry("tiny").build().eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    monkeypatch.setattr(contenders.weights, "load_model", lambda name, **options: network)
+    monkeypatch.setattr(contenders, "TILE_SIDE", 64)
+    monkeypatch.setattr(protocols, "OTHER_OVERLAP", 32)
+    evaluate.run_bench(results.BenchTask(str(footage), ("tiny",), "turtle", precision="fp32", save=tmp_path / "turtle"))
+    blurry = torch.from_numpy(read(footage / SEQUENCES[0] / "blur")).permute(0, 3, 1, 2) / 255
+    found = {}
+    plans = {
+        "tiles": tiles.cut_mean_tiles(64, 96, 64, 32),
+        "whole": tiles.cut_tiles(64, 96, None, 0, tiles.TileNeeds()),
+    }
+    for name, plan in plans.items():
+        with torch.inference_mode():
+            restored = torch.cat(list(streams.stream(network, map(plan.pad, blurry.split(1)), plan)))
+        wanted = (plan.crop(restored) * 255).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
+        found[name] = numpy.abs(read(tmp_path / "turtle" / "tiny" / SEQUENCES[0]) - wanted).max()
+    assert found["tiles"] <= 1 < found["whole"]
+
+
 # Published figures
 
 

@@ -218,6 +218,7 @@ def test_pictures_smaller_than_the_window() -> None:
         ("dstnet", [0, 1, 2, 3, 4, 5], "SSIM 3D, mean over all frames; fed in the chunks of its authors"),
         ("estrnn", [2, 3], "8 bit truncated, SSIM 2D"),
         ("vrt", [0, 1, 2, 3, 4, 5], "SSIM 3D"),
+        ("turtle", [0, 1, 2, 3, 4, 5], "SSIM 3D, mirrored, mean over all frames; fed in the tiles of its authors"),
     ],
 )
 def test_a_protocol_says_what_it_does(name: str, counted: list[int], words: str) -> None:
@@ -228,6 +229,15 @@ def test_a_protocol_says_what_it_does(name: str, counted: list[int], words: str)
     expected = [0, 0, 0, 99, 255] if name == "estrnn" else [0, 0, 1, 100, 255]
     assert protocol.to_8bit(exact).tolist() == expected
     assert (protocol.blur == "blur_gamma") == (name == "pvdnet")
+
+
+def test_only_turtles_protocol_feeds_the_authors_tiles(waves: tuple[numpy.ndarray, numpy.ndarray]) -> None:
+    protocol = PROTOCOLS["turtle"]
+    assert [protocol.overlap_of("turtle", name) for name in ("gopro", "bsd-3ms24ms", "")] == [192, 128, 128]
+    assert protocol.overlap_of("lite", "gopro") is None
+    assert PROTOCOLS["plain"].overlap_of("turtle", "gopro") is None
+    (quality,) = protocol.measure(*(batch(picture) for picture in waves))
+    assert (round(quality.psnr, 6), round(quality.ssim_3d or 0, 6)) == (31.598605, 0.988565)
 
 
 def test_protocols_feed_the_chunks_of_their_networks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,14 +70,14 @@ def ssim_3d_mirrored(restored: Tensor, sharp: Tensor) -> Tensor:
 
 
 def _mirrored_statistics(x: Tensor, y: Tensor) -> Tensor:
-    """Blur x, y, xx, yy and xy, (C, H, W), along all axes: (1, 5, C, H, W)."""
+    """Blur x, y, xx, yy and xy, (C, H, W), along all axes: (5, C, H, W)."""
     statistics = torch.stack((x, y, x * x, y * y, x * y))
     for axis in (1, 2, 3):
         length = statistics.shape[axis]
         places = torch.arange(-MIRRORED_RADIUS, length + MIRRORED_RADIUS, device=x.device) % (2 * length)
         places = torch.minimum(places, 2 * length - 1 - places)
         statistics = _blur(statistics.index_select(axis, places), axis, MIRRORED_RADIUS)
-    return statistics[None]
+    return statistics
 
 
 def ssim_both(restored: Tensor, sharp: Tensor) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,7 @@ Alignment = Literal["learned", "none", "similarity"]
 
 
 class KeyValue(NamedTuple):
-    """Keys and values (B, pixels, C) of a frame for channel attention, and the keys' lengths (B, C) float32."""
+    """Of a frame, for channel attention: keys and values (B, pixels, C), and the keys' lengths (B, C) float32."""
 
     key: Tensor
     value: Tensor
@@ -78,7 +78,7 @@ class KeyValue(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Tokens of a frame for alignment, of each head: (B heads, tokens, numbers); keys are float32 and 1 long."""
+    """Of a frame, for alignment: tokens (B heads, tokens, numbers) of keys, float32 and 1 long, and of values."""
 
     key: Tensor
     value: Tensor
@@ -108,7 +108,7 @@ class Turtle(Network):
     half_precision = ("fp16",)
     float32_parts = ("ending",)
     overlap = 64
-    # Largest share of a frame: what is kept of earlier frames, 378 numbers per pixel of each tile, without alignment 640.
+    # Kept of earlier frames are 378 numbers per pixel of each tile; without alignment 640.
     memory = Memory(tile=6500, frame=3500)
     half_memory = Memory(tile=3300, frame=1900)
     whole_pixels = 2**31  # without alignment, as long as memory allows: no tile is a part of the whole frame's result
@@ -170,6 +170,7 @@ class Turtle(Network):
         self.ending = FewChannelsConv2d(channels, 3, 3, padding=1)
         if alignment == "none":
             self.show_all_but("aligned")
+            self.memory, self.half_memory = Memory(tile=4400, frame=3200), Memory(tile=2300, frame=1700)
         else:
             self.best_tile = 320
 
