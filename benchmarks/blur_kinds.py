@@ -3,8 +3,8 @@
     python -m benchmarks.blur_kinds DATA [--stills 44] [--first 1] [--only-stills] [--verbose]
 
 DATA holds pairs/ (sequences with blur/ and sharp/ folders), sharp/ and natural/ (videos), and stills/ (photographs).
-A verdict is that of five consecutive frames, as in `probe`. Thresholds were set with the stills of `--first 0`; those of
-`--first 1` are the test.
+A verdict is that of five consecutive frames, as in `probe`. Thresholds were set with the stills of `--first 0`; those
+of `--first 1` are the test.
 """
 
 import argparse
@@ -68,9 +68,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print("| footage | parts | " + " | ".join(KINDS) + " |")
     print("| --- " * (len(KINDS) + 2) + "|", flush=True)
-    for title, clips in chain(
-        _real(arguments.data), _made(arguments.data / "stills", arguments.stills, arguments.half)
-    ):
+    real = () if arguments.only_stills else _real(arguments.data)
+    for title, clips in chain(real, _made(arguments.data / "stills", arguments.stills, arguments.first)):
         counts: Counter[str] = Counter()
         for clip in clips:
             verdict = judge(clip.frames, clip.bits)

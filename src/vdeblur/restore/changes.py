@@ -13,7 +13,7 @@ from vdeblur.measure.temporal import sharpness
 # Measured with lite, as means of clips. Change: blurry clips of REDS 2.5 to 4.2 codes, their sharp ones 0.62 to 0.77,
 # which are far sharper than usual video; other sharp clips less. Brightness: ordinary clips
 # 0.32 to 0.71; at a tenth of their light 0.03 to 0.04. Motion: cameras on a tripod 0.0000 to 0.0021, moving ones 0.0048
-# and more. Sharpness: as in look/frames.py, sharp frames of REDS from 0.736 on, frames out of focus 0.39.
+# and more. Sharpness: see measure/temporal.py; sharp frames of REDS from 0.736 on, frames out of focus 0.39.
 LITTLE = 1.5  # codes of 8 bits; lite changes sharp frames of REDS by 1.0 to 1.2, their blurry ones by 2.8 to 4.2
 DARK = 0.06
 STILL = 0.002
