@@ -7,10 +7,14 @@ import shutil
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy
 import pytest
+from torch.nn import functional as F
 
 from tests import clips
 from tests.conftest import ROOT
+from tests.measure.test_shutter import scene
 from vdeblur.source import times as source_times
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast")
@@ -164,25 +168,103 @@ def test_what_would_be_refused_is_said(probed, tmp_path: Path) -> None:
     assert facts["output"]["encoder"] is None
 
 
-def test_blur_is_told_part_by_part(probed, tmp_path: Path) -> None:
-    still = ROOT / "examples" / "square.mp4"
-    extra = ("-vf", "crop=320:240,scale=160:120,gblur=sigma=2:enable='gte(n,40)'", "-frames:v", 80)
-    clips.ffmpeg("-stream_loop", -1, "-i", still, *extra, "-c:v", "ffv1", tmp_path / "in.mkv")
-    parts = probed(tmp_path / "in.mkv")["sharpness"]["parts"]
-    values = [part["value"] for part in parts]
-    assert len(parts) == 8
-    assert min(values[:4]) > max(values[4:]) + 0.1
-    assert {part["word"] for part in parts[4:]} == {"strongly blurred"}
-    assert [part["begin"] for part in parts[1:]] == [part["end"] for part in parts[:-1]]
-    black = probed(clips.make(tmp_path / "black.mkv", extra=("-vf", "lutyuv=16:128:128")))
-    assert [part["word"] for part in black["sharpness"]["parts"]] == ["nothing to see"]
+def moving(share: float, disk: int = 1, noise: float = 0, speed: float = 6, frames: int = 6) -> list[numpy.ndarray]:
+    """Return frames (192, 256) of a moving scene. share: of the interval that each exposure lasts. noise: in codes."""
+    random = numpy.random.default_rng(4)
+    light = scene(192 + disk - 1, 256 + 80)[0, 0] ** 2.2
+    light = F.avg_pool2d(light[None, None], disk, 1)[0, 0].numpy()
+    made = []
+    for frame in range(frames):
+        moments = [frame + share * (step / 12 - 0.5) for step in range(13)]
+        places = [round(40 + speed * (moment - frames / 2)) for moment in moments]
+        codes = 255 * numpy.mean([light[:, place : place + 256] for place in places], 0) ** (1 / 2.2)
+        made.append((codes + random.normal(0, noise or 1e-9, codes.shape)).clip(0, 255).round().astype(numpy.uint8))
+    return made
+
+
+def written(path: Path, frames: list[numpy.ndarray], codec: str = "ffv1", **options: str) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width = frames[0].shape
+        stream.pix_fmt = "gray" if codec == "ffv1" else "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_kinds_of_blur_are_told_part_by_part(vdeblur, probed, tmp_path: Path) -> None:
+    parts = [moving(0, speed=1), moving(0.9), moving(0, disk=5, speed=1), moving(0, noise=15, speed=1)]
+    source = written(tmp_path / "in.mkv", [frame for part in parts for frame in part])
+    found = probed(source)["sharpness"]["parts"]
+    assert [part["kind"] for part in found] == ["sharp", "motion blur", "defocus", "noise"]
+    assert [part["begin"] for part in found[1:]] == [part["end"] for part in found[:-1]]
+    assert [part["word"] for part in found[:3]] == ["sharp", "strongly blurred", "strongly blurred"]
+    sharp, motion, defocus, noise = found
+    assert motion["motion_pixels"] == pytest.approx(6, abs=1)
+    assert motion["slope_across"] > motion["slope_along"] + 0.3
+    assert defocus["slope_across"] == pytest.approx(defocus["slope_along"], abs=0.15)
+    assert noise["noise"] > 3 > 1 > sharp["noise"]
+    text = vdeblur("probe", source).stdout
+    assert re.search(r"0\.24 s -  0\.48 s  motion blur, moves by [5-7] pixels a frame\n", text)
+    assert re.search(r"0\.48 s -  0\.72 s  out of focus\n", text)
+    assert "removing motion blur does not help; a sharpening filter does a little (1 of 4 parts)" in text
+    assert "remove the noise first" in text
+
+
+def test_compression_is_a_guess_from_the_packets(vdeblur, probed, tmp_path: Path) -> None:
+    frames = moving(0, speed=1, frames=24)
+    fine, coarse = (written(tmp_path / f"{crf}.mkv", frames, "libx264", crf=crf) for crf in ("18", "42"))
+    assert {part["kind"] for part in probed(fine)["sharpness"]["parts"]} == {"sharp"}
+    kinds = [part["kind"] for part in probed(coarse)["sharpness"]["parts"]]
+    assert kinds.count("compression") >= 2, kinds  # what moves is smeared along its motion
+    assert "sharp" not in kinds
+    assert "perhaps soft by compression" in vdeblur("probe", coarse).stdout
+
+
+def test_a_shutter_is_fitted_beside_sharp_frames(vdeblur, probed, tmp_path: Path) -> None:
+    sharp, blurred = moving(0), moving(0.6)
+    source = written(tmp_path / "in.mkv", [*sharp[:2], blurred[2], *sharp[3:]])
+    (part,) = probed(source)["sharpness"]["parts"]
+    assert part["shutter"] == pytest.approx(0.6, abs=0.15)
+    assert re.search(r"shutter about 1/(3|4|5)\d s", vdeblur("probe", source).stdout)
+
+
+def test_frames_of_one_colour_have_no_blur(vdeblur, probed, tmp_path: Path) -> None:
+    black = clips.make(tmp_path / "black.mkv", extra=("-vf", "lutyuv=16:128:128"))
+    (part,) = probed(black)["sharpness"]["parts"]
+    assert (part["word"], part["kind"], part["value"]) == ("nothing to see", None, None)
+    assert "nothing to see" in vdeblur("probe", black).stdout
 
 
 def test_real_pairs_are_told_apart(probed, shared: Path) -> None:
-    for scene in sorted((shared / "data" / "pairs").iterdir()):
-        values = {kind: probed(scene / kind)["sharpness"]["parts"] for kind in ("blur", "sharp")}
-        assert {part["word"] for part in values["sharp"]} == {"sharp"}
-        assert {part["word"] for part in values["blur"]} <= {"slightly blurred", "strongly blurred"}
+    found = {"blur": [], "sharp": []}
+    for scene_folder in sorted((shared / "data" / "pairs").iterdir()):
+        for kind, kinds in found.items():
+            kinds += [part["kind"] for part in probed(scene_folder / kind)["sharpness"]["parts"]]
+    assert set(found["sharp"]) == {"sharp"}
+    assert set(found["blur"]) == {"motion blur"}
+
+
+@pytest.mark.slow  # 14 s: decoding, mostly
+def test_real_clips_get_the_right_kinds(probed, shared: Path) -> None:
+    def kinds(name: str) -> list[str]:
+        return [part["kind"] for part in probed(shared / "data" / name)["sharpness"]["parts"]]
+
+    assert set(kinds("sharp/walk_gopro_max.mp4")) == {"sharp"}
+    assert set(kinds("sharp/trees_1080p30.mp4")) == {"sharp"}, "a phone's 1080p: soft only at its full size"
+    assert set(kinds("natural/gopro_square_blurry")) == {"motion blur"}
+    assert kinds("natural/cars_topdown.mp4").count("compression") >= 5
+    assert kinds("natural/rooftop_pan_360p.mp4").count("sharp") >= 7
+
+
+def test_real_frames_out_of_focus(probed, shared: Path, tmp_path: Path) -> None:
+    clip = shared / "data" / "natural" / "rooftop_pan_360p.mp4"
+    clips.ffmpeg("-i", clip, "-vf", "select='between(n,74,78)'", "-fps_mode", "passthrough", "-frames:v", 5,
+                 "-c:v", "ffv1", tmp_path / "soft.mkv")  # fmt: skip
+    (part,) = probed(tmp_path / "soft.mkv")["sharpness"]["parts"]
+    assert part["kind"] == "defocus"
+    assert part["slope_along"] == pytest.approx(-2.2, abs=0.1)
 
 
 def test_words_for_people(vdeblur, tmp_path: Path) -> None:
@@ -191,7 +273,7 @@ def test_words_for_people(vdeblur, tmp_path: Path) -> None:
     assert "64x48, h264, yuv420p, 8 bit, 4:2:0" in text
     assert re.search(r"25 fps, evenly spaced, 2\.\d+ s, 50 frames", text)
     assert "keep audio, flac" in text
-    assert "rough guide" in text
+    assert "of each part, as five of its frames show it" in text
     assert f"try       vdeblur run {source}" in text
 
 

@@ -94,13 +94,17 @@ def test_strength() -> None:
 @pytest.mark.parametrize(
     ("along", "across", "motion", "strength", "alike", "bits", "kind"),
     [
-        (-0.8, -0.8, 3.0, 4.0, 0.3, None, "noise"),
-        (-0.8, -0.8, 3.0, 4.0, 0.9, None, "sharp"),
+        (-0.8, -0.8, 3.0, 1.8, 0.3, None, "noise"),
+        (-0.8, -0.8, 3.0, 4.0, 0.9, None, "noise"),
         (-2.3, -1.8, 5.0, 0.3, 0.9, None, "motion blur"),
         (-2.3, -2.3, 5.0, 0.3, 0.9, None, "defocus"),
+        (-2.4, -2.2, 5.0, 0.3, 0.9, None, "motion blur"),
+        (-2.4, -2.2, 2.0, 0.3, 0.9, None, "defocus"),  # so little motion cannot blur so much
         (-2.3, -2.1, 0.2, 0.3, math.nan, 0.02, "defocus"),
-        (-1.95, -1.8, 2.0, 0.3, 0.9, 0.02, "compression"),
-        (-1.95, -1.8, 2.0, 0.3, 0.9, 0.2, "soft"),
+        (-2.3, -2.1, 0.2, 0.3, math.nan, 0.01, "compression"),
+        (-0.8, -0.8, 3.0, 1.8, 0.9, None, "sharp"),
+        (-1.95, -1.75, 2.0, 0.3, 0.9, 0.01, "motion blur"),
+        (-1.95, -1.85, 2.0, 0.3, 0.9, 0.2, "soft"),
         (-1.5, -1.5, 2.0, 0.3, 0.9, 0.2, "sharp"),
     ],
 )
@@ -108,6 +112,16 @@ def test_kinds(
     along: float, across: float, motion: float, strength: float, alike: float, bits: float | None, kind: str
 ) -> None:
     assert blur.kind_of(blur.BlurMeasure(along, across, motion, strength, alike), bits) == kind
+
+
+def test_edges_of_blocks() -> None:
+    picture = F.avg_pool2d(noise(162, 242), 3, 1)
+    assert blur.block_edges(picture) == pytest.approx(1, abs=0.1)
+    blocks = F.avg_pool2d(picture, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    assert blur.block_edges(0.3 * picture + 0.7 * blocks) > 1.2
+    assert blur.block_edges(blocks) > 100
+    assert blur.block_edges(torch.zeros(1, 1, 4, 4)) == 1
+    assert blur.kind_of(blur.BlurMeasure(-2.1, -2.1, 0.0, 0.1, 0.9), None, 1.3) == "compression"
 
 
 def load(folder: Path) -> list[Tensor]:

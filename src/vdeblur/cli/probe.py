@@ -12,7 +12,16 @@ from vdeblur.cli.report import HumanReporter, reported
 from vdeblur.errors import BatchError, VdeblurError, error_facts
 
 CLOCK_SECONDS = 60  # longer videos show times as minutes and seconds
-BAR = 24  # characters for a sharpness of 1
+MEASURED_LINES = 540  # motion_pixels are those of a picture reduced to so many lines
+VERDICTS = {
+    "sharp": "sharp",
+    "soft": "slightly soft",
+    "motion blur": "motion blur",
+    "defocus": "out of focus",
+    "noise": "noise",
+    "compression": "perhaps soft by compression",
+    None: "nothing to see",
+}
 
 
 @click.command("probe", short_help="Describe a video: format, blur, and what run would keep.")
@@ -84,7 +93,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     how = f"{output['encoder']}, {output['pixel_format']}" if output["encoder"] else "pictures"
     lines.append(f"  output    {output['file']} ({how})")
     lines += [f"  warning   {warning['message']}" for warning in facts["warnings"]]
-    return lines + _sharpness(facts["sharpness"]) + _suggestion(facts["suggestion"])
+    return lines + _verdicts(facts) + _suggestion(facts["suggestion"])
 
 
 def _timing(facts: dict[str, Any]) -> str:
@@ -100,16 +109,26 @@ def _timing(facts: dict[str, Any]) -> str:
     return f"{rate}, {duration}, {frames}"
 
 
-def _sharpness(facts: dict[str, Any]) -> list[str]:
-    lines = [f"  sharpness, a rough guide; from {facts['sharp_from']} sharp, "
-             f"from {facts['slightly_blurred_from']} slightly blurred:"]  # fmt: skip
-    span = clock if any(part["end"] >= CLOCK_SECONDS for part in facts["parts"]) else "{:.2f} s".format
-    for part in facts["parts"]:
-        value = "    " if part["value"] is None else f"{part['value']:.2f}"
-        bar = "#" * round(BAR * (part["value"] or 0))
-        times = f"{span(part['begin']):>7} - {span(part['end']):>7}"
-        lines.append(f"    {times}  {value}  {bar:{BAR}}  {part['word']}")
+def _verdicts(facts: dict[str, Any]) -> list[str]:
+    parts = facts["sharpness"]["parts"]
+    lines = ["  blur      of each part, as five of its frames show it:"]
+    scale = max(min(facts["width"], facts["height"]) / MEASURED_LINES, 1)
+    span = clock if any(part["end"] >= CLOCK_SECONDS for part in parts) else "{:.2f} s".format
+    for part in parts:
+        words = [VERDICTS[part["kind"]]]
+        if part["kind"] == "motion blur":
+            words.append(f"moves by {scale * part['motion_pixels']:.0f} pixels a frame")
+        if "shutter" in part:
+            words.append(_shutter(part["shutter"], facts))
+        lines.append(f"    {span(part['begin']):>7} - {span(part['end']):>7}  {', '.join(words)}")
     return lines
+
+
+def _shutter(share: float, facts: dict[str, Any]) -> str:
+    """Return the exposure in words: pictures have no rate of their own."""
+    if facts["container"] == "pictures":
+        return f"shutter open for {share:.0%} of the time"
+    return f"shutter about 1/{facts['rate'] / share:.0f} s"
 
 
 def _suggestion(facts: dict[str, Any]) -> list[str]:

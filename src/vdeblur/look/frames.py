@@ -1,11 +1,6 @@
-"""Sample a few frames of each part of a video or folder: their sharpness, and what only decoded frames show.
-
-Sharpness is measured without a reference (measure/temporal.py), so it also depends on the scene: cloth and sky count as
-blurred, grain and noise as sharp. It is a rough guide.
-"""
+"""Sample a few consecutive frames of each part of a video or folder: their blur, and what only decoded frames show."""
 
 import contextlib
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,40 +9,30 @@ from itertools import islice
 import av
 import av.error
 import torch
+from torch import Tensor
 
-from vdeblur.measure.temporal import sharpness
+from vdeblur.look.verdicts import FRAMES, PartVerdict, judge
 from vdeblur.source import demux
 from vdeblur.source.demuxers import SAFE_INPUT
 from vdeblur.source.pictures import PICTURE_RATE, PictureSource, read_picture
 from vdeblur.source.side_data import side_data_of
+from vdeblur.source.times import PacketTimes
 from vdeblur.source.video import Source, VideoSource
 
 PARTS = 8
-GROUP = 3  # frames measured per part; the median counts
 STEP = 75  # frames from group to group, at most, in files without an index
 FEWEST = 6  # frames of a part
-HEIGHT, WIDTH = 720, 1280  # of larger pictures only the middle is measured
-# On the 30 real pairs of REDS at 320x180 sharp frames got 0.734 to 0.760, blurred ones 0.525 to 0.727, 0.65 in the
-# middle; strongly shaken frames of GoPro at 1280x720 got 0.36 to 0.55.
-SHARP, SLIGHT = 0.70, 0.60
+# Bits that other codecs need, as a share of those of H.264 for the same quality.
+BITS_OF_H264 = {"h264": 1.0, "hevc": 0.6, "av1": 0.6, "vp9": 0.6}
 
 
 @dataclass(frozen=True)
 class SampledPart:
-    """A part of a video. begin, end: seconds from the first frame. sharpness: 0 to 1; None for frames of one colour."""
+    """A part of a video. begin, end: seconds from the first frame. verdict: None for frames of one colour."""
 
     begin: Fraction
     end: Fraction
-    sharpness: float | None
-
-    @property
-    def word(self) -> str:
-        """The sharpness in words."""
-        if self.sharpness is None:
-            return "nothing to see"
-        if self.sharpness >= SHARP:
-            return "sharp"
-        return "slightly blurred" if self.sharpness >= SLIGHT else "strongly blurred"
+    verdict: PartVerdict | None
 
 
 @dataclass
@@ -65,24 +50,29 @@ class FrameSample:
     damaged: int = 0
 
 
-def sample_frames(source: Source) -> FrameSample:
-    """Sample a source; its file is opened once more."""
+def sample_frames(source: Source, times: PacketTimes | None = None) -> FrameSample:
+    """Sample a source; its file is opened once more. times: of its packets, None for pictures."""
     sample = FrameSample()
+    bits = _bits_per_pixel(source, times)
     groups = _of_pictures(source) if isinstance(source, PictureSource) else _of_video(source, sample)
     for begin, end, pictures in groups:
-        values = [_sharpness(picture) for picture in pictures]
-        seen = [value for value in values if value is not None]
-        sample.parts.append(SampledPart(begin, end, statistics.median(seen) if seen else None))
+        sample.parts.append(SampledPart(begin, end, judge([_luma(picture) for picture in pictures], bits)))
         sample.interlaced |= any(picture.interlaced_frame for picture in pictures)
         sample.side_data |= {name for picture in pictures for name in side_data_of(picture)}
     return sample
 
 
-def _sharpness(picture: av.VideoFrame) -> float | None:
-    rgb = torch.from_numpy(picture.to_ndarray(format="rgb24"))
-    top, left = max(rgb.shape[0] - HEIGHT, 0) // 2, max(rgb.shape[1] - WIDTH, 0) // 2
-    middle = rgb[top : top + HEIGHT, left : left + WIDTH].permute(2, 0, 1).float() / 255
-    return float(sharpness(middle[None])) or None
+def _bits_per_pixel(source: Source, times: PacketTimes | None) -> float | None:
+    """Return the mean bits per pixel that H.264 would need; None for pictures and codecs that are hard to compare."""
+    info = source.info
+    share = BITS_OF_H264.get(info.codec)
+    if times is None or not times.packets or share is None:
+        return None
+    return 8 * times.packet_bytes / times.packets / info.width / info.height / share
+
+
+def _luma(picture: av.VideoFrame) -> Tensor:
+    return torch.from_numpy(picture.to_ndarray(format="gray"))[None, None].float() / 255
 
 
 Group = tuple[Fraction, Fraction, list[av.VideoFrame]]  # begin and end of a part, frames of it
@@ -98,7 +88,7 @@ def _of_pictures(source: PictureSource) -> Iterator[Group]:
     files, duration = source.files, source.info.duration_seconds or Fraction(0)
     for begin, end in _spans(len(files), duration):
         first = round(begin * source.info.rate)
-        yield begin, end, [read_picture(file)[0] for file in files[first : first + GROUP]]
+        yield begin, end, [read_picture(file)[0] for file in files[first : first + FRAMES]]
 
 
 def _of_video(source: VideoSource, sample: FrameSample) -> Iterator[Group]:
@@ -117,7 +107,7 @@ def _of_video(source: VideoSource, sample: FrameSample) -> Iterator[Group]:
                 container.seek(int((first + (end - begin) / 2) / info.time_base), stream=video)
             frames = _decoded(container, video, sample)
             inside = (f for f in frames if f.pts is None or f.pts * info.time_base >= first - info.time_base)
-            pictures = list(islice(inside, GROUP))
+            pictures = list(islice(inside, FRAMES))
             if pictures:
                 yield begin, end, pictures
 
@@ -130,10 +120,10 @@ def _of_stream(
     frames = _decoded(container, video, sample)
     rate = video.average_rate or video.guessed_rate or PICTURE_RATE
     for index in range(PARTS):
-        pictures = list(islice(frames, GROUP))
+        pictures = list(islice(frames, FRAMES))
         if not pictures:
             return
-        rest = sum(1 for _ in islice(frames, step - GROUP))
+        rest = sum(1 for _ in islice(frames, step - FRAMES))
         yield index * step / rate, (index * step + len(pictures) + rest) / rate, pictures
     sample.is_complete = next(frames, None) is None
 

@@ -1,5 +1,6 @@
 """Examine a video: its properties, how blurry its parts are, and what `vdeblur run` would write."""
 
+import math
 import shlex
 from dataclasses import asdict
 from functools import cache
@@ -9,7 +10,9 @@ from typing import Any
 from vdeblur import events, settings
 from vdeblur.errors import OutputError, UsageError
 from vdeblur.frame import layout_of
-from vdeblur.look.frames import SHARP, SLIGHT, FrameSample, sample_frames
+from vdeblur.look.frames import FrameSample, sample_frames
+from vdeblur.look.verdicts import ADVICE, PartVerdict
+from vdeblur.measure.blur import BLURRED, SOFT
 from vdeblur.models import choice
 from vdeblur.models.registry import find_entry
 from vdeblur.output import carry, tracks
@@ -34,7 +37,8 @@ MATRICES = {0: "gbr", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "sm
 RANGES = {1: "limited", 2: "full"}
 PQ, HLG = 16, 18
 CHROMA = {(0, 0): "4:4:4", (1, 0): "4:2:2", (1, 1): "4:2:0", (2, 0): "4:1:1", (0, 1): "4:4:0", (2, 2): "4:1:0"}
-METHOD = "blur effect (Crete et al. 2007) of sampled frames, 0 to 1; depends on the scene, too: a rough guide"
+METHOD = "slope of the structure function along the motion, of frames reduced to 540 lines; 0 is smooth, 1 white noise"
+SMOOTH = 2 * math.log(1 / 4)  # the slope of a smooth picture
 
 
 def probe(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
@@ -55,8 +59,8 @@ def probe(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
 
     source = video.open_source(path, settings.Cut(), warn)
     try:
-        sample = sample_frames(source)
         times = read(source) if isinstance(source, video.VideoSource) else None
+        sample = sample_frames(source, times)
         if times is not None and times.frames is None:
             times.frames = counting.count_frames(source)  # of a large file, from its index
         output = _output_for(source, suffix)
@@ -208,18 +212,48 @@ def _output_facts(info: SourceInfo, output: Path, warn: events.Warn) -> dict[str
 def _sharpness_facts(sample: FrameSample) -> dict[str, Any]:
     return {
         "method": METHOD,
-        "sharp_from": SHARP,
-        "slightly_blurred_from": SLIGHT,
+        "sharp_from": _value(SOFT),
+        "slightly_blurred_from": _value(BLURRED),
         "parts": [
-            {
-                "begin": round(float(part.begin), 3),
-                "end": round(float(part.end), 3),
-                "value": None if part.sharpness is None else round(part.sharpness, 3),
-                "word": part.word,
-            }
+            {"begin": round(float(part.begin), 3), "end": round(float(part.end), 3), **_verdict_facts(part.verdict)}
             for part in sample.parts
         ],
     }
+
+
+def _verdict_facts(verdict: PartVerdict | None) -> dict[str, Any]:
+    if verdict is None:
+        return {"value": None, "word": "nothing to see", "kind": None}
+    measure = verdict.measure
+    value = _value(measure.slope_along)
+    facts = {
+        "value": value,
+        "word": "sharp"
+        if value >= _value(SOFT)
+        else "slightly blurred"
+        if value >= _value(BLURRED)
+        else "strongly blurred",
+        "kind": verdict.kind,
+        "slope_along": round(measure.slope_along, 3),
+        "slope_across": round(measure.slope_across, 3),
+        "noise": round(measure.noise, 2),
+        "motion_pixels": round(measure.motion, 2),
+    }
+    return facts if verdict.shutter is None else {**facts, "shutter": round(verdict.shutter, 2)}
+
+
+def _value(slope: float) -> float:
+    """Return a slope on a scale from 0, smooth, to 1, white noise."""
+    return round(min(max(1 - slope / SMOOTH, 0), 1), 3)
+
+
+def _advice(sample: FrameSample) -> list[str]:
+    """Return notes on what deblurring will do for the kinds of footage that were found, the most frequent first."""
+    kinds = [part.verdict.kind for part in sample.parts if part.verdict]
+    if kinds and set(kinds) == {"sharp"}:
+        return ["the sampled frames are sharp already; there may be little to gain"]
+    found = sorted(set(kinds) - {"sharp"}, key=lambda kind: -kinds.count(kind))
+    return [f"{ADVICE[kind]} ({kinds.count(kind)} of {len(kinds)} parts)" for kind in found]
 
 
 def _suggestion(
@@ -238,9 +272,7 @@ def _suggestion(
     notes = []
     if seconds is not None and seconds > BRIEF_SECONDS:
         notes.append("try a part first: -ss 0:30 -t 10")
-    seen = [part for part in sample.parts if part.sharpness is not None]
-    if seen and all(part.word == "sharp" for part in seen):
-        notes.append("the sampled frames are sharp already; there may be little to gain")
+    notes += _advice(sample)
     return {
         "command": shlex.join(words),
         "notes": notes,

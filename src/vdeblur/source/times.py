@@ -29,7 +29,8 @@ class PacketTimes:
 
     frames: the number of video packets, None where not all were read. intervals: seconds between consecutive frames.
     tick: the clock's resolution in seconds. damaged: corrupt packets and unreadable places. untimed: video packets
-    without a timestamp. missing_seconds: between the last packet of any stream and the end in the header.
+    without a timestamp. packets, packet_bytes: of video, those that were read. missing_seconds: between the last packet
+    of any stream and the end in the header.
     """
 
     frames: int | None = None
@@ -37,6 +38,8 @@ class PacketTimes:
     tick: Fraction = Fraction(0)
     damaged: int = 0
     untimed: int = 0
+    packets: int = 0
+    packet_bytes: int = 0
     missing_seconds: Fraction = Fraction(0)
 
     @property
@@ -112,7 +115,11 @@ class _Reader:
             except (av.error.FFmpegError, OSError):
                 self.times.damaged += 1
                 return 0
-        stamps = [packet.pts for packet in islice(self._video_packets(), limit)]
+        stamps = []
+        for packet in islice(self._video_packets(), limit):
+            stamps.append(packet.pts)
+            self.times.packet_bytes += packet.size
+        self.times.packets += len(stamps)
         known = [stamp for stamp in stamps if stamp is not None]
         self.times.untimed += len(stamps) - len(known)
         if begin is not None and known:  # frames shown before the keyframe may be incomplete
