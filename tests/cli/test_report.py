@@ -15,6 +15,7 @@ PLAN: PlanEvent = {
     "device": "cpu",
     "precision": "fp32",
     "tile": "none",
+    "only_blurred": False,
     "segments": 3,
     "frames_done": 0,
     "keep": ["audio:aac"],

@@ -283,7 +283,7 @@ def test_long_scenes_are_sampled(monkeypatch: pytest.MonkeyPatch, clip: Path) ->
 
     def note(*frames: torch.Tensor | None) -> blur.BlurMeasure:
         numbers = [None if frame is None else int(frame) for frame in frames]
-        measured.append((numbers[0], numbers[1], numbers[2]))  # type: ignore[arg-type]
+        measured.append((numbers[0], numbers[1], numbers[2]))
         return blur.BlurMeasure(-1.5, -1.5, 1.0, 0.0, 1.0)
 
     monkeypatch.setattr(blur, "blur_of", note)

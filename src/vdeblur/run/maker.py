@@ -7,6 +7,7 @@ import shutil
 import sys
 from contextlib import closing
 from fractions import Fraction
+from typing import Any
 
 from vdeblur import threads
 from vdeblur.errors import InputError, UsageError
@@ -100,7 +101,7 @@ class SegmentMaker:
         context, is_shared = self.context, self.context.settings.share is not None
         if not is_shared:
             warn_of_disk_space(context, self.source.info, self.encoding)
-        plan = {"tile": self.tiles.name, "window": self.tiles.window, "model": self.loaded.model}
+        plan: dict[str, Any] = {"tile": self.tiles.name, "window": self.tiles.window, "model": self.loaded.model}
         if context.settings.only_blurred:
             plan["scenes"] = self._scenes()
         self.store.open(plan, shared=is_shared)
@@ -143,7 +144,8 @@ class SegmentMaker:
     def _scenes(self) -> list[list[float]] | None:
         """Return the scenes that an earlier run has found, or find them in a first pass."""
         if "scenes" in self.store.plan:
-            return self.store.plan["scenes"]
+            scenes: list[list[float]] | None = self.store.plan["scenes"]
+            return scenes
         found = first_pass.find_scenes(self.context, self.source, self.loaded.device, self.stop)
         return only_blurred.scenes_as_json(found)
 
