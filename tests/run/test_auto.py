@@ -209,6 +209,7 @@ def test_all_published_weights_name_their_footage(vdeblur, monkeypatch: pytest.M
     assert " real " in row
 
 
+@pytest.mark.slow
 def test_the_cost_of_lite_is_what_bench_counts(vdeblur) -> None:
     """`models show lite` named 3 as its multiply-adds, which only estimates of time use."""
     from vdeblur.bench.network_speed import count_flops
