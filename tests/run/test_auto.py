@@ -13,6 +13,7 @@ from click.testing import Result
 from vdeblur.datasets.pictures import write_png
 from vdeblur.models import choice, registry
 from vdeblur.networks.lite import Lite
+from vdeblur.run import auto
 
 ENTRY = """
 [{name}]
@@ -147,6 +148,15 @@ def test_auto_never_asks_and_obeys_limits(vdeblur, tmp_path: Path, models: None,
         assert vdeblur(*command).exit_code in (2, 5)
 
 
+def test_a_resumed_run_keeps_its_model(vdeblur, tmp_path: Path, models: None, monkeypatch) -> None:
+    """A busier machine, or weights that came meanwhile, would void all finished segments."""
+    clip = make_clip(tmp_path / "in", *FOOTAGE["strong"], frames=4)
+    monkeypatch.setattr(auto, "earlier_plan", lambda output: {"model": "quick@bsd-1ms8ms"})
+    for options, model in (((), "quick@bsd-1ms8ms"), (("--no-resume",), "quick@gopro")):
+        result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "auto", "--json", "--dry-run", *options)
+        assert chosen(result)["model"] == model
+
+
 def test_a_moment_is_restored_by_the_chosen_model(vdeblur, tmp_path: Path, models: None) -> None:
     clip = make_clip(tmp_path / "in", *FOOTAGE["strong"], frames=5)
     result = vdeblur("still", clip, "--at", "0.08", "-m", "auto", "-o", tmp_path / "x.png", "--json")
@@ -199,6 +209,7 @@ def test_all_published_weights_name_their_footage(vdeblur, monkeypatch: pytest.M
     assert " real " in row
 
 
+@pytest.mark.slow
 def test_the_cost_of_lite_is_what_bench_counts(vdeblur) -> None:
     """`models show lite` named 3 as its multiply-adds, which only estimates of time use."""
     from vdeblur.bench.network_speed import count_flops

@@ -41,14 +41,14 @@ class Spot:
 
     @property
     def is_blurred(self) -> bool:
-        """Whether its motion blurs it."""
+        """Return whether its motion blurs it."""
         kind, measure = kind_of(self.measure), self.measure
         is_soft_along = kind == "soft" and measure.slope_across - measure.slope_along > GAP
         return kind == "motion blur" or (is_soft_along and measure.motion > LEAST_MOTION)
 
 
 @dataclass(frozen=True)
-class Footage:
+class GlanceResult:
     """The findings of a glance.
 
     kind: "real" or "strong" (blurred by motion; keys of registry.SUITS), else "sharp", "soft", "defocus" or "noise".
@@ -63,11 +63,11 @@ class Footage:
 
     @property
     def is_blurred(self) -> bool:
-        """Whether motion blurs it."""
+        """Return whether motion blurs it."""
         return self.kind in ("real", "strong")
 
 
-def glance_at(source: Source, deinterlace: str = "auto", stop: Stop = never) -> Footage | None:
+def glance_at(source: Source, deinterlace: str = "auto", stop: Stop = never) -> GlanceResult | None:
     """Measure a source, which is read from its begin or several places; None if no three frames follow one another.
 
     deinterlace: a mode as for `run`. stop: ends the reading early.
@@ -89,10 +89,10 @@ def glance_at(source: Source, deinterlace: str = "auto", stop: Stop = never) -> 
     if counted is spots:
         found, count = Counter(kind_of(spot.measure) for spot in spots).most_common(1)[0]
         is_telling = found in ("soft", "defocus", "noise") and count > len(spots) / 2
-        return Footage(found if is_telling else "sharp", share, slope, worst.seconds)
+        return GlanceResult(found if is_telling else "sharp", share, slope, worst.seconds)
     motion = statistics.median(spot.measure.motion for spot in counted) / min(height, SHORT_SIDE)
     kind = "strong" if slope <= STRONG_SLOPE and motion >= STRONG_MOTION else "real"
-    return Footage(kind, share, slope, worst.seconds)
+    return GlanceResult(kind, share, slope, worst.seconds)
 
 
 def _triples(source: Source, deinterlace: str) -> Iterator[list[Frame]]:

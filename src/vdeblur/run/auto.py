@@ -21,7 +21,7 @@ import torch
 
 from vdeblur.errors import ModelError
 from vdeblur.events import Talk, ignore
-from vdeblur.look.glance import Footage, glance_at
+from vdeblur.look.glance import GlanceResult, glance_at
 from vdeblur.models import choice, registry
 from vdeblur.models.choice import REASONABLE_SECONDS, UNKNOWN_FRAMES, time_in_words
 from vdeblur.models.registry import ModelEntry, Weights
@@ -77,7 +77,7 @@ class AutoChoice:
     model: str
     strength: float
     reason: str
-    footage: Footage | None
+    footage: GlanceResult | None
     candidates: tuple[Candidate, ...] = ()
 
     @property
@@ -138,7 +138,7 @@ def choose(source_path: Path, settings: Settings, info: SourceInfo, talk: Talk) 
 
 
 def candidates_for(
-    footage: Footage, chosen: torch.device, precision: str, info: SourceInfo, talk: Talk
+    footage: GlanceResult, chosen: torch.device, precision: str, info: SourceInfo, talk: Talk
 ) -> Iterator[Candidate]:
     """Yield all weights for this kind of footage, the best first, each with its fault, if it has one."""
     rates: dict[str, float] = {}
@@ -151,7 +151,7 @@ def candidates_for(
         yield Candidate(entry, weights, seconds, _fault_of(entry, weights, seconds, talk))
 
 
-def _ranked(footage: Footage) -> list[tuple[ModelEntry, Weights]]:
+def _ranked(footage: GlanceResult) -> list[tuple[ModelEntry, Weights]]:
     """Return the weights for a kind of footage, the best first."""
     pairs = [
         (entry, weights)
@@ -184,7 +184,7 @@ def _fault_of(entry: ModelEntry, weights: Weights, seconds: float, talk: Talk) -
     return "" if seconds <= REASONABLE_SECONDS else f"would take {time_in_words(seconds)}"
 
 
-def _glance(source_path: Path, settings: Settings, talk: Talk) -> Footage | None:
+def _glance(source_path: Path, settings: Settings, talk: Talk) -> GlanceResult | None:
     source = open_source(source_path, settings.cut, ignore)  # the run reports the warnings
     try:
         footage = glance_at(source, settings.encoding.deinterlace, talk.stop)

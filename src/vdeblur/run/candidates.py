@@ -4,6 +4,7 @@ auto.choose -> that second restored by each candidate, as in sample.py -> one pa
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -181,6 +182,7 @@ def _table(shown: list[_Shown]) -> str:
     for each in shown:
         _, weights = registry.choose_weights(each.model)
         suits, data = (registry.SUITS.get(weights.suits, ""), weights.trained_on) if weights else ("", "")
+        suits = re.split("[:,;]", suits)[0]  # the rest is advice
         mark = " (chosen)" if each.is_chosen else ""
         cells = (*_costs(each.estimates), suits, data)
         row = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
