@@ -21,7 +21,8 @@ LEAST_SIDE = 15  # pixels; the smallest blocks that were measured, and means ove
 MOST_LIGHT = 48 / 255
 MOST_CHROMA = 32 / 255  # mean absolute change of R-G and B-G
 LOWEST, HIGHEST = -0.5, 1.5  # of restored values; a sharp edge overshoots by less
-# Shorter side of the smallest frames that are judged: of smaller ones a block and its eight neighbours are over a quarter.
+# Shorter side of the smallest frames that are judged: of smaller ones, a block and its eight neighbours are more than
+# a quarter.
 SMALLEST_FRAME = 96
 MOST_FAILED = 0.25  # share of the blocks; with more, the whole frame stays as it was
 
