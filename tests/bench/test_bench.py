@@ -403,7 +403,7 @@ def test_turtles_protocol_cuts_its_tiles(footage: Path, tmp_path: Path, monkeypa
     network = registry.find_entry("tiny").build().eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    monkeypatch.setattr(contenders.weights, "load_model", lambda name, **options: network)
+    monkeypatch.setattr(weights, "load_model", lambda name, **options: network)
     monkeypatch.setattr(contenders, "TILE_SIDE", 64)
     monkeypatch.setattr(protocols, "OTHER_OVERLAP", 32)
     evaluate.run_bench(results.BenchTask(str(footage), ("tiny",), "turtle", precision="fp32", save=tmp_path / "turtle"))

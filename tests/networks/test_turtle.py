@@ -86,7 +86,7 @@ def test_the_steps(case: Case, tmp_path: Path) -> None:
     with recording(recorder):
         parity.restore(network, case.frames())
     found = {(item.name, item.part, item.frame): item.values for item in recorder.shown}
-    for index, level in enumerate(network.decoder):  # type: ignore[union-attr, arg-type]
+    for index, level in enumerate(network.decoder):
         block = f"decoder.{index}.{len(level) - 1}"
         STEPS[f"dec{3 - index}_history"] = ("history", block)
         STEPS[f"dec{3 - index}_aligned_oldest"] = ("aligned", f"{block}.attn oldest")

@@ -183,6 +183,10 @@ class Turtle(Network):
         padded = F.pad(frame, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
         histories = iter(([],) * 5 if state is None else state)
         kept: list[History] = []
+        level: Any
+        block: Any
+        up: Any
+        reduce: Any
         x = self.input_projection(in_channels_last(padded.to(dtype_of(self))))  # (B, C, H, W)
 
         skips = []
@@ -221,8 +225,8 @@ class Turtle(Network):
         """Return the key of this network's tensor `name` in its authors' checkpoints."""
         part, _, rest = name.partition(".")
         if part in ("encoder", "decoder"):
-            index, _, rest = rest.partition(".")
-            number = int(index) + 1 if part == "encoder" else 3 - int(index)
+            first, _, rest = rest.partition(".")
+            number = int(first) + 1 if part == "encoder" else 3 - int(first)
             part = f"{part}_level{number}"
         elif part in ("down", "up", "reduce"):
             index = int(rest[0])
@@ -241,7 +245,8 @@ class Block(nn.Module):
     def __init__(self, channels: int, attention: nn.Module, feed_forward: nn.Module) -> None:
         super().__init__()
         self.norm1, self.norm2 = PixelNorm(channels), PixelNorm(channels)
-        self.attn, self.ffn = attention, feed_forward
+        self.attn: Any = attention
+        self.ffn: Any = feed_forward
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, h, w) from x of that shape."""
