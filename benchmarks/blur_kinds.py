@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import cast
 
 import av
 import numpy
@@ -220,8 +219,8 @@ def _encoded(frames: list[Tensor], crf: float) -> tuple[list[Tensor], float]:
                 sizes.append(0 if packet.is_keyframe else packet.size)
                 container.mux(packet)
     file.seek(0)
-    with av.open(file) as container:
-        decoded = [_luma(picture) for picture in container.decode(video=0)]
+    with av.open(file) as encoded:
+        decoded = [_luma(picture) for picture in encoded.decode(video=0)]
     return decoded, 8 * sum(sizes) / (len(frames) - 1) / SIDE**2
 
 
