@@ -205,9 +205,7 @@ def _encoded(frames: list[Tensor], crf: float) -> tuple[list[Tensor], float]:
     file = io.BytesIO()
     sizes = []
     with av.open(file, "w", format="matroska") as container:
-        stream = cast(
-            "av.VideoStream", container.add_stream("libx264", rate=Fraction(30), options={"crf": f"{crf:.1f}"})
-        )
+        stream = container.add_stream("libx264", rate=Fraction(30), options={"crf": f"{crf:.1f}"})
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
         for frame in [*frames, None]:
