@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import cast
 
 import av
 import numpy
@@ -206,9 +205,7 @@ def _encoded(frames: list[Tensor], crf: float) -> tuple[list[Tensor], float]:
     file = io.BytesIO()
     sizes = []
     with av.open(file, "w", format="matroska") as container:
-        stream = cast(
-            "av.VideoStream", container.add_stream("libx264", rate=Fraction(30), options={"crf": f"{crf:.1f}"})
-        )
+        stream = container.add_stream("libx264", rate=Fraction(30), options={"crf": f"{crf:.1f}"})
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
         for frame in [*frames, None]:
@@ -220,8 +217,8 @@ def _encoded(frames: list[Tensor], crf: float) -> tuple[list[Tensor], float]:
                 sizes.append(0 if packet.is_keyframe else packet.size)
                 container.mux(packet)
     file.seek(0)
-    with av.open(file) as container:
-        decoded = [_luma(picture) for picture in container.decode(video=0)]
+    with av.open(file) as encoded:
+        decoded = [_luma(picture) for picture in encoded.decode(video=0)]
     return decoded, 8 * sum(sizes) / (len(frames) - 1) / SIDE**2
 
 

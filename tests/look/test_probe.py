@@ -171,8 +171,7 @@ def test_what_would_be_refused_is_said(probed, tmp_path: Path) -> None:
 def moving(share: float, disk: int = 1, noise: float = 0, speed: float = 6, frames: int = 6) -> list[numpy.ndarray]:
     """Return frames (192, 256) of a moving scene. share: of the interval that each exposure lasts. noise: in codes."""
     random = numpy.random.default_rng(4)
-    light = scene(192 + disk - 1, 256 + 80)[0, 0] ** 2.2
-    light = F.avg_pool2d(light[None, None], disk, 1)[0, 0].numpy()
+    light = F.avg_pool2d(scene(192 + disk - 1, 256 + 80) ** 2.2, disk, 1)[0, 0].numpy()
     made = []
     for frame in range(frames):
         moments = [frame + share * (step / 12 - 0.5) for step in range(13)]
@@ -238,7 +237,7 @@ def test_frames_of_one_colour_have_no_blur(vdeblur, probed, tmp_path: Path) -> N
 
 
 def test_real_pairs_are_told_apart(probed, shared: Path) -> None:
-    found = {"blur": [], "sharp": []}
+    found: dict[str, list[str]] = {"blur": [], "sharp": []}
     for scene_folder in sorted((shared / "data" / "pairs").iterdir()):
         for kind, kinds in found.items():
             kinds += [part["kind"] for part in probed(scene_folder / kind)["sharpness"]["parts"]]

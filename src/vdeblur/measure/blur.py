@@ -7,8 +7,8 @@ variance of the Laplacian it depends little on the scene: on the 30 real pairs o
 -1.53 to -1.32, all blurred ones -2.33 to -1.59.
 
 Pictures are measured with a short side of at most 540 pixels: larger ones are soft in their finest detail even where
-they are sharp, because of lenses, demosaicing and encoders. A frame of 1280x720 takes 10 to 15 ms of one core, half of
-that for its motion; its reduction 2 ms more.
+they are sharp, because of lenses, demosaicing and encoders. A frame of 1280x720 takes 15 to 18 ms of one core, a third
+of that for its motion; its reduction 2 to 3 ms more.
 """
 
 import math

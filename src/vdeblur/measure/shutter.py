@@ -25,7 +25,7 @@ DETAIL = 9  # side of the average that is subtracted: light may change between f
 
 
 @dataclass(frozen=True)
-class Shutter:
+class ShutterFit:
     """A fit. share: of the frame interval, 0 to 1. gain: dB by which it explains the blurred frame better than 0."""
 
     share: float
@@ -33,7 +33,7 @@ class Shutter:
 
 
 @torch.no_grad()
-def fit_shutter(previous: Tensor, blurred: Tensor, following: Tensor, sharp: Tensor) -> Shutter | None:
+def fit_shutter(previous: Tensor, blurred: Tensor, following: Tensor, sharp: Tensor) -> ShutterFit | None:
     """Fit the exposure of a blurred frame; None if its motion does not explain the blur.
 
     previous, blurred, following: consecutive frames. sharp: one near them, perhaps one of the neighbours. All are luma
@@ -54,7 +54,7 @@ def fit_shutter(previous: Tensor, blurred: Tensor, following: Tensor, sharp: Ten
         errors.append(_error(total / (2 * step + 1), target, seen))
     best = min(range(len(errors)), key=errors.__getitem__)
     gain = 10 * math.log10((errors[0] + 1e-12) / (errors[best] + 1e-12))
-    return Shutter(best * STEP, gain) if gain >= LEAST_GAIN else None
+    return ShutterFit(best * STEP, gain) if gain >= LEAST_GAIN else None
 
 
 def _flow(a: Tensor, b: Tensor) -> Tensor:
