@@ -117,7 +117,7 @@ def test_run_restores_as_the_released_network(case: Case, released, vdeblur, tmp
 
 def test_a_clip_of_odd_size_is_restored(released, vdeblur, tmp_path: Path) -> None:
     clip = clips.make(tmp_path / "in.mp4", size="70x50", frames=3)
-    options = ("-m", "flow-rnn", "--weights", released[CASES[0].name], "--no-guard")
+    options = ("-m", "flow-rnn", "--weights", released[CASES[0].name])
     result = vdeblur("run", clip, tmp_path / "out.mp4", *options)
     assert result.exit_code == 0, result.output
     assert clips.rgb(tmp_path / "out.mp4").shape == (3, 50, 70, 3)

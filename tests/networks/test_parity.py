@@ -52,7 +52,7 @@ def test_run_equals_the_reference(case: Case, vdeblur, tmp_path: Path) -> None:
     raw.write_bytes(frames.tobytes())
     size = f"{frames.shape[2]}x{frames.shape[1]}"
     clips.ffmpeg("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-i", raw, tmp_path / "in" / "f%03d.png")
-    options = ("-m", case.model, "--weights", case.checkpoint(tmp_path), "-p", "fp32", "-d", "cpu", "--no-guard")
+    options = ("-m", case.model, "--weights", case.checkpoint(tmp_path), "-p", "fp32", "-d", "cpu")
     result = vdeblur("run", tmp_path / "in", tmp_path / "out/", *options, "--tile", "none", "--no-scene-detect")
     assert result.exit_code == 0, result.output
     written = numpy.concatenate([clips.rgb(path) for path in sorted((tmp_path / "out").iterdir())])
