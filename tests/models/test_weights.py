@@ -17,7 +17,17 @@ from vdeblur.models import cache, registry, weights
 from vdeblur.models.registry import ModelEntry
 from vdeblur.networks.lite import Lite
 
-UNPINNED = {"cdvd-tsp", "flow-rnn", "pvdnet", "pvdnet-large", "pwc-net", "dstnet-plus", "dstnet-plus-l"}
+UNPINNED = {
+    "turtle",
+    "turtle-bsd",
+    "cdvd-tsp",
+    "flow-rnn",
+    "pvdnet",
+    "pvdnet-large",
+    "pwc-net",
+    "dstnet-plus",
+    "dstnet-plus-l",
+}
 
 
 def test_every_model_loads_that_needs_no_download() -> None:
