@@ -19,7 +19,7 @@ from vdeblur.models.registry import ModelEntry
 from vdeblur.networks.lite import Lite
 
 UNPINNED = {"cdvd-tsp", "flow-rnn", "pvdnet", "pvdnet-large", "pwc-net", "dstnet-plus", "dstnet-plus-l"}
-UNPINNED |= {"estrnn", "basicvsrpp@handheld"}
+UNPINNED |= {"estrnn", "turtle", "turtle-bsd", "basicvsrpp@handheld"}
 
 
 def test_every_model_loads_that_needs_no_download() -> None:
