@@ -246,8 +246,8 @@ def print_adapted(folders: list[Path], recipes: list[str], seeds: list[int], is_
     if not isinstance(start, Lite):
         raise TypeError(type(start).__name__)
     clips = [read_clip(folder, start, is_by_phone) for folder in folders]
-    heads = ("recipe", "adapted to", "measured on", "gain dB (range)", "matched", "high-pass", "contrast")
-    heads = (*heads, "judge", "taken", "kept")
+    heads = ["recipe", "adapted to", "measured on", "gain dB (range)", "matched", "high-pass", "contrast"]
+    heads += ["judge", "taken", "kept"]
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     own = [figures(start, clip) for clip in clips]
     for recipe in recipes:
