@@ -205,6 +205,7 @@ def test_registry_times_are_those_of_the_papers() -> None:
         "basicvsrpp": 0.1,
         "pvdnet": 0.28,
         "flow-rnn": 0.2,
+        "estrnn": 0.073,
     }
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Named here as well as in vdeblur.measure, since importing that takes seconds and --help must not wait; a test
 # compares them.
-PROTOCOLS = ("plain", "cdvd-tsp", "pvdnet", "dstnet", "estrnn", "vrt", "flow-rnn")
+PROTOCOLS = ("plain", "cdvd-tsp", "pvdnet", "dstnet", "estrnn", "vrt", "turtle", "flow-rnn")
 # The columns of bench/columns.py, shorter: a terminal is narrow, empty cells are blank, and a number has its unit.
 HEADS = (
     "MODEL",
