@@ -217,7 +217,7 @@ def _encoded(frames: list[Tensor], crf: float) -> tuple[list[Tensor], float]:
                 sizes.append(0 if packet.is_keyframe else packet.size)
                 container.mux(packet)
     file.seek(0)
-    with av.open(file) as encoded:
+    with av.open(file, "r") as encoded:
         decoded = [_luma(picture) for picture in encoded.decode(video=0)]
     return decoded, 8 * sum(sizes) / (len(frames) - 1) / SIDE**2
 
