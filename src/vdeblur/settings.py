@@ -140,8 +140,9 @@ class Settings:
     the segments, and no output. strict: warnings are errors. fail_on_damage: a damaged input is an error at the end.
     dry_run: plan only. profile: measure seconds per stage and peak memory. compare: also write a comparison beside the
     output: side, split, wipe, diff or html. sample: instead of the output, write three short samples beside the input,
-    each of sample_seconds. Raises: UsageError for a wrong value or for settings that exclude each other, DeviceError
-    for an unknown device.
+    each of sample_seconds.
+
+    Raises: UsageError for a wrong value or for settings that exclude each other, DeviceError for an unknown device.
     """
 
     # The model and its weights change the result, but `best` and a file's name do not say what they are. A run's

@@ -121,6 +121,14 @@ def test_no_seam_is_visible() -> None:
     assert weights.diff(dim=1).abs().max() <= 1 / EDGE + 1e-6
 
 
+@pytest.mark.parametrize(("height", "whole"), [(1, 1), (2, 2), (12, 8), (40, 26)])
+def test_the_middle_of_a_narrow_area_is_restored_entirely(height: int, whole: int) -> None:
+    wanted = torch.zeros(60, 80)
+    wanted[10 : 10 + height, 20:60] = 1
+    found = Area.of(wanted, Identity(), 0)
+    assert int((found.weights == 1).any(1).sum()) == whole
+
+
 @pytest.mark.parametrize("name", ["mask.png", "mask.jpg"])
 def test_a_mask_restores_white_and_partly_grey(
     vdeblur, words: tuple[object, ...], clip: Path, tmp_path: Path, name: str

@@ -297,3 +297,12 @@ def test_cuda_restores_a_file_as_the_cpu_does(vdeblur, tmp_path: Path, precision
         options = ("-d", name, "-p", "fp32" if name == "cpu" else precision, "--lossless")
         assert vdeblur("run", source, tmp_path / f"{name}.mkv", *options).exit_code == 0
     assert clips.psnr(clips.rgb(tmp_path / "cpu.mkv"), clips.rgb(tmp_path / "cuda.mkv")) > 48
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("overlap", [0, 64, 128, 192])
+def test_every_overlap_has_a_plan(name: str, overlap: int) -> None:
+    with torch.device("meta"):
+        network = NETWORKS[name]()
+    settings = Settings(tile_overlap=overlap)
+    assert plan.plan_tiles(settings, 720, 1280, network, torch.device("cpu")).tile

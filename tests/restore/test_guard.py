@@ -169,6 +169,22 @@ def test_a_state_that_runs_away_is_forgotten() -> None:
     assert abs(change).max() <= 16
 
 
+def test_a_network_without_a_state_keeps_its_neighbours() -> None:
+    """There is nothing to forget after frames that failed."""
+    seen: list[tuple[bool, bool]] = []
+
+    class Neighbours(Network):
+        feeding = "neighbours"
+
+        def forward(self, previous: Tensor | None, frame: Tensor, following: Tensor | None) -> Tensor:
+            seen.append((previous is not None, following is not None))
+            return frame + 0.4 * (len(seen) in (3, 4))
+
+    done, _ = run(Neighbours(), list(frames(7)))
+    assert [frame.is_guarded for frame in done] == [number in (2, 3) for number in range(7)]
+    assert seen == [(number > 0, number < 6) for number in range(7)]
+
+
 def test_garbage_of_a_flat_frame_is_caught() -> None:
     """NAFNet's issue 83: any size of one flat colour (33, 25, 23)."""
 

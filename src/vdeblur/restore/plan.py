@@ -102,7 +102,7 @@ def _sizes(settings: Settings, height: int, width: int, network: Network, overla
     if settings.tile == "none":
         return [None]
     if settings.tile == "auto":
-        side = network.best_tile or max(AUTO_TILE, 4 * overlap)
+        side = max(network.best_tile or AUTO_TILE, 4 * overlap)
         fits_whole = network.best_tile is None and height * width <= network.whole_pixels
         sizes: list[tuple[int, int] | None] = [None] if fits_whole else []
         while side >= max(4 * overlap, 4 * LEAST_TILE):  # smaller ones would mostly be overlap

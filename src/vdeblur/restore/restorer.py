@@ -134,7 +134,7 @@ class Restorer:
                 if is_valid:
                     result = self._guarded(uploaded, result)
                 rejected = rejected + 1 if result.is_rejected else 0
-                if rejected == MOST_REJECTED:
+                if rejected == MOST_REJECTED and network.feeding not in streams.SKIPPING:  # others have no state
                     remaining = min(remaining, len(scene.unfinished))
                 restored = result.frame(uploaded, self.copier, self.area) if is_valid else uploaded.frame
                 if self.changes is not None:

@@ -102,7 +102,7 @@ class Context:
             frames = "1 frame" if len(times) == 1 else f"{len(times)} frames"
             when = f"{'at' if len(times) == 1 else 'first at'} {float(min(times)):.3f} s"
             message = f"the network failed in parts of {frames}, {when}: these parts stay as they were"
-            self.warn("W_GLITCH", f"{message} (--no-guard restores them all the same)")
+            self.warn("W_GLITCH", f"{message} (without the guard, they are restored all the same)")
 
     def notify_progress(self, info: SourceInfo, done: int, restored: int) -> None:
         """Report the progress. done: finished frames; restored: those of them that this run has restored."""

@@ -22,6 +22,7 @@ def reasons_of(
         "precision": _precision_reason(settings, loaded),
         "tile": _tile_reason(settings, tiles),
         "only_blurred": _only_blurred_reason(settings, loaded),
+        "guard": "--weights are one's own, so all that they do is kept" if settings.checkpoint else "by default",
         "segments": "the video is one segment" if settings.segment is None else f"{float(settings.segment):g} s each",
     }
     if isinstance(encoding, VideoEncoding):

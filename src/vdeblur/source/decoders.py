@@ -36,8 +36,12 @@ def choose_video(container: av.container.InputContainer, path: Path) -> av.Video
     except (AttributeError, av.error.FFmpegError):
         has_decoder = False
     if not has_decoder:
-        for packet in islice(container.demux(video), 1):
-            refuse_encrypted(packet, path)
+        try:
+            for packet in islice(container.demux(video), 1):
+                refuse_encrypted(packet, path)
+        except av.error.FFmpegError as error:
+            hint = "MP4 and MOV through a pipe must begin with their index: pipe nut or mkv, or give the file's path"
+            raise InputError(f"{path}: its video cannot be read ({error.strerror})", hint) from error
         name = _foreign_codec(path)
         raise InputError(f"{path}: there is no decoder for its video ({name})", "convert it first")
     if video.codec_context.codec_tag in ENCRYPTED_TAGS:
