@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,9 @@ def test_faulty_checkpoints(vdeblur, tmp_path: Path) -> None:
     noise = tmp_path / "noise.pt"
     noise.write_bytes(bytes(range(256)) * 40)
     assert "not a complete PyTorch checkpoint" in refused(noise)
+    with zipfile.ZipFile(noise, "w") as archive:
+        archive.writestr("checkpoints/ESTRNN.tar", b"weights")
+    assert "it is an archive: take checkpoints/ESTRNN.tar out of it" in refused(noise)
     noise.write_bytes(b"")
     assert "not a complete PyTorch checkpoint" in refused(noise)
     torch.save(state, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)

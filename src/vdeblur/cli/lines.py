@@ -221,7 +221,9 @@ def _file_done(facts: FileDoneEvent) -> list[str]:
     change, blurred, guarded = facts.get("change"), facts.get("only_blurred"), facts.get("guarded", 0)
     kept = [f"  guarded: parts of {counted(guarded, 'frame')} stay as they were"] if guarded else []
     restored = [] if blurred is None else [_only_blurred(blurred)]
-    return [line, *restored, *([] if change is None else _verdict(change)), *kept]
+    verdict = [] if change is None else _verdict(change)
+    # The reason why frames changed little is not told of frames that were left alone on purpose.
+    return [line, *restored, *(verdict if blurred is None else verdict[:1]), *kept]
 
 
 def _only_blurred(blurred: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vdeblur.cli.lines import clock
+from vdeblur.cli.lines import clock, counted
 from vdeblur.cli.printable import printable
 from vdeblur.cli.report import HumanReporter, reported
 from vdeblur.errors import BatchError, VdeblurError, error_facts
@@ -98,8 +98,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 
 def _timing(facts: dict[str, Any]) -> str:
     duration = "duration unknown" if facts["duration"] is None else f"{facts['duration']:.3f} s"
-    counted = "" if facts["frames_counted"] else "about "
-    frames = "frames unknown" if facts["frames"] is None else f"{counted}{facts['frames']} frames"
+    estimated = "" if facts["frames_counted"] else "about "
+    frames = "frames unknown" if facts["frames"] is None else f"{estimated}{counted(facts['frames'], 'frame')}"
     rate = f"{facts['rate']:g} fps, evenly spaced"
     if facts["gaps"]:
         rate += f" but for {facts['gaps']} {'gap' if facts['gaps'] == 1 else 'gaps'}"
@@ -117,7 +117,7 @@ def _verdicts(facts: dict[str, Any]) -> list[str]:
     for part in parts:
         words = [VERDICTS[part["kind"]]]
         if part["kind"] == "motion blur":
-            words.append(f"moves by {scale * part['motion_pixels']:.0f} pixels a frame")
+            words.append(f"moves by {counted(round(scale * part['motion_pixels']), 'pixel')} a frame")
         if "shutter" in part:
             words.append(_shutter(part["shutter"], facts))
         lines.append(f"    {span(part['begin']):>7} - {span(part['end']):>7}  {', '.join(words)}")

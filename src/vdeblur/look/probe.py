@@ -253,7 +253,10 @@ def _advice(sample: FrameSample) -> list[str]:
     if kinds and set(kinds) == {"sharp"}:
         return ["the sampled frames are sharp already; there may be little to gain"]
     found = sorted(set(kinds) - {"sharp"}, key=lambda kind: -kinds.count(kind))
-    return [f"{ADVICE[kind]} ({kinds.count(kind)} of {len(kinds)} parts)" for kind in found]
+    notes = [f"{ADVICE[kind]} ({kinds.count(kind)} of {len(kinds)} parts)" for kind in found]
+    if "motion blur" in found and "sharp" in kinds:
+        notes.append("--only-blurred restores the blurred frames alone, and passes sharp ones unchanged")
+    return notes
 
 
 def _suggestion(

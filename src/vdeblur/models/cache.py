@@ -331,6 +331,8 @@ def _verify_import(path: Path, entry: ModelEntry, weights: Weights) -> dict[str,
     except http.DigestError as error:
         forget = f"if you trust the new one: vdeblur models remove {entry.name}@{weights.name} --forget"
         hint = forget if remote.remembered else _other_name(entry, weights.name, path)
+        if "web page" in error.message:
+            hint = "open it in a browser: it says where the file is, or why it could not be downloaded"
         raise ModelError(error.message, hint) from error
 
 

@@ -1,7 +1,9 @@
 """Checkpoints: read without running code in them, and fitted to a network strictly."""
 
+import contextlib
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -26,6 +28,7 @@ DTYPES = {  # that weights may have
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
 }
+ARCHIVED = (".tar", ".pt", ".pth", ".pytorch", ".safetensors")  # checkpoints that authors put into archives
 HEAD_BYTES = 512  # enough to recognise a web page or a pickle
 
 
@@ -190,9 +193,20 @@ def _read_pickle(path: Path, head: bytes) -> Any:
             raise ModelError(
                 f"{path} holds more than tensors; vdeblur did not run it", "take checkpoints from their authors only"
             ) from error
-        raise ModelError(f"{path} is not a complete PyTorch checkpoint", "download it again") from error
+        raise ModelError(f"{path} is not a complete PyTorch checkpoint", _what_to_do(path)) from error
     except Exception as error:
-        raise ModelError(f"{path} is not a complete PyTorch checkpoint", "download it again") from error
+        raise ModelError(f"{path} is not a complete PyTorch checkpoint", _what_to_do(path)) from error
+
+
+def _what_to_do(path: Path) -> str:
+    """Return what helps where a file is no checkpoint: it may be an archive that holds one."""
+    with contextlib.suppress(OSError, zipfile.BadZipFile):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                held = [name for name in archive.namelist() if Path(name).suffix in ARCHIVED]
+            if held:
+                return f"it is an archive: take {held[0]} out of it and use that"
+    return "download it again"
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
