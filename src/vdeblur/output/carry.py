@@ -66,6 +66,8 @@ def container_format(path: Path) -> str:
             return container.format.name
     except (ValueError, av.error.FFmpegError) as error:
         hint = "name it *.mp4, *.mkv, *.mov or *.webm"
+        if path.suffix.lower() in (".html", ".htm"):
+            hint += "; a page of samples needs --sample and -m auto, one of the whole video --compare html"
         raise OutputError(f"a video cannot be written as {path.suffix or 'a file without a suffix'}", hint) from error
 
 

@@ -151,7 +151,7 @@ def _check_size(path: Path, found: tuple[int, int], wanted: tuple[int, int]) -> 
     if found != wanted:
         raise UsageError(
             f"--mask {path} is {found[0]}x{found[1]}, and the upright picture is {wanted[0]}x{wanted[1]}",
-            "the mask must have the picture's size: take a frame of it as the start",
+            "draw it over a frame of the video, which vdeblur still CLIP --at 0 -o frame.png writes",
         )
 
 
