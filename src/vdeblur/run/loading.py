@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -51,6 +51,16 @@ class Placed:
     device: torch.device
     precision: str
     fallback: str | None
+
+
+def settled(settings: Settings, loaded: Loaded) -> Settings:
+    """Return settings with the guard and --only-blurred on or off, where they were left to the model and weights."""
+    only_blurred, guard = settings.only_blurred, settings.guard
+    if only_blurred is None and loaded.alters_sharp:
+        only_blurred = True
+    if guard is None:  # nobody knows what weights of one's own are meant to change
+        guard = settings.checkpoint is None
+    return replace(settings, only_blurred=only_blurred, guard=guard)
 
 
 def check_model(settings: Settings) -> None:
