@@ -55,7 +55,7 @@ def row(option: click.Option, context: click.Context) -> str:
         facts = match[1].split("; ")
         limits += "".join(f" ({fact})" for fact in facts if RANGE.match(fact))
         default = "; ".join(fact for fact in facts if not RANGE.match(fact)).removeprefix("default: ") or default
-    if option.secondary_opts:
+    if option.secondary_opts and option.default is not None:
         default = "on" if option.default else "off"
     cells = [f"`{names.replace(' RANGE', '')}`", default, text + limits]
     return f"| {' | '.join(' '.join(cell.split()).replace('|', BAR) for cell in cells)} |"

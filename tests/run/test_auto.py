@@ -13,7 +13,6 @@ from click.testing import Result
 from vdeblur.datasets.pictures import write_png
 from vdeblur.models import choice, registry
 from vdeblur.networks.lite import Lite
-from vdeblur.run import auto
 
 ENTRY = """
 [{name}]
@@ -148,13 +147,30 @@ def test_auto_never_asks_and_obeys_limits(vdeblur, tmp_path: Path, models: None,
         assert vdeblur(*command).exit_code in (2, 5)
 
 
-def test_a_resumed_run_keeps_its_model(vdeblur, tmp_path: Path, models: None, monkeypatch) -> None:
+def test_a_resumed_run_keeps_its_choice(vdeblur, tmp_path: Path, models: None, monkeypatch) -> None:
     """A busier machine, or weights that came meanwhile, would void all finished segments."""
-    clip = make_clip(tmp_path / "in", *FOOTAGE["strong"], frames=4)
-    monkeypatch.setattr(auto, "earlier_plan", lambda output: {"model": "quick@bsd-1ms8ms"})
-    for options, model in (((), "quick@bsd-1ms8ms"), (("--no-resume",), "quick@gopro")):
-        result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "auto", "--json", "--dry-run", *options)
-        assert chosen(result)["model"] == model
+    clip = make_clip(tmp_path / "in", *FOOTAGE["strong"])
+    run = ("run", clip, tmp_path / "out.mkv", "-m", "auto", "--json", "--segment", "0.08")
+    assert chosen(vdeblur(*run, "--share", "1/2"))["model"] == "quick@gopro"
+    monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: 1e4)
+    assert chosen(vdeblur(*run, "--dry-run", "--no-resume"))["model"] == "lite"
+    result = vdeblur(*run, "--dry-run")
+    assert chosen(result)["model"] == "quick@gopro"
+    plan = next(event for event in map(json.loads, result.stdout.splitlines()) if event["event"] == "plan")
+    assert plan["frames_done"], "its segments are of use"
+    assert vdeblur("models", "remove", "quick@gopro").exit_code == 0
+    assert chosen(vdeblur(*run, "--dry-run"))["model"] == "lite", "weights that are gone are not asked for"
+
+
+@pytest.mark.parametrize("asked", ["identity", "auto"])
+def test_a_run_of_another_kind_or_input_chooses_nothing(vdeblur, tmp_path: Path, models: None, asked: str) -> None:
+    """`-m auto` took any model that a run for the same output had used before."""
+    sharp, strong = (make_clip(tmp_path / name, *FOOTAGE[name], frames=4) for name in ("sharp", "strong"))
+    out, first = tmp_path / "out.mkv", strong if asked == "identity" else sharp
+    options = ("--json", "--segment", "0.08")
+    assert vdeblur("run", first, out, "-m", asked, *options, "--share", "1/2").exit_code == 0
+    found = chosen(vdeblur("run", strong, out, "-m", "auto", *options, "--dry-run"))
+    assert (found["model"], found["strength"]) == ("quick@gopro", 1.0)
 
 
 def test_a_moment_is_restored_by_the_chosen_model(vdeblur, tmp_path: Path, models: None) -> None:

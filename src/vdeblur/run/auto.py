@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 
-from vdeblur.errors import ModelError
 from vdeblur.events import Talk, ignore
 from vdeblur.look.glance import GlanceResult, glance_at
 from vdeblur.models import choice, registry
@@ -27,7 +26,8 @@ from vdeblur.models.choice import REASONABLE_SECONDS, UNKNOWN_FRAMES, time_in_wo
 from vdeblur.models.registry import ModelEntry, Weights
 from vdeblur.restore import device
 from vdeblur.run.context import Context
-from vdeblur.run.store import earlier_plan
+from vdeblur.run.loading import earlier_model
+from vdeblur.run.store import ModelChoice
 from vdeblur.settings import Settings
 from vdeblur.source import demux
 from vdeblur.source.info import SourceInfo
@@ -94,15 +94,17 @@ class AutoChoice:
 def settled_settings(context: Context, info: SourceInfo) -> Settings:
     """Return a run's settings with the chosen model and strength, and report the choice.
 
-    A resumed run keeps the model of the earlier one: a busier machine must not change it.
+    A resumed run keeps the choice of the earlier one: a busier machine must not change it.
 
-    Raises: ModelError, InputError, DeviceError, InterruptedRunError.
+    Raises: ModelError, InputError, OutputError, DeviceError, InterruptedRunError.
     """
     settings = context.settings
     found = choose(context.source_path, settings, info, context.talk)
-    earlier = str(earlier_plan(context.output).get("model") or "") if settings.resume else ""
-    if earlier and earlier != found.model and _is_known(earlier):
-        found = replace(found, model=earlier, reason="as the run that was interrupted", candidates=())
+    earlier = earlier_model(context, AUTO)
+    if earlier is not None and (earlier.model, earlier.strength) != (found.model, found.strength):
+        reason = "as the run that was interrupted"
+        found = replace(found, model=earlier.model, strength=earlier.strength, reason=reason, candidates=())
+    context.chosen = ModelChoice(AUTO, found.model, found.strength)
     return announced(found, settings, context.talk)
 
 
@@ -192,11 +194,3 @@ def _glance(source_path: Path, settings: Settings, talk: Talk) -> GlanceResult |
         return footage
     finally:
         source.close()
-
-
-def _is_known(model: str) -> bool:
-    try:
-        registry.choose_weights(model)
-    except ModelError:
-        return False
-    return True
