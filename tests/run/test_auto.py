@@ -11,8 +11,11 @@ import torch
 from click.testing import Result
 
 from vdeblur.datasets.pictures import write_png
+from vdeblur.errors import DeviceError
 from vdeblur.models import choice, registry
 from vdeblur.networks.lite import Lite
+from vdeblur.run import sample
+from vdeblur.run.context import Context, RunResult
 
 ENTRY = """
 [{name}]
@@ -134,6 +137,14 @@ def test_sharp_footage_is_left_nearly_as_it_is(vdeblur, tmp_path: Path, models: 
     assert json.loads(result.stdout)["psnr"] > 40
 
 
+def test_a_small_part_of_the_picture_takes_less_time(vdeblur, tmp_path: Path, models: None) -> None:
+    """`-m auto` passed models over that were quick enough for the region."""
+    clip = make_clip(tmp_path / "in", *FOOTAGE["strong"], frames=4)
+    run = ("run", clip, tmp_path / "out.mkv", "-m", "auto", "--json", "--dry-run")
+    assert chosen(vdeblur(*run))["model"] == "quick@gopro"
+    assert chosen(vdeblur(*run, "--region", "64x24+8+8"))["model"] == "slow"
+
+
 def test_auto_never_asks_and_obeys_limits(vdeblur, tmp_path: Path, models: None, monkeypatch) -> None:
     clip = make_clip(tmp_path / "in", *FOOTAGE["strong"], frames=4)
     monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: 1e4)
@@ -199,12 +210,31 @@ def test_a_page_of_candidates(vdeblur, tmp_path: Path, models: None) -> None:
     assert [path.name for path in tmp_path.iterdir() if "sample" in path.name] == []
 
 
+def test_a_candidate_that_the_memory_cannot_hold_is_left_out(
+    vdeblur, tmp_path: Path, models: None, monkeypatch
+) -> None:
+    """One lack of memory ended the whole page."""
+    clip, page = make_clip(tmp_path / "in", *FOOTAGE["strong"], frames=4), tmp_path / "page.html"
+    run_file = sample.run_file
+
+    def fail(context: Context) -> RunResult:
+        if context.settings.model == "quick@gopro":
+            raise DeviceError("the device is out of memory", "use --tile 512")
+        return run_file(context)
+
+    monkeypatch.setattr(sample, "run_file", fail)
+    result = vdeblur("run", clip, page, "-m", "auto", "--sample", "--json")
+    assert result.exit_code == 0, result.output
+    assert "there is no sample of quick@gopro: the device is out of memory" in result.output
+    assert "quick@gopro (the device is out of memory)" in page.read_text("utf-8")
+
+
 @pytest.mark.parametrize("options", [(), ("-m", "lite"), ("-m", "best")])
 def test_a_page_needs_auto(vdeblur, tmp_path: Path, options: tuple[str, ...]) -> None:
     clip = make_clip(tmp_path / "in", 4, 0, 3)
     result = vdeblur("run", clip, tmp_path / "page.html", "--sample", *options)
     assert result.exit_code == 2
-    assert "add -m auto" in result.stderr
+    assert f"a page of samples needs -m auto, not {' '.join(options) or '-m lite'} (add -m auto" in result.stderr
 
 
 def test_names_that_choose_are_no_models(vdeblur) -> None:
