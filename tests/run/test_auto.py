@@ -2,7 +2,11 @@
 
 import json
 import re
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -16,6 +20,8 @@ from vdeblur.models import choice, registry
 from vdeblur.networks.lite import Lite
 from vdeblur.run import sample
 from vdeblur.run.context import Context, RunResult
+from vdeblur.run.jobs import RunJob
+from vdeblur.settings import Settings
 
 ENTRY = """
 [{name}]
@@ -182,6 +188,42 @@ def test_a_run_of_another_kind_or_input_chooses_nothing(vdeblur, tmp_path: Path,
     assert vdeblur("run", first, out, "-m", asked, *options, "--share", "1/2").exit_code == 0
     found = chosen(vdeblur("run", strong, out, "-m", "auto", *options, "--dry-run"))
     assert (found["model"], found["strength"]) == ("quick@gopro", 1.0)
+
+
+class InOneProcess:
+    """A cluster that does its tasks here, one after the other."""
+
+    exceptions = SimpleNamespace(RayTaskError=KeyError, RayError=KeyError)
+
+    def __init__(self) -> None:
+        self.models: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., dict[str, float]]:
+        return lambda *given, **options: {"CPU": 2.0}
+
+    def remote(self, **resources: float) -> Callable[[Callable[..., RunResult]], SimpleNamespace]:
+        def submit(work: Callable[..., RunResult], job: RunJob, settings: Settings, *given: object) -> object:
+            self.models.append(settings.model)
+            return partial(work, job, settings, *given)
+
+        return lambda work: SimpleNamespace(remote=partial(submit, work))
+
+    def wait(self, tasks: list[object], **options: float) -> tuple[list[object], list[object]]:
+        return tasks[:1], tasks[1:]
+
+    def get(self, task: Callable[[], RunResult]) -> RunResult:
+        return task()
+
+
+def test_a_cluster_chooses_once(vdeblur, tmp_path: Path, models: None, monkeypatch) -> None:
+    """Each task chose for itself: machines of two speeds cleared each other's segments."""
+    ray = InOneProcess()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    clip = make_clip(tmp_path / "in", *FOOTAGE["strong"])
+    run = ("run", clip, tmp_path / "out.mkv", "-m", "auto", "--segment", "0.08", "--json", "--engine", "ray")
+    assert chosen(vdeblur(*run))["model"] == "quick@gopro"
+    assert ray.models == ["quick@gopro"] * 3
+    assert (tmp_path / "out.mkv").is_file()
 
 
 def test_a_moment_is_restored_by_the_chosen_model(vdeblur, tmp_path: Path, models: None) -> None:

@@ -89,11 +89,7 @@ def prepare_network(context: Context, info: SourceInfo) -> Loaded:
     settings = context.settings
     faults: list[str] = []
     chosen = device.choose_device(settings.device, faults.append)
-    earlier = earlier_model(context, BEST) if settings.model == BEST else None
-    # A busier machine must not change the model of a resumed run.
-    model = choose_model(settings, info, chosen, context.talk) if earlier is None else earlier.model
-    if settings.model == BEST:
-        context.chosen = ModelChoice(BEST, model)
+    model = best_model(context, info, chosen) if settings.model == BEST else settings.model
     missing = _missing_weights(context, model)
     if missing is None:
         network = weights.load_model(model, settings.checkpoint, context.talk)
@@ -112,6 +108,14 @@ def prepare_network(context: Context, info: SourceInfo) -> Loaded:
     megabytes = 0 if missing is None else missing.megabytes
     alters_sharp = registry.find_entry(model).alters_sharp
     return Loaded(model, digest, placed.network, placed.device, precision, sha256, alters_sharp, megabytes)
+
+
+def best_model(context: Context, info: SourceInfo, chosen: torch.device) -> str:
+    """Return the name of the model that `best` stands for: of a resumed run that of the earlier one."""
+    earlier = earlier_model(context, BEST)  # a busier machine must not change it
+    model = choose_model(context.settings, info, chosen, context.talk) if earlier is None else earlier.model
+    context.chosen = ModelChoice(BEST, model)
+    return model
 
 
 def earlier_model(context: Context, asked: str) -> ModelChoice | None:
