@@ -18,8 +18,8 @@ from vdeblur.datasets.pictures import write_png
 from vdeblur.errors import DeviceError
 from vdeblur.models import choice, registry
 from vdeblur.networks.lite import Lite
-from vdeblur.run import sample
 from vdeblur.run.context import Context, RunResult
+from vdeblur.run.file_run import run_file
 from vdeblur.run.jobs import RunJob
 from vdeblur.settings import Settings
 
@@ -257,14 +257,13 @@ def test_a_candidate_that_the_memory_cannot_hold_is_left_out(
 ) -> None:
     """One lack of memory ended the whole page."""
     clip, page = make_clip(tmp_path / "in", *FOOTAGE["strong"], frames=4), tmp_path / "page.html"
-    run_file = sample.run_file
 
     def fail(context: Context) -> RunResult:
         if context.settings.model == "quick@gopro":
             raise DeviceError("the device is out of memory", "use --tile 512")
         return run_file(context)
 
-    monkeypatch.setattr(sample, "run_file", fail)
+    monkeypatch.setattr("vdeblur.run.sample.run_file", fail)
     result = vdeblur("run", clip, page, "-m", "auto", "--sample", "--json")
     assert result.exit_code == 0, result.output
     assert "there is no sample of quick@gopro: the device is out of memory" in result.output
