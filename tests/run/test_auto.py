@@ -2,7 +2,11 @@
 
 import json
 import re
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -11,9 +15,13 @@ import torch
 from click.testing import Result
 
 from vdeblur.datasets.pictures import write_png
+from vdeblur.errors import DeviceError
 from vdeblur.models import choice, registry
 from vdeblur.networks.lite import Lite
-from vdeblur.run import auto
+from vdeblur.run.context import Context, RunResult
+from vdeblur.run.file_run import run_file
+from vdeblur.run.jobs import RunJob
+from vdeblur.settings import Settings
 
 ENTRY = """
 [{name}]
@@ -135,6 +143,14 @@ def test_sharp_footage_is_left_nearly_as_it_is(vdeblur, tmp_path: Path, models: 
     assert json.loads(result.stdout)["psnr"] > 40
 
 
+def test_a_small_part_of_the_picture_takes_less_time(vdeblur, tmp_path: Path, models: None) -> None:
+    """`-m auto` passed models over that were quick enough for the region."""
+    clip = make_clip(tmp_path / "in", *FOOTAGE["strong"], frames=4)
+    run = ("run", clip, tmp_path / "out.mkv", "-m", "auto", "--json", "--dry-run")
+    assert chosen(vdeblur(*run))["model"] == "quick@gopro"
+    assert chosen(vdeblur(*run, "--region", "64x24+8+8"))["model"] == "slow"
+
+
 def test_auto_never_asks_and_obeys_limits(vdeblur, tmp_path: Path, models: None, monkeypatch) -> None:
     clip = make_clip(tmp_path / "in", *FOOTAGE["strong"], frames=4)
     monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: 1e4)
@@ -148,13 +164,66 @@ def test_auto_never_asks_and_obeys_limits(vdeblur, tmp_path: Path, models: None,
         assert vdeblur(*command).exit_code in (2, 5)
 
 
-def test_a_resumed_run_keeps_its_model(vdeblur, tmp_path: Path, models: None, monkeypatch) -> None:
+def test_a_resumed_run_keeps_its_choice(vdeblur, tmp_path: Path, models: None, monkeypatch) -> None:
     """A busier machine, or weights that came meanwhile, would void all finished segments."""
-    clip = make_clip(tmp_path / "in", *FOOTAGE["strong"], frames=4)
-    monkeypatch.setattr(auto, "earlier_plan", lambda output: {"model": "quick@bsd-1ms8ms"})
-    for options, model in (((), "quick@bsd-1ms8ms"), (("--no-resume",), "quick@gopro")):
-        result = vdeblur("run", clip, tmp_path / "out.mkv", "-m", "auto", "--json", "--dry-run", *options)
-        assert chosen(result)["model"] == model
+    clip = make_clip(tmp_path / "in", *FOOTAGE["strong"])
+    run = ("run", clip, tmp_path / "out.mkv", "-m", "auto", "--json", "--segment", "0.08")
+    assert chosen(vdeblur(*run, "--share", "1/2"))["model"] == "quick@gopro"
+    monkeypatch.setattr(choice, "multiply_adds_per_second", lambda chosen, precision: 1e4)
+    assert chosen(vdeblur(*run, "--dry-run", "--no-resume"))["model"] == "lite"
+    result = vdeblur(*run, "--dry-run")
+    assert chosen(result)["model"] == "quick@gopro"
+    plan = next(event for event in map(json.loads, result.stdout.splitlines()) if event["event"] == "plan")
+    assert plan["frames_done"], "its segments are of use"
+    assert vdeblur("models", "remove", "quick@gopro").exit_code == 0
+    assert chosen(vdeblur(*run, "--dry-run"))["model"] == "lite", "weights that are gone are not asked for"
+
+
+@pytest.mark.parametrize("asked", ["identity", "auto"])
+def test_a_run_of_another_kind_or_input_chooses_nothing(vdeblur, tmp_path: Path, models: None, asked: str) -> None:
+    """`-m auto` took any model that a run for the same output had used before."""
+    sharp, strong = (make_clip(tmp_path / name, *FOOTAGE[name], frames=4) for name in ("sharp", "strong"))
+    out, first = tmp_path / "out.mkv", strong if asked == "identity" else sharp
+    options = ("--json", "--segment", "0.08")
+    assert vdeblur("run", first, out, "-m", asked, *options, "--share", "1/2").exit_code == 0
+    found = chosen(vdeblur("run", strong, out, "-m", "auto", *options, "--dry-run"))
+    assert (found["model"], found["strength"]) == ("quick@gopro", 1.0)
+
+
+class InOneProcess:
+    """A cluster that does its tasks here, one after the other."""
+
+    exceptions = SimpleNamespace(RayTaskError=KeyError, RayError=KeyError)
+
+    def __init__(self) -> None:
+        self.models: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., dict[str, float]]:
+        return lambda *given, **options: {"CPU": 2.0}
+
+    def remote(self, **resources: float) -> Callable[[Callable[..., RunResult]], SimpleNamespace]:
+        def submit(work: Callable[..., RunResult], job: RunJob, settings: Settings, *given: object) -> object:
+            self.models.append(settings.model)
+            return partial(work, job, settings, *given)
+
+        return lambda work: SimpleNamespace(remote=partial(submit, work))
+
+    def wait(self, tasks: list[object], **options: float) -> tuple[list[object], list[object]]:
+        return tasks[:1], tasks[1:]
+
+    def get(self, task: Callable[[], RunResult]) -> RunResult:
+        return task()
+
+
+def test_a_cluster_chooses_once(vdeblur, tmp_path: Path, models: None, monkeypatch) -> None:
+    """Each task chose for itself: machines of two speeds cleared each other's segments."""
+    ray = InOneProcess()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    clip = make_clip(tmp_path / "in", *FOOTAGE["strong"])
+    run = ("run", clip, tmp_path / "out.mkv", "-m", "auto", "--segment", "0.08", "--json", "--engine", "ray")
+    assert chosen(vdeblur(*run))["model"] == "quick@gopro"
+    assert ray.models == ["quick@gopro"] * 3
+    assert (tmp_path / "out.mkv").is_file()
 
 
 def test_a_moment_is_restored_by_the_chosen_model(vdeblur, tmp_path: Path, models: None) -> None:
@@ -183,12 +252,30 @@ def test_a_page_of_candidates(vdeblur, tmp_path: Path, models: None) -> None:
     assert [path.name for path in tmp_path.iterdir() if "sample" in path.name] == []
 
 
+def test_a_candidate_that_the_memory_cannot_hold_is_left_out(
+    vdeblur, tmp_path: Path, models: None, monkeypatch
+) -> None:
+    """One lack of memory ended the whole page."""
+    clip, page = make_clip(tmp_path / "in", *FOOTAGE["strong"], frames=4), tmp_path / "page.html"
+
+    def fail(context: Context) -> RunResult:
+        if context.settings.model == "quick@gopro":
+            raise DeviceError("the device is out of memory", "use --tile 512")
+        return run_file(context)
+
+    monkeypatch.setattr("vdeblur.run.sample.run_file", fail)
+    result = vdeblur("run", clip, page, "-m", "auto", "--sample", "--json")
+    assert result.exit_code == 0, result.output
+    assert "there is no sample of quick@gopro: the device is out of memory" in result.output
+    assert "quick@gopro (the device is out of memory)" in page.read_text("utf-8")
+
+
 @pytest.mark.parametrize("options", [(), ("-m", "lite"), ("-m", "best")])
 def test_a_page_needs_auto(vdeblur, tmp_path: Path, options: tuple[str, ...]) -> None:
     clip = make_clip(tmp_path / "in", 4, 0, 3)
     result = vdeblur("run", clip, tmp_path / "page.html", "--sample", *options)
     assert result.exit_code == 2
-    assert "add -m auto" in result.stderr
+    assert f"a page of samples needs -m auto, not {' '.join(options) or '-m lite'} (add -m auto" in result.stderr
 
 
 def test_names_that_choose_are_no_models(vdeblur) -> None:

@@ -176,3 +176,39 @@ def test_real_blur(vdeblur, shared: Path, tmp_path: Path) -> None:
 def test_every_moment_of_real_blur(vdeblur, shared: Path, tmp_path: Path, scene: str, gain: float) -> None:
     lite, still = psnr_of_stills(vdeblur, shared, tmp_path, scene, range(10))
     assert still - lite == pytest.approx(gain, abs=0.05)
+
+
+GLITCH = """
+from vdeblur.networks.layers import Network
+
+
+class Glitch(Network):
+    feeding = "frame"
+
+    def forward(self, frame):
+        changed = frame + 8 / 255
+        if frame.mean() FAILS 0.4:
+            changed[..., 32:48, 48:64] += 0.5
+        return changed
+"""
+
+
+@pytest.mark.parametrize(("fails", "neighbours", "codes"), [(">", 2, ["W_GLITCH"]), ("<", 0, [])])
+def test_glitches_are_kept_out(vdeblur, tmp_path: Path, fails: str, neighbours: int, codes: list[str]) -> None:
+    """`still` wrote a false light that `run` kept out. The network fails in the frame alone, or in its neighbours."""
+    folder, out, network = tmp_path / "in", tmp_path / "x.png", tmp_path / "glitch.py"
+    folder.mkdir()
+    waves = numpy.sin(numpy.mgrid[:128, :128].sum(0) / 9)[..., None].repeat(3, 2) * 20
+    for index, light in enumerate((92, 112, 92)):
+        save(folder / f"{index}.png", (waves + light).round().astype(numpy.uint8))
+    network.write_text(GLITCH.replace("FAILS", fails))
+    options = ("-m", f"{network}:Glitch", "--at", "0.04", "--neighbours", "1", "--json", "-y", "-o", out)
+    before, changes = clips.ffmpeg_rgb(folder / "1.png").astype(int), []
+    for option in ("--guard", "--no-guard", "--quiet"):
+        result = vdeblur("still", folder, *options, option)
+        assert result.exit_code == 0, result.output
+        changes.append(numpy.abs(clips.ffmpeg_rgb(out).astype(int) - before).max())
+    event = next(json.loads(line) for line in result.stdout.splitlines() if '"still"' in line)
+    assert (event["warnings"], event["neighbours"]) == (codes, neighbours)
+    assert changes[0] == changes[2] < 16, "no false light, and the guard is on by default"
+    assert changes[1] > 60 or not codes

@@ -15,7 +15,7 @@ from vdeblur.settings import PRECISIONS, STRONGEST
 GROUPS = {
     "Picture": ("at", "output", "overwrite", "neighbours"),
     "Restoration": (
-        *("model", "weights", "yes", "offline", "strength", "scene_detect", "deinterlace"),
+        *("model", "weights", "yes", "offline", "strength", "guard", "scene_detect", "deinterlace"),
         *("device", "precision", "threads", "tile", "tile_overlap"),
     ),
     "Reports": ("quiet", "json"),
@@ -44,6 +44,9 @@ GROUPS = {
     OFFLINE,
     click.option("--strength", type=click.FloatRange(0, STRONGEST), default=1.0,
                  help="Share of the restoration to add."),
+    click.option("--guard/--no-guard", default=None,
+                 help="Keep the input in blocks of a frame in which the network clearly failed.  [default: on, but off "
+                      "with --weights]"),
     click.option("--scene-detect/--no-scene-detect", default=True,
                  help="Detect cuts, and never mix frames of two scenes."),
     click.option("--deinterlace", type=click.Choice(["auto", "off", "on"]), default="auto",
@@ -74,7 +77,7 @@ def still_command(clip: Path, at: Fraction, output: Path, neighbours: int, **giv
         from vdeblur.settings import EncodeOptions, Settings
 
         names = ["model", "yes", "offline", "device", "precision", "threads", "tile", "tile_overlap", "scene_detect",
-                 "strength"]  # fmt: skip
+                 "strength", "guard"]  # fmt: skip
         settings = Settings(
             **{name: given[name] for name in names},
             checkpoint=given["weights"],

@@ -19,15 +19,16 @@ from pathlib import Path
 
 import torch
 
-from vdeblur.errors import ModelError
 from vdeblur.events import Talk, ignore
 from vdeblur.look.glance import GlanceResult, glance_at
 from vdeblur.models import choice, registry
 from vdeblur.models.choice import REASONABLE_SECONDS, UNKNOWN_FRAMES, time_in_words
 from vdeblur.models.registry import ModelEntry, Weights
 from vdeblur.restore import device
+from vdeblur.restore.area import wanted_weights
 from vdeblur.run.context import Context
-from vdeblur.run.store import earlier_plan
+from vdeblur.run.loading import earlier_model
+from vdeblur.run.store import ModelChoice
 from vdeblur.settings import Settings
 from vdeblur.source import demux
 from vdeblur.source.info import SourceInfo
@@ -94,15 +95,17 @@ class AutoChoice:
 def settled_settings(context: Context, info: SourceInfo) -> Settings:
     """Return a run's settings with the chosen model and strength, and report the choice.
 
-    A resumed run keeps the model of the earlier one: a busier machine must not change it.
+    A resumed run keeps the choice of the earlier one: a busier machine must not change it.
 
-    Raises: ModelError, InputError, DeviceError, InterruptedRunError.
+    Raises: ModelError, InputError, OutputError, DeviceError, InterruptedRunError.
     """
     settings = context.settings
     found = choose(context.source_path, settings, info, context.talk)
-    earlier = str(earlier_plan(context.output).get("model") or "") if settings.resume else ""
-    if earlier and earlier != found.model and _is_known(earlier):
-        found = replace(found, model=earlier, reason="as the run that was interrupted", candidates=())
+    earlier = earlier_model(context, AUTO)
+    if earlier is not None and (earlier.model, earlier.strength) != (found.model, found.strength):
+        reason = "as the run that was interrupted"
+        found = replace(found, model=earlier.model, strength=earlier.strength, reason=reason, candidates=())
+    context.chosen = ModelChoice(AUTO, found.model, found.strength)
     return announced(found, settings, context.talk)
 
 
@@ -115,9 +118,9 @@ def announced(found: AutoChoice, settings: Settings, talk: Talk) -> Settings:
 
 
 def choose(source_path: Path, settings: Settings, info: SourceInfo, talk: Talk) -> AutoChoice:
-    """Look at a video, and choose. info: of the part to restore.
+    """Look at a video, and choose. info: of the part to restore; --region and --mask make its picture smaller.
 
-    Raises: InputError, DeviceError, InterruptedRunError.
+    Raises: UsageError for a region or mask that does not fit, InputError, DeviceError, InterruptedRunError.
     """
     chosen = device.choose_device(settings.device, ignore)  # the run reports faults
     footage = None if source_path == demux.PIPE else _glance(source_path, settings, talk)
@@ -128,7 +131,7 @@ def choose(source_path: Path, settings: Settings, info: SourceInfo, talk: Talk) 
     if not footage.is_blurred:
         strength = SHARP_STRENGTH if footage.kind == "sharp" else 1.0
         return AutoChoice(FALLBACK, strength, words, footage)
-    candidates = tuple(candidates_for(footage, chosen, settings.precision, info, talk))
+    candidates = tuple(candidates_for(footage, chosen, settings, info, talk))
     fitting = next((each for each in candidates if not each.fault), None)
     if fitting is None:
         reason = f"{words}; no weights for it are at hand and quick enough here"
@@ -138,17 +141,30 @@ def choose(source_path: Path, settings: Settings, info: SourceInfo, talk: Talk) 
 
 
 def candidates_for(
-    footage: GlanceResult, chosen: torch.device, precision: str, info: SourceInfo, talk: Talk
+    footage: GlanceResult, chosen: torch.device, settings: Settings, info: SourceInfo, talk: Talk
 ) -> Iterator[Candidate]:
     """Yield all weights for this kind of footage, the best first, each with its fault, if it has one."""
     rates: dict[str, float] = {}
+    height, width = _wanted_size(settings, info)
     for entry, weights in _ranked(footage):
-        used = device.choose_precision(precision, chosen, entry.network_class)
+        used = device.choose_precision(settings.precision, chosen, entry.network_class)
         if used not in rates:
             rates[used] = choice.multiply_adds_per_second(chosen, used)
-        seconds = choice.seconds_per_frame(entry, info.height, info.width, rates[used])
+        seconds = choice.seconds_per_frame(entry, height, width, rates[used])
         seconds *= info.frames_estimate or UNKNOWN_FRAMES
         yield Candidate(entry, weights, seconds, _fault_of(entry, weights, seconds, talk))
+
+
+def _wanted_size(settings: Settings, info: SourceInfo) -> tuple[int, int]:
+    """Return height and width of the smallest box around what is to be restored.
+
+    What a network needs around it is left out: it is some pixels, and the estimate is a rough one.
+    """
+    wanted = wanted_weights(settings, info)
+    if wanted is None:
+        return info.height, info.width
+    rows, columns = (torch.nonzero((wanted > 0).any(1 - axis)) for axis in (0, 1))
+    return int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
 
 
 def _ranked(footage: GlanceResult) -> list[tuple[ModelEntry, Weights]]:
@@ -192,11 +208,3 @@ def _glance(source_path: Path, settings: Settings, talk: Talk) -> GlanceResult |
         return footage
     finally:
         source.close()
-
-
-def _is_known(model: str) -> bool:
-    try:
-        registry.choose_weights(model)
-    except ModelError:
-        return False
-    return True

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vdeblur import files
-from vdeblur.errors import InterruptedRunError, ModelError, UsageError
+from vdeblur.errors import DeviceError, InterruptedRunError, ModelError, UsageError
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.look import compare
 from vdeblur.look.page import page_html, picture_uri
@@ -56,7 +56,7 @@ def run_candidates(
     if demux.PIPE in (source_path, output):
         raise UsageError("--sample takes no pipes: parts of the input are read twice", "save it to a file first")
     if settings.model != auto.AUTO:
-        raise UsageError(f"--sample makes a page only of candidates, and -m {settings.model} names one", "add -m auto")
+        raise UsageError(f"a page of samples needs -m auto, not -m {settings.model}", "add -m auto, or name a video")
     return _CandidatePage(source_path, output, settings, notify, ask, stop).run()
 
 
@@ -95,19 +95,21 @@ class _CandidatePage(Sampling):
         runs = list(self._runs(found, settings))
         self.expected = math.ceil((end - begin) * source.info.rate) * len(runs)
         shown: list[_Shown] = []
+        failed: list[str] = []
         for index, run in enumerate(runs):
             try:
                 restored = self._restore(folder / f"{index}{self.suffix}", begin, end, run)
-            except ModelError as error:
+            except (ModelError, DeviceError) as error:
                 if index + 1 == len(runs) and not shown:
                     raise
                 self._warn("W_SAMPLE", f"there is no sample of {run.model}: {error.message}")
+                failed.append(f"{run.model} ({error.message})")
                 continue
             is_chosen = run.model == found.model
             shown.append(
                 _Shown(run.model, run.strength, is_chosen, restored, self._estimates([restored], total, length))
             )
-        frames = self._write_page(found, shown)
+        frames = self._write_page(found, shown, failed)
         chosen = next((each for each in shown if each.is_chosen), shown[-1])
         return frames, {**chosen.estimates, "candidates": [each.row() for each in shown]}
 
@@ -119,11 +121,11 @@ class _CandidatePage(Sampling):
         strength = found.strength if found.model == auto.FALLBACK else 1.0
         yield replace(settings, model=auto.FALLBACK, strength=settings.strength * strength)
 
-    def _write_page(self, found: auto.AutoChoice, shown: list[_Shown]) -> int:
-        """Write the page; return how many frames it shows."""
+    def _write_page(self, found: auto.AutoChoice, shown: list[_Shown], failed: list[str]) -> int:
+        """Write the page; return how many frames it shows. failed: candidates without a sample, with the reasons."""
         name = escape(self.source_path.name)
         begin = float(shown[0].restored.cut.start or 0)
-        over = found.passed_over
+        over = found.passed_over + failed
         parts = [
             f"<h1>Candidates for {name}</h1>",
             f"<p>{escape(found.reason[:1].upper() + found.reason[1:])}.</p>",

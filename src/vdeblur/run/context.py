@@ -14,6 +14,7 @@ from vdeblur.restore.changes import ChangeMeter, ChangeSummary
 from vdeblur.restore.only_blurred import StrengthSum
 from vdeblur.restore.watch import Profile
 from vdeblur.run.segments import Segment
+from vdeblur.run.store import ModelChoice
 from vdeblur.settings import Settings
 from vdeblur.source import demux
 from vdeblur.source.info import SourceInfo
@@ -54,7 +55,7 @@ class Context:
     the stopwatches. changes: measures how much frames change. note_strength: gets the time and the strength of each
     restored frame. strengths: of all frames in the output; None before they are known, and without --only-blurred.
     warnings: code and message of each so far. guarded: the number of frames in which the guard kept parts of the input,
-    known at the end. area: the part of frames to restore; None: all.
+    known at the end. area: the part of frames to restore; None: all. chosen: the model that `-m auto` or `best` chose.
     """
 
     source_path: Path
@@ -68,6 +69,7 @@ class Context:
     changes: ChangeMeter = field(default_factory=ChangeMeter)
     guarded: int = 0
     area: Area | None = None
+    chosen: ModelChoice | None = None
     note_strength: Callable[[int, float], None] = ignore
     strengths: StrengthSum | None = None
 

@@ -18,7 +18,7 @@ from vdeblur.restore.streams import frames_around
 from vdeblur.run import auto
 from vdeblur.run.context import Context, RunResult
 from vdeblur.run.forecast import Forecast, forecast, input_bytes
-from vdeblur.run.loading import Loaded, check_model, prepare_network
+from vdeblur.run.loading import Loaded, check_model, prepare_network, settled
 from vdeblur.run.parts import Encoding
 from vdeblur.run.reasons import reasons_of
 from vdeblur.run.sinks import FileSink, PipeSink, Sink, Workload
@@ -111,10 +111,7 @@ def _restore(context: Context, source: Source, sink: Sink, is_counted: bool) -> 
         loaded = prepare_network(context, source.info)
     if wanted is not None:
         context.area = Area.of(wanted, loaded.network, plans.overlap_of(context.settings, loaded.network))
-    if context.settings.only_blurred is None and loaded.alters_sharp:
-        context.settings = replace(context.settings, only_blurred=True)
-    if context.settings.guard is None:
-        context.settings = replace(context.settings, guard=context.settings.checkpoint is None)
+    context.settings = settled(context.settings, loaded)
     _warn_of_one_picture(context, source, loaded)
     workload = sink.prepare(source, loaded)
     expected = forecast(context, source, encoding, loaded, stream_plans) if context.settings.dry_run else Forecast()

@@ -2,19 +2,19 @@
 
 import hashlib
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from vdeblur.errors import DeviceError, UsageError
+from vdeblur.errors import DeviceError, ModelError, UsageError
 from vdeblur.events import Talk
 from vdeblur.models import cache, choice, own, registry, weights
 from vdeblur.models.registry import CHOSEN_NAMES, ModelEntry, Weights
 from vdeblur.networks.layers import Network
 from vdeblur.restore import device
 from vdeblur.run.context import Context
-from vdeblur.run.store import earlier_plan
+from vdeblur.run.store import ModelChoice, earlier_choice
 from vdeblur.settings import Settings
 from vdeblur.source.info import SourceInfo
 
@@ -53,6 +53,16 @@ class Placed:
     fallback: str | None
 
 
+def settled(settings: Settings, loaded: Loaded) -> Settings:
+    """Return settings with the guard and --only-blurred on or off, where they were left to the model and weights."""
+    only_blurred, guard = settings.only_blurred, settings.guard
+    if only_blurred is None and loaded.alters_sharp:
+        only_blurred = True
+    if guard is None:  # nobody knows what weights of one's own are meant to change
+        guard = settings.checkpoint is None
+    return replace(settings, only_blurred=only_blurred, guard=guard)
+
+
 def check_model(settings: Settings) -> None:
     """Check the model's name before any file is opened.
 
@@ -79,11 +89,7 @@ def prepare_network(context: Context, info: SourceInfo) -> Loaded:
     settings = context.settings
     faults: list[str] = []
     chosen = device.choose_device(settings.device, faults.append)
-    earlier = earlier_plan(context.output).get("model") if settings.resume else None
-    if settings.model == BEST and earlier in registry.known_models():
-        model = str(earlier)  # a busier machine must not change the model of a resumed run
-    else:
-        model = choose_model(settings, info, chosen, context.talk)
+    model = best_model(context, info, chosen) if settings.model == BEST else settings.model
     missing = _missing_weights(context, model)
     if missing is None:
         network = weights.load_model(model, settings.checkpoint, context.talk)
@@ -102,6 +108,32 @@ def prepare_network(context: Context, info: SourceInfo) -> Loaded:
     megabytes = 0 if missing is None else missing.megabytes
     alters_sharp = registry.find_entry(model).alters_sharp
     return Loaded(model, digest, placed.network, placed.device, precision, sha256, alters_sharp, megabytes)
+
+
+def best_model(context: Context, info: SourceInfo, chosen: torch.device) -> str:
+    """Return the name of the model that `best` stands for: of a resumed run that of the earlier one."""
+    earlier = earlier_model(context, BEST)  # a busier machine must not change it
+    model = choose_model(context.settings, info, chosen, context.talk) if earlier is None else earlier.model
+    context.chosen = ModelChoice(BEST, model)
+    return model
+
+
+def earlier_model(context: Context, asked: str) -> ModelChoice | None:
+    """Return what an interrupted run of this input chose, asked in the same way; None if a new choice is due.
+
+    It is due, too, if those weights would now ask before their download.
+
+    Raises: OutputError, InputError; see earlier_choice.
+    """
+    settings = context.settings
+    earlier = earlier_choice(context.output, context.source_path, asked) if settings.resume else None
+    if earlier is None or earlier.model.partition("@")[0] not in registry.known_models():
+        return None
+    try:
+        entry, chosen = registry.choose_weights(earlier.model)
+    except ModelError:
+        return None
+    return earlier if chosen is not None and choice.is_at_hand(entry, context.talk, chosen) else None
 
 
 def _missing_weights(context: Context, model: str) -> Weights | None:

@@ -22,15 +22,18 @@ from vdeblur.errors import InterruptedRunError, UsageError, VdeblurError, error_
 from vdeblur.events import Ask, Notify, Stop, Talk, ignore, never
 from vdeblur.models import own, weights
 from vdeblur.models.registry import CHOSEN_NAMES
+from vdeblur.restore import device
+from vdeblur.run import auto, loading
 from vdeblur.run.batch import Outcome, row_of, run_job, run_jobs, total_of
 from vdeblur.run.compare_input import check_comparison, compare_with_input
-from vdeblur.run.context import RunResult
+from vdeblur.run.context import Context, RunResult
+from vdeblur.run.file_run import run_file
 from vdeblur.run.jobs import RunJob
-from vdeblur.run.pipeline import restore_file
 from vdeblur.run.segments import Division
 from vdeblur.run.sinks import writes_pictures
+from vdeblur.run.store import ModelChoice
 from vdeblur.settings import Settings
-from vdeblur.source import video
+from vdeblur.source import counting, video
 
 POLL_SECONDS = 0.2  # between two checks for signals
 CONNECT_SECONDS = 5  # to wait for a cluster's answer
@@ -91,7 +94,9 @@ def run_jobs_on_ray(
 class _Cluster:
     """The tasks of a run on a cluster.
 
-    running: Ray's reference of each task to its job and share. left: of each job how many tasks are not done.
+    settled: the settings of each file. In them `auto` and `best` are the model that was chosen here, once: two machines
+    may choose differently, and would clear each other's segments. running: Ray's reference of each task to its job and
+    share. left: of each job how many tasks are not done.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class _Cluster:
         self.ray, self.jobs, self.settings = ray, jobs, settings
         self.notify, self.ask, self.stop = notify, ask, stop
         self.running: dict[Any, tuple[RunJob, Share]] = {}
+        self.settled: dict[RunJob, Settings] = {}
         self.left: dict[RunJob, int] = {}
         self.outcomes: dict[RunJob, Outcome] = {}
 
@@ -108,12 +114,37 @@ class _Cluster:
         resources, count = _resources(self.ray, self.settings, workers)
         task: Any = self.ray.remote(**resources)(_work)
         for job in self.jobs:
-            settings = job.settings(self.settings)
+            context = self._settle(job)
+            settings = self.settled[job] = context.settings
             shares = _shares(job, settings, count)
             self.left[job] = len(shares)
             for share in shares:
-                self.running[task.remote(*_with_absolute_paths(job, settings), share)] = (job, share)
+                self.running[task.remote(*_with_absolute_paths(job, settings), share, context.chosen)] = (job, share)
         self.notify("engine", {"engine": "ray", "workers": count, "tasks": len(self.running)})
+
+    def _settle(self, job: RunJob) -> Context:
+        """Return what a file's tasks begin with: the settings, with a model's name instead of `auto` or `best`.
+
+        Raises: InterruptedRunError.
+        """
+        context = Context(job.source, job.output, job.settings(self.settings), self.notify, self.ask, self.stop)
+        settings = context.settings
+        if settings.model not in CHOSEN_NAMES:
+            return context
+        try:
+            with contextlib.closing(video.open_source(job.source, settings.cut, ignore)) as source:
+                counting.settle_frames(source)
+                if settings.model == auto.AUTO:
+                    context.settings = auto.settled_settings(context, source.info)
+                else:
+                    chosen = device.choose_device(settings.device, ignore)  # the tasks report faults
+                    model = loading.best_model(context, source.info, chosen)
+                    context.settings = dataclasses.replace(settings, model=model)
+        except InterruptedRunError:
+            raise
+        except VdeblurError:
+            return context  # the task reports the error
+        return context
 
     def collect(self) -> None:
         """Wait for all tasks; join the shares of each file as soon as all of them are done.
@@ -154,7 +185,7 @@ class _Cluster:
         """Finish a file here: join its shares, making what is missing of them, or report what the one task made."""
         try:
             if share is not None:
-                return Outcome(job, run_job(job, self.settings, notify=self.notify, ask=self.ask, stop=self.stop))
+                return Outcome(job, run_job(job, self.settled[job], notify=self.notify, ask=self.ask, stop=self.stop))
             if isinstance(result, Exception):
                 raise result
             self._tell_done(job, result)
@@ -266,6 +297,7 @@ def _with_absolute_paths(job: RunJob, settings: Settings) -> tuple[RunJob, Setti
     return here, dataclasses.replace(settings, model=model, checkpoint=checkpoint, mask=mask)
 
 
-def _work(job: RunJob, settings: Settings, share: Share) -> RunResult:
-    """Do one task, in a worker."""
-    return restore_file(job.source, job.output, dataclasses.replace(settings, share=share, compare=None))
+def _work(job: RunJob, settings: Settings, share: Share, chosen: ModelChoice | None) -> RunResult:
+    """Do one task, in a worker. chosen: the model, if the user did not name it."""
+    settings = dataclasses.replace(settings, share=share, compare=None)
+    return run_file(Context(job.source, job.output, settings, chosen=chosen))

@@ -288,6 +288,7 @@ def open_store(context: Context, loaded: Loaded, source: Source) -> Store:
     """
     settings = context.settings
     store = Store(context.output, fingerprint(settings, loaded.model, loaded.digest, source))
+    store.chosen = context.chosen
     if not settings.resume:
         store.forget("--no-resume was given")
     elif store.reason and settings.strict:

@@ -26,7 +26,7 @@ from vdeblur.restore.plan import plan_tiles
 from vdeblur.restore.restorer import Restorer
 from vdeblur.run import auto
 from vdeblur.run.context import Context
-from vdeblur.run.loading import Loaded, check_model, prepare_network
+from vdeblur.run.loading import Loaded, check_model, prepare_network, settled
 from vdeblur.settings import Settings
 from vdeblur.source import demux
 from vdeblur.source.deinterlace import deinterlaced
@@ -100,9 +100,12 @@ def _write(context: Context, at: Fraction, neighbours: int) -> Still:
         if context.settings.model == auto.AUTO:
             context.settings = auto.settled_settings(context, info)
         loaded = prepare_network(context, info)
+        context.settings = settled(context.settings, loaded)
         before, after = streams.frames_around(loaded.network)
         frames, place = _frames_at(source, at, neighbours + before, neighbours + after, context)
         restored = _restored(context, source, loaded, frames)
+        if restored[place].is_guarded:
+            context.warn_of_guarded([restored[place].seconds - source.start_seconds])
         frame, used, share = _combined(restored, place, neighbours, loaded.device)
         data = encoding.encode(frame)
     except torch.OutOfMemoryError as error:
@@ -159,11 +162,15 @@ def _restored(context: Context, source: Source, loaded: Loaded, frames: list[Fra
 
 
 def _combined(restored: list[Frame], place: int, neighbours: int, device: torch.device) -> tuple[Frame, int, float]:
-    """Combine a restored frame with its neighbours of the same scene; return it, their number, and their share."""
+    """Combine a restored frame with its neighbours of the same scene; return it, their number, and their share.
+
+    Neighbours in which the network failed are left out.
+    """
     around = range(max(place - neighbours, 0), min(place + neighbours + 1, len(restored)))
     device = device if device.type == "cuda" else torch.device("cpu")  # others lack bicubic sampling
     frame = restored[place]
-    others = [other for other in _same_scene(restored, around, place) if other != place]
+    same = (other for other in _same_scene(restored, around, place) if other != place)
+    others = [other for other in same if not restored[other].is_guarded]
     space = color.ColorSpace.of(frame.picture, frame.chroma_location)
     planes = color.planes_of(frame, space, device)
     own = color.to_rgb(planes, space)

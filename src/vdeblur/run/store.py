@@ -18,6 +18,7 @@ from vdeblur.run.segment_record import JUNK, SegmentRecord, read_json, read_segm
 from vdeblur.run.segments import CHECKED, Mark
 from vdeblur.run.state_folder import LOCK, PICTURES, STATE, WHOLE, check_state_folder, clear_state_folder
 from vdeblur.settings import TILE, Settings
+from vdeblur.source import demux
 from vdeblur.source.pictures import picture_files
 from vdeblur.source.video import Source
 from vdeblur.version import __version__
@@ -41,12 +42,21 @@ def fingerprint(settings: Settings, model: str, digest: str, source: Source) -> 
     return facts | options
 
 
+@dataclasses.dataclass(frozen=True)
+class ModelChoice:
+    """A model that a run chose. asked: auto or best. strength: of the restoration, which `auto` chooses, too."""
+
+    asked: str
+    model: str
+    strength: float = 1.0
+
+
 class Store:
     """The folder beside an output that holds its finished segments.
 
     The constructor reads what an earlier run left. records: the usable segments by index. plan: the decisions of that
     run. fingerprint: see the function. reason: why the segments of the earlier run cannot be used; "" if they can, or
-    there are none.
+    there are none. chosen: what `-m auto` or `best` chose for this run, see ModelChoice; None if the model was named.
 
     Raises: OutputError where the folder must not be used; see check_state_folder.
     """
@@ -58,6 +68,7 @@ class Store:
         self.records: dict[int, SegmentRecord] = {}
         self.plan: dict[str, Any] = {}
         self.reason = ""
+        self.chosen: ModelChoice | None = None
         self.is_forgotten = self.is_shared = False
         self.lock = filelock.FileLock(self.folder / LOCK)
         self._read()
@@ -133,6 +144,8 @@ class Store:
         clear_state_folder(self.folder)
         self.plan = plan
         state = {"format": FORMAT, "output": self.output.name, "fingerprint": self.fingerprint, "plan": plan}
+        if self.chosen is not None:
+            state["chosen"] = dataclasses.asdict(self.chosen)
         write_whole(self.folder / STATE, json.dumps(state, indent=1).encode())
 
     def _acquire(self, seconds: float) -> None:
@@ -193,18 +206,24 @@ class Store:
         self.lock.release()
 
 
-def earlier_plan(output: Path) -> dict[str, Any]:
-    """Return the plan of an earlier run for this output, whatever its fingerprint; {} if there was none.
+def earlier_choice(output: Path, source_path: Path, asked: str) -> ModelChoice | None:
+    """Return what an earlier run chose for this output and input, asked in the same way; None if there was none.
 
-    Raises: OutputError where the folder must not be used; see check_state_folder.
+    Raises: OutputError where the folder must not be used, see check_state_folder; InputError.
     """
     folder = folder_of(output)
-    if not check_state_folder(folder):
-        return {}
+    if source_path == demux.PIPE or not check_state_folder(folder):
+        return None
     try:
-        return _checked_plan(read_json(folder / STATE)["plan"])
+        state = read_json(folder / STATE)
+        before = dict(state["fingerprint"])["the input"]
+        found = ModelChoice(**state["chosen"])
     except JUNK:
-        return {}
+        return None
+    is_sound = isinstance(found.model, str) and isinstance(found.strength, float) and 0 <= found.strength <= 1
+    if not is_sound or found.asked != asked or before != identity_of(source_path):
+        return None
+    return found
 
 
 def _checked_plan(plan: Any) -> dict[str, Any]:
