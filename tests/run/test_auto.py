@@ -15,9 +15,10 @@ import torch
 from click.testing import Result
 
 from vdeblur.datasets.pictures import write_png
-from vdeblur.errors import DeviceError
-from vdeblur.models import choice, registry
+from vdeblur.errors import DeviceError, ModelError
+from vdeblur.models import cache, choice, registry
 from vdeblur.networks.lite import Lite
+from vdeblur.run import auto
 from vdeblur.run.context import Context, RunResult
 from vdeblur.run.file_run import run_file
 from vdeblur.run.jobs import RunJob
@@ -162,6 +163,20 @@ def test_auto_never_asks_and_obeys_limits(vdeblur, tmp_path: Path, models: None,
     assert "auto uses published weights only" in result.stderr
     for command in (("inspect", clip, "-m", "auto", "-o", tmp_path / "dir"), ("models", "show", "auto")):
         assert vdeblur(*command).exit_code in (2, 5)
+
+
+def test_what_cannot_be_downloaded_is_passed_over(vdeblur, tmp_path: Path, models: None, monkeypatch) -> None:
+    def fail(entry: registry.ModelEntry, weights: registry.Weights, talk: object) -> Path:
+        if entry.name == "quick":
+            raise ModelError("no network", "try again")
+        return real(entry, weights, talk)
+
+    real = cache.obtain_weights
+    monkeypatch.setattr(auto.cache, "obtain_weights", fail)
+    clip = make_clip(tmp_path / "in", *FOOTAGE["strong"])
+    found = chosen(vdeblur("run", clip, tmp_path / "out.mkv", "-m", "auto", "--json"))
+    assert found["model"] == "lite"
+    assert any("quick" in each and "cannot be downloaded now" in each for each in found["passed_over"])
 
 
 def test_a_resumed_run_keeps_its_choice(vdeblur, tmp_path: Path, models: None, monkeypatch) -> None:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 
+from vdeblur.errors import ModelError
 from vdeblur.events import Talk, ignore
 from vdeblur.look.glance import GlanceResult, glance_at
-from vdeblur.models import choice, registry
+from vdeblur.models import cache, choice, registry
 from vdeblur.models.choice import REASONABLE_SECONDS, UNKNOWN_FRAMES, time_in_words
 from vdeblur.models.registry import ModelEntry, Weights
 from vdeblur.restore import device
@@ -101,6 +102,8 @@ def settled_settings(context: Context, info: SourceInfo) -> Settings:
     """
     settings = context.settings
     found = choose(context.source_path, settings, info, context.talk)
+    if not settings.dry_run:
+        found = _with_weights(found, context.talk)
     earlier = earlier_model(context, AUTO)
     if earlier is not None and (earlier.model, earlier.strength) != (found.model, found.strength):
         reason = "as the run that was interrupted"
@@ -131,13 +134,33 @@ def choose(source_path: Path, settings: Settings, info: SourceInfo, talk: Talk) 
     if not footage.is_blurred:
         strength = SHARP_STRENGTH if footage.kind == "sharp" else 1.0
         return AutoChoice(FALLBACK, strength, words, footage)
-    candidates = tuple(candidates_for(footage, chosen, settings, info, talk))
+    return _best_of(footage, tuple(candidates_for(footage, chosen, settings, info, talk)))
+
+
+def _best_of(footage: GlanceResult, candidates: tuple[Candidate, ...]) -> AutoChoice:
+    """Choose the first candidate without a fault, or lite."""
+    words = KINDS[footage.kind].format(share=footage.share)
     fitting = next((each for each in candidates if not each.fault), None)
     if fitting is None:
         reason = f"{words}; no weights for it are at hand and quick enough here"
         return AutoChoice(FALLBACK, 1.0, reason, footage, candidates)
     learned = f"it learned from {fitting.weights.trained_on}, and takes about {time_in_words(fitting.seconds)}"
     return AutoChoice(fitting.name, 1.0, f"{words}; {learned}", footage, candidates)
+
+
+def _with_weights(found: AutoChoice, talk: Talk) -> AutoChoice:
+    """Download the weights of a choice; where that fails, choose the next candidate, in the end lite."""
+    candidates = list(found.candidates)
+    for place, candidate in enumerate(candidates):
+        if not candidate.fault:
+            try:
+                cache.obtain_weights(candidate.entry, candidate.weights, talk)
+                break
+            except ModelError:
+                candidates[place] = replace(candidate, fault="cannot be downloaded now")
+    if found.footage is None or tuple(candidates) == found.candidates:
+        return found
+    return _best_of(found.footage, tuple(candidates))
 
 
 def candidates_for(
