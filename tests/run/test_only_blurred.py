@@ -80,12 +80,12 @@ def texture(seed: int, width: int) -> numpy.ndarray:
     return (0.5 + 0.12 * total).clip(0, 1)
 
 
-def moving(seed: int = 0, blurred: range = BLURRED, frames: int = FRAMES) -> numpy.ndarray:
-    """Return a camera's pan over a texture, uint8 (T, H, W), with some frames smeared along the motion."""
+def moving(seed: int = 0, blurred: range = BLURRED, frames: int = FRAMES, smear: int = STEP) -> numpy.ndarray:
+    """Return a camera's pan over a texture, uint8 (T, H, W), with some frames smeared along the motion, in pixels."""
     large = texture(seed, WIDTH + STEP * (frames + 2))
     pictures = []
     for number in range(frames):
-        shifts = range(STEP) if number in blurred else (0,)
+        shifts = range(smear) if number in blurred else (0,)
         parts = [large[:, STEP * number + shift :][:, :WIDTH] for shift in shifts]
         pictures.append(255 * numpy.mean(parts, 0))
     return numpy.stack(pictures).round().astype(numpy.uint8)
@@ -283,12 +283,12 @@ def test_a_part_of_a_scene_has_the_same_strengths(clip: Path) -> None:
 
 
 def test_segments_of_a_pipe_have_the_strengths_of_the_whole(tmp_path: Path) -> None:
-    """Though its limit depends on all frames of the scene before."""
-    pictures = numpy.concatenate((moving(1), moving(2, range(4, 9))))
+    """Though the limit depends on all frames of the scene before: only they show that others are slightly blurred."""
+    pictures = numpy.concatenate((moving(1, range(6, 20), smear=3), moving(2, range(4, 9))))
     frames = list(open_source(write(tmp_path / "in.mkv", pictures), Settings().cut, lambda *_: None).frames())
     whole = [frame.strength for frame in OnlyBlurred(None, CPU).with_strengths(iter(frames))]
-    assert max(whole) == 1.0
     assert min(whole) == 0.0
+    assert min(whole[8:18]) > 0.3
     for around, length in ((AROUND, Fraction(7, 25)), (AROUND + 3, Fraction(2, 25))):
         divider = Divider(iter(frames), Division(Fraction(0), length), around, around)
         blurred, found = OnlyBlurred(None, CPU), []
@@ -306,9 +306,9 @@ def test_a_region_is_measured_by_itself(vdeblur, tmp_path: Path, monkeypatch: py
     path, output = write(tmp_path / "halves.mkv", numpy.concatenate(halves, 2)), tmp_path / "out.mkv"
     options = ("-m", f"{tmp_path / 'net.py'}:OfFrames", "--lossless", "--only-blurred", "--json", "-y")
     means = []
-    for least, left in ((64, 0), (64, 80), (128, 0), (128, 80)):
+    for least, left in ((32, 0), (32, 128), (128, 0), (128, 128)):
         monkeypatch.setattr("vdeblur.restore.only_blurred.LEAST_SIDE", least)
-        result = vdeblur("run", path, output, *options, "--region", f"64x96+{left}+0")
+        result = vdeblur("run", path, output, *options, "--region", f"32x96+{left}+0")
         assert result.exit_code == 0, result.output
         means.append(told(result, "file_done")[0]["only_blurred"]["mean_strength"])
     assert means[0] == 0.0
