@@ -291,7 +291,8 @@ def test_segments_of_a_pipe_have_the_strengths_of_the_whole(tmp_path: Path) -> N
     assert min(whole[8:18]) > 0.3
     for around, length in ((AROUND, Fraction(7, 25)), (AROUND + 3, Fraction(2, 25))):
         divider = Divider(iter(frames), Division(Fraction(0), length), around, around)
-        blurred, found = OnlyBlurred(None, CPU), []
+        blurred = OnlyBlurred(None, CPU)
+        found: list[float] = []
         while len(found) < len(frames):
             segment = divider.segment()
             strengths = [frame.strength for frame in blurred.with_strengths(segment.frames)]

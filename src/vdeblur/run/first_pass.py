@@ -33,7 +33,9 @@ def find_scenes(context: Context, source: Source, device: torch.device, stop: St
     again = open_source(source.path, context.settings.cut, ignore)
     with closing(again), closing(read_ahead(context, again.frames(), again.info)) as frames:
         readable = _readable(frames, context, again, stop)
-        return scene_starts(readable, measuring_device(device), context.settings.scene_detect, context.area)
+        scenes = scene_starts(readable, measuring_device(device), context.settings.scene_detect, context.area)
+    context.restoring_since = time.monotonic()
+    return scenes
 
 
 def _readable(frames: Iterator[Frame], context: Context, source: Source, stop: Stop) -> Iterator[Frame]:

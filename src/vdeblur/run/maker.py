@@ -5,6 +5,7 @@ import dataclasses
 import queue
 import shutil
 import sys
+import time
 from contextlib import closing
 from fractions import Fraction
 from typing import Any
@@ -104,6 +105,7 @@ class SegmentMaker:
         plan: dict[str, Any] = {"tile": self.tiles.name, "window": self.tiles.window, "model": self.loaded.model}
         if context.settings.only_blurred:
             plan["scenes"] = self._scenes()
+            self.stop.begun = time.monotonic()  # its speed is that of restoring
         self.store.open(plan, shared=is_shared)
         if self.store.plan != plan:  # another process has started since this one planned
             self.tiles = self._plan_tiles()
