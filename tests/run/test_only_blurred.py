@@ -20,17 +20,14 @@ from vdeblur.measure import blur
 from vdeblur.restore.only_blurred import (
     AROUND,
     MOST_MEASURES,
-    SMOOTHED,
     OnlyBlurred,
     SceneSlopes,
     SceneStart,
-    highest_slope,
-    raw_strength,
     scene_starts,
     scenes_as_json,
     scenes_from_json,
-    smoothed_strength,
 )
+from vdeblur.restore.strength import SMOOTHED, highest_slope, raw_strength, smoothed_strength
 from vdeblur.run import pipeline
 from vdeblur.run.segments import Divider, Division
 from vdeblur.run.store import folder_of
