@@ -174,6 +174,10 @@ class FirstPassEvent(TypedDict):
     frames_estimate: int | None
 
 
+class FirstPassProgressEvent(ProgressEvent):
+    """Frames are measured in the first pass; --json shows at most two per second and file."""
+
+
 class ChoiceEvent(TypedDict):
     """`-m best` or `-m auto` has chosen a model.
 
@@ -541,6 +545,7 @@ EVENTS: dict[str, type] = {
     "probe": ProbeEvent,
     "choice": ChoiceEvent,
     "first_pass": FirstPassEvent,
+    "first_pass_progress": FirstPassProgressEvent,
     "plan": PlanEvent,
     "segment": SegmentEvent,
     "file_done": FileDoneEvent,

@@ -1,6 +1,7 @@
 """`run --only-blurred`: sharp frames pass to the bit, blurred ones are restored, and resuming changes nothing."""
 
 import dataclasses
+import itertools
 import json
 import subprocess
 from fractions import Fraction
@@ -13,23 +14,22 @@ import torch
 
 from tests import clips
 from tests.run.test_segments import stop_after
+from vdeblur.cli.lines import lines_of
 from vdeblur.errors import InterruptedRunError
 from vdeblur.measure import blur
 from vdeblur.restore.only_blurred import (
     AROUND,
     MOST_MEASURES,
-    SMOOTHED,
     OnlyBlurred,
     SceneSlopes,
     SceneStart,
-    highest_slope,
-    raw_strength,
     scene_starts,
     scenes_as_json,
     scenes_from_json,
-    smoothed_strength,
 )
+from vdeblur.restore.strength import SMOOTHED, highest_slope, raw_strength, smoothed_strength
 from vdeblur.run import pipeline
+from vdeblur.run.segments import Divider, Division
 from vdeblur.run.store import folder_of
 from vdeblur.settings import EncodeOptions, Settings
 from vdeblur.source.video import open_source
@@ -77,12 +77,12 @@ def texture(seed: int, width: int) -> numpy.ndarray:
     return (0.5 + 0.12 * total).clip(0, 1)
 
 
-def moving(seed: int = 0, blurred: range = BLURRED, frames: int = FRAMES) -> numpy.ndarray:
-    """Return a camera's pan over a texture, uint8 (T, H, W), with some frames smeared along the motion."""
+def moving(seed: int = 0, blurred: range = BLURRED, frames: int = FRAMES, smear: int = STEP) -> numpy.ndarray:
+    """Return a camera's pan over a texture, uint8 (T, H, W), with some frames smeared along the motion, in pixels."""
     large = texture(seed, WIDTH + STEP * (frames + 2))
     pictures = []
     for number in range(frames):
-        shifts = range(STEP) if number in blurred else (0,)
+        shifts = range(smear) if number in blurred else (0,)
         parts = [large[:, STEP * number + shift :][:, :WIDTH] for shift in shifts]
         pictures.append(255 * numpy.mean(parts, 0))
     return numpy.stack(pictures).round().astype(numpy.uint8)
@@ -130,6 +130,11 @@ def test_sharp_frames_pass_to_the_bit(vdeblur, clip: Path, tmp_path: Path, netwo
     assert calls_in(tmp_path) == (FRAMES if network == "WithState" else len(changed))
     assert told(result, "plan")[0]["only_blurred"] is True
     assert len(told(result, "first_pass")) == 1
+    progress = told(result, "first_pass_progress")[0]
+    assert (progress["frame"], progress["frames_estimate"]) == (1, FRAMES)
+    (line,) = lines_of("first_pass_progress", {**progress, "eta_seconds": 6})
+    assert line.startswith(f"  {clip}: first pass, frame 1 of {FRAMES}, ")
+    assert line.endswith(" fps, 0:06 left")
 
 
 def test_the_summary_says_it_in_words(vdeblur, clip: Path, tmp_path: Path) -> None:
@@ -200,6 +205,21 @@ def test_resumed_and_shared_runs_equal_an_uninterrupted_one(clip: Path, tmp_path
     assert clips.frame_hashes(shared) == clips.frame_hashes(whole)
 
 
+def test_a_share_uses_the_first_pass_of_another(clip: Path, tmp_path: Path) -> None:
+    """Also of one that has made it since this share was planned."""
+    settings = Settings(model="identity", segment=Fraction(7, 25), only_blurred=True)
+    output, events = tmp_path / "out.mkv", []
+
+    def note(event: str, facts: dict[str, object]) -> None:
+        events.append(event)
+        if event == "plan":
+            pipeline.restore_file(clip, output, dataclasses.replace(settings, share=(2, 2)))
+
+    pipeline.restore_file(clip, output, dataclasses.replace(settings, share=(1, 2)), notify=note)
+    assert "segment" in events
+    assert "first_pass" not in events
+
+
 def test_scenes_that_a_plan_cannot_have() -> None:
     """The plan lies beside the output, where others can write."""
     scenes = [SceneStart(0, -1.6), SceneStart(40, -1.4)]
@@ -259,6 +279,62 @@ def test_a_part_of_a_scene_has_the_same_strengths(clip: Path) -> None:
         assert found[AROUND : AROUND + 3] == whole[first : first + 3]
 
 
+def test_segments_of_a_pipe_have_the_strengths_of_the_whole(tmp_path: Path) -> None:
+    """Though the limit depends on all frames of the scene before: only they show that others are slightly blurred."""
+    pictures = numpy.concatenate((moving(1, range(6, 20), smear=3), moving(2, range(4, 9))))
+    frames = list(open_source(write(tmp_path / "in.mkv", pictures), Settings().cut, lambda *_: None).frames())
+    whole = [frame.strength for frame in OnlyBlurred(None, CPU).with_strengths(iter(frames))]
+    assert min(whole) == 0.0
+    assert min(whole[8:18]) > 0.3
+    for around, length in ((AROUND, Fraction(7, 25)), (AROUND + 3, Fraction(2, 25))):
+        divider = Divider(iter(frames), Division(Fraction(0), length), around, around)
+        blurred = OnlyBlurred(None, CPU)
+        found: list[float] = []
+        while len(found) < len(frames):
+            segment = divider.segment()
+            strengths = [frame.strength for frame in blurred.with_strengths(segment.frames)]
+            found += strengths[segment.lead :][: segment.own_frames]
+        assert found == whole
+
+
+def test_a_region_is_measured_by_itself(vdeblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The left half is sharp, the right one blurred; regions that are too small are measured as the whole frame."""
+    (tmp_path / "net.py").write_text(CODE)
+    halves = moving(1, range(0), 8)[..., : WIDTH // 2], moving(2, range(8), 8)[..., : WIDTH // 2]
+    path, output = write(tmp_path / "halves.mkv", numpy.concatenate(halves, 2)), tmp_path / "out.mkv"
+    options = ("-m", f"{tmp_path / 'net.py'}:OfFrames", "--lossless", "--only-blurred", "--json", "-y")
+    means = []
+    for least, left in ((32, 0), (32, 128), (128, 0), (128, 128)):
+        monkeypatch.setattr("vdeblur.restore.only_blurred.LEAST_SIDE", least)
+        result = vdeblur("run", path, output, *options, "--region", f"32x96+{left}+0")
+        assert result.exit_code == 0, result.output
+        means.append(told(result, "file_done")[0]["only_blurred"]["mean_strength"])
+    assert means[0] == 0.0
+    assert means[1] > 0.9
+    assert means[2] == means[3]
+
+
+def test_frames_that_are_called_sharp_are_not_restored() -> None:
+    """Unless their blur has a direction, or their scene has much sharper frames."""
+    sharp = blur.BlurMeasure(slope_along=-1.89, slope_across=-1.8, motion=5.0, noise=0.5, alikeness=0.9)
+    assert raw_strength(sharp, -1.6, True) == 0.0
+    directed = dataclasses.replace(sharp, slope_across=-1.6)
+    assert raw_strength(directed, -1.6, True) == pytest.approx(0.725)
+    assert raw_strength(dataclasses.replace(directed, motion=1.0), -1.6, True) == 0.0
+    assert raw_strength(sharp, -1.4, True) == pytest.approx(0.475)
+    assert raw_strength(dataclasses.replace(sharp, slope_along=-1.95), -1.6, True) == pytest.approx(0.4375)
+
+
+@pytest.mark.parametrize("name", ["driving_720p25", "sam2_03_blocks"])
+def test_a_sharp_clip_stays_as_it_is(shared: Path, name: str) -> None:
+    """Of the first, these frames have slopes of -1.90 to -1.77, lower than those of most sharp clips."""
+    source = open_source(shared / f"data/sharp/{name}.mp4", Settings().cut, lambda *_: None)
+    first = 28 if name.startswith("driving") else 0
+    frames = itertools.islice(source.frames(), first, first + 8)
+    assert [frame.strength for frame in OnlyBlurred(None, CPU).with_strengths(frames)] == [0.0] * 8
+    source.close()
+
+
 def test_noise_and_still_defocus_need_no_restoration() -> None:
     blurry = blur.BlurMeasure(slope_along=-2.4, slope_across=-2.0, motion=5.0, noise=0.5, alikeness=0.9)
     still = dataclasses.replace(blurry, slope_across=-2.4, motion=0.3)
@@ -268,8 +344,8 @@ def test_noise_and_still_defocus_need_no_restoration() -> None:
     assert raw_strength(still, -1.6, False) == 1.0, "a single picture has no motion to tell by"
     assert raw_strength(dataclasses.replace(blurry, slope_along=-1.65), -1.6, True) == 0.0, "sharp frames differ so"
     crisp = dataclasses.replace(blurry, slope_along=-1.6)
-    assert raw_strength(crisp, -1.4, True) == pytest.approx(0.5)
-    assert raw_strength(dataclasses.replace(crisp, motion=0), -1.4, True) == 0.0, "the limit is of slopes along motion"
+    assert raw_strength(crisp, -1.1, True) == pytest.approx(0.5)
+    assert raw_strength(dataclasses.replace(crisp, motion=0), -1.1, True) == 0.0, "the limit is of slopes along motion"
 
 
 def test_the_sharpest_frames_of_a_scene_set_the_limit() -> None:
@@ -287,7 +363,7 @@ def test_long_scenes_are_sampled(monkeypatch: pytest.MonkeyPatch, clip: Path) ->
         return blur.BlurMeasure(-1.5, -1.5, 1.0, 0.0, 1.0)
 
     monkeypatch.setattr(blur, "blur_of", note)
-    monkeypatch.setattr("vdeblur.restore.only_blurred.measured_luma", lambda frame, device: torch.tensor(frame.pts))
+    monkeypatch.setattr("vdeblur.restore.only_blurred.measured_luma", lambda frame, *_: torch.tensor(frame.pts))
     frame = next(open_source(clip, Settings().cut, lambda *_: None).frames())
     slopes = SceneSlopes(0)
     for number in range(8 * MOST_MEASURES):

@@ -22,6 +22,7 @@ from vdeblur.events import (
     FileEvent,
     FileSkippedEvent,
     FirstPassEvent,
+    FirstPassProgressEvent,
     MeasuringEvent,
     OffsetEvent,
     PlanEvent,
@@ -152,6 +153,10 @@ def _choice(facts: ChoiceEvent) -> list[str]:
 
 def _first_pass(facts: FirstPassEvent) -> list[str]:
     return [f"  {facts['input']}: first pass, to learn how sharp its scenes are"]
+
+
+def _first_pass_progress(facts: FirstPassProgressEvent) -> list[str]:
+    return [line.replace(": frame", ": first pass, frame") for line in _progress(facts)]
 
 
 def _file(facts: FileEvent) -> list[str]:
@@ -419,6 +424,7 @@ _LINES: dict[str, Callable[[Any], list[str]]] = {
     "download_done": _download_done,
     "choice": _choice,
     "first_pass": _first_pass,
+    "first_pass_progress": _first_pass_progress,
     "file": _file,
     "plan": _plan,
     "file_done": _file_done,

@@ -23,7 +23,8 @@ from vdeblur.version import __version__
 
 PROGRESS_SECONDS = 0.5  # at most two progress events a second
 LINE_SECONDS = 10.0  # between lines of progress without a terminal
-FREQUENT = {"progress", "download_progress", "sequence_made"}  # shown as a line every LINE_SECONDS, unless as a bar
+# Shown as a line every LINE_SECONDS, unless as a bar.
+FREQUENT = {"progress", "first_pass_progress", "download_progress", "sequence_made"}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what writing to a full disk raises
 ENDS_FILE = {"file_done", "comparison", "sample", "still", "profile", "error"}
 ENDS_DOWNLOADS = {"download_done", "dataset_done"}
@@ -39,7 +40,7 @@ class JsonReporter:
 
     def notify(self, event: str, facts: dict[str, object]) -> None:
         """Write an event."""
-        if event in ("progress", "download_progress"):
+        if event in ("progress", "first_pass_progress", "download_progress"):
             now = time.monotonic()
             name = facts.get("input")
             if now - self.last_progress.get(name, 0.0) < PROGRESS_SECONDS:
@@ -109,6 +110,8 @@ class HumanReporter:
         """Draw progress as a bar; False if there is none."""
         if event == "progress":
             return self.bars.update_file(facts)
+        if event == "first_pass_progress":
+            return self.bars.update_first_pass(facts)
         return event == "download_progress" and self.bars.update_download(facts)
 
     def _is_due(self) -> bool:

@@ -11,7 +11,7 @@ import click
 from vdeblur.cli.lines import shown, total_in_words
 from vdeblur.cli.printable import echo_line, printable
 from vdeblur.errors import ExitStatus, InterruptedRunError
-from vdeblur.events import Ask, BatchEvent, DownloadProgressEvent, PlanEvent, ProgressEvent
+from vdeblur.events import Ask, BatchEvent, DownloadProgressEvent, FirstPassProgressEvent, PlanEvent, ProgressEvent
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -63,6 +63,14 @@ class Bars:
         total = max(facts["frames_estimate"], done) if facts["frames_estimate"] else None
         amount, rate = f"{done}/{'?' if total is None else total}", f"{facts['fps']:.2f} fps"
         self.progress.update(self.files[facts["input"]], completed=done, total=total, amount=amount, rate=rate)
+        return True
+
+    def update_first_pass(self, facts: FirstPassProgressEvent) -> bool:
+        """Write beside the bar of a file how far its first pass is; False if it has no bar."""
+        if self.progress is None or facts["input"] not in self.files:
+            return False
+        total = "" if facts["frames_estimate"] is None else f"/{facts['frames_estimate']}"
+        self.progress.update(self.files[facts["input"]], rate=f"first pass: {facts['frame']}{total}")
         return True
 
     def end_file(self, name: str) -> None:

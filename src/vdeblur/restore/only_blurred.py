@@ -1,20 +1,20 @@
 """`vdeblur run --only-blurred`: each frame gets as much of its restoration as its blur asks for.
 
-    frames -> slope of each (measure/blur.py) -> strength by the scene's sharpest frames -> smoothed over time
+    frames -> slope of each (measure/blur.py) -> strength by the scene (strength.py) -> smoothed over time
 
 Frames with a strength of 0 pass unchanged, to the bit. A network without a state is not even called for them; one with
-a state sees every frame, because its memory must not miss any. Strengths depend on nothing but the frames around and
-what a first pass over the file found, so resumed and divided runs give the same.
+a state sees every frame, because its memory must not miss any. Of a file, strengths depend on nothing but the frames
+around and what a first pass found, so resumed and divided runs give the same. A pipe is read only once, in order: its
+strengths depend on the frames before, too, back to the last cut, and are kept from one segment to the next.
 """
 
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,24 +22,19 @@ from torch.nn import functional as F
 from vdeblur.frame import Frame
 from vdeblur.measure import blur
 from vdeblur.restore import color
+from vdeblur.restore.area import Area
 from vdeblur.restore.scenes import SMALL, SceneDetector
+from vdeblur.restore.strength import SMOOTHED, highest_slope, raw_strength, smoothed_strength
 from vdeblur.restore.watch import OFF, Watch
 
-# Smoothing over time: the largest of a frame and its neighbours, then a triangle of five frames. So strengths change by
-# at most a third from frame to frame, the triangle's largest step.
-TRIANGLE = (1, 2, 3, 2, 1)
-SMOOTHED = 3  # frames before and after a frame that its strength depends on
 AROUND = SMOOTHED + 1  # frames to decode before and after a part: the outermost are measured between their neighbours
-SHARPEST = 0.9  # the quantile of a scene's slopes that counts as its sharpest frames
-MARGIN = 0.1  # below that, frames count as sharp
-# Smaller strengths are 0, since slopes of sharp frames differ that much with their content. So no frame of the sharp
-# clips of REDS (30 frames) and of four others (120 each) has a strength above 0; with 0.1, up to 120 of 120 had. The
-# blurry clips of REDS lose nothing.
-LEAST = 0.25
-STILL = 1.0  # measured pixels a frame; defocus that moves less is no motion blur
 HELD = 250  # slopes of a scene from which a pipe's strengths are computed
+REREAD = 1000  # frames of a pipe whose strengths are kept: more than any network sees around a border
 MOST_MEASURES = 200  # of a scene in the first pass; if there are more, every second one is left out
+LEAST_SIDE = 128  # pixels of an area; in smaller ones slopes mean little, and the whole frame is measured
 LARGEST_PTS = 1 << 62  # FFmpeg's times are 64 bits wide
+
+Part = tuple[slice, slice]  # rows and columns
 
 
 @dataclass(frozen=True)
@@ -78,53 +73,23 @@ def measuring_device(device: torch.device) -> torch.device:
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
-def highest_slope(slopes: Iterable[float]) -> float:
-    """Return the slope from which a scene's frames need no restoration.
+def measured_part(area: Area | None) -> Part | None:
+    """Return the rows and columns to measure where an area is restored; None: all, also where the area is small."""
+    return None if area is None or min(area.size) < LEAST_SIDE else (area.rows, area.columns)
 
-    slopes: along the motion, of frames that move, all or some. Slopes of others are the least of four directions, so
-    they are lower, and cannot be compared with these.
+
+def measured_luma(frame: Frame, device: torch.device, part: Part | None = None) -> Tensor:
+    """Return a frame's luma as measure/blur.py takes it: (1, 1, H, W) in [0, 1], short side at most 540 pixels.
+
+    part: rows and columns to measure; None: all.
     """
-    known = list(slopes)
-    if not known:
-        return blur.HIGHEST
-    return max(float(numpy.quantile(known, SHARPEST)) - MARGIN, blur.HIGHEST)
-
-
-def raw_strength(measure: blur.BlurMeasure, highest: float, has_neighbours: bool) -> float:
-    """Return how much of its restoration a frame needs by itself, 0 to 1.
-
-    Noise needs none, nor does defocus that hardly moves. highest: of the scene, for frames that move. has_neighbours:
-    whether the frame's motion is known.
-    """
-    kind = blur.kind_of(measure)
-    if kind == "noise" or (kind == "defocus" and has_neighbours and measure.motion < STILL):
-        return 0.0
-    strength = blur.strength_of(measure.slope_along, highest if measure.motion >= blur.STILL else blur.HIGHEST)
-    return strength if strength >= LEAST else 0.0
-
-
-def smoothed_strength(strengths: Sequence[float], place: int) -> float:
-    """Return the strength of the frame at a place, smoothed over time.
-
-    strengths: of the frames of its scene, or of those up to SMOOTHED frames away. Beyond the ends of the scene the
-    last value is repeated.
-    """
-    last = len(strengths) - 1
-    total = 0.0
-    for offset, weight in enumerate(TRIANGLE, -(len(TRIANGLE) // 2)):
-        near = min(max(place + offset, 0), last)
-        total += weight * max(strengths[max(near - 1, 0) : near + 2])
-    return total / sum(TRIANGLE)
-
-
-def measured_luma(frame: Frame, device: torch.device) -> Tensor:
-    """Return a frame's luma as measure/blur.py takes it: (1, 1, H, W) in [0, 1], short side at most 540 pixels."""
+    rows, columns = (slice(None), slice(None)) if part is None else part
     space = color.ColorSpace.of(frame.picture, frame.chroma_location)
     planes = color.planes_of(frame, space, device)
     if space.layout.rgb:
-        return blur.reduced_luma(blur.luma_from_rgb(color.to_rgb(planes, space)[None]))
+        return blur.reduced_luma(blur.luma_from_rgb(color.to_rgb(planes, space)[None, :, rows, columns]))
     black, extent = space.luma
-    return blur.reduced_luma(((planes[0].float() - black) / extent).clamp_(0, 1)[None, None])
+    return blur.reduced_luma(((planes[0][rows, columns].float() - black) / extent).clamp_(0, 1)[None, None])
 
 
 class CutFinder:
@@ -152,6 +117,7 @@ class SceneSlopes:
     """Samples the slopes of a scene in a first pass: of every second frame, of fewer in long scenes."""
 
     pts: int
+    part: Part | None = None  # of the frames that is measured
     measures: list[blur.BlurMeasure] = field(default_factory=list)
     step: int = 2  # frames from one that is measured to the next; the first is the one after the scene's first
     count: int = 0
@@ -162,7 +128,7 @@ class SceneSlopes:
         place, self.count = self.count % self.step, self.count + 1
         if place > 2:
             return
-        luma = measured_luma(frame, device)
+        luma = measured_luma(frame, device, self.part)
         if len(self.window) == 2:
             self._measure(luma)
         if place < 2:
@@ -185,7 +151,9 @@ class SceneSlopes:
 
 
 @torch.inference_mode()
-def scene_starts(frames: Iterator[Frame], device: torch.device, detects_scenes: bool) -> list[SceneStart]:
+def scene_starts(
+    frames: Iterator[Frame], device: torch.device, detects_scenes: bool, area: Area | None = None
+) -> list[SceneStart]:
     """Return all scenes of a video, each with the slope from which its frames need no restoration."""
     cuts = CutFinder(detects_scenes)
     scenes: list[SceneStart] = []
@@ -194,7 +162,7 @@ def scene_starts(frames: Iterator[Frame], device: torch.device, detects_scenes: 
         is_cut = cuts.begins_scene(frame)
         if scene is None or is_cut:
             scenes += [] if scene is None else [scene.end()]
-            scene = SceneSlopes(frame.pts)
+            scene = SceneSlopes(frame.pts, measured_part(area))
         scene.add(frame, device)
     return scenes if scene is None else [*scenes, scene.end()]
 
@@ -213,7 +181,7 @@ class OnlyBlurred:
     """Measures frames before they are restored, and sets the strength of each.
 
     scenes: what a first pass found, in order. None: the input cannot be read twice; cuts are then detected here, and
-    the slopes of the last frames of the scene stand for all.
+    the slopes of the last frames of the scene stand for all. area: the part of frames that is restored; None: all.
     """
 
     def __init__(
@@ -222,15 +190,25 @@ class OnlyBlurred:
         device: torch.device,
         detects_scenes: bool = True,
         watch: Watch = OFF,
+        area: Area | None = None,
     ) -> None:
         self.scenes, self.detects_scenes, self.watch = scenes, detects_scenes, watch
         self.device = measuring_device(device)
         self.times = [scene.pts for scene in scenes or ()]
         self.firsts = set(self.times)
+        self.part = measured_part(area)
+        # Of a pipe, over all its segments: frames around a border are read twice, and must get the same again.
+        self.cuts = CutFinder(detects_scenes and scenes is None)
+        self.slopes: deque[float] = deque(maxlen=HELD)
+        self.begins: dict[int, bool] = {}  # by pts
+        self.strengths: dict[int, float] = {}  # of frames by themselves, by pts
 
     @torch.inference_mode()
     def with_strengths(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        """Yield every frame with its strength; read AROUND frames ahead."""
+        """Yield every frame with its strength; read AROUND frames ahead.
+
+        Call it for each segment. Those of a pipe must come in order, each with AROUND frames before and after it.
+        """
         measured = self._measured(frames)
         past: deque[float] = deque(maxlen=SMOOTHED)  # of the frames of the scene that were yielded
         ahead: deque[_Measured] = deque()
@@ -247,43 +225,64 @@ class OnlyBlurred:
                 if item.begins:
                     break
                 following.append(item.strength)
-            strength = smoothed_strength([*past, current.strength, *following], len(past))
+            smoothed = smoothed_strength([*past, current.strength, *following], len(past))
             past.append(current.strength)
-            yield replace(current.frame, strength=strength)
+            yield replace(current.frame, strength=smoothed)
 
     def _measured(self, frames: Iterator[Frame]) -> Iterator[_Measured]:
         """Yield frames with their own strengths; read one frame ahead."""
-        cuts = CutFinder(self.detects_scenes and self.scenes is None)
-        slopes: deque[float] = deque(maxlen=HELD)
         previous: _Measured | None = None
-        current = self._look(next(frames, None), cuts)
+        current = self._look(next(frames, None))
         while current is not None:
-            following = self._look(next(frames, None), cuts)
+            following = self._look(next(frames, None))
             if current.begins:
                 previous = None
-                slopes.clear()
-            before = None if previous is None else previous.luma
-            after = None if following is None or following.begins else following.luma
-            with self.watch.stage("blur"):
-                measure = blur.blur_of(before, current.luma, after)
-                slopes += [measure.slope_along] if measure.motion >= blur.STILL else []
-                highest = self._highest(current.frame, slopes)
-                current.strength = raw_strength(measure, highest, before is not None or after is not None)
+            if current.frame.pts in self.strengths:
+                current.strength = self.strengths[current.frame.pts]
+            else:
+                with self.watch.stage("blur"):
+                    self._measure(current, previous, following)
             yield current
             previous, current = current, following
 
-    def _look(self, frame: Frame | None, cuts: CutFinder) -> _Measured | None:
+    def _look(self, frame: Frame | None) -> _Measured | None:
         if frame is None:
             return None
         with self.watch.stage("blur"):
-            begins = cuts.begins_scene(frame) if self.scenes is None else frame.pts in self.firsts
-            return _Measured(frame, begins, measured_luma(frame, self.device))
+            return _Measured(frame, self._begins(frame), measured_luma(frame, self.device, self.part))
 
-    def _highest(self, frame: Frame, slopes: Iterable[float]) -> float:
+    def _begins(self, frame: Frame) -> bool:
+        """Return whether a frame begins a scene."""
+        if self.scenes is not None:
+            return frame.pts in self.firsts
+        if frame.pts not in self.begins:
+            _keep(self.begins, frame.pts, self.cuts.begins_scene(frame))
+        return self.begins[frame.pts]
+
+    def _measure(self, current: _Measured, previous: _Measured | None, following: _Measured | None) -> None:
+        """Set a frame's own strength."""
+        before = None if previous is None else previous.luma
+        after = None if following is None or following.begins else following.luma
+        measure = blur.blur_of(before, current.luma, after)
         if self.scenes is None:
-            return highest_slope(slopes)
-        place = bisect_right(self.times, frame.pts) - 1
-        return self.scenes[place].highest if place >= 0 else blur.HIGHEST
+            if current.begins:
+                self.slopes.clear()
+            is_moving = measure.motion >= blur.STILL
+            highest = highest_slope([*self.slopes, *([measure.slope_along] if is_moving else [])])
+        else:
+            place = bisect_right(self.times, current.frame.pts) - 1
+            highest = self.scenes[place].highest if place >= 0 else blur.HIGHEST
+        current.strength = raw_strength(measure, highest, before is not None or after is not None)
+        if self.scenes is None and following is not None:  # else the next segment measures it with its neighbour
+            self.slopes += [measure.slope_along] if is_moving else []
+            _keep(self.strengths, current.frame.pts, current.strength)
+
+
+def _keep(values: dict[int, Any], pts: int, value: Any) -> None:
+    """Add a value, and forget the oldest."""
+    values[pts] = value
+    if len(values) > REREAD:
+        del values[next(iter(values))]
 
 
 @dataclass

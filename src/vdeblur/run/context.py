@@ -76,7 +76,7 @@ class Context:
     def __post_init__(self) -> None:
         self.talk = Talk(self.settings.offline, self.settings.yes, self.notify, self.ask, self.stop)
         self.profile = Profile(self.settings.profile)
-        self.begun = time.monotonic()
+        self.begun = self.restoring_since = time.monotonic()  # the latter moves to the end of a first pass
 
     @property
     def writes_pipe(self) -> bool:
@@ -108,7 +108,7 @@ class Context:
 
     def notify_progress(self, info: SourceInfo, done: int, restored: int) -> None:
         """Report the progress. done: finished frames; restored: those of them that this run has restored."""
-        rate = restored / max(self.seconds(), 1e-6)
+        rate = restored / max(time.monotonic() - self.restoring_since, 1e-6)
         left = None if info.frames_estimate is None else max(info.frames_estimate - done, 0) / rate
         facts = {"input": str(self.source_path), "frame": done, "frames_estimate": info.frames_estimate}
         self.notify(

@@ -5,6 +5,7 @@ import dataclasses
 import queue
 import shutil
 import sys
+import time
 from contextlib import closing
 from fractions import Fraction
 from typing import Any
@@ -104,13 +105,14 @@ class SegmentMaker:
         plan: dict[str, Any] = {"tile": self.tiles.name, "window": self.tiles.window, "model": self.loaded.model}
         if context.settings.only_blurred:
             plan["scenes"] = self._scenes()
+            self.stop.begun = time.monotonic()  # its speed is that of restoring
         self.store.open(plan, shared=is_shared)
         if self.store.plan != plan:  # another process has started since this one planned
             self.tiles = self._plan_tiles()
         if context.settings.only_blurred:
             scenes = only_blurred.scenes_from_json(self.store.plan.get("scenes"))
             detects, watch = context.settings.scene_detect, context.profile.main
-            self.only_blurred = OnlyBlurred(scenes, self.loaded.device, detects, watch)
+            self.only_blurred = OnlyBlurred(scenes, self.loaded.device, detects, watch, context.area)
         if self.source.is_pipe:
             self.reader.spool = Spool(self.store.folder / OTHERS)
         loaded, watch = self.loaded, context.profile.main
@@ -143,8 +145,11 @@ class SegmentMaker:
 
     def _scenes(self) -> list[list[float]] | None:
         """Return the scenes that an earlier run has found, or find them in a first pass."""
-        if "scenes" in self.store.plan:
-            scenes: list[list[float]] | None = self.store.plan["scenes"]
+        plan = self.store.plan
+        if "scenes" not in plan and self.context.settings.share is not None:
+            plan = Store(self.store.output, self.store.fingerprint).plan  # another share may have stored it meanwhile
+        if "scenes" in plan:
+            scenes: list[list[float]] | None = plan["scenes"]
             return scenes
         found = first_pass.find_scenes(self.context, self.source, self.loaded.device, self.stop)
         return only_blurred.scenes_as_json(found)

@@ -38,7 +38,7 @@ from vdeblur.source.video import Source, open_source
 PLACES = 3  # samples, each in the middle of its third
 LONGEST_RUN = 250  # frames from key frame to key frame at most: the default of x264 and x265
 # Events of single samples that are of no use, or about a file that is removed.
-HIDDEN = {"segment", "file_done", "first_pass"}
+HIDDEN = {"segment", "file_done", "first_pass", "first_pass_progress"}
 
 
 def run_sample(

@@ -127,7 +127,7 @@ class PipeSink:
         blurred: OnlyBlurred | None = None
         if context.settings.only_blurred:
             scenes = first_pass.find_scenes(context, source, loaded.device, context.stop)
-            blurred = OnlyBlurred(scenes, loaded.device, context.settings.scene_detect, watch)
+            blurred = OnlyBlurred(scenes, loaded.device, context.settings.scene_detect, watch, context.area)
             context.strengths = StrengthSum()
         items = read_ahead(context, source.items(), source.info)
 
