@@ -12,6 +12,7 @@ from vdeblur.restore import streams, tiles
 from vdeblur.restore.device import DTYPES, place
 
 NAMES = sorted(NETWORKS)
+SLOW = pytest.mark.slow
 # Arguments that make slow networks faster
 SMALL: dict[str, dict[str, Any]] = {
     "basicvsrpp": {"blocks": 2},
@@ -112,7 +113,7 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in trained)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name if name != "cdvd-tsp" else pytest.param(name, marks=SLOW) for name in NAMES])
 def test_half_precision_is_close(name: str) -> None:
     network = lively(name)
     clip = moving_clip(6)
@@ -135,7 +136,7 @@ def test_parts_that_stay_in_float32_keep_their_weights(name: str) -> None:
         assert torch.equal(value, before[key] if exact else before[key].half())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name if name != "cdvd-tsp" else pytest.param(name, marks=SLOW) for name in NAMES])
 def test_tiles_in_half_precision(name: str) -> None:
     """Tiles of features once came back from blending in float32, and met weights in half precision."""
     network = lively(name)

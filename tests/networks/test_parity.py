@@ -78,7 +78,7 @@ UNLIKE_WHOLE = ("nafnet", "turtle")
 
 
 @pytest.mark.parametrize(
-    "case", parity.each((c for c in FIRST.values() if c.folder not in UNLIKE_WHOLE), (*VARIANTS, "estrnn"))
+    "case", parity.each((c for c in FIRST.values() if c.folder not in UNLIKE_WHOLE), (*VARIANTS, "estrnn", "cdvd-tsp"))
 )
 def test_tiles_come_close_to_the_whole_frame(case: Case, tmp_path: Path) -> None:
     """The error lies where tiles overlap, and is small beside what the network changes."""

@@ -65,6 +65,7 @@ def test_imported_weights_run_as_the_reference_in_one_part_or_several(vdeblur, t
     assert numpy.abs(restored - numpy.rint(numpy.clip(SMALL.output(), 0, 1) * 255)).max() <= 1
 
 
+@pytest.mark.slow  # segments, above, show it more quickly
 def test_a_frame_depends_on_the_fourteen_before_it_and_on_no_others(tmp_path: Path) -> None:
     network = parity.load(SMALL, tmp_path)
     assert streams.frames_around(network) == (EARLIER, 0)

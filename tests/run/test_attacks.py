@@ -73,7 +73,14 @@ def test_a_link_with_the_name_of_the_state_folder(vdeblur, tmp_path: Path, more:
 
 
 @pytest.mark.parametrize(
-    "name", ["state.json", "000000.json", "000000.packets", "000001.draft", "whole.mp4", "lock", "pictures", "others"]
+    "name",
+    [
+        *("state.json", "lock", "others"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("000000.json", "000000.packets", "000001.draft", "whole.mp4", "pictures")
+        ),
+    ],
 )
 def test_links_in_the_state_folder(vdeblur, tmp_path: Path, name: str) -> None:
     """C high 1: nothing is read or written through a link inside it, either."""

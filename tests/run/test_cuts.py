@@ -1,8 +1,9 @@
 """Parts of a video: -ss, -t and --to cut exactly, at any time, on constant and variable rates."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy
@@ -53,7 +54,12 @@ def _ticks(path: Path) -> tuple[list[int], Fraction, int]:
         return times, stream.time_base or Fraction(0), stream.start_time or 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def mostly_slow(kinds: Iterable[str], quick: Collection[str]) -> list[Any]:
+    """Mark all kinds slow but the quick ones."""
+    return [kind if kind in quick else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
+
+
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, ("uneven", "29.97 fps")))
 def test_a_part_holds_the_frames_of_its_time(made: dict[str, Path], kind: str) -> None:
     """D1: at fifty cut times, a frame belongs to the part from its time on, by the source's own clock."""
     times, base, start = _ticks(made[kind])
@@ -83,7 +89,7 @@ REORDERED: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", REORDERED)
+@pytest.mark.parametrize("kind", mostly_slow(REORDERED, ("open H.264", "closed H.264 in AVI", "open HEVC")))
 def test_reordered_frames_at_the_cut_are_kept(tmp_path: Path, kind: str) -> None:
     """D1: up to five frames at the cut were lost, since reading began at a keyframe that is shown after them."""
     suffix, codec = REORDERED[kind]
