@@ -3,9 +3,9 @@
 1 to 40 are the faults that the design foresaw. The others were found in the first versions: `found` names the places of
 the lists in which they stood. A1 to A5 are groups of faults of media, R1 to R24 files of public bug reports, B1 to B19
 were found in the code, C by attacks (`high`, `medium`, `low`; `held` is what withstood them), D1 to D8 by newcomers,
-E1 to E5 by a review. `mended` names the commits that brought the tests, and mostly the cure: those of B1, B2 and B4 had
-theirs before. FAILED says how some tests failed at 3c9226f, the commit before most cures, or at 38fe492 (E1 to E5). The
-tests of what was `held` passed there, too.
+E1 to E5 by a review, F1 to F5 by the first users of regions, stills and `-m auto`. `mended` names the commits that
+brought the tests, and mostly the cure: those of B1, B2 and B4 had theirs before. FAILED says how some tests failed at
+3c9226f, the commit before most cures, or at 38fe492 (E1 to E5). The tests of what was `held` passed there, too.
 """
 
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ PLACES = {
     *(f"C-held-{number}" for number in range(1, 8)),
     *(f"D{number}" for number in range(1, 9)),
     *(f"E{number}" for number in range(1, 6)),
+    *(f"F{number}" for number in range(1, 6)),
 }
 
 # How the first test of a fault failed at 3c9226f (E1 to E5: at 38fe492); or where its file does not load there, what
@@ -1308,5 +1309,47 @@ FAULTS = (
         "messages named FFmpeg's muxer in place of the output's suffix",
         "4c90211",
         ("run/test_reviewed.py::test_dropped_streams_name_the_suffix",),
+    ),
+    Fault(
+        150,
+        "F1",
+        "a region or a mask that does not fit",
+        "72a78d2",
+        (
+            "restore/test_area.py::test_regions_that_do_not_fit",
+            "restore/test_area.py::test_masks_that_do_not_fit",
+        ),
+    ),
+    Fault(
+        151,
+        "F2",
+        "mosaics and spots of a network reached the output, and that of still",
+        "70e73ea e70f239",
+        (
+            "restore/test_guard.py::test_mosaics_are_caught",
+            "restore/test_guard.py::test_run_counts_guarded_frames_once",
+            "run/test_still.py::test_glitches_are_kept_out",
+        ),
+    ),
+    Fault(
+        152,
+        "F3",
+        "-m auto and -m best took over the model of another input's run",
+        "7b25df6",
+        ("run/test_auto.py::test_a_run_of_another_kind_or_input_chooses_nothing",),
+    ),
+    Fault(
+        153,
+        "F4",
+        "-m auto ended where the chosen weights could not be downloaded",
+        "4e33026",
+        ("run/test_auto.py::test_what_cannot_be_downloaded_is_passed_over",),
+    ),
+    Fault(
+        154,
+        "F5",
+        "an overlap of more than a quarter of a network's best tile was an internal error",
+        "fdcb51b",
+        ("restore/test_device.py::test_every_overlap_has_a_plan",),
     ),
 )
