@@ -202,6 +202,7 @@ class PlanEvent(TypedDict):
     precision: str
     tile: str
     only_blurred: bool
+    guard: bool
     segments: int | None
     frames_done: int  # by an earlier run
     keep: list[str]

@@ -16,6 +16,7 @@ PLAN: PlanEvent = {
     "precision": "fp32",
     "tile": "none",
     "only_blurred": False,
+    "guard": True,
     "segments": 3,
     "frames_done": 0,
     "keep": ["audio:aac"],

@@ -274,3 +274,21 @@ class FewChannelsConv2d(nn.Conv2d):
         bias = None if self.bias is None else self.bias.repeat_interleave(4)
         blocks = F.conv2d(x, in_channels_last(kernels.flatten(0, 1)), bias, 2, self.padding)
         return F.pixel_shuffle(blocks, 2)
+
+
+class ChannelNorm(nn.Module):
+    """Normalise the channels of each pixel to mean 0 and variance 1, then scale and shift them.
+
+    epsilon: added to the variance.
+    """
+
+    def __init__(self, channels: int, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, h, w) from x of that shape; PyTorch computes this in float32 even in half precision."""
+        normed = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.epsilon)
+        return normed.permute(0, 3, 1, 2)

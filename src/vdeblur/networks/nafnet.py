@@ -17,7 +17,6 @@ Parts, in the order of use:
 
 - `NAFNet`            the U
 - `Block`             layer norm, gate, attention, gate (Sec. 4)
-- `ChannelNorm`       the layer norm
 - `gate`              SimpleGate, Sec. 4
 - `ChannelAttention`  Simplified Channel Attention, Sec. 4, over the frame or over windows
 - `mean_over_windows`, `mean_over_sparse_windows`, `spread`   its windows: exact, approximate, and back to every pixel
@@ -39,7 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import Inside, Memory, Network, dtype_of, in_channels_last, show
+from vdeblur.networks.layers import ChannelNorm, Inside, Memory, Network, dtype_of, in_channels_last, show
 
 NORM_EPSILON = 1e-6  # added to the variance in the layer norm
 LEVELS = 4  # each with half the size of the one above and twice its channels
@@ -171,13 +170,13 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, window: int, steps: int) -> None:
         super().__init__()
-        self.norm_1 = ChannelNorm(channels)
+        self.norm_1 = ChannelNorm(channels, NORM_EPSILON)
         self.expand_1 = nn.Conv2d(channels, 2 * channels, 1)
         self.look_around = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
         self.attention = ChannelAttention(channels, window, steps)
         self.contract_1 = nn.Conv2d(channels, channels, 1)
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
-        self.norm_2 = ChannelNorm(channels)
+        self.norm_2 = ChannelNorm(channels, NORM_EPSILON)
         self.expand_2 = nn.Conv2d(channels, 2 * channels, 1)
         self.contract_2 = nn.Conv2d(channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
@@ -188,20 +187,6 @@ class Block(nn.Module):
         x = torch.addcmul(x, self.beta, self.contract_1(self.attention(z, local)))
         z = gate(self.expand_2(self.norm_2(x)))
         return torch.addcmul(x, self.gamma, self.contract_2(z))
-
-
-class ChannelNorm(nn.Module):
-    """Normalise the channels of each pixel to mean 0 and variance 1, then scale and shift them."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, h, w) from x of that shape; PyTorch computes this in float32 even in half precision."""
-        normed = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, NORM_EPSILON)
-        return normed.permute(0, 3, 1, 2)
 
 
 def gate(x: Tensor) -> Tensor:

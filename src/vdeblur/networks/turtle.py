@@ -14,7 +14,6 @@ Parts, in the order of use:
 
 - `Turtle`               the U, and the five histories (Fig. 2)
 - `Block`                norm, attention, norm, feed-forward
-- `PixelNorm`            the norm
 - `LocalFilter`, `PointwiseGrowth`   attention and feed-forward of the encoder's first two levels
 - `GatedFeedForward`     the feed-forward of all others
 - `ChannelAttention`     attention between channels, over one frame or several: the Frame History Router
@@ -51,7 +50,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdeblur.networks.layers import FewChannelsConv2d, Inside, Memory, Network, dtype_of, in_channels_last, show
+from vdeblur.networks.layers import (
+    ChannelNorm,
+    FewChannelsConv2d,
+    Inside,
+    Memory,
+    Network,
+    dtype_of,
+    in_channels_last,
+    show,
+)
 
 NORM_EPSILON = 1e-5  # added to the variance in the norms
 LEAST_LENGTH = 1e-12  # keys and queries are divided by at least this
@@ -244,7 +252,7 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, attention: nn.Module, feed_forward: nn.Module) -> None:
         super().__init__()
-        self.norm1, self.norm2 = PixelNorm(channels), PixelNorm(channels)
+        self.norm1, self.norm2 = ChannelNorm(channels, NORM_EPSILON), ChannelNorm(channels, NORM_EPSILON)
         self.attn: Any = attention
         self.ffn: Any = feed_forward
 
@@ -262,20 +270,6 @@ class Block(nn.Module):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         return in_strips(lambda part: part + self.ffn(self.norm2(part)), x, self.ffn.widest)
-
-
-class PixelNorm(nn.Module):
-    """Normalise the channels of each pixel to mean 0 and variance 1, then scale and shift them."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, h, w) from x of that shape; PyTorch computes this in float32 even in half precision."""
-        normed = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, NORM_EPSILON)
-        return normed.permute(0, 3, 1, 2)
 
 
 def depthwise(channels: int, bias: bool = False) -> nn.Conv2d:

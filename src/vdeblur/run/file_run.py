@@ -167,6 +167,7 @@ def _plan_facts(
     facts: dict[str, object] = {"input": str(context.source_path), "model": loaded.model, "device": str(loaded.device)}
     facts |= {"precision": loaded.precision, "tile": workload.tiles.name}
     facts["only_blurred"] = bool(context.settings.only_blurred)
+    facts["guard"] = bool(context.settings.guard)
     facts |= {"segments": workload.segments, "frames_done": workload.frames_done}
     facts["keep"] = [each.name for each in stream_plans if each.action != tracks.DROP]
     facts["convert"] = [f"{each.name} {each.reason}" for each in stream_plans if each.action == tracks.CONVERT]

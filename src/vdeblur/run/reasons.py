@@ -22,7 +22,7 @@ def reasons_of(
         "precision": _precision_reason(settings, loaded),
         "tile": _tile_reason(settings, tiles),
         "only_blurred": _only_blurred_reason(settings, loaded),
-        "guard": "--weights are one's own, so all that they do is kept" if settings.checkpoint else "by default",
+        "guard": _guard_reason(settings),
         "segments": "the video is one segment" if settings.segment is None else f"{float(settings.segment):g} s each",
     }
     if isinstance(encoding, VideoEncoding):
@@ -60,6 +60,12 @@ def _only_blurred_reason(settings: Settings, loaded: Loaded) -> str:
     if settings.only_blurred is None:
         return f"{loaded.model} is not known to alter sharp frames"
     return f"{loaded.model} alters sharp frames" if settings.only_blurred and loaded.alters_sharp else "as named"
+
+
+def _guard_reason(settings: Settings) -> str:
+    if bool(settings.guard) == (settings.checkpoint is None):
+        return "the default with --weights" if settings.checkpoint else "the default"
+    return "as named"
 
 
 def _encoder_reason(settings: Settings, info: SourceInfo, encoding: VideoEncoding) -> str:
